@@ -1,0 +1,1 @@
+"""drivegen: camera images of driving scenes under many conditions at once."""

@@ -1,0 +1,376 @@
+"""Driving scenes as frozen dataclasses: cameras, boxes, vector map, frames, scenes.
+
+Units are metres, seconds and radians unless a name says otherwise. The global frame is the map's. Everything can be built
+in Python; `drivegen.nuscenes` reads and writes the same objects.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from drivegen.errors import InputError, nearest
+from drivegen.geometry import SE3, Array
+
+DETECTION_CLASSES = (
+    "car", "truck", "construction_vehicle", "bus", "trailer", "barrier", "motorcycle", "bicycle", "pedestrian", "traffic_cone",
+)  # fmt: skip
+"""The ten nuScenes detection classes, in MagicDrive's order."""
+
+BEV_CLASSES = (
+    "drivable_area", "ped_crossing", "walkway", "stop_line", "carpark_area", "road_divider", "lane_divider", "road_block",
+)  # fmt: skip
+"""The eight bird's-eye classes, in MagicDrive's order."""
+
+LINE_LAYERS = ("road_divider", "lane_divider")
+"""Map layers made of lines; every other layer is made of polygons."""
+
+NEIGHBOUR_LIMIT_RAD = math.radians(100.0)
+"""A camera further round than this is not a neighbour."""
+
+
+def _frozen(values: ArrayLike, shape: tuple[int, ...], what: str) -> Array:
+    array = np.array(values, dtype=np.float64)
+    if array.shape != shape:
+        raise InputError(f"{what} has shape {array.shape}, expected {shape}")
+    if not np.isfinite(array).all():
+        raise InputError(f"{what} is not finite: {array.tolist()}")
+    array.flags.writeable = False
+    return array
+
+
+@dataclass(frozen=True)
+class ResizeCrop:
+    """The step from a native image to the generated one: scale by `scale`, then cut (left_px, top_px, width_px, height_px).
+
+    left_px and top_px are in pixels of the scaled image.
+    """
+
+    scale: float
+    left_px: float
+    top_px: float
+    width_px: int
+    height_px: int
+
+    @classmethod
+    def cover(cls, native: tuple[int, int], size: tuple[int, int]) -> ResizeCrop:
+        """Fill `size` (width, height) from a `native` (width, height) image: sides cut evenly, height cut from the top.
+
+        The road is at the bottom of a driving image, so the sky is what goes (MagicDrive does the same: 1600x900 to 400x225,
+        one row off the top).
+        """
+        scale = max(size[0] / native[0], size[1] / native[1])
+        return cls(scale, (native[0] * scale - size[0]) / 2, native[1] * scale - size[1], size[0], size[1])
+
+    @property
+    def matrix(self) -> Array:
+        """(3, 3): homogeneous native pixels to generated pixels."""
+        return np.array([[self.scale, 0, -self.left_px], [0, self.scale, -self.top_px], [0, 0, 1.0]])
+
+
+@dataclass(frozen=True, eq=False)
+class Camera:
+    """A pinhole camera at its own moment.
+
+    K_native (3, 3) in pixels of the native image; ego_SE3_camera the mounting; global_SE3_ego the ego pose when *this* camera
+    fired (nuScenes cameras fire at different times); image_path the picture, where there is one.
+    """
+
+    channel: str
+    K_native: Array
+    width_px: int
+    height_px: int
+    ego_SE3_camera: SE3
+    global_SE3_ego: SE3
+    timestamp_us: int = 0
+    image_path: Path | None = None
+    resize: ResizeCrop | None = None
+
+    def __post_init__(self) -> None:
+        where = f"camera {self.channel!r}"
+        K = _frozen(self.K_native, (3, 3), f"{where}: intrinsics")
+        if K[0, 0] <= 0 or K[1, 1] <= 0 or not np.allclose(K[2], (0, 0, 1)):
+            raise InputError(f"{where}: intrinsics {K.tolist()} are not a pinhole's; fx, fy > 0 and a last row 0 0 1 are needed")
+        if self.width_px < 1 or self.height_px < 1:
+            raise InputError(f"{where}: image size {self.width_px}x{self.height_px} must be positive")
+        object.__setattr__(self, "K_native", K)
+
+    @property
+    def K_image(self) -> Array:
+        """Intrinsics (3, 3) in pixels of the generated image."""
+        return self.K_native if self.resize is None else self.resize.matrix @ self.K_native
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(width, height) of the generated image, in pixels."""
+        return (self.width_px, self.height_px) if self.resize is None else (self.resize.width_px, self.resize.height_px)
+
+    @property
+    def global_SE3_camera(self) -> SE3:
+        """Camera pose in the global frame when it fired."""
+        return self.global_SE3_ego @ self.ego_SE3_camera
+
+    @property
+    def yaw_rad(self) -> float:
+        """Direction of the optical axis seen from above, in the ego frame (0 = ahead, counter-clockwise)."""
+        return math.atan2(self.ego_SE3_camera.rotation[1, 2], self.ego_SE3_camera.rotation[0, 2])
+
+    def resized(self, width_px: int, height_px: int) -> Camera:
+        """Return this camera set to generate width_px x height_px images (`ResizeCrop.cover`)."""
+        return replace(self, resize=ResizeCrop.cover((self.width_px, self.height_px), (width_px, height_px)))
+
+
+@dataclass(frozen=True, eq=False)
+class Box3D:
+    """An annotated object at the sample's time.
+
+    global_SE3_object: object x forward, y left, z up, origin at the box centre; size_wlh_m (width, length, height);
+    category a full nuScenes category or a detection class; visibility 1 (0-40 %) to 4 (80-100 %), None unknown.
+    """
+
+    category: str
+    global_SE3_object: SE3
+    size_wlh_m: Array
+    instance: str = ""
+    token: str = ""
+    velocity_mps: Array = field(default_factory=lambda: np.zeros(3))
+    visibility: int | None = None
+    num_lidar_pts: int | None = None
+    attribute: str = ""
+
+    def __post_init__(self) -> None:
+        where = f"box {self.token or self.instance or self.category!r}"
+        size = _frozen(self.size_wlh_m, (3,), f"{where}: size")
+        if (size <= 0).any():
+            raise InputError(f"{where}: size {size.tolist()} m must be positive (width, length, height)")
+        object.__setattr__(self, "size_wlh_m", size)
+        # nuScenes says NaN where a velocity cannot be estimated (one observation): unknown, so it stays.
+        velocity = np.array(self.velocity_mps, dtype=np.float64)
+        if velocity.shape != (3,):
+            raise InputError(f"{where}: velocity has shape {velocity.shape}, expected (3,) m/s")
+        object.__setattr__(self, "velocity_mps", velocity)
+
+    @property
+    def detection_class(self) -> str | None:
+        """One of DETECTION_CLASSES, or None for a category outside of them."""
+        return detection_class(self.category)
+
+    def corners(self) -> Array:
+        """(8, 3) corners in the global frame: the front face's four, then the rear's; each left-up, right-up, right-down, left-down.
+
+        Faces of `FACES` index into these.
+        """
+        w, l, h = self.size_wlh_m / 2
+        x = np.array([1, 1, 1, 1, -1, -1, -1, -1]) * l
+        y = np.array([1, -1, -1, 1, 1, -1, -1, 1]) * w
+        z = np.array([1, 1, -1, -1, 1, 1, -1, -1]) * h
+        return self.global_SE3_object.transform(np.stack([x, y, z], axis=-1))
+
+
+FACES = {
+    "front": (0, 1, 2, 3), "rear": (4, 5, 6, 7), "left": (0, 3, 7, 4), "right": (1, 5, 6, 2), "top": (0, 4, 5, 1),
+    "bottom": (3, 2, 6, 7),
+}  # fmt: skip
+"""Corner indices of each side of `Box3D.corners`."""
+
+_CATEGORY_PREFIXES = (
+    ("vehicle.car", "car"), ("vehicle.truck", "truck"), ("vehicle.construction", "construction_vehicle"),
+    ("vehicle.bus.", "bus"), ("vehicle.trailer", "trailer"), ("movable_object.barrier", "barrier"),
+    ("vehicle.motorcycle", "motorcycle"), ("vehicle.bicycle", "bicycle"), ("movable_object.trafficcone", "traffic_cone"),
+)  # fmt: skip
+_PEDESTRIANS = ("adult", "child", "construction_worker", "police_officer")
+
+
+def detection_class(category: str) -> str | None:
+    """Map a nuScenes category (or a detection class itself) to its detection class; None where the benchmark has none.
+
+    The benchmark's table: nuscenes-devkit, eval/detection/utils.py `category_to_detection_name`.
+    """
+    if category in DETECTION_CLASSES:
+        return category
+    if category.startswith("human.pedestrian.") and category.rsplit(".", 1)[-1] in _PEDESTRIANS:
+        return "pedestrian"
+    return next((name for prefix, name in _CATEGORY_PREFIXES if category.startswith(prefix)), None)
+
+
+@dataclass(frozen=True, eq=False)
+class MapPolygon:
+    """An area of the map: exterior (P, 2) and holes, each (Q, 2), global metres, not closed."""
+
+    exterior: Array
+    holes: tuple[Array, ...] = ()
+    token: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class MapLine:
+    """A line of the map: points (P, 2) in global metres."""
+
+    points: Array
+    token: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class VectorMap:
+    """Polygons and lines by nuScenes layer name, in global metres."""
+
+    location: str
+    polygons: Mapping[str, tuple[MapPolygon, ...]] = field(default_factory=dict)
+    lines: Mapping[str, tuple[MapLine, ...]] = field(default_factory=dict)
+
+    @cached_property
+    def _bounds(self) -> dict[str, Array]:
+        shapes = {name: [p.exterior for p in group] for name, group in self.polygons.items()}
+        shapes |= {name: [p.points for p in group] for name, group in self.lines.items()}
+        return {
+            name: np.array([[*points.min(0), *points.max(0)] for points in group]).reshape(-1, 4)
+            for name, group in shapes.items()
+        }
+
+    def near(self, center_xy: ArrayLike, radius_m: float) -> VectorMap:
+        """Return the map of the elements whose bounding box meets the square of half-width radius_m about center_xy."""
+        x, y = np.asarray(center_xy, dtype=np.float64)[:2]
+
+        def hits(name: str) -> Array:
+            b = self._bounds[name]
+            inside = (b[:, 0] <= x + radius_m) & (b[:, 2] >= x - radius_m) & (b[:, 1] <= y + radius_m) & (b[:, 3] >= y - radius_m)
+            return np.flatnonzero(inside)
+
+        return VectorMap(
+            self.location,
+            {name: tuple(group[i] for i in hits(name)) for name, group in self.polygons.items()},
+            {name: tuple(group[i] for i in hits(name)) for name, group in self.lines.items()},
+        )
+
+
+def ring_order(cameras: Iterable[Camera]) -> tuple[Camera, ...]:
+    """Sort cameras clockwise seen from above, starting left of the most forward one (FL, F, FR, BR, B, BL)."""
+    clockwise = sorted(cameras, key=lambda c: (-c.yaw_rad, c.channel))
+    if not clockwise:
+        return ()
+    front = min(range(len(clockwise)), key=lambda i: (abs(clockwise[i].yaw_rad), clockwise[i].channel))
+    start = (front - 1) % len(clockwise)
+    return tuple(clockwise[start:] + clockwise[:start])
+
+
+def ring_neighbours(cameras: tuple[Camera, ...]) -> tuple[tuple[int, ...], ...]:
+    """Give each camera of a ring the indices of the next one on either side within 100 degrees; duplicates merge."""
+    count = len(cameras)
+
+    def apart(a: Camera, b: Camera) -> float:
+        return abs((a.yaw_rad - b.yaw_rad + math.pi) % (2 * math.pi) - math.pi)
+
+    table = []
+    for i in range(count):
+        sides = dict.fromkeys(j for j in ((i - 1) % count, (i + 1) % count) if j != i)
+        table.append(tuple(j for j in sides if apart(cameras[i], cameras[j]) <= NEIGHBOUR_LIMIT_RAD))
+    return tuple(table)
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """One moment of a scene: what `drivegen` turns into images.
+
+    global_SE3_ego and ego_SE3_lidar belong to the sample's own time; cameras (1 to 8) are kept in ring order; extras holds
+    what a plugin of that instance name is given in training.
+    """
+
+    token: str
+    cameras: tuple[Camera, ...]
+    boxes: tuple[Box3D, ...] = ()
+    map: VectorMap | None = None
+    description: str = ""
+    location: str = ""
+    scene_name: str = ""
+    timestamp_us: int = 0
+    global_SE3_ego: SE3 = field(default_factory=SE3.identity)
+    ego_SE3_lidar: SE3 = field(default_factory=lambda: SE3.from_yaw(-math.pi / 2, (0.94, 0.0, 1.84)))
+    lidar_path: Path | None = None
+    extras: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        channels = [camera.channel for camera in self.cameras]
+        if not 1 <= len(channels) <= 8:
+            raise InputError(f"frame {self.token!r} has {len(channels)} cameras; 1 to 8 are supported")
+        if len(set(channels)) != len(channels):
+            raise InputError(f"frame {self.token!r} has two cameras of one name: {sorted(channels)}")
+        object.__setattr__(self, "cameras", ring_order(self.cameras))
+        object.__setattr__(self, "boxes", tuple(self.boxes))
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """Camera names in ring order."""
+        return tuple(camera.channel for camera in self.cameras)
+
+    def camera(self, channel: str) -> Camera:
+        """Return the camera of that name."""
+        for camera in self.cameras:
+            if camera.channel == channel:
+                return camera
+        raise InputError(f"frame {self.token!r} has no camera {channel!r}; it has {', '.join(self.channels)}{nearest(channel, self.channels)}")
+
+    def box(self, instance: str) -> Box3D:
+        """Return the box of that instance."""
+        for box in self.boxes:
+            if box.instance == instance:
+                return box
+        raise InputError(f"frame {self.token!r} has no box of instance {instance!r}{nearest(instance, [b.instance for b in self.boxes])}")
+
+    def resized(self, width_px: int, height_px: int) -> Frame:
+        """Return this frame with every camera set to generate width_px x height_px images."""
+        return replace(self, cameras=tuple(camera.resized(width_px, height_px) for camera in self.cameras))
+
+    def add_box(self, box: Box3D) -> Frame:
+        """Return this frame with one more box."""
+        return replace(self, boxes=(*self.boxes, box))
+
+    def edit_box(self, instance: str, **changes: Any) -> Frame:
+        """Return this frame with fields of one box replaced: `category`, `size_wlh_m`, `global_SE3_object` …"""
+        old = self.box(instance)
+        new = replace(old, **changes)
+        return replace(self, boxes=tuple(new if box is old else box for box in self.boxes))
+
+    def move_box(self, instance: str, forward_m: float = 0.0, left_m: float = 0.0, turn_rad: float = 0.0) -> Frame:
+        """Return this frame with one box moved in its own frame and turned about its vertical axis."""
+        step = SE3.from_yaw(turn_rad, (forward_m, left_m, 0.0))
+        return self.edit_box(instance, global_SE3_object=self.box(instance).global_SE3_object @ step)
+
+    def remove_box(self, instance: str) -> Frame:
+        """Return this frame without one box."""
+        gone = self.box(instance)
+        return replace(self, boxes=tuple(box for box in self.boxes if box is not gone))
+
+    def edit_camera(self, channel: str, **changes: Any) -> Frame:
+        """Return this frame with fields of one camera replaced; the recorded picture no longer belongs to it."""
+        old = self.camera(channel)
+        new = replace(old, **({"image_path": None} | changes))
+        return replace(self, cameras=tuple(new if camera is old else camera for camera in self.cameras))
+
+    def move_camera(self, channel: str, translation_m: ArrayLike = (0.0, 0.0, 0.0), yaw_rad: float = 0.0) -> Frame:
+        """Return this frame with one camera shifted (ego axes, metres) and turned about the vertical (counter-clockwise)."""
+        mount = self.camera(channel).ego_SE3_camera
+        turned = SE3.from_yaw(yaw_rad).rotation @ mount.rotation
+        return self.edit_camera(channel, ego_SE3_camera=SE3(turned, mount.translation + np.asarray(translation_m, dtype=np.float64)))
+
+    def drop_camera(self, channel: str) -> Frame:
+        """Return this frame without one camera."""
+        gone = self.camera(channel)
+        return replace(self, cameras=tuple(camera for camera in self.cameras if camera is not gone))
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """A drive: frames in time order, with what is said of all of them."""
+
+    name: str
+    frames: tuple[Frame, ...]
+    description: str = ""
+    location: str = ""
+    token: str = ""
