@@ -1,0 +1,214 @@
+"""The Stable Diffusion backbone: VAE, UNet, text encoder, tokenizer and scheduler of a diffusers folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from drivegen import weights
+from drivegen.errors import InputError
+
+REQUIRED = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+IGNORED = ("safety_checker", "feature_extractor", "image_encoder", "requires_safety_checker")
+"""Entries of a model_index.json that a backbone does without unless a plugin asks for them."""
+
+_STEMS = {"text_encoder": "model", "image_encoder": "model"}
+_TOKENIZERS = ("CLIPTokenizer", "CLIPTokenizerFast")
+_MODELS = {
+    "UNet2DConditionModel": "diffusers", "AutoencoderKL": "diffusers", "CLIPTextModel": "transformers",
+    "CLIPVisionModelWithProjection": "transformers", "CLIPVisionModel": "transformers",
+}  # fmt: skip
+"""The closed table of model classes that a folder may name."""
+
+
+def scheduler_class(name: str) -> Any:
+    """Look a scheduler class up among diffusers' own; raises InputError for any other name."""
+    import diffusers
+
+    cls = getattr(diffusers, name, None) if name.endswith("Scheduler") else None
+    if cls is None or not hasattr(cls, "set_timesteps"):
+        raise InputError(f"{name!r} is not a scheduler of diffusers")
+    return cls
+
+
+def build_model(class_name: str, config: Mapping[str, Any]) -> nn.Module:
+    """Construct a model of the closed table from its configuration, freshly initialised."""
+    if class_name not in _MODELS:
+        raise InputError(f"class {class_name!r} is not one that a model folder may name: {', '.join(_MODELS)}")
+    settings = {k: v for k, v in config.items() if not k.startswith("_")}
+    if _MODELS[class_name] == "diffusers":
+        import diffusers
+
+        return getattr(diffusers, class_name).from_config(settings)
+    import transformers
+
+    cls = getattr(transformers, class_name)
+    return cls(cls.config_class.from_dict(settings))
+
+
+def load_model(folder: Path, class_name: str) -> nn.Module:
+    """Construct a model from its folder and load its weights strictly, in fp32."""
+    model = build_model(class_name, weights.read_json(folder / "config.json"))
+    stem = "model" if _MODELS[class_name] == "transformers" else "diffusion_pytorch_model"
+    state = {k: v.float() if v.is_floating_point() else v for k, v in weights.load_state(folder, stem).items()}
+    if _MODELS[class_name] == "transformers":
+        state = _current_clip_keys(state, model)
+    elif hasattr(model, "_fix_state_dict_keys_on_load"):
+        model._fix_state_dict_keys_on_load(state)  # type: ignore[operator]
+    weights.load_strict(model, state, str(folder))
+    return model
+
+
+def _current_clip_keys(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """Rename CLIP keys between transformers' old layout (``text_model.…``) and today's; position ids are recomputed."""
+    own = model.state_dict()
+    out = {}
+    for key, value in state.items():
+        if key.endswith("position_ids"):
+            continue
+        short = key.removeprefix("text_model.").removeprefix("vision_model.")
+        longs = (key, short, f"text_model.{short}", f"vision_model.{short}")
+        out[next((k for k in longs if k in own), key)] = value
+    return out
+
+
+class Backbone(nn.Module):
+    """The hosted networks; `component(name)` finds any of them, or None.
+
+    scheduler is an instance of one of diffusers' schedulers and carries the betas and the prediction type.
+    """
+
+    unet: Any
+    vae: Any
+    text_encoder: Any
+
+    def __init__(
+        self, unet: nn.Module, vae: nn.Module, text_encoder: nn.Module, tokenizer: Any, scheduler: Any,
+        components: Mapping[str, nn.Module] | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.unet, self.vae, self.text_encoder = unet, vae, text_encoder
+        self.tokenizer, self.scheduler = tokenizer, scheduler
+        self.components = nn.ModuleDict(dict(components or {}))
+
+    @classmethod
+    def from_folder(cls, folder: str | Path, components: Iterable[str] = ()) -> Backbone:
+        """Load a diffusers SD 1.x/2.x folder, with extra components (subfolders) where plugins require them."""
+        folder = Path(folder)
+        index = weights.read_json(folder / "model_index.json")
+        missing = [name for name in REQUIRED if not isinstance(index.get(name), list) or index[name][1] is None]
+        if missing:
+            raise InputError(f"{folder / 'model_index.json'} lacks {', '.join(missing)}; a Stable Diffusion 1.x or 2.x folder has them")
+        names = {name: index[name][1] for name in REQUIRED}
+        if names["tokenizer"] not in _TOKENIZERS:
+            raise InputError(f"{folder}: tokenizer {names['tokenizer']!r} is not one of {', '.join(_TOKENIZERS)}")
+        loaded = {name: load_model(folder / name, names[name]) for name in ("unet", "vae", "text_encoder")}
+        extra = {}
+        for name in components:
+            if not isinstance(index.get(name), list):
+                raise InputError(f"{folder} has no component {name!r}, which a plugin requires")
+            extra[name] = load_model(folder / name, index[name][1])
+        config = weights.read_json(folder / "scheduler" / "scheduler_config.json")
+        scheduler = scheduler_class(names["scheduler"]).from_config(config)
+        return cls(loaded["unet"], loaded["vae"], loaded["text_encoder"], load_tokenizer(folder / "tokenizer"), scheduler, extra)
+
+    @classmethod
+    def from_single_file(cls, path: str | Path, config_folder: str | Path | None = None) -> Backbone:
+        """Load a single-file Stable Diffusion checkpoint (LDM keys) through diffusers.
+
+        config_folder names a local folder with the configurations and the tokenizer; without it diffusers asks its hub.
+        """
+        from diffusers import StableDiffusionPipeline
+
+        path = Path(path)
+        weights.load_file(path)  # refuses damaged or hostile files before diffusers sees them
+        options: dict[str, Any] = {} if config_folder is None else {"config": str(config_folder), "local_files_only": True}
+        try:
+            pipe = StableDiffusionPipeline.from_single_file(str(path), safety_checker=None, **options)
+        except (OSError, ValueError, KeyError) as error:
+            reason = str(error).splitlines()[0]
+            raise InputError(f"cannot read {path} ({reason}); offline, name a folder with SD's configurations and tokenizer") from error
+        return cls(pipe.unet.float(), pipe.vae.float(), pipe.text_encoder.float(), pipe.tokenizer, pipe.scheduler)
+
+    def component(self, name: str) -> Any:
+        """Return a component by its folder name, or None."""
+        if name in REQUIRED:
+            return getattr(self, name)
+        return self.components[name] if name in self.components else None
+
+    @property
+    def vae_factor(self) -> int:
+        """Pixels per latent along each side."""
+        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+
+    @property
+    def skip_count(self) -> int:
+        """Number of the UNet's skip connections."""
+        return 1 + sum(len(block.resnets) + len(block.downsamplers or ()) for block in self.unet.down_blocks)
+
+    @property
+    def token_width(self) -> int:
+        """D: width of the cross-attention context."""
+        return int(self.unet.config.cross_attention_dim)
+
+    @property
+    def latent_channels(self) -> int:
+        """C: channels of the latents."""
+        return int(self.vae.config.latent_channels)
+
+    def encode_images(self, pixels: Tensor, generator: torch.Generator | None = None, sample: bool = False) -> Tensor:
+        """Encode pixels (N, 3, H, W) in [−1, 1] to scaled latents (N, C, h, w): the posterior's mean, or a sample of it."""
+        posterior = self.vae.encode(pixels.to(self.vae.dtype)).latent_dist
+        latents = posterior.sample(generator) if sample else posterior.mode()
+        shift = getattr(self.vae.config, "shift_factor", None) or 0.0
+        return (latents - shift) * self.vae.config.scaling_factor
+
+    def decode_latents(self, latents: Tensor) -> Tensor:
+        """Decode scaled latents (N, C, h, w) to pixels (N, 3, H, W) in about [−1, 1]."""
+        shift = getattr(self.vae.config, "shift_factor", None) or 0.0
+        return self.vae.decode((latents / self.vae.config.scaling_factor + shift).to(self.vae.dtype)).sample
+
+    def save(self, folder: Path, dtype: torch.dtype | None = None) -> None:
+        """Write a folder that `StableDiffusionPipeline.from_pretrained` opens; weights in `dtype`, or as they are."""
+        index: dict[str, Any] = {"_class_name": "StableDiffusionPipeline", "_diffusers_version": _diffusers_version()}
+        parts = {"unet": self.unet, "vae": self.vae, "text_encoder": self.text_encoder, **dict(self.components.items())}
+        for name, model in parts.items():
+            save_model(model, folder / name, _STEMS.get(name, "diffusion_pytorch_model"), dtype)
+            library = _MODELS[type(model).__name__]
+            index[name] = [library, type(model).__name__]
+        self.tokenizer.save_pretrained(folder / "tokenizer")
+        self.scheduler.save_pretrained(folder / "scheduler")
+        index |= {"tokenizer": ["transformers", "CLIPTokenizer"], "scheduler": ["diffusers", type(self.scheduler).__name__]}
+        index |= {"safety_checker": [None, None], "feature_extractor": [None, None], "requires_safety_checker": False}
+        weights.write_json(folder / "model_index.json", index)
+
+
+def save_model(model: Any, folder: Path, stem: str, dtype: torch.dtype | None) -> None:
+    """Write config.json and one safetensors file, floating-point tensors in `dtype`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if hasattr(model.config, "to_json_string"):
+        (folder / "config.json").write_text(model.config.to_json_string(), encoding="utf-8")
+    else:
+        model.save_config(folder)
+    state = {k: v.to(dtype) if dtype is not None and v.is_floating_point() else v for k, v in model.state_dict().items()}
+    weights.save_state(state, folder / f"{stem}.safetensors")
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """Read a CLIP tokenizer from its folder, offline."""
+    from transformers import CLIPTokenizer
+
+    try:
+        return CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(f"cannot read the tokenizer in {folder}: {str(error).splitlines()[0]}") from error
+
+
+def _diffusers_version() -> str:
+    import diffusers
+
+    return str(diffusers.__version__)
