@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from drivegen.errors import InputError, nearest
 from drivegen.geometry import SE3, Array
@@ -43,6 +43,15 @@ def _frozen(values: ArrayLike, shape: tuple[int, ...], what: str) -> Array:
     if not np.isfinite(array).all():
         raise InputError(f"{what} is not finite: {array.tolist()}")
     array.flags.writeable = False
+    return array
+
+
+def _points(values: ArrayLike, least: int, what: str) -> Array:
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim != 2 or array.shape[1] != 2 or len(array) < least:
+        raise InputError(f"{what} has shape {array.shape}, expected (P, 2) with P >= {least}")
+    if not np.isfinite(array).all():
+        raise InputError(f"{what} is not finite: {array.tolist()[:8]}")
     return array
 
 
@@ -208,6 +217,11 @@ class MapPolygon:
     holes: tuple[Array, ...] = ()
     token: str = ""
 
+    def __post_init__(self) -> None:
+        where = f"map polygon {self.token!r}"
+        object.__setattr__(self, "exterior", _points(self.exterior, 3, where))
+        object.__setattr__(self, "holes", tuple(_points(hole, 3, f"{where}: hole") for hole in self.holes))
+
 
 @dataclass(frozen=True, eq=False)
 class MapLine:
@@ -215,6 +229,9 @@ class MapLine:
 
     points: Array
     token: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "points", _points(self.points, 2, f"map line {self.token!r}"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -238,7 +255,7 @@ class VectorMap:
         """Return the map of the elements whose bounding box meets the square of half-width radius_m about center_xy."""
         x, y = np.asarray(center_xy, dtype=np.float64)[:2]
 
-        def hits(name: str) -> Array:
+        def hits(name: str) -> NDArray[np.intp]:
             b = self._bounds[name]
             inside = (b[:, 0] <= x + radius_m) & (b[:, 2] >= x - radius_m) & (b[:, 1] <= y + radius_m) & (b[:, 3] >= y - radius_m)
             return np.flatnonzero(inside)

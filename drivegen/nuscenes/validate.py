@@ -1,0 +1,157 @@
+"""List everything that is wrong with a dataset, at once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from drivegen.errors import InputError
+from drivegen.geometry import SE3
+from drivegen.nuscenes.images import decode, open_image
+from drivegen.nuscenes.schema import CATEGORIES, LINKS, MAY_BE_EMPTY, TABLES, inside
+from drivegen.nuscenes.vectormap import map_path, read_map
+from drivegen.scene import Box3D, Camera
+
+Tables = dict[str, list[dict[str, Any]]]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong: table and token say where; severity "error" stops reading, "warning" does not."""
+
+    table: str
+    token: str
+    message: str
+    severity: str = "error"
+
+    def __str__(self) -> str:
+        return f"{self.table} row {self.token}: {self.message}" if self.token else f"{self.table}: {self.message}"
+
+
+def validate(root: str | Path, version: str | None = None) -> tuple[Problem, ...]:
+    """Check tables, links, poses, calibrations, boxes, maps and every image (decoded), and list all problems.
+
+    Unknown categories and locations without a map are warnings: such boxes belong to no detection class, and such frames
+    have no map. Raises InputError only when there is no dataset to check.
+    """
+    root = Path(root)
+    names = [version] if version else sorted(folder.name for folder in root.glob("v1.0-*") if folder.is_dir())
+    if not names or not (root / names[0]).is_dir():
+        raise InputError(f"data root {root} has no {version or 'v1.0-*'} folder")
+    if len(names) > 1:
+        raise InputError(f"data root {root} has several versions ({', '.join(names)}); name one")
+    tables, problems = _load(root, names[0])
+    if not problems:
+        problems = [*_link_problems(tables), *_map_row_problems(root, tables), *_value_problems(root, tables)]
+    return tuple(problems)
+
+
+def table_problems(root: Path, version: str) -> tuple[Problem, ...]:
+    """List what is wrong with the tables alone: unreadable, repeated tokens, broken links."""
+    tables, problems = _load(root, version)
+    return tuple(problems or [*_link_problems(tables), *_map_row_problems(root, tables)])
+
+
+def _load(root: Path, version: str) -> tuple[Tables, list[Problem]]:
+    tables: Tables = {}
+    problems = []
+    for name in TABLES:
+        path = root / version / f"{name}.json"
+        try:
+            tables[name] = json.loads(path.read_text(encoding="utf-8"))
+            if not all(isinstance(row, dict) and isinstance(row.get("token"), str) for row in tables[name]):
+                raise ValueError("not a list of rows with a token each")
+        except (OSError, ValueError, TypeError) as error:
+            problems.append(Problem(name, "", f"{path} cannot be read: {error}"))
+    return tables, problems
+
+
+def _link_problems(tables: Tables) -> Iterator[Problem]:
+    tokens = {name: {row["token"] for row in rows} for name, rows in tables.items()}
+    for name, rows in tables.items():
+        if len(tokens[name]) < len(rows):
+            seen: set[str] = set()
+            for row in rows:
+                if row["token"] in seen:
+                    yield Problem(name, row["token"], "the token is used twice")
+                seen.add(row["token"])
+        for row in rows:
+            for link, target in LINKS.get(name, {}).items():
+                if link not in row:
+                    yield Problem(name, row["token"], f"has no {link}")
+                    continue
+                values = row[link] if isinstance(row[link], list) else [row[link]]
+                for value in values:
+                    if value not in tokens[target] and not (value == "" and link in MAY_BE_EMPTY):
+                        yield Problem(name, row["token"], f"{link} {value!r} is not in {target}.json")
+
+
+def _map_row_problems(root: Path, tables: Tables) -> Iterator[Problem]:
+    mapped = {token for row in tables["map"] for token in row.get("log_tokens", [])}
+    for row in tables["log"]:
+        if row["token"] not in mapped:
+            yield Problem("log", row["token"], "is in no map row's log_tokens")
+    for row in tables["map"]:
+        try:
+            if not inside(root, row.get("filename", ""), "file").is_file():
+                yield Problem("map", row["token"], f"mask {root / row['filename']} is missing")
+        except InputError as error:
+            yield Problem("map", row["token"], str(error))
+
+
+def _value_problems(root: Path, tables: Tables) -> Iterator[Problem]:
+    rows = {name: {row["token"]: row for row in tables[name]} for name in tables}
+    for name in ("ego_pose", "calibrated_sensor"):
+        for row in tables[name]:
+            yield from _tried(name, row, _pose)
+    for row in tables["sample_annotation"]:
+        yield from _tried("sample_annotation", row, lambda row: Box3D("", _pose(row), row["size"], token=row["token"]))
+    for row in tables["category"]:
+        if row.get("name") not in CATEGORIES:
+            message = f"{row.get('name')!r} is not a nuScenes category: its boxes are of no detection class"
+            yield Problem("category", row["token"], message, "warning")
+    for row in tables["sample_data"]:
+        mount = rows["calibrated_sensor"].get(row.get("calibrated_sensor_token", ""), {})
+        sensor = rows["sensor"].get(mount.get("sensor_token", ""), {})
+        if sensor.get("modality") == "camera":
+            yield from _tried("sample_data", row, partial(_image, root, mount, sensor))
+        elif row.get("is_key_frame"):
+            yield from _tried("sample_data", row, partial(_file, root))
+    for location in sorted({row.get("location", "") for row in tables["log"]}):
+        path = map_path(root, location)
+        if not path.is_file():
+            yield Problem("log", "", f"location {location!r} has no map {path}: its frames have none", "warning")
+            continue
+        try:
+            read_map(path, location)
+        except InputError as error:
+            yield Problem("map", "", str(error))
+
+
+def _tried(table: str, row: dict[str, Any], check: Any) -> Iterator[Problem]:
+    try:
+        check(row)
+    except InputError as error:
+        yield Problem(table, row["token"], str(error))
+    except (KeyError, TypeError, ValueError) as error:
+        yield Problem(table, row["token"], f"{type(error).__name__} {error}")
+
+
+def _pose(row: dict[str, Any]) -> SE3:
+    return SE3.from_quaternion(row["rotation"], row["translation"])
+
+
+def _file(root: Path, row: dict[str, Any]) -> None:
+    path = inside(root, row["filename"], "file")
+    if not path.is_file():
+        raise InputError(f"file {path} is missing")
+
+
+def _image(root: Path, mount: dict[str, Any], sensor: dict[str, Any], row: dict[str, Any]) -> None:
+    Camera(sensor["channel"], mount["camera_intrinsic"], row["width"], row["height"], SE3.identity(), SE3.identity())
+    if row["is_key_frame"]:
+        decode(open_image(inside(root, row["filename"], "image"), "image", (row["width"], row["height"])), "image")

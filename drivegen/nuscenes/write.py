@@ -1,0 +1,103 @@
+"""Write scenes as a nuScenes v1.0 dataset that nuscenes-devkit opens."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from drivegen.errors import InputError
+from drivegen.nuscenes.files import place_map_mask
+from drivegen.nuscenes.rows import Rows, scene_location
+from drivegen.nuscenes.schema import TABLES
+from drivegen.nuscenes.vectormap import map_json, map_path, merge_maps
+from drivegen.scene import Scene, VectorMap
+
+
+def write(scenes: Sequence[Scene], root: str | Path, version: str = "v1.0-mini") -> None:
+    """Write scenes below root as the nuScenes dataset `version`: tables, sample files and the map expansion.
+
+    Pictures and lidar files that lie below root are named where they are; others are copied to ``samples/<CHANNEL>/``. A camera
+    without a picture gets an even grey one of its native size and a frame without lidar an empty point file, so that the
+    devkit can render both. Tokens that are given stay; the others depend on content alone. A bare detection class becomes its
+    full category (``car`` → ``vehicle.car``). `num_lidar_pts` None is counted in the lidar file (the devkit's `points_in_box`),
+    0 without one. Scenes of one location share one map, joined by token. The tables come last, in one rename: a dataset is
+    there entirely or not at all. Velocities are not stored in this schema: readers derive them from the tracks.
+
+    Raises InputError when the version exists already, names or tokens of scenes and frames repeat, a scene has no frames, times
+    do not increase, or a map of that location is there and differs.
+    """
+    root = Path(root)
+    if not scenes:
+        raise InputError("no scenes to write; give at least one")
+    if not version.startswith("v1.0-") or "/" in version:
+        raise InputError(f"version {version!r} must be of the form v1.0-<name>")
+    if (root / version).exists():
+        raise InputError(f"{root / version} exists already; choose another root or version, or remove it")
+    maps = _maps(scenes)
+    temporary = root / f".{version}.{os.getpid()}.tmp"
+    try:
+        temporary.mkdir(parents=True)
+        rows = Rows(root)
+        for scene in scenes:
+            rows.add_scene(scene)
+        for location, logs in rows.logs_by_location.items():
+            rows.add_map(location, place_map_mask(root, location, maps.get(location)), logs)
+        for location, vector_map in maps.items():
+            _write_once(map_path(root, location), _dump(map_json(vector_map)))
+        for table in TABLES:
+            _write_bytes(temporary / f"{table}.json", _dump(rows.tables[table]))
+        os.rename(temporary, root / version)
+        _sync_folder(root)
+    except OSError as error:
+        raise InputError(f"dataset {root} cannot be written: {error}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _maps(scenes: Sequence[Scene]) -> dict[str, VectorMap]:
+    found: dict[str, list[VectorMap]] = {}
+    for scene in scenes:
+        if not scene.frames:
+            raise InputError(f"scene {scene.name!r} has no frames; leave it out")
+        location = scene_location(scene)
+        maps = [frame.map for frame in scene.frames if frame.map is not None]
+        if maps and (not location or Path(location).name != location):
+            raise InputError(f"scene {scene.name!r}: location {location!r} cannot name a map file; give it a plain name")
+        if maps:
+            found.setdefault(location, []).extend(maps)
+    return {location: merge_maps(maps, location) for location, maps in found.items()}
+
+
+def _dump(table: list[Any] | Mapping[str, Any]) -> bytes:
+    return json.dumps(table, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+
+
+def _write_once(path: Path, data: bytes) -> None:
+    if path.exists():
+        if path.read_bytes() != data:
+            raise InputError(f"{path} exists already and differs; choose another root, or another location for these scenes")
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    _write_bytes(temporary, data)
+    os.replace(temporary, path)
+    _sync_folder(path.parent)
+
+
+def _write_bytes(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
