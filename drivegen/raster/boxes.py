@@ -1,0 +1,63 @@
+"""Boxes in a picture: edges and faces in pixels, cut at the near plane."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from drivegen.geometry import NEAR_M, Array, clip_polygon, project
+from drivegen.scene import FACES, Box3D, Camera
+
+EDGES = ((0, 1), (1, 2), (2, 3), (3, 0), (4, 5), (5, 6), (6, 7), (7, 4), (0, 4), (1, 5), (2, 6), (3, 7))
+"""Pairs of `Box3D.corners`; the first four are the front's."""
+
+
+@dataclass(frozen=True, eq=False)
+class Face:
+    """One visible side of a box: its name (`FACES`), pixels (P, 2) and distance of its middle from the camera in metres."""
+
+    side: str
+    pixels: Array
+    distance_m: float
+
+
+def corners_in_camera(camera: Camera, box: Box3D) -> Array:
+    """Return the (8, 3) corners in the camera's frame, with the ego pose of that camera's own moment."""
+    return camera.global_SE3_camera.inverse().transform(box.corners())
+
+
+def clip_segments(ends: Array, near_m: float = NEAR_M) -> Array:
+    """Clip camera-frame segments (..., 2, 3) to z >= near_m; NaN where all of one is behind."""
+    a, b = ends[..., 0, :], ends[..., 1, :]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        cut = a + (b - a) * ((near_m - a[..., 2]) / (b[..., 2] - a[..., 2]))[..., None]
+    a_in, b_in = a[..., 2:] >= near_m, b[..., 2:] >= near_m
+    out = np.stack([np.where(a_in, a, cut), np.where(b_in, b, cut)], axis=-2)
+    return np.where((a_in | b_in)[..., None, :], out, np.nan)
+
+
+def box_edges(camera: Camera, box: Box3D) -> Array:
+    """Project the edges of a box: (E, 2, 2) segments in pixels of the generated image, E <= 12, not cut at its border.
+
+    What is behind the near plane is cut off, so a box behind the camera has none.
+    """
+    segments = clip_segments(corners_in_camera(camera, box)[np.array(EDGES)])
+    segments = segments[np.isfinite(segments).all((1, 2))]
+    return project(camera.K_image, segments)[0]
+
+
+def box_faces(camera: Camera, box: Box3D) -> tuple[Face, ...]:
+    """Project the sides of a box that face the camera, furthest first; cut at the near plane, not at the image's border."""
+    corners = corners_in_camera(camera, box)
+    center = corners.mean(0)
+    faces = []
+    for side, indices in FACES.items():
+        quad = corners[list(indices)]
+        middle = quad.mean(0)
+        if middle @ (middle - center) >= 0:  # the outward normal points away from the camera
+            continue
+        clipped = clip_polygon(quad)
+        if len(clipped) >= 3:
+            faces.append(Face(side, project(camera.K_image, clipped)[0], float(np.linalg.norm(middle))))
+    return tuple(sorted(faces, key=lambda face: -face.distance_m))
