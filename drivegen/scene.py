@@ -105,8 +105,9 @@ class Camera:
     def __post_init__(self) -> None:
         where = f"camera {self.channel!r}"
         K = _frozen(self.K_native, (3, 3), f"{where}: intrinsics")
-        if K[0, 0] <= 0 or K[1, 1] <= 0 or not np.allclose(K[2], (0, 0, 1)):
-            raise InputError(f"{where}: intrinsics {K.tolist()} are not a pinhole's; fx, fy > 0 and a last row 0 0 1 are needed")
+        if K[0, 0] <= 0 or K[1, 1] <= 0 or not np.allclose(K[[1, 2, 2, 2], [0, 0, 1, 2]], (0, 0, 0, 1)):
+            fix = "fx, fy > 0, 0 below the diagonal and a last row 0 0 1 are needed"
+            raise InputError(f"{where}: intrinsics {K.tolist()} are not a pinhole's; {fix}")
         if self.width_px < 1 or self.height_px < 1:
             raise InputError(f"{where}: image size {self.width_px}x{self.height_px} must be positive")
         object.__setattr__(self, "K_native", K)
@@ -160,6 +161,8 @@ class Box3D:
         if (size <= 0).any():
             raise InputError(f"{where}: size {size.tolist()} m must be positive (width, length, height)")
         object.__setattr__(self, "size_wlh_m", size)
+        if self.visibility not in (None, 1, 2, 3, 4):
+            raise InputError(f"{where}: visibility {self.visibility!r} must be 1 to 4, or None")
         # nuScenes says NaN where a velocity cannot be estimated (one observation): unknown, so it stays.
         velocity = np.array(self.velocity_mps, dtype=np.float64)
         if velocity.shape != (3,):
@@ -172,9 +175,9 @@ class Box3D:
         return detection_class(self.category)
 
     def corners(self) -> Array:
-        """(8, 3) corners in the global frame: the front face's four, then the rear's; each left-up, right-up, right-down, left-down.
+        """(8, 3) corners in the global frame: the front face's four, then the rear's.
 
-        Faces of `FACES` index into these.
+        Each is left-up, right-up, right-down, left-down, as in the devkit's `Box.corners`. Faces of `FACES` index into these.
         """
         w, l, h = self.size_wlh_m / 2
         x = np.array([1, 1, 1, 1, -1, -1, -1, -1]) * l
@@ -257,8 +260,8 @@ class VectorMap:
 
         def hits(name: str) -> NDArray[np.intp]:
             b = self._bounds[name]
-            inside = (b[:, 0] <= x + radius_m) & (b[:, 2] >= x - radius_m) & (b[:, 1] <= y + radius_m) & (b[:, 3] >= y - radius_m)
-            return np.flatnonzero(inside)
+            meets_x = (b[:, 0] <= x + radius_m) & (b[:, 2] >= x - radius_m)
+            return np.flatnonzero(meets_x & (b[:, 1] <= y + radius_m) & (b[:, 3] >= y - radius_m))
 
         return VectorMap(
             self.location,
@@ -331,14 +334,16 @@ class Frame:
         for camera in self.cameras:
             if camera.channel == channel:
                 return camera
-        raise InputError(f"frame {self.token!r} has no camera {channel!r}; it has {', '.join(self.channels)}{nearest(channel, self.channels)}")
+        have = ", ".join(self.channels)
+        raise InputError(f"frame {self.token!r} has no camera {channel!r}; it has {have}{nearest(channel, self.channels)}")
 
     def box(self, instance: str) -> Box3D:
         """Return the box of that instance."""
         for box in self.boxes:
             if box.instance == instance:
                 return box
-        raise InputError(f"frame {self.token!r} has no box of instance {instance!r}{nearest(instance, [b.instance for b in self.boxes])}")
+        hint = nearest(instance, [box.instance for box in self.boxes])
+        raise InputError(f"frame {self.token!r} has no box of instance {instance!r}{hint}; it has {len(self.boxes)} boxes")
 
     def resized(self, width_px: int, height_px: int) -> Frame:
         """Return this frame with every camera set to generate width_px x height_px images."""
@@ -374,7 +379,8 @@ class Frame:
         """Return this frame with one camera shifted (ego axes, metres) and turned about the vertical (counter-clockwise)."""
         mount = self.camera(channel).ego_SE3_camera
         turned = SE3.from_yaw(yaw_rad).rotation @ mount.rotation
-        return self.edit_camera(channel, ego_SE3_camera=SE3(turned, mount.translation + np.asarray(translation_m, dtype=np.float64)))
+        moved = mount.translation + np.asarray(translation_m, dtype=np.float64)
+        return self.edit_camera(channel, ego_SE3_camera=SE3(turned, moved))
 
     def drop_camera(self, channel: str) -> Frame:
         """Return this frame without one camera."""
