@@ -114,6 +114,8 @@ class Plugin(nn.Module):
 
     requires: ClassVar[tuple[str, ...]] = ()
     """Backbone components (by folder name) that the plugin cannot work without."""
+    takes_prompt: ClassVar[bool] = False
+    """Whether a negative prompt is for this plugin: it is then given {"negative": str}."""
 
     config: dict[str, Any]
     sites: tuple[tuple[str, str], ...] = ()

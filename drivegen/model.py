@@ -1,0 +1,249 @@
+"""Saved models: a diffusers folder plus plugins, and a drivegen.json that says how they go together."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from drivegen import registry, weights
+from drivegen.backbone import REQUIRED, Backbone
+from drivegen.errors import InputError
+from drivegen.host import Host
+from drivegen.plugin import Plugin
+from drivegen.sampling.settings import Sampling
+
+FORMAT = 1
+INDEX = "drivegen.json"
+TINY = Path(__file__).parent / "assets" / "tiny"
+_WEIGHT_SUFFIXES = (".safetensors", ".bin", ".ckpt", ".pt", ".pth")
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A host and what its folder says of it.
+
+    image_size (height, width) of a generated view in pixels; about is free JSON, such as what the model was trained on.
+    """
+
+    host: Host
+    sampling: Sampling
+    image_size: tuple[int, int]
+    folder: Path | None = None
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.sampling.nulled(self.host.plugins)
+        check_size(self.image_size, self.host.backbone)
+
+    @property
+    def name(self) -> str:
+        """Short name for manifests."""
+        return self.folder.name if self.folder is not None else "unsaved"
+
+
+def check_size(size: tuple[int, int], backbone: Backbone) -> tuple[int, int]:
+    """Return (height, width); raises InputError unless both are positive multiples of the VAE's factor."""
+    factor = backbone.vae_factor
+    if len(size) != 2 or any(not isinstance(n, int) or n <= 0 or n % factor for n in size):
+        raise InputError(f"image size {tuple(size)} (height, width) must be positive multiples of {factor}, the VAE's factor")
+    return size[0], size[1]
+
+
+def locate(source: str | Path) -> Path:
+    """Return the folder or file of a model: "tiny" is the embedded one; raises InputError when there is nothing."""
+    if str(source) == "tiny":
+        if not (TINY / INDEX).is_file():
+            raise InputError(f"the embedded model is not installed at {TINY}; name a model folder instead")
+        return TINY
+    path = Path(source).expanduser()
+    if not path.exists():
+        raise InputError(f"there is no model at {str(source)!r}; name a model folder, a single-file checkpoint, or 'tiny'")
+    return path
+
+
+def load(source: str | Path, device: str | torch.device = "cpu", config_folder: str | Path | None = None) -> Model:
+    """Load a model folder, a plain diffusers folder, a single-file checkpoint, or "tiny", in fp32 and evaluation mode.
+
+    A model without plugins gets a text plugin. config_folder serves single files (`Backbone.from_single_file`). Raises
+    InputError on a damaged, changed or unfitting file.
+    """
+    path = locate(source)
+    if path.is_dir() and (path / INDEX).is_file():
+        model = _load_folder(path)
+    else:
+        backbone = Backbone.from_folder(path) if path.is_dir() else Backbone.from_single_file(path, config_folder)
+        model = Model(Host(backbone, {"text": registry.load("text")()}), Sampling(guidance=7.5), native_size(backbone), path)
+    model.host.to(device).eval().requires_grad_(False)
+    return model
+
+
+def native_size(backbone: Backbone) -> tuple[int, int]:
+    """Return the (height, width) in pixels that a UNet's configuration names."""
+    size = backbone.unet.config.sample_size or 64
+    h, w = (size, size) if isinstance(size, int) else size
+    return h * backbone.vae_factor, w * backbone.vae_factor
+
+
+@dataclass(frozen=True)
+class PluginEntry:
+    """A plugin in drivegen.json: instance name, kind, and the version of the package that it was saved with."""
+
+    name: str
+    kind: str
+    version: str = ""
+
+
+@dataclass(frozen=True)
+class Index:
+    """What drivegen.json holds."""
+
+    plugins: tuple[PluginEntry, ...]
+    image_size: tuple[int, int]
+    sampling: Sampling
+    sha256: Mapping[str, str]
+    versions: Mapping[str, str]
+    about: Mapping[str, Any]
+
+
+def read_index(folder: Path) -> Index:
+    """Read drivegen.json; raises InputError on anything that is missing or of the wrong form."""
+    path = folder / INDEX
+    values = weights.read_json(path)
+    if not isinstance(values, dict) or values.get("format") != FORMAT:
+        found = values.get("format") if isinstance(values, dict) else type(values).__name__
+        raise InputError(f"{path} has format {found!r}; this version reads format {FORMAT}")
+    try:
+        height, width = values["image_size"]
+        plugins = tuple(PluginEntry(str(p["name"]), str(p["kind"]), str(p.get("version", ""))) for p in values["plugins"])
+        hashes = {str(k): str(v) for k, v in values["sha256"].items()}
+        sampling = Sampling.from_dict(values["sampling"], str(path))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path} is not a model index: {type(error).__name__} {error}") from error
+    for entry in plugins:
+        if not entry.name.isidentifier():
+            raise InputError(f"{path}: plugin name {entry.name!r} must be an identifier (letters, digits, underscores)")
+    return Index(plugins, (height, width), sampling, hashes, values.get("versions", {}), values.get("about", {}))
+
+
+def _load_folder(folder: Path) -> Model:
+    index = read_index(folder)
+    check_hashes(folder, index.sha256)
+    classes = {entry.name: registry.load(entry.kind) for entry in index.plugins}
+    extra = dict.fromkeys(name for cls in classes.values() for name in cls.requires if name not in REQUIRED)
+    host = Host(Backbone.from_folder(folder, extra))
+    for entry in index.plugins:
+        load_plugin(host, entry.name, folder / "plugins" / entry.name, entry.kind)
+    return Model(host, index.sampling, index.image_size, folder, index.about)
+
+
+def check_hashes(folder: Path, expected: Mapping[str, str]) -> None:
+    """Compare every weight file of a folder with its recorded sha256; raises InputError on a changed, missing or new file."""
+    present = set(weight_files(folder))
+    for name in sorted(present | expected.keys()):
+        if name not in expected:
+            raise InputError(f"{folder / name} is not listed in {INDEX}; remove it, or save the model again")
+        if name not in present:
+            raise InputError(f"{folder / name} is missing; {INDEX} lists it")
+        found = weights.sha256(folder / name)
+        if found != expected[name]:
+            raise InputError(f"{folder / name} is damaged or was changed: its sha256 is {found}, {INDEX} says {expected[name]}")
+
+
+def weight_files(folder: Path) -> list[str]:
+    """List the weight files below a folder as sorted relative POSIX paths."""
+    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file() and p.suffix in _WEIGHT_SUFFIXES)
+
+
+def load_plugin(host: Host, name: str, folder: Path, kind: str | None = None) -> Plugin:
+    """Attach the plugin saved in a folder (config.json, model.safetensors) under a name, with its weights; returns it."""
+    saved = weights.read_json(folder / "config.json")
+    if not isinstance(saved, dict) or not isinstance(saved.get("kind"), str) or not isinstance(saved.get("arguments"), dict):
+        raise InputError(f"{folder / 'config.json'} must hold a plugin's kind and arguments")
+    if kind is not None and saved["kind"] != kind:
+        raise InputError(f"{folder / 'config.json'} says kind {saved['kind']!r}, {INDEX} says {kind!r}")
+    cls = registry.load(saved["kind"])
+    try:
+        plugin = cls(**saved["arguments"])
+    except TypeError as error:
+        raise InputError(f"{folder / 'config.json'}: {saved['kind']} does not take these arguments: {error}") from error
+    host.add_plugin(name, plugin)
+    try:
+        weights.load_strict(plugin, weights.load_file(folder / "model.safetensors"), str(folder))
+    except InputError:
+        host.remove_plugin(name)
+        raise
+    plugin.to(next(host.backbone.unet.parameters()).device)
+    return plugin
+
+
+def save_plugin(plugin: Plugin, folder: Path, dtype: torch.dtype | None = None) -> None:
+    """Write a plugin as a folder of its own: config.json and model.safetensors, with weights in `dtype` or as they are."""
+    folder.mkdir(parents=True, exist_ok=True)
+    kind = registry.kind_of(plugin)
+    config = {"kind": kind, "version": _kind_version(kind), "requires": list(plugin.requires), "arguments": plugin.config}
+    weights.write_json(folder / "config.json", config)
+    state = {k: v.to(dtype) if dtype is not None and v.is_floating_point() else v for k, v in plugin.state_dict().items()}
+    weights.save_state(state, folder / "model.safetensors")
+
+
+def save(
+    host: Host, folder: str | Path, sampling: Sampling | None = None, dtype: torch.dtype | None = None,
+    image_size: tuple[int, int] | None = None, about: Mapping[str, Any] | None = None,
+) -> Path:  # fmt: skip
+    """Write a model folder, weights in `dtype` or as they are; an old folder is replaced only when the new one is whole.
+
+    image_size (height, width) in pixels; the UNet's own when None. Returns the folder.
+    """
+    folder = Path(folder).absolute()
+    model = Model(host, sampling or Sampling(), image_size or native_size(host.backbone))
+    if folder.exists() and not (folder / INDEX).is_file() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder} exists and is not a drivegen model; choose another folder")
+    new, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{end}") for end in ("new", "old"))
+    try:
+        new.mkdir(parents=True)
+        host.backbone.save(new, dtype)
+        for name in host.plugins:
+            save_plugin(host.plugin(name), new / "plugins" / name, dtype)
+        weights.write_json(new / INDEX, _index_of(model, new, about or {}))
+        if folder.exists():
+            os.replace(folder, old)
+        os.replace(new, folder)
+    except OSError as error:
+        raise InputError(f"cannot write the model to {folder}: {error.strerror or error}") from error
+    finally:
+        if old.exists() and not folder.exists():
+            os.replace(old, folder)
+        for leftover in (new, old):
+            shutil.rmtree(leftover, ignore_errors=True)
+    return folder
+
+
+def _index_of(model: Model, folder: Path, about: Mapping[str, Any]) -> dict[str, Any]:
+    kinds = {name: registry.kind_of(model.host.plugin(name)) for name in model.host.plugins}
+    return {
+        "format": FORMAT,
+        "image_size": list(model.image_size),
+        "plugins": [{"name": name, "kind": kind, "version": _kind_version(kind)} for name, kind in kinds.items()],
+        "sampling": model.sampling.to_dict(),
+        "sha256": {name: weights.sha256(folder / name) for name in weight_files(folder)},
+        "versions": library_versions(),
+        "about": dict(about),
+    }
+
+
+def _kind_version(kind: str) -> str:
+    return registry.kinds()[kind].origin
+
+
+def library_versions() -> dict[str, str]:
+    """Return the versions of drivegen and of the libraries that its pictures depend on."""
+    return {name: version(name) for name in ("drivegen", "torch", "diffusers", "transformers", "numpy")}

@@ -1,0 +1,156 @@
+"""Boxes: Fourier features of the eight corners and a class embedding → one token a box and view (MagicDrive, §4.2)."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from drivegen.errors import InputError
+from drivegen.fourier import fourier_features
+from drivegen.geometry import SE3, clip_polygon, project
+from drivegen.plugin import Arrays, Plugin, Signal
+from drivegen.scene import DETECTION_CLASSES, FACES, Box3D, Camera, Frame
+
+# MagicDrive's corner order, front-right-low first, as indices into Box3D.corners.
+_ORDER = (2, 1, 5, 6, 3, 0, 4, 7)
+_CXYZ = (6, 5, 7, 2)
+_RANGE_MIN, _RANGE_SIZE = (-200.0, -300.0, -20.0), (350.0, 650.0, 80.0)
+
+
+class BoxTokens(Plugin):
+    """A token for each box that a view can see; boxes of no detection class are left out.
+
+    masked hides padded slots from attention (MagicDrive attends to them); in_image keeps the boxes that reach a view's image
+    (MagicDrive: any corner ahead of the camera); frame is where corners are measured, in units of unit_m; raised puts corners
+    half a height too high, as MagicDrive's released weights learned them; max_boxes keeps the nearest of a view.
+    """
+
+    def __init__(
+        self, masked: bool = True, in_image: bool = True, frame: Literal["lidar", "camera"] = "camera", unit_m: float = 10.0,
+        raised: bool = False, corners: Literal["all-xyz", "cxyz"] = "all-xyz", min_max: bool = False, max_boxes: int = 64,
+        pad_to: int = 0, learn_classes: bool = True, hidden: int | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        if frame not in ("lidar", "camera") or corners not in ("all-xyz", "cxyz"):
+            raise InputError(f"boxes: frame {frame!r} must be 'lidar' or 'camera', corners {corners!r} 'all-xyz' or 'cxyz'")
+        self.masked, self.in_image, self.frame, self.unit_m, self.raised = masked, in_image, frame, unit_m, raised
+        self.corner_mode, self.min_max, self.max_boxes, self.pad_to = corners, min_max, max_boxes, pad_to
+        self.learn_classes, self.hidden = learn_classes, hidden
+
+    def attach(self, backbone: Any) -> None:
+        width = backbone.token_width
+        features = 27 * (8 if self.corner_mode == "all-xyz" else 4)
+        hidden = self.hidden or width * 2 // 3
+        self.bbox_proj = nn.Linear(features, width)
+        self.second_linear = nn.Sequential(
+            nn.Linear(2 * width, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, width)
+        )
+        self.null_class_feature = nn.Parameter(torch.zeros(width))
+        self.null_pos_feature = nn.Parameter(torch.zeros(features))
+        tokens = class_tokens(backbone)
+        if self.learn_classes:
+            self._class_tokens: Tensor = nn.Parameter(tokens)
+        else:
+            self.register_buffer("_class_tokens", tokens)
+
+    def prepare(self, frame: Frame, given: Any = None) -> dict[str, np.ndarray]:
+        known = [box for box in frame.boxes if box.detection_class is not None]
+        lidar_SE3_global = (frame.global_SE3_ego @ frame.ego_SE3_lidar).inverse()
+        views = []
+        for camera in frame.cameras:
+            camera_SE3_global = camera.global_SE3_camera.inverse()
+            seen = sorted((d, i) for i, box in enumerate(known) if (d := self._distance(camera, camera_SE3_global, box)) is not None)
+            if len(seen) > self.max_boxes:
+                warnings.warn(f"{camera.channel} sees {len(seen)} boxes; the nearest {self.max_boxes} are kept", stacklevel=2)
+            target_SE3_global = camera_SE3_global if self.frame == "camera" else lidar_SE3_global
+            views.append([(self._corners(known[i], target_SE3_global), _index(known[i])) for i in sorted(i for _, i in seen[: self.max_boxes])])
+        slots = max((len(view) for view in views), default=0)
+        corners = np.zeros((len(views), slots, 8, 3), dtype=np.float32)
+        classes = np.full((len(views), slots), -1, dtype=np.int64)
+        for v, view in enumerate(views):
+            for m, (points, index) in enumerate(view):
+                corners[v, m], classes[v, m] = points, index
+        return {"corners": corners, "classes": classes, "mask": classes >= 0}
+
+    def _corners(self, box: Box3D, target_SE3_global: SE3) -> np.ndarray:
+        points = box.corners()
+        if self.raised:
+            points = points + np.array([0, 0, box.size_wlh_m[2] / 2])
+        return target_SE3_global.transform(points)[list(_ORDER)] / self.unit_m
+
+    def _distance(self, camera: Camera, camera_SE3_global: SE3, box: Box3D) -> float | None:
+        points = camera_SE3_global.transform(box.corners())
+        if not (points[:, 2] > 0).any() or (self.in_image and not _reaches(camera, points)):
+            return None
+        return float(np.linalg.norm(points.mean(0)))
+
+    def collate(self, items: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+        slots = max(1, self.pad_to, *(item["mask"].shape[1] for item in items))
+        fill = {"corners": 0.0, "classes": -1, "mask": False}
+
+        def pad(array: np.ndarray, value: Any) -> np.ndarray:
+            widths = [(0, 0), (0, slots - array.shape[1]), *[(0, 0)] * (array.ndim - 2)]
+            return np.pad(array, widths, constant_values=value)
+
+        return {key: np.stack([pad(item[key], value) for item in items]) for key, value in fill.items()}
+
+    def encode(self, arrays: Arrays, keep: Tensor) -> Signal:
+        corners, classes, mask = (arrays[key].flatten(0, 1) for key in ("corners", "classes", "mask"))
+        kept = keep.repeat_interleave(arrays["mask"].shape[1])[:, None]
+        mask = mask & kept
+        tokens = self.embed(corners, classes, mask)
+        if not self.masked:
+            return Signal(tokens)
+        # A null view attends to one empty slot, so that null differs from a street without boxes.
+        first = torch.zeros_like(mask)
+        first[:, 0] = True
+        return Signal(tokens, torch.where(kept, mask, first))
+
+    def embed(self, corners: Tensor, classes: Tensor, mask: Tensor) -> Tensor:
+        """Give tokens (N, M, D) of corners (N, M, 8, 3), classes (N, M) and mask (N, M); where mask is False, the null token."""
+        if self.corner_mode == "cxyz":
+            corners = corners[..., list(_CXYZ), :]
+        if self.min_max:
+            corners = (corners - corners.new_tensor(_RANGE_MIN)) / corners.new_tensor(_RANGE_SIZE)
+        dtype = self.null_pos_feature.dtype
+        positions = fourier_features(corners.float()).to(dtype).flatten(2)
+        positions = torch.where(mask[..., None], positions, self.null_pos_feature)
+        kinds = self._class_tokens[torch.where(mask, classes, 0)].to(dtype)
+        kinds = torch.where(mask[..., None], kinds, self.null_class_feature)
+        embedded = nn.functional.silu(self.bbox_proj(positions))
+        tokens: Tensor = self.second_linear(torch.cat([embedded, kinds], dim=-1))
+        return tokens
+
+
+def _index(box: Box3D) -> int:
+    name = box.detection_class
+    assert name is not None
+    return DETECTION_CLASSES.index(name)
+
+
+def _reaches(camera: Camera, points_camera: np.ndarray) -> bool:
+    """Tell whether any face of a box, cut at the near plane, meets the image's rectangle."""
+    width, height = camera.image_size
+    for face in FACES.values():
+        visible = clip_polygon(points_camera[list(face)])
+        if len(visible):
+            pixels, _ = project(camera.K_image, visible)
+            low, high = pixels.min(0), pixels.max(0)
+            if low[0] < width and low[1] < height and high[0] > 0 and high[1] > 0:
+                return True
+    return False
+
+
+@torch.no_grad()
+def class_tokens(backbone: Any) -> Tensor:
+    """Give the (10, D) pooled text embeddings of the bare class names; random where the text encoder's width is not D."""
+    encoder = backbone.text_encoder
+    if encoder.config.hidden_size != backbone.token_width:
+        return torch.randn(len(DETECTION_CLASSES), backbone.token_width)
+    ids = backbone.tokenizer(list(DETECTION_CLASSES), padding="max_length", truncation=True, max_length=min(backbone.tokenizer.model_max_length, 77))
+    pooled: Tensor = encoder(torch.tensor(ids["input_ids"], device=next(encoder.parameters()).device)).pooler_output
+    return pooled.float().cpu().clone()

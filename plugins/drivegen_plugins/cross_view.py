@@ -1,0 +1,118 @@
+"""Cross-view attention: each view attends to its neighbours, between cross-attention and feed-forward (MagicDrive, eq. 8)."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from drivegen.control import zero
+from drivegen.errors import InputError
+from drivegen.plugin import Arrays, Now, Plugin, Signal
+from drivegen.scene import Frame, ring_neighbours
+
+Attention = Literal["add", "concat", "self"]
+Connector = Literal["zero_linear", "gated", "none"]
+
+
+class CrossView(Plugin):
+    """``x += connector(Σ_neighbours attn(norm x))`` in every transformer block of the UNet; null adds nothing.
+
+    Neighbours come from each frame's calibration, so any rig works. attention "add" sums one attention per neighbour, "concat"
+    attends to both at once, "self" to all views; connector "zero_linear", "gated" (tanh(α)·x) or "none".
+    """
+
+    def __init__(self, attention: Attention = "add", connector: Connector = "zero_linear") -> None:
+        super().__init__()
+        if attention not in ("add", "concat", "self") or connector not in ("zero_linear", "gated", "none"):
+            raise InputError(f"cross_view: attention {attention!r} or connector {connector!r} is unknown")
+        self.attention, self.connector_kind = attention, connector
+
+    def attach(self, backbone: Any) -> None:
+        self.tap("*.transformer_blocks.*.norm2", lambda name, site: Remember())
+        self.tap("*.transformer_blocks.*.attn2", lambda name, site: CrossViewLayer(site.query_dim, site.heads, self.attention, self.connector_kind))
+
+    def prepare(self, frame: Frame, given: Any = None) -> dict[str, np.ndarray]:
+        table = np.full((len(frame.cameras), 2), -1, dtype=np.int64)
+        for i, others in enumerate(ring_neighbours(frame.cameras)):
+            table[i, : len(others)] = others
+        return {"neighbours": table}
+
+    def encode(self, arrays: Arrays, keep: Tensor) -> Signal:
+        return Signal(data=(arrays["neighbours"], keep))
+
+
+class Remember(nn.Module):
+    """Keep what enters a site for the layer that comes after it; adds nothing."""
+
+    def forward(self, x: Tensor, y: Tensor, now: Now) -> None:
+        """Store x (N, L, C)."""
+        now.scratch["stream"] = x
+
+
+class GatedConnector(nn.Module):
+    """``tanh(α) · x`` with one α a channel, zero at first."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.alpha = nn.Parameter(torch.zeros(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scale (..., C)."""
+        return self.alpha.tanh() * x
+
+
+class _Projections(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.to_q, self.to_k, self.to_v = (nn.Linear(width, width, bias=False) for _ in range(3))
+        self.to_out = nn.ModuleList([nn.Linear(width, width)])
+
+
+class CrossViewLayer(nn.Module):
+    """The term of one transformer block; keys and values of a view are projected once, however many look at them."""
+
+    def __init__(self, width: int, heads: int, attention: Attention, connector: Connector) -> None:
+        super().__init__()
+        self.heads, self.attention = heads, attention
+        self.norm4 = nn.LayerNorm(width)
+        self.attn4 = _Projections(width)
+        self.connector: nn.Module = {"zero_linear": lambda: zero(nn.Linear(width, width)), "gated": lambda: GatedConnector(width), "none": nn.Identity}[connector]()
+
+    def forward(self, x: Tensor, y: Tensor, now: Now) -> Tensor:
+        """Give the term (N, L, C) for the stream after cross-attention, which is the remembered input plus y."""
+        neighbours, keep = now.signal.data
+        stream = self.norm4(now.scratch["stream"] + y)
+        q, k, v = (rearrange(f(stream), "(b v) l (h d) -> b v h l d", v=now.grid.views, h=self.heads) for f in (self.attn4.to_q, self.attn4.to_k, self.attn4.to_v))
+        mixed, count = self._attend(q, k, v, neighbours)
+        out = self.attn4.to_out[0]
+        # One output projection for the sum over neighbours: its bias counts once for each of them.
+        term = self.connector(nn.functional.linear(rearrange(mixed, "b v h l d -> b v l (h d)"), out.weight) + count * out.bias)
+        term = torch.where(keep.view(-1, 1, 1, 1), term, 0.0)
+        return rearrange(term, "b v l c -> (b v) l c")
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, neighbours: Tensor) -> tuple[Tensor, Tensor]:
+        """Attention output (B, V, H, L, d) and how often the output bias counts (B, V, 1, 1)."""
+        views = q.shape[1]
+        if self.attention == "self":
+            everyone = [rearrange(z, "b v h l d -> b h (v l) d") for z in (q, k, v)]
+            out = nn.functional.scaled_dot_product_attention(*everyone)
+            return rearrange(out, "b h (v l) d -> b v h l d", v=views), torch.ones_like(neighbours[:, :, :1, None]).to(q.dtype)
+        present = neighbours >= 0
+        index = neighbours.clamp(min=0)
+        scenes = torch.arange(q.shape[0], device=q.device)[:, None, None]
+        k, v = k[scenes, index], v[scenes, index]
+        if self.attention == "add":
+            out = nn.functional.scaled_dot_product_attention(q[:, :, None].expand_as(k), k, v)
+            weights = present[..., None, None, None].to(q.dtype)
+            return (out * weights).sum(2), present.sum(2).to(q.dtype)[..., None, None]
+        some = present.any(2)
+        # A view without neighbours attends to anything and is set to zero after.
+        mask = (present | ~some[..., None]).repeat_interleave(k.shape[-2], dim=2)[:, :, None, None]
+        k, v = (rearrange(z, "b v n h l d -> b v h (n l) d") for z in (k, v))
+        out = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        weights = some[..., None, None, None].to(q.dtype)
+        return out * weights, weights[..., 0]

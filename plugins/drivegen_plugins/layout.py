@@ -1,0 +1,82 @@
+"""Layout: a ControlNet branch on the scene projected into each view, where peers make the network learn the projection."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from drivegen import raster
+from drivegen.control import control_branch, embedding_channels, halvings, run_branch
+from drivegen.plugin import Arrays, Context, Plugin, Residuals, Signal, where_kept
+from drivegen.scene import BEV_CLASSES, DETECTION_CLASSES, Frame
+
+_SIDES = 5
+CHANNELS = len(BEV_CLASSES) + len(DETECTION_CLASSES) + 1 + 2 + _SIDES + 2
+"""Map classes, box classes and "other", heading (sin, cos), side of the box, nearness, and where the depth is known."""
+
+
+class Layout(Plugin):
+    """Map classes on the ground, and boxes by class, heading, side and depth, nearest in front; null is a zero raster.
+
+    width is the branch's share of the UNet's channels; channels those of its embedder's stages, of which the last feeds the
+    branch (as many as fit the VAE's factor are used, the rest repeat the last).
+    """
+
+    def __init__(
+        self, width: float = 1.0, channels: tuple[int, ...] = (16, 32, 96, 256), attends_to: tuple[str, ...] | None = None
+    ) -> None:
+        super().__init__()
+        self.width, self.channels = width, tuple(channels)
+        self.attends_to = None if attends_to is None else tuple(attends_to)
+
+    def attach(self, backbone: Any) -> None:
+        from diffusers.models.controlnets.controlnet import ControlNetConditioningEmbedding
+
+        stages = halvings(backbone.vae_factor) + 1
+        channels = (self.channels + (self.channels[-1],) * stages)[:stages]
+        self.branch = control_branch(backbone.unet, self.width)
+        self.embedder: nn.Module = ControlNetConditioningEmbedding(embedding_channels(self.branch), CHANNELS, channels)
+        self.attends(self.branch)
+
+    def prepare(self, frame: Frame, given: Any = None) -> dict[str, np.ndarray]:
+        views = [raster.layout(frame, camera) for camera in frame.cameras]
+        return {
+            "map_bits": np.stack([view.map_bits for view in views]),
+            "box_class": np.stack([view.box_class for view in views]),
+            "heading": np.stack([view.heading for view in views]),
+            "side": np.stack([view.side for view in views]),
+            "depth_m": np.stack([view.depth_m for view in views]),
+        }
+
+    def encode(self, arrays: Arrays, keep: Tensor) -> Signal:
+        dtype = next(self.embedder.parameters()).dtype
+        picture = expand(arrays).to(dtype)
+        picture = where_kept(keep, picture, picture.new_zeros(()))
+        return Signal(data=self.embedder(picture.flatten(0, 1)))
+
+    def residuals(self, x: Tensor, t: Tensor, context: Context, signal: Signal) -> Residuals:
+        return run_branch(self.branch, x, t, signal.data, context, self.attends_to)
+
+
+def expand(arrays: Arrays) -> Tensor:
+    """Turn the compact raster into (B, V, CHANNELS, H, W): one channel an idea, each within [−1, 1]."""
+    bits = arrays["map_bits"].long()[:, :, None]
+    ground = (bits >> torch.arange(len(BEV_CLASSES), device=bits.device).view(1, 1, -1, 1, 1)) & 1
+    labels = torch.arange(1, len(DETECTION_CLASSES) + 1, device=bits.device).tolist()
+    box = arrays["box_class"][:, :, None]
+    classes = torch.cat([box == label for label in labels] + [box == 255], dim=2)
+    side = torch.cat([arrays["side"][:, :, None] == k for k in range(1, _SIDES + 1)], dim=2)
+    depth = arrays["depth_m"].float()[:, :, None]
+    # Nearness falls from 1 at the lens by half every 10 m, so that near and far boxes are told apart alike.
+    near = torch.where(depth > 0, 10.0 / (10.0 + depth), 0.0)
+    parts = [ground, classes, arrays["heading"], side, near, depth > 0]
+    return torch.cat([part.float() for part in parts], dim=2)
+
+
+def picture_of(arrays: Arrays) -> Tensor:
+    """Give the raster of one batch as (N, CHANNELS, H, W), for looking at."""
+    return rearrange(expand(arrays), "b v c h w -> (b v) c h w")

@@ -1,0 +1,69 @@
+"""Text: a prompt template over the frame's description, through the backbone's text encoder, as tokens."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from drivegen.errors import InputError
+from drivegen.plugin import Arrays, Plugin, Signal, where_kept
+from drivegen.scene import Frame
+
+
+class Text(Plugin):
+    """The prompt's tokens; null is the empty prompt, or the negative one.
+
+    template may name {description} and {location}; given {"prompt": str, "negative": str}, each optional.
+    """
+
+    takes_prompt: ClassVar[bool] = True
+
+    def __init__(self, template: str = "{description}") -> None:
+        super().__init__()
+        try:
+            template.format(description="", location="")
+        except (KeyError, IndexError, ValueError) as error:
+            raise InputError(f"text template {template!r} may use {{description}} and {{location}} only: {error!r}") from error
+        self.template = template
+
+    def attach(self, backbone: Any) -> None:
+        self.tokenizer = backbone.tokenizer
+
+    def prepare(self, frame: Frame, given: Any = None) -> dict[str, np.ndarray]:
+        given = {"prompt": given} if isinstance(given, str) else dict(given or {})
+        prompt = self.template.format(description=given.pop("prompt", frame.description), location=frame.location)
+        negative = given.pop("negative", "")
+        if given:
+            raise InputError(f"text takes 'prompt' and 'negative', not {', '.join(map(repr, given))}")
+        return {"ids": self.tokenize(prompt), "null_ids": self.tokenize(negative)}
+
+    def tokenize(self, prompt: str) -> np.ndarray:
+        """Give the (S,) ids of a prompt, padded; warns with the text that does not fit."""
+        length = min(int(self.tokenizer.model_max_length), 77)
+        whole = self.tokenizer(prompt, truncation=False)["input_ids"]
+        if len(whole) > length:
+            lost = self.tokenizer.decode(whole[length - 1 : -1])
+            warnings.warn(f"the prompt has {len(whole)} tokens and {length} fit; dropped: {lost!r}", stacklevel=2)
+        ids = self.tokenizer(prompt, truncation=True, max_length=length, padding="max_length")["input_ids"]
+        return np.array(ids, dtype=np.int64)
+
+    def encode(self, arrays: Arrays, keep: Tensor) -> Signal:
+        if "states" in arrays:
+            return Signal(where_kept(keep, arrays["states"], arrays["null_states"]))
+        # Where a row is null the prompt's ids are not read at all.
+        ids = where_kept(keep, arrays["ids"], arrays["null_ids"])
+        distinct, rows = torch.unique(ids, dim=0, return_inverse=True)
+        return Signal(self._states(distinct)[rows])
+
+    def precompute(self, arrays: Arrays) -> Arrays | None:
+        if any(parameter.requires_grad for parameter in self.backbone.text_encoder.parameters()):
+            return None
+        return {"states": self._states(arrays["ids"]), "null_states": self._states(arrays["null_ids"])}
+
+    def _states(self, ids: Tensor) -> Tensor:
+        states: Tensor = self.backbone.text_encoder(ids)[0]
+        return states
