@@ -1,0 +1,35 @@
+"""Noise from one CPU generator a camera, so that no view depends on the others, the batch or the device."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from drivegen.errors import InputError
+
+MAX_SEED = 2**63 - 1
+
+
+def check_seed(seed: int) -> int:
+    """Return the seed; raises InputError unless it is a whole number from 0 to 2⁶³ − 1."""
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= MAX_SEED:
+        raise InputError(f"seed {seed!r} must be a whole number from 0 to {MAX_SEED}")
+    return seed
+
+
+def camera_generators(seed: int, channels: Sequence[str], shared: bool = False) -> list[torch.Generator]:
+    """Return a CPU generator for each camera, seeded from (seed, channel); equal ones where the views share their noise."""
+    check_seed(seed)
+    out = []
+    for channel in channels:
+        digest = hashlib.sha256(f"{seed}/{'' if shared else channel}".encode()).digest()
+        out.append(torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1))
+    return out
+
+
+def draw_noise(generators: Sequence[torch.Generator], shape: tuple[int, int, int]) -> Tensor:
+    """Draw standard normal noise (N, C, h, w) in fp32 on the CPU, a generator a row."""
+    return torch.stack([torch.randn(shape, generator=generator) for generator in generators])

@@ -1,0 +1,76 @@
+"""How a model is sampled unless the caller says otherwise; stored in a model's drivegen.json."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from drivegen.errors import InputError, nearest
+from drivegen.sampling.samplers import check_sampler
+
+MAX_STEPS = 1000
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Sampling defaults of a model.
+
+    guidance is the scale s of u + s·(c − u), 1 = none; null names the plugins that its unconditional half nulls (None = all);
+    shared_noise starts every view from the same noise; guidance_rescale is φ of Lin et al. (2023), 0 = off.
+    """
+
+    sampler: str = "unipc"
+    steps: int = 20
+    guidance: float = 2.0
+    guidance_rescale: float = 0.0
+    null: tuple[str, ...] | None = None
+    shared_noise: bool = False
+
+    def __post_init__(self) -> None:
+        check_sampler(self.sampler)
+        if isinstance(self.steps, bool) or not isinstance(self.steps, int) or not 1 <= self.steps <= MAX_STEPS:
+            raise InputError(f"sampling steps {self.steps!r} must be a whole number from 1 to {MAX_STEPS}")
+        for name, top in (("guidance", 100.0), ("guidance_rescale", 1.0)):
+            value = getattr(self, name)
+            number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+            if not number or not 0 <= value <= top:
+                raise InputError(f"sampling {name} {value!r} must be a number from 0 to {top:g}")
+        if self.null is not None:
+            if isinstance(self.null, str) or not all(isinstance(name, str) for name in self.null):
+                raise InputError(f"sampling null {self.null!r} must be a list of plugin names, or null for all plugins")
+            object.__setattr__(self, "null", tuple(self.null))
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], where: str) -> Sampling:
+        """Build from JSON values; raises InputError that names `where` on an unknown key or a bad value."""
+        known = [f.name for f in dataclasses.fields(cls)]
+        for key in values:
+            if key not in known:
+                hint = f"{nearest(key, known)}; there are {', '.join(known)}"
+                raise InputError(f"{where}: unknown sampling setting {key!r}{hint}")
+        try:
+            return cls(**values)
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from error
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON values from which `from_dict` builds the same settings."""
+        return dataclasses.asdict(self)
+
+    def replaced(self, **changes: Any) -> Sampling:
+        """Return these settings with every change that is not None."""
+        return dataclasses.replace(self, **{k: v for k, v in changes.items() if v is not None})
+
+    def nulled(self, names: Iterable[str]) -> tuple[str, ...]:
+        """Return which of the model's plugins (names) guidance nulls; raises InputError on a name that is not among them."""
+        names = tuple(names)
+        if self.null is None:
+            return names
+        for name in self.null:
+            if name not in names:
+                has = f"{', '.join(names) or 'none'}{nearest(name, names)}"
+                raise InputError(f"guidance nulls {name!r}, but the plugins are {has}")
+        return self.null
