@@ -102,7 +102,9 @@ class Backbone(nn.Module):
         index = weights.read_json(folder / "model_index.json")
         missing = [name for name in REQUIRED if not isinstance(index.get(name), list) or index[name][1] is None]
         if missing:
-            raise InputError(f"{folder / 'model_index.json'} lacks {', '.join(missing)}; a Stable Diffusion 1.x or 2.x folder has them")
+            raise InputError(
+                f"{folder / 'model_index.json'} lacks {', '.join(missing)}; a Stable Diffusion 1.x or 2.x folder has them"
+            )
         names = {name: index[name][1] for name in REQUIRED}
         if names["tokenizer"] not in _TOKENIZERS:
             raise InputError(f"{folder}: tokenizer {names['tokenizer']!r} is not one of {', '.join(_TOKENIZERS)}")
@@ -114,7 +116,9 @@ class Backbone(nn.Module):
             extra[name] = load_model(folder / name, index[name][1])
         config = weights.read_json(folder / "scheduler" / "scheduler_config.json")
         scheduler = scheduler_class(names["scheduler"]).from_config(config)
-        return cls(loaded["unet"], loaded["vae"], loaded["text_encoder"], load_tokenizer(folder / "tokenizer"), scheduler, extra)
+        return cls(
+            loaded["unet"], loaded["vae"], loaded["text_encoder"], load_tokenizer(folder / "tokenizer"), scheduler, extra
+        )
 
     @classmethod
     def from_single_file(cls, path: str | Path, config_folder: str | Path | None = None) -> Backbone:
@@ -131,14 +135,16 @@ class Backbone(nn.Module):
             pipe = StableDiffusionPipeline.from_single_file(str(path), safety_checker=None, **options)
         except (OSError, ValueError, KeyError) as error:
             reason = str(error).splitlines()[0]
-            raise InputError(f"cannot read {path} ({reason}); offline, name a folder with SD's configurations and tokenizer") from error
+            raise InputError(
+                f"cannot read {path} ({reason}); offline, name a folder with SD's configurations and tokenizer"
+            ) from error
         return cls(pipe.unet.float(), pipe.vae.float(), pipe.text_encoder.float(), pipe.tokenizer, pipe.scheduler)
 
     def component(self, name: str) -> Any:
         """Return a component by its folder name, or None."""
         if name in REQUIRED:
             return getattr(self, name)
-        return self.components[name] if name in self.components else None
+        return dict(self.components.items()).get(name)
 
     @property
     def vae_factor(self) -> int:

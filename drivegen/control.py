@@ -1,4 +1,4 @@
-"""A ControlNet branch for a UNet (Zhang 2023): a copy of its encoder, or a narrower one, behind zero-initialised convolutions."""
+"""A ControlNet branch for a UNet (Zhang 2023): a copy of its encoder, or a narrower one, behind zero convolutions."""
 
 from __future__ import annotations
 
@@ -68,7 +68,9 @@ def embedding_channels(branch: Any) -> int:
     return int(branch.config.block_out_channels[0])
 
 
-def run_branch(branch: Any, x: Tensor, t: Tensor, embedding: Tensor, context: Context, names: tuple[str, ...] | None) -> Residuals:
+def run_branch(
+    branch: Any, x: Tensor, t: Tensor, embedding: Tensor, context: Context, names: tuple[str, ...] | None
+) -> Residuals:
     """Run a branch on noisy latents x (N, C, h, w) and its embedding (N, c0, h, w), attending to the named plugins' tokens."""
     with context.attend(names) as tokens:
         down, mid = branch(x, t, encoder_hidden_states=tokens, controlnet_cond=embedding, return_dict=False)

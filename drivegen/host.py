@@ -136,7 +136,8 @@ class StepContext:
         if names not in conditions.joined:
             for name in names or ():
                 if name not in conditions.signals:
-                    raise InputError(f"a branch attends to the plugin {name!r}, which is not in this model{nearest(name, conditions.signals)}")
+                    close = nearest(name, conditions.signals)
+                    raise InputError(f"a branch attends to the plugin {name!r}, which is not in this model{close}")
             chosen = [n for n in conditions.present() if names is None or n in names]
             parts = [(conditions.signals[n], conditions.scale(n)) for n in chosen]
             conditions.joined[names] = join_tokens(parts, self.grid, self._evaluation.t.device, self._dtype, self._width)
@@ -194,8 +195,8 @@ class Host(nn.Module):
 
         self._unhook()
         networks: list[nn.Module] = [self.backbone.unet]
-        for name, module in self.plugins.items():
-            plugin: Any = module
+        for name in self.plugins:
+            plugin = self.plugin(name)
             networks += plugin.networks
             for site, key in plugin.sites:
                 tap = _Tap(self.runtime, name, plugin.taps[key])
@@ -217,14 +218,15 @@ class Host(nn.Module):
 
     def enable_gradient_checkpointing(self) -> None:
         """Trade time for memory in the UNet and in the plugins' branches; gradients stay exact."""
-        for network in (self.backbone.unet, *(n for p in self.plugins.values() for n in p.networks)):
+        for network in (self.backbone.unet, *(n for p in self.plugins for n in self.plugin(p).networks)):
             if hasattr(network, "enable_gradient_checkpointing"):
                 network.enable_gradient_checkpointing(self.runtime.checkpoint)
 
     def plugin(self, name: str) -> Plugin:
         """Return a plugin by its instance name."""
         if name not in self.plugins:
-            raise InputError(f"there is no plugin {name!r} in this model; it has {', '.join(self.plugins) or 'none'}{nearest(name, self.plugins)}")
+            names = ", ".join(self.plugins) or "none"
+            raise InputError(f"there is no plugin {name!r} in this model; it has {names}{nearest(name, self.plugins)}")
         found: Any = self.plugins[name]
         return found
 

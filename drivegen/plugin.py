@@ -124,9 +124,9 @@ class Plugin(nn.Module):
     def __new__(cls, *args: Any, **kwargs: Any) -> Plugin:
         self = super().__new__(cls)
         if cls.__init__ is not Plugin.__init__ and (args or kwargs or not _needs_arguments(cls)):
-            bound = inspect.signature(cls.__init__).bind(self, *args, **kwargs)
+            bound = inspect.signature(cls).bind(*args, **kwargs)
             bound.apply_defaults()
-            self.__dict__["config"] = {k: v for k, v in list(bound.arguments.items())[1:]}
+            self.__dict__["config"] = dict(bound.arguments)
         else:
             self.__dict__["config"] = {}
         return self
@@ -230,7 +230,9 @@ class Plugin(nn.Module):
         light = type(self).__new__(type(self), **self.config)
         nn.Module.__init__(light)
         kept = {k: v for k, v in self.__dict__.items() if k not in light.__dict__ and not k.startswith("_")}
-        light.__dict__.update({k: v for k, v in kept.items() if not isinstance(v, (nn.Module, Tensor)) and k not in ("sites", "networks")})
+        light.__dict__.update(
+            {k: v for k, v in kept.items() if not isinstance(v, (nn.Module, Tensor)) and k not in ("sites", "networks")}
+        )
         return light
 
     def overridden(self) -> Iterator[str]:
@@ -243,7 +245,7 @@ HOOKS = ("prepare", "collate", "attach", "encode", "precompute", "residuals", "w
 
 
 def _needs_arguments(cls: type) -> bool:
-    parameters = list(inspect.signature(cls.__init__).parameters.values())[1:]
+    parameters = list(inspect.signature(cls).parameters.values())
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_ONLY)
     return any(p.default is p.empty and p.kind in named for p in parameters)
 

@@ -80,7 +80,9 @@ def load(kind: str) -> type[Plugin]:
     try:
         cls: Any = getattr(importlib.import_module(module), name)
     except Exception as error:  # a broken plugin must break only itself, however it is broken
-        raise InputError(f"plugin kind {kind!r} ({entry.origin}) cannot be imported: {type(error).__name__}: {error}") from error
+        raise InputError(
+            f"plugin kind {kind!r} ({entry.origin}) cannot be imported: {type(error).__name__}: {error}"
+        ) from error
     if not (isinstance(cls, type) and issubclass(cls, Plugin)):
         raise InputError(f"plugin kind {kind!r}: {entry.target} is not a drivegen.plugin.Plugin")
     return cls
@@ -92,4 +94,6 @@ def kind_of(plugin: Plugin) -> str:
     for kind, entry in kinds().items():
         if entry.target == f"{cls.__module__}:{cls.__qualname__}":
             return kind
-    raise InputError(f"{cls.__module__}:{cls.__qualname__} is registered under no kind; use an entry point or registry.register")
+    raise InputError(
+        f"{cls.__module__}:{cls.__qualname__} is registered under no kind; use an entry point or registry.register"
+    )

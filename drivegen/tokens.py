@@ -20,7 +20,9 @@ class Tokens:
     bias: Tensor | None
 
 
-def join_tokens(parts: Sequence[tuple[Signal, float]], grid: Grid, device: torch.device, dtype: torch.dtype, width: int) -> Tokens:
+def join_tokens(
+    parts: Sequence[tuple[Signal, float]], grid: Grid, device: torch.device, dtype: torch.dtype, width: int
+) -> Tokens:
     """Append the tokens of (signal, scale) parts in order; scale becomes log(scale) on the keys' logits, mask −∞.
 
     Rows that would attend to nothing get one zero token, whose key and value are zero: the sum over an empty set.

@@ -127,7 +127,9 @@ def load_strict(module: nn.Module, state: Mapping[str, Tensor], where: str) -> N
     problems = [f"missing {k}" for k in own if k not in state]
     problems += [f"unexpected {k}" for k in state if k not in own]
     problems += [
-        f"{k} is {tuple(state[k].shape)}, expected {tuple(own[k].shape)}" for k in own if k in state and state[k].shape != own[k].shape
+        f"{k} is {tuple(state[k].shape)}, expected {tuple(own[k].shape)}"
+        for k in own
+        if k in state and state[k].shape != own[k].shape
     ]
     if problems:
         more = f" and {len(problems) - 10} more" if len(problems) > 10 else ""

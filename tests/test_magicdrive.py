@@ -54,7 +54,12 @@ def test_step_is_reproduced_with_released_weights(name: str) -> None:
     control = golden.host.plugin("bev_map")
     seen: dict[str, torch.Tensor] = {}
     handle = control.branch.register_forward_hook(
-        lambda m, a, k, out: seen.update(mid=out[1], tokens=k["encoder_hidden_states"], map=k["controlnet_cond"], **{f"down.{i}": d for i, d in enumerate(out[0])}),
+        lambda m, a, k, out: seen.update(
+            mid=out[1],
+            tokens=k["encoder_hidden_states"],
+            map=k["controlnet_cond"],
+            **{f"down.{i}": d for i, d in enumerate(out[0])},
+        ),
         with_kwargs=True,
     )
     ours = golden.host(x, t, conditions)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -17,8 +18,8 @@ from drivegen.scene import BEV_CLASSES, Frame
 class BEVEmbedding(nn.Module):
     """Convolutions from a raster (B, c, x, y) to the branch's input (B, c0, h, w).
 
-    kind "default" has MagicDrive's strides, which fit its own sizes (200×200 → 28×50); "adaptive" is its Plus embedder: padding 1
-    throughout and a pool to the latent size, so that any size fits.
+    kind "default" has MagicDrive's strides, which fit its own sizes (200×200 → 28×50); "adaptive" is its Plus embedder:
+    padding 1 throughout and a pool to the latent size, so that any size fits.
     """
 
     def __init__(self, inputs: int, outputs: int, channels: tuple[int, ...], kind: str) -> None:
@@ -28,7 +29,7 @@ class BEVEmbedding(nn.Module):
         self.kind = kind
         self.conv_in = nn.Conv2d(inputs, channels[0], 3, padding=1)
         blocks: list[nn.Module] = []
-        for i, (a, b) in enumerate(zip(channels[:-2], channels[1:-1], strict=True)):
+        for i, (a, b) in enumerate(pairwise(channels[:-1])):
             blocks += [nn.Conv2d(a, a, 3, padding=1), nn.Conv2d(a, b, 3, padding=pad, stride=1 if plus and i == 0 else 2)]
         a, b = channels[-2:]
         blocks += [nn.Conv2d(a, a, 3, padding=pad), nn.Conv2d(a, b, 3, padding=pad, stride=(2, 1))]
@@ -57,8 +58,8 @@ class BEVMap(Plugin):
 
     def __init__(
         self, classes: tuple[str, ...] = BEV_CLASSES, pixels: tuple[int, int] = (200, 200), extent_m: float = 100.0,
-        embedder: Literal["adaptive", "default"] = "adaptive", channels: tuple[int, ...] = (16, 32, 96, 256), width: float = 1.0,
-        attends_to: tuple[str, ...] | None = None,
+        embedder: Literal["adaptive", "default"] = "adaptive", channels: tuple[int, ...] = (16, 32, 96, 256),
+        width: float = 1.0, attends_to: tuple[str, ...] | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
         if embedder not in ("adaptive", "default"):

@@ -63,11 +63,18 @@ class BoxTokens(Plugin):
         views = []
         for camera in frame.cameras:
             camera_SE3_global = camera.global_SE3_camera.inverse()
-            seen = sorted((d, i) for i, box in enumerate(known) if (d := self._distance(camera, camera_SE3_global, box)) is not None)
+            seen = sorted(
+                (d, i) for i, box in enumerate(known) if (d := self._distance(camera, camera_SE3_global, box)) is not None
+            )
             if len(seen) > self.max_boxes:
                 warnings.warn(f"{camera.channel} sees {len(seen)} boxes; the nearest {self.max_boxes} are kept", stacklevel=2)
             target_SE3_global = camera_SE3_global if self.frame == "camera" else lidar_SE3_global
-            views.append([(self._corners(known[i], target_SE3_global), _index(known[i])) for i in sorted(i for _, i in seen[: self.max_boxes])])
+            views.append(
+                [
+                    (self._corners(known[i], target_SE3_global), _index(known[i]))
+                    for i in sorted(i for _, i in seen[: self.max_boxes])
+                ]
+            )
         slots = max((len(view) for view in views), default=0)
         corners = np.zeros((len(views), slots, 8, 3), dtype=np.float32)
         classes = np.full((len(views), slots), -1, dtype=np.int64)
@@ -111,7 +118,7 @@ class BoxTokens(Plugin):
         return Signal(tokens, torch.where(kept, mask, first))
 
     def embed(self, corners: Tensor, classes: Tensor, mask: Tensor) -> Tensor:
-        """Give tokens (N, M, D) of corners (N, M, 8, 3), classes (N, M) and mask (N, M); where mask is False, the null token."""
+        """Give tokens (N, M, D) of corners (N, M, 8, 3), classes (N, M) and mask (N, M): the null token where False."""
         if self.corner_mode == "cxyz":
             corners = corners[..., list(_CXYZ), :]
         if self.min_max:
@@ -151,6 +158,8 @@ def class_tokens(backbone: Any) -> Tensor:
     encoder = backbone.text_encoder
     if encoder.config.hidden_size != backbone.token_width:
         return torch.randn(len(DETECTION_CLASSES), backbone.token_width)
-    ids = backbone.tokenizer(list(DETECTION_CLASSES), padding="max_length", truncation=True, max_length=min(backbone.tokenizer.model_max_length, 77))
+    ids = backbone.tokenizer(
+        list(DETECTION_CLASSES), padding="max_length", truncation=True, max_length=min(backbone.tokenizer.model_max_length, 77)
+    )
     pooled: Tensor = encoder(torch.tensor(ids["input_ids"], device=next(encoder.parameters()).device)).pooler_output
     return pooled.float().cpu().clone()

@@ -33,7 +33,13 @@ class CrossView(Plugin):
 
     def attach(self, backbone: Any) -> None:
         self.tap("*.transformer_blocks.*.norm2", lambda name, site: Remember())
-        self.tap("*.transformer_blocks.*.attn2", lambda name, site: CrossViewLayer(site.query_dim, site.heads, self.attention, self.connector_kind))
+        self.tap(
+            "*.transformer_blocks.*.attn2",
+            self._layer,
+        )
+
+    def _layer(self, name: str, site: Any) -> CrossViewLayer:
+        return CrossViewLayer(site.query_dim, site.heads, self.attention, self.connector_kind)
 
     def prepare(self, frame: Frame, given: Any = None) -> dict[str, np.ndarray]:
         table = np.full((len(frame.cameras), 2), -1, dtype=np.int64)
@@ -80,15 +86,22 @@ class CrossViewLayer(nn.Module):
         self.heads, self.attention = heads, attention
         self.norm4 = nn.LayerNorm(width)
         self.attn4 = _Projections(width)
-        self.connector: nn.Module = {"zero_linear": lambda: zero(nn.Linear(width, width)), "gated": lambda: GatedConnector(width), "none": nn.Identity}[connector]()
+        self.connector: nn.Module = {
+            "zero_linear": lambda: zero(nn.Linear(width, width)),
+            "gated": lambda: GatedConnector(width),
+            "none": nn.Identity,
+        }[connector]()
 
     def forward(self, x: Tensor, y: Tensor, now: Now) -> Tensor:
         """Give the term (N, L, C) for the stream after cross-attention, which is the remembered input plus y."""
         neighbours, keep = now.signal.data
         stream = self.norm4(now.scratch["stream"] + y)
-        q, k, v = (rearrange(f(stream), "(b v) l (h d) -> b v h l d", v=now.grid.views, h=self.heads) for f in (self.attn4.to_q, self.attn4.to_k, self.attn4.to_v))
+        q, k, v = (
+            rearrange(f(stream), "(b v) l (h d) -> b v h l d", v=now.grid.views, h=self.heads)
+            for f in (self.attn4.to_q, self.attn4.to_k, self.attn4.to_v)
+        )
         mixed, count = self._attend(q, k, v, neighbours)
-        out = self.attn4.to_out[0]
+        out: Any = self.attn4.to_out[0]
         # One output projection for the sum over neighbours: its bias counts once for each of them.
         term = self.connector(nn.functional.linear(rearrange(mixed, "b v h l d -> b v l (h d)"), out.weight) + count * out.bias)
         term = torch.where(keep.view(-1, 1, 1, 1), term, 0.0)
@@ -98,8 +111,8 @@ class CrossViewLayer(nn.Module):
         """Attention output (B, V, H, L, d) and how often the output bias counts (B, V, 1, 1)."""
         views = q.shape[1]
         if self.attention == "self":
-            everyone = [rearrange(z, "b v h l d -> b h (v l) d") for z in (q, k, v)]
-            out = nn.functional.scaled_dot_product_attention(*everyone)
+            q, k, v = (rearrange(z, "b v h l d -> b h (v l) d") for z in (q, k, v))
+            out = nn.functional.scaled_dot_product_attention(q, k, v)
             return rearrange(out, "b h (v l) d -> b v h l d", v=views), torch.ones_like(neighbours[:, :, :1, None]).to(q.dtype)
         present = neighbours >= 0
         index = neighbours.clamp(min=0)

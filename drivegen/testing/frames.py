@@ -1,0 +1,41 @@
+"""Two small frames that hold some of everything, for the battery."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from drivegen.geometry import SE3
+from drivegen.scene import Box3D, Camera, Frame, MapLine, MapPolygon, VectorMap
+
+_LOOKS_AHEAD = np.array([[0.0, 0, 1], [-1, 0, 0], [0, -1, 0]])
+
+
+def camera(channel: str, yaw_deg: float, size: tuple[int, int] = (64, 48), focal_px: float = 40.0) -> Camera:
+    """Make a level camera 1.5 m above the ego origin that looks along yaw_deg (counter-clockwise); size is (width, height)."""
+    K = np.array([[focal_px, 0, size[0] / 2], [0, focal_px, size[1] / 2], [0, 0, 1]])
+    mount = SE3(SE3.from_yaw(math.radians(yaw_deg)).rotation @ _LOOKS_AHEAD, np.array([1.0, 0.0, 1.5]))
+    return Camera(channel, K, size[0], size[1], mount, SE3.identity())
+
+
+def frame(seed: int = 0, views: int = 3) -> Frame:
+    """Make a street with a crossing and six boxes about the origin, seen by `views` cameras."""
+    random = np.random.default_rng(seed)
+    kinds = ("car", "pedestrian", "truck", "bus", "bicycle", "traffic_cone")
+    boxes = []
+    for i, kind in enumerate(kinds):
+        place = SE3.from_yaw(random.uniform(-3, 3), (*random.uniform(-25, 25, 2), 1.0))
+        boxes.append(Box3D(kind, place, np.array([1.8, 4.0, 1.6]) * random.uniform(0.8, 1.2), instance=f"{kind}-{i}"))
+    road = np.array([[-40.0, -6], [40, -6], [40, 6], [-40, 6]])
+    crossing = np.array([[8.0, -6], [12, -6], [12, 6], [8, 6]]) + random.uniform(-2, 2)
+    town = VectorMap(
+        "boston-seaport",
+        {"drivable_area": (MapPolygon(road),), "ped_crossing": (MapPolygon(crossing),)},
+        {"lane_divider": (MapLine(np.array([[-40.0, 0], [40, 0]])),)},
+    )
+    names = ("CAM_FRONT_LEFT", "CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_BACK_RIGHT", "CAM_BACK", "CAM_BACK_LEFT")
+    yaws = (55.0, 0.0, -55.0, -110.0, 180.0, 110.0)
+    cameras = tuple(camera(n, y + random.uniform(-5, 5)) for n, y in list(zip(names, yaws, strict=True))[:views])
+    text = ("Day, clear. A street with cars.", "Night, rain. A crossing.")[seed % 2]
+    return Frame(f"frame-{seed}", cameras, tuple(boxes), town, text, "boston-seaport", timestamp_us=seed)

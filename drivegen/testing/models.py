@@ -1,0 +1,80 @@
+"""Builders of tiny random networks: every parameter is random and non-zero, so that no path is hidden by a zero."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from drivegen.backbone import Backbone
+
+WIDTH = 32
+"""D: width of the cross-attention context."""
+
+
+def randomize(module: nn.Module, seed: int = 0, std: float = 0.05) -> nn.Module:
+    """Set every parameter to small random values: also those that initialise to zero; norms' scales stay near one."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            fan_in = parameter[0].numel() if parameter.ndim > 1 else 0
+            if parameter.ndim > 1:
+                parameter.copy_(noise * min(1.0, fan_in**-0.5))
+            else:
+                parameter.copy_((1.0 if "norm" in name and name.endswith("weight") else 0.0) + std * noise)
+    return module
+
+
+def tiny_tokenizer(length: int = 16) -> Any:
+    """Make a CLIP tokenizer of single characters: a token a letter."""
+    from transformers import CLIPTokenizer
+
+    alphabet = byte_alphabet()
+    words = [*alphabet, *(c + "</w>" for c in alphabet), "<|startoftext|>", "<|endoftext|>"]
+    return CLIPTokenizer(vocab={word: i for i, word in enumerate(words)}, merges=[], model_max_length=length)
+
+
+def byte_alphabet() -> list[str]:
+    """The 256 printable characters that stand for bytes in GPT-2's and CLIP's vocabularies."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    rest = [b for b in range(256) if b not in printable]
+    table = {b: chr(b) for b in printable} | {b: chr(256 + i) for i, b in enumerate(rest)}
+    return [table[b] for b in range(256)]
+
+
+def tiny_backbone(
+    seed: int = 0, prediction_type: str = "epsilon", vae_factor: int = 4, latent_channels: int = 4,
+    unet: dict[str, Any] | None = None,
+) -> Backbone:  # fmt: skip
+    """Build a random backbone: UNet of two levels (32, 64), a one-layer text encoder, an AutoencoderKL of factor 2, 4 or 8."""
+    from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    tokenizer = tiny_tokenizer()
+    net = UNet2DConditionModel(
+        **{
+            "sample_size": 16, "in_channels": latent_channels, "out_channels": latent_channels, "block_out_channels": (32, 64),
+            "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"), "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+            "layers_per_block": 1, "cross_attention_dim": WIDTH, "attention_head_dim": 2, "norm_num_groups": 8,
+        } | (unet or {})
+    )  # fmt: skip
+    levels = {2: 2, 4: 3, 8: 4}[vae_factor]
+    vae = AutoencoderKL(
+        in_channels=3, out_channels=3, block_out_channels=(8,) * levels, latent_channels=latent_channels, norm_num_groups=4,
+        down_block_types=("DownEncoderBlock2D",) * levels, up_block_types=("UpDecoderBlock2D",) * levels, layers_per_block=1,
+        mid_block_add_attention=False, scaling_factor=0.5,
+    )  # fmt: skip
+    text_config = CLIPTextConfig(
+        vocab_size=len(tokenizer), hidden_size=WIDTH, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2,
+        max_position_embeddings=16, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    text = CLIPTextModel(text_config)
+    for index, module in enumerate((net, vae, text)):
+        randomize(module, seed * 10 + index)
+    scheduler = DDPMScheduler(
+        beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, prediction_type=prediction_type
+    )
+    return Backbone(net.eval(), vae.eval(), text.eval(), tokenizer, scheduler)
