@@ -92,6 +92,8 @@ def place_map_mask(root: Path, location: str, vector_map: VectorMap | None) -> s
     import cv2
 
     name = f"maps/{location or 'none'}.png"
+    if vector_map is None and (root / name).exists():
+        return name
     layers = ("drivable_area", "walkway")
     areas = [] if vector_map is None else [area for layer in layers for area in vector_map.polygons.get(layer, ())]
     width = height = 1

@@ -49,9 +49,17 @@ def _header_problem(image: Image.Image, size: tuple[int, int] | None) -> str:
         return f"has pixels of mode {image.mode!r}; save it with 8 bits a channel"
     if size is not None and (width, height) != tuple(size):
         return f"has {width}x{height} pixels and its row says {size[0]}x{size[1]}; correct the row or the file"
-    if image.getexif().get(_ORIENTATION, 1) not in (0, 1):
+    if _orientation(image) not in (0, 1):
         return "has an EXIF rotation; store the pixels upright and remove it"
     return ""
+
+
+def _orientation(image: Image.Image) -> int:
+    if image.format == "TIFF":
+        return int(image.getexif().get(_ORIENTATION, 1))
+    tags = Image.Exif()  # from the header: `getexif` of a PNG would decode it
+    tags.load(image.info.get("exif", b""))
+    return int(tags.get(_ORIENTATION, 1))
 
 
 def decode(image: Image.Image, where: str) -> Image.Image:

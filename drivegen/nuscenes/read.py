@@ -154,7 +154,7 @@ class Dataset:
         where = f"sample_data row {row['token']} ({row['channel']})"
         mount = self._get("calibrated_sensor", row["calibrated_sensor_token"], where)
         path = inside(self.root, row["filename"], where)
-        with _at(where):
+        with _at(f"{where}: calibrated_sensor row {mount['token']}"):
             camera = Camera(
                 row["channel"], mount["camera_intrinsic"], row["width"], row["height"],
                 self._pose("calibrated_sensor", mount["token"], where), self._pose("ego_pose", row["ego_pose_token"], where),

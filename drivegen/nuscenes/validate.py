@@ -108,6 +108,10 @@ def _value_problems(root: Path, tables: Tables) -> Iterator[Problem]:
     for name in ("ego_pose", "calibrated_sensor"):
         for row in tables[name]:
             yield from _tried(name, row, _pose)
+    for row in tables["calibrated_sensor"]:
+        sensor = rows["sensor"].get(row.get("sensor_token", ""), {})
+        if sensor.get("modality") == "camera":
+            yield from _tried("calibrated_sensor", row, partial(_intrinsics, sensor))
     for row in tables["sample_annotation"]:
         yield from _tried("sample_annotation", row, lambda row: Box3D("", _pose(row), row["size"], token=row["token"]))
     for row in tables["category"]:
@@ -118,7 +122,7 @@ def _value_problems(root: Path, tables: Tables) -> Iterator[Problem]:
         mount = rows["calibrated_sensor"].get(row.get("calibrated_sensor_token", ""), {})
         sensor = rows["sensor"].get(mount.get("sensor_token", ""), {})
         if sensor.get("modality") == "camera":
-            yield from _tried("sample_data", row, partial(_image, root, mount, sensor))
+            yield from _tried("sample_data", row, partial(_image, root))
         elif row.get("is_key_frame"):
             yield from _tried("sample_data", row, partial(_file, root))
     for location in sorted({row.get("location", "") for row in tables["log"]}):
@@ -151,7 +155,10 @@ def _file(root: Path, row: dict[str, Any]) -> None:
         raise InputError(f"file {path} is missing")
 
 
-def _image(root: Path, mount: dict[str, Any], sensor: dict[str, Any], row: dict[str, Any]) -> None:
-    Camera(sensor["channel"], mount["camera_intrinsic"], row["width"], row["height"], SE3.identity(), SE3.identity())
+def _intrinsics(sensor: dict[str, Any], row: dict[str, Any]) -> None:
+    Camera(sensor["channel"], row["camera_intrinsic"], 1, 1, SE3.identity(), SE3.identity())
+
+
+def _image(root: Path, row: dict[str, Any]) -> None:
     if row["is_key_frame"]:
         decode(open_image(inside(root, row["filename"], "image"), "image", (row["width"], row["height"])), "image")

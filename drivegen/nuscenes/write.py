@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from drivegen.errors import InputError
 from drivegen.nuscenes.files import place_map_mask
 from drivegen.nuscenes.rows import Rows, scene_location
 from drivegen.nuscenes.schema import TABLES
-from drivegen.nuscenes.vectormap import map_json, map_path, merge_maps
+from drivegen.nuscenes.vectormap import map_json, map_path, merge_maps, read_map
 from drivegen.scene import Scene, VectorMap
 
 
@@ -44,10 +44,10 @@ def write(scenes: Sequence[Scene], root: str | Path, version: str = "v1.0-mini")
         rows = Rows(root)
         for scene in scenes:
             rows.add_scene(scene)
+        for location, vector_map in maps.items():
+            _place_map(root, location, vector_map)
         for location, logs in rows.logs_by_location.items():
             rows.add_map(location, place_map_mask(root, location, maps.get(location)), logs)
-        for location, vector_map in maps.items():
-            _write_once(map_path(root, location), _dump(map_json(vector_map)))
         for table in TABLES:
             _write_bytes(temporary / f"{table}.json", _dump(rows.tables[table]))
         os.rename(temporary, root / version)
@@ -72,20 +72,32 @@ def _maps(scenes: Sequence[Scene]) -> dict[str, VectorMap]:
     return {location: merge_maps(maps, location) for location, maps in found.items()}
 
 
-def _dump(table: list[Any] | Mapping[str, Any]) -> bytes:
+def _dump(table: Any) -> bytes:
     return json.dumps(table, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
 
 
-def _write_once(path: Path, data: bytes) -> None:
-    if path.exists():
-        if path.read_bytes() != data:
-            raise InputError(f"{path} exists already and differs; choose another root, or another location for these scenes")
+def _place_map(root: Path, location: str, vector_map: VectorMap) -> None:
+    path = map_path(root, location)
+    if path.exists():  # another version's: it serves this one too if it holds every element
+        there = read_map(path, location)
+        try:
+            more = _size(merge_maps([there, vector_map], location)) - _size(there)
+        except InputError as error:
+            raise InputError(f"{path} exists already and differs ({error}); choose another root or location") from error
+        if more:
+            raise InputError(
+                f"{path} exists already and lacks {more} elements of these scenes; choose another root or location"
+            )
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    _write_bytes(temporary, data)
+    _write_bytes(temporary, _dump(map_json(vector_map)))
     os.replace(temporary, path)
     _sync_folder(path.parent)
+
+
+def _size(vector_map: VectorMap) -> int:
+    return sum(map(len, vector_map.polygons.values())) + sum(map(len, vector_map.lines.values()))
 
 
 def _write_bytes(path: Path, data: bytes) -> None:
