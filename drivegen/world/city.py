@@ -1,0 +1,204 @@
+"""One scene of the procedural city: streets, traffic, rig and weather from a seed and a number."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import shapely
+
+from drivegen.errors import InputError
+from drivegen.geometry import SE3, Array
+from drivegen.scene import Box3D, Camera, Frame, MapLine, MapPolygon, Scene, VectorMap
+from drivegen.world.blocks import Blocks, draw_blocks
+from drivegen.world.conditions import Conditions
+from drivegen.world.describe import describe
+from drivegen.world.rig import Mount, draw_rig
+from drivegen.world.streets import Plan, Road, draw_plan
+from drivegen.world.traffic import KINDS, Track, box_pose, draw_tracks, keep_apart
+
+if TYPE_CHECKING:
+    from drivegen.world.render import Prepared
+    from drivegen.world.view import View
+
+LOCATIONS = ("singapore-onenorth", "singapore-hollandvillage", "singapore-queenstown", "boston-seaport")
+TILE_M = 400.0
+COLUMNS = 16
+SEEN_M = 80.0
+"""Objects further than this from the ego are neither annotated nor drawn."""
+
+FRAME_S = 0.5
+EGO_SIZE = np.array([1.9, 4.7, 1.7])
+EGO_AHEAD_M = 1.4
+"""From the ego's origin (rear axle) to the middle of the car."""
+
+
+@dataclass(eq=False)
+class CityScene:
+    """A scene with the city around it; `render` draws any frame of it, edited or not."""
+
+    scene: Scene
+    conditions: Conditions
+    plan: Plan
+    blocks: Blocks
+    offset: Array
+    seed: int
+    index: int
+    _prepared: Prepared | None = field(default=None, repr=False)
+
+    @property
+    def time_of_day(self) -> str:
+        """`day`, `dusk` or `night`."""
+        return self.conditions.time_of_day
+
+    @property
+    def weather(self) -> str:
+        """`clear`, `overcast`, `rain` or `fog`."""
+        return self.conditions.weather
+
+    def render(self, frame: Frame, channel: str) -> View:
+        """Draw what that camera of the frame sees: rgb, classes, instances and depth.
+
+        The frame may be edited: boxes are drawn where and as they are, cameras from where they are, at K_image and image_size.
+        """
+        from drivegen.world.render import render
+
+        return render(self.prepared(frame), frame.camera(channel))
+
+    def prepared(self, frame: Frame) -> Prepared:
+        """Return what the renderer needs of a frame; the last one is kept."""
+        from drivegen.world.render import prepare
+
+        if self._prepared is None or self._prepared.frame is not frame:
+            self._prepared = prepare(self, frame, self._prepared)
+        return self._prepared
+
+
+def token(*parts: object) -> str:
+    """Return a 32-digit hexadecimal name that depends on the parts alone."""
+    return hashlib.md5("/".join(str(p) for p in parts).encode(), usedforsecurity=False).hexdigest()
+
+
+def _polygons(shape: shapely.Geometry, offset: Array, *name: object) -> list[MapPolygon]:
+    parts = [g for g in getattr(shape, "geoms", [shape]) if g.geom_type == "Polygon" and g.area > 0.05]
+    out = []
+    for i, part in enumerate(parts):
+        rings = [np.array(ring.coords)[:-1] + offset for ring in (part.exterior, *part.interiors)]
+        out.append(MapPolygon(rings[0], tuple(rings[1:]), token(*name, i)))
+    return out
+
+
+def vector_map(plan: Plan, location: str, offset: Array, seed: int, index: int) -> VectorMap:
+    """Return the plan as nuScenes map layers in global coordinates."""
+    lots = [lot.area for lot in plan.carparks]
+    layers: dict[str, list[shapely.Geometry]] = {
+        "drivable_area": [shapely.union_all([plan.surface, *lots])],
+        "road_segment": list(plan.segments),
+        "road_block": list(plan.blocks),
+        "lane": list(plan.lanes),
+        "ped_crossing": [c.area for c in plan.crossings],
+        "walkway": [plan.walkway],
+        "stop_line": list(plan.stop_lines),
+        "carpark_area": lots,
+    }
+    polygons = {
+        name: tuple(p for i, shape in enumerate(shapes) for p in _polygons(shape, offset, seed, index, name, i))
+        for name, shapes in layers.items()
+    }
+    lines = {
+        name: tuple(
+            MapLine(line.points + offset, token(seed, index, name, i)) for i, line in enumerate(plan.lines) if line.layer == name
+        )
+        for name in ("road_divider", "lane_divider")
+    }
+    return VectorMap(location, polygons, lines)
+
+
+def _ego_pose(road: Road, s0: float, speed: float, t_s: float, offset: Array) -> SE3:
+    """The ego's rear axle on lane 0 of the main road."""
+    point, heading = road.curve.at(s0 + speed * t_s, road.lane_left_m(0))
+    return SE3.from_yaw(heading, (*(point + offset), 0.0))
+
+
+def build(seed: int, index: int, frames: int = 1, size: tuple[int, int] = (128, 224)) -> CityScene:
+    """Build scene number `index` of the city `seed`, with `frames` samples at 2 Hz and cameras of `size` (height, width) pixels.
+
+    Depends on nothing but the arguments. Raises InputError for a negative seed or index, no frames, or a size below 16 pixels.
+    """
+    if seed < 0 or index < 0 or frames < 1 or min(size) < 16:
+        raise InputError(
+            f"cannot build a city scene from seed {seed}, index {index}, {frames} frames, size {size[0]}x{size[1]}; "
+            "seed and index must be 0 or more, frames 1 or more, sizes 16 pixels or more"
+        )
+    streams = [np.random.default_rng([seed, index, i]) for i in range(6)]
+    plan = draw_plan(streams[0])
+    blocks = draw_blocks(streams[1], plan)
+    conditions = Conditions.draw(streams[2])
+    rig = draw_rig(streams[3], size)
+    number = index // len(LOCATIONS)
+    location = LOCATIONS[index % len(LOCATIONS)]
+    offset = TILE_M * (np.array([number % COLUMNS, number // COLUMNS]) + 0.5)
+
+    rng = streams[4]
+    main = plan.roads[0]
+    tracks, speed = draw_tracks(rng, plan)
+    s0 = float(rng.uniform(-25, 15))
+    if plan.main_red:
+        s0 = plan.gaps[0][0].start_m - float(rng.choice([4.2, 10.5, 17.0])) - float(rng.uniform(0, 0.6))
+    times = [i * FRAME_S for i in range(frames)]
+    egos = []
+    for t in times:
+        ego = _ego_pose(main, s0, speed, t, np.zeros(2))
+        egos.append((ego.transform((EGO_AHEAD_M, 0, 0))[:2], ego.yaw_rad, EGO_SIZE))
+    solid = [(b.centre, b.heading_rad, np.array([b.width_m, b.length_m, b.height_m])) for b in blocks.buildings]
+    solid += [(p.centre, 0.0, np.array([0.3, 0.3, 5.0])) for p in blocks.poles]
+    solid += [(t.centre, 0.0, np.array([0.5, 0.5, 5.0])) for t in blocks.trees]
+    reach = SEEN_M + speed * times[-1] + 5
+    near = [t for t in tracks if any((p := t.pose(s)) is not None and math.dist(p[0], egos[0][0]) < reach for s in (times[0], times[-1]))]
+    near = keep_apart(near, egos, times, solid)
+    world_map = vector_map(plan, location, offset, seed, index)
+    made = [_frame(seed, index, i, near, rig, main, s0, speed, offset, world_map, location) for i in range(frames)]
+    first = made[len(made) // 2]
+    text = describe(conditions, plan, blocks.style, first.boxes, first.global_SE3_ego.translation[:2], offset)
+    name = f"scene-{index:04d}"
+    done = tuple(replace(f, description=text, scene_name=name) for f in made)
+    scene = Scene(name, done, text, location, token(seed, index, "scene"))
+    return CityScene(scene, conditions, plan, blocks, offset, seed, index)
+
+
+def _frame(
+    seed: int, index: int, i: int, tracks: list[Track], rig: tuple[Mount, ...], main: Road, s0: float, speed: float,
+    offset: Array, world_map: VectorMap, location: str,
+) -> Frame:  # fmt: skip
+    """The sample at i · 0.5 s."""
+    t = i * FRAME_S
+    stamp = 1_700_000_000_000_000 + index * 1_000_000_000 + int(t * 1e6)
+    ego = _ego_pose(main, s0, speed, t, offset)
+    cameras = []
+    for mount in rig:
+        pose = _ego_pose(main, s0, speed, t + mount.delay_s, offset)
+        height, width = mount.size
+        cameras.append(Camera(mount.channel, mount.K, width, height, mount.ego_SE3_camera, pose, stamp + round(mount.delay_s * 1e6)))
+    boxes = []
+    shift = SE3(np.eye(3), np.array([*offset, 0.0]))
+    for k, track in enumerate(tracks):
+        found = box_pose(track, t)
+        if found is None:
+            continue
+        pose = shift @ found[0]
+        if math.dist(pose.translation[:2], ego.translation[:2]) > SEEN_M:
+            continue
+        boxes.append(
+            Box3D(
+                KINDS[track.kind][0], pose, track.size_wlh_m, token(seed, index, "instance", k), token(seed, index, "box", k, i),
+                found[1], attribute=track.attribute,
+            )
+        )  # fmt: skip
+    return Frame(
+        token(seed, index, "sample", i), tuple(cameras), tuple(boxes), world_map, location=location, timestamp_us=stamp,
+        global_SE3_ego=ego,
+    )  # fmt: skip
+

@@ -1,0 +1,52 @@
+"""Plane curves by arc length: what streets, lanes and paths are made of."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from drivegen.geometry import Array
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """A polyline by arc length: s_m (P,) increasing, points (P, 2) in metres, heading_rad (P,) unwrapped."""
+
+    s_m: Array
+    points: Array
+    heading_rad: Array
+
+    @classmethod
+    def straight(cls, start: Array, heading_rad: float, length_m: float) -> Curve:
+        """Build a straight line from `start` (2,)."""
+        along = np.array([math.cos(heading_rad), math.sin(heading_rad)])
+        return cls(np.array([0.0, length_m]), np.stack([start, start + along * length_m]), np.full(2, heading_rad))
+
+    @classmethod
+    def winding(cls, origin: Array, heading_rad: float, s_m: Array, curvature: Array) -> Curve:
+        """Integrate a curvature profile (P,) in 1/m; s = 0 lies at `origin` with `heading_rad`."""
+        step = np.diff(s_m)
+        zero = int(np.abs(s_m).argmin())
+        heading = np.concatenate([[0.0], np.cumsum((curvature[1:] + curvature[:-1]) / 2 * step)])
+        heading += heading_rad - heading[zero]
+        middle = (heading[1:] + heading[:-1]) / 2
+        moves = np.stack([np.cos(middle), np.sin(middle)], axis=1) * step[:, None]
+        points = np.concatenate([np.zeros((1, 2)), np.cumsum(moves, axis=0)])
+        return cls(s_m, points - points[zero] + origin, heading)
+
+    def at(self, s_m: float, left_m: float = 0.0) -> tuple[Array, float]:
+        """Return position (2,) and heading at arc length s, shifted to the left."""
+        heading = float(np.interp(s_m, self.s_m, self.heading_rad))
+        point = np.array([np.interp(s_m, self.s_m, self.points[:, 0]), np.interp(s_m, self.s_m, self.points[:, 1])])
+        return point + left_m * np.array([-math.sin(heading), math.cos(heading)]), heading
+
+    def line(self, start_m: float, stop_m: float, left_m: float = 0.0) -> Array:
+        """Return the parallel (Q, 2) at `left_m` between two arc lengths."""
+        inner = self.s_m[(self.s_m > start_m + 1e-6) & (self.s_m < stop_m - 1e-6)]
+        return np.array([self.at(s, left_m)[0] for s in (start_m, *inner, stop_m)])
+
+    def strip(self, start_m: float, stop_m: float, left_m: float, right_m: float) -> Array:
+        """Return the band (Q, 2) between two parallels (lateral offsets, left positive), counter-clockwise."""
+        return np.concatenate([self.line(start_m, stop_m, right_m), self.line(start_m, stop_m, left_m)[::-1]])

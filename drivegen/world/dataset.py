@@ -1,0 +1,129 @@
+"""Write scenes of the city as a nuScenes dataset."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from drivegen.errors import InputError
+from drivegen.scene import Box3D, Frame, Scene
+from drivegen.world.city import CityScene, build
+
+_Job = tuple[str, int, int, int, tuple[int, int]]
+
+
+def write(
+    out: str | Path, scenes: int, frames: int, seed: int, size: tuple[int, int] = (128, 224), workers: int | None = None,
+    progress: bool = True,
+) -> None:  # fmt: skip
+    """Render `scenes` scenes of `frames` samples into the nuScenes dataset `out`, with truth images and lidar.
+
+    size (height, width) in pixels; workers None takes every core that may be used; the bytes do not depend on it. Tables are
+    written last, so an interrupted run looks incomplete. Raises InputError when `out` is not empty or a number is out of range.
+    """
+    out = Path(out)
+    if scenes < 1 or frames < 1 or seed < 0 or min(size) < 16:
+        raise InputError(
+            f"cannot write {scenes} scenes of {frames} frames, seed {seed}, size {size[0]}x{size[1]}; "
+            "scenes and frames must be 1 or more, the seed 0 or more, sizes 16 pixels or more"
+        )
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out} exists and is not empty; give a new folder, or empty it")
+    if workers is not None and workers < 1:
+        raise InputError(f"workers is {workers}; give 1 or more, or leave it out")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{out} cannot be made: {error}") from error
+    count = min(workers or len(os.sched_getaffinity(0)), scenes)
+    jobs = [(str(out), seed, i, frames, size) for i in range(scenes)]
+    _compile(seed)
+    done: dict[int, Scene] = {}
+    for scene in _bar(_rendered(jobs, count), scenes, frames, progress):
+        done[int(scene.name.removeprefix("scene-"))] = scene
+    from drivegen import nuscenes
+
+    nuscenes.write([done[i] for i in range(scenes)], out)
+
+
+def _compile(seed: int) -> None:
+    """Compile the renderer, or load it from numba's cache, before the workers start."""
+    from drivegen.world.lidar import sweep
+
+    city = build(seed, 0, 1, (16, 16))
+    frame = city.scene.frames[0]
+    city.render(frame, frame.channels[0])
+    sweep(city.prepared(frame), frame.global_SE3_ego @ frame.ego_SE3_lidar)
+
+
+def _rendered(jobs: list[_Job], count: int) -> Iterator[Scene]:
+    """Yield the rendered scenes of the jobs as they are done, in `count` processes."""
+    if count == 1:
+        yield from (render_scene(*job) for job in jobs)
+        return
+    # a forked worker has the compiled renderer already and does not import the caller's script a second time
+    method = "fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn"
+    pool = ProcessPoolExecutor(count, multiprocessing.get_context(method), initializer=_single_thread)
+    try:
+        for future in as_completed([pool.submit(render_scene, *job) for job in jobs]):
+            yield future.result()
+    except BrokenProcessPool as error:
+        raise InputError("a rendering process was ended from outside (out of memory?); use fewer workers") from error
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _single_thread() -> None:
+    import cv2
+
+    cv2.setNumThreads(1)
+
+
+def _bar(rendered: Iterable[Scene], scenes: int, frames: int, shown: bool) -> Iterator[Scene]:
+    """Pass scenes on, showing progress by frames."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    columns = (TextColumn("rendering"), BarColumn(), MofNCompleteColumn(), TextColumn("frames"), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, disable=not shown) as bar:
+        task = bar.add_task("rendering", total=scenes * frames)
+        for scene in rendered:
+            bar.advance(task, frames)
+            yield scene
+
+
+def render_scene(out: str, seed: int, index: int, frames: int, size: tuple[int, int]) -> Scene:
+    """Render one scene's pictures, truth and lidar below `out`; return it with their paths and with visibilities."""
+    city = build(seed, index, frames, size)
+    return replace(city.scene, frames=tuple(_render_frame(city, frame, Path(out)) for frame in city.scene.frames))
+
+
+def _render_frame(city: CityScene, frame: Frame, root: Path) -> Frame:
+    from drivegen.world.lidar import sweep
+    from drivegen.world.render import render
+    from drivegen.world.stored import store
+
+    prepared = city.prepared(frame)
+    counts = (np.zeros(len(frame.boxes) + 1, dtype=np.int64), np.zeros(len(frame.boxes) + 1, dtype=np.int64))
+    cameras = []
+    for camera in frame.cameras:
+        name = f"{city.seed}-{frame.scene_name}__{camera.channel}__{camera.timestamp_us}"
+        cameras.append(replace(camera, image_path=store(root, camera.channel, name, render(prepared, camera, counts))))
+    points = sweep(prepared, frame.global_SE3_ego @ frame.ego_SE3_lidar)
+    path = root / "samples" / "LIDAR_TOP" / f"{city.seed}-{frame.scene_name}__LIDAR_TOP__{frame.timestamp_us}.pcd.bin"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(points.tobytes())
+    boxes = tuple(_with_visibility(box, int(counts[1][i + 1]), int(counts[0][i + 1])) for i, box in enumerate(frame.boxes))
+    return replace(frame, cameras=tuple(cameras), boxes=boxes, lidar_path=path)
+
+
+def _with_visibility(box: Box3D, seen: int, alone: int) -> Box3D:
+    """Set nuScenes' level: 1 for 0-40 % of the object's pixels in all views, 2 to 60 %, 3 to 80 %, 4 above."""
+    share = seen / alone if alone else 0.0
+    return replace(box, visibility=1 + (share > 0.4) + (share > 0.6) + (share > 0.8))

@@ -1,0 +1,51 @@
+"""What a scene's description says."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+import numpy as np
+
+from drivegen.scene import Box3D
+from drivegen.world.blocks import Style
+from drivegen.world.conditions import Conditions
+from drivegen.world.streets import Plan
+
+_NAMES = {
+    "truck": ("a truck", "trucks"), "construction_vehicle": ("a construction vehicle", "construction vehicles"), "bus": ("a bus", "buses"),
+    "trailer": ("a trailer", "trailers"), "motorcycle": ("a motorcycle", "motorcycles"), "bicycle": ("a bicycle", "bicycles"),
+    "pedestrian": ("a pedestrian", "pedestrians"), "barrier": ("a barrier", "barriers"), "traffic_cone": ("a traffic cone", "traffic cones"),
+}  # fmt: skip
+
+NEAR_M = 40.0
+"""Only what is as near as this to the ego is told."""
+
+
+def describe(conditions: Conditions, plan: Plan, style: Style, boxes: Iterable[Box3D], ego_xy: np.ndarray, offset: np.ndarray) -> str:
+    """Return `Night, rain. Two-way street in a suburb with parked cars, a crossing, a bus and pedestrians.`"""
+    near = [b for b in boxes if np.hypot(*(b.global_SE3_object.translation[:2] - ego_xy)) < NEAR_M]
+    counts = Counter(b.detection_class for b in near)
+    parked = sum(b.attribute == "vehicle.parked" for b in near)
+    things = []
+    if parked > 1:
+        things.append("parked cars")
+    if counts["car"] - parked > 3:
+        things.append("dense traffic")
+    elif counts["car"] - parked > 0:
+        things.append("cars")
+    if any(np.hypot(*(c.origin + offset - ego_xy)) < NEAR_M for c in plan.crossings):
+        things.append("a crossing")
+    if any(np.hypot(*(lot.centre + offset - ego_xy)) < NEAR_M for lot in plan.carparks):
+        things.append("a car park")
+    for name, (one, many) in _NAMES.items():
+        if counts[name]:
+            things.append(one if counts[name] == 1 else many)
+    if any(np.hypot(*(plan.roads[0].curve.at(g.s_m)[0] + offset - ego_xy)) < NEAR_M for g in plan.gaps[0]):
+        street = "Junction"
+    else:
+        street = "Two-way street" if plan.roads[0].backward else "One-way street"
+    where = {"city centre": "in the city centre", "park": "in a park"}.get(style.name, f"in a{'n' if style.name[0] in 'aeiou' else ''} {style.name}")
+    where = "between terraced houses" if style.name == "terraced houses" else where
+    listed = f" with {', '.join(things[:-1])}{' and ' if len(things) > 1 else ''}{things[-1]}" if things else ""
+    return f"{conditions.words}. {street} {where}{listed}."

@@ -1,0 +1,90 @@
+"""Primitives: the arrays that the ray caster works on, and a builder that places them in an object's box."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from drivegen.geometry import SE3, Array
+
+BOX, BALL, CYLINDER, TAPERED, CONE = range(5)
+"""Shapes within [-1, 1]^3: tapered narrows in x and y towards +z, a cylinder's and a cone's axis is z."""
+
+MATTE, PAINT, GLASS, FACADE, ROOF, FOLIAGE, LIGHT, STRIPED, CURTAIN, BRICK = range(10)
+
+# columns of the float array
+CENTRE, MATRIX, TAPER, COLOUR, HALF, GLOW_NIGHT, GLOW_DAY, AXES, WIDTH = 0, 3, 12, 14, 17, 20, 21, 22, 31
+# columns of the integer array
+SHAPE, MATERIAL, CLASS, INSTANCE, SEED = range(5)
+
+Colour = tuple[float, float, float]
+
+
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """numbers (N, WIDTH) float64 and labels (N, 5) int32 of N primitives."""
+
+    numbers: Array
+    labels: Array
+
+    @staticmethod
+    def join(*groups: Parts) -> Parts:
+        """Concatenate groups of primitives."""
+        return Parts(np.concatenate([g.numbers for g in groups]), np.concatenate([g.labels for g in groups]))
+
+
+class Builder:
+    """Collects primitives of one object in its own frame: x forward, y left, z up, metres about `pose`."""
+
+    def __init__(self, pose: SE3, category: int, instance: int = 0, seed: int = 0) -> None:
+        self.pose, self.category, self.instance, self.seed = pose, category, instance, seed
+        self.numbers: list[Array] = []
+        self.labels: list[tuple[int, int, int, int, int]] = []
+
+    def put(
+        self, shape: int, centre: tuple[float, float, float], half: tuple[float, float, float], colour: Colour,
+        material: int = MATTE, taper: tuple[float, float] = (0.0, 0.0), axes: Array | None = None, night: float = 0.0,
+        day: float = 0.0,
+    ) -> None:  # fmt: skip
+        """Add one primitive; `axes` (3, 3) holds its axes as columns, in the object's frame."""
+        rotation = self.pose.rotation if axes is None else self.pose.rotation @ axes
+        row = np.empty(WIDTH)
+        row[0:3] = self.pose.rotation @ np.array(centre) + self.pose.translation
+        row[3:12] = (rotation / np.maximum(half, 1e-4)).T.ravel()
+        row[12:14] = taper
+        row[14:17] = colour
+        row[17:20] = half
+        row[20:22] = night, day
+        row[22:31] = (rotation * np.array(half)).T.ravel()
+        self.numbers.append(row)
+        self.labels.append((shape, material, self.category, self.instance, self.seed))
+
+    def beam(
+        self, a: tuple[float, float, float], b: tuple[float, float, float], thick: tuple[float, float], colour: Colour,
+        shape: int = BOX, material: int = MATTE,
+    ) -> None:  # fmt: skip
+        """Add a bar or rod from a to b, `thick` half-widths across."""
+        start, stop = np.array(a), np.array(b)
+        along = stop - start
+        length = float(np.linalg.norm(along))
+        z = along / length
+        y = np.array([0.0, 1.0, 0.0]) if abs(z[1]) < 0.9 else np.array([1.0, 0.0, 0.0])
+        x = np.cross(y, z)
+        x /= np.linalg.norm(x)
+        middle = (start + stop) / 2
+        axes = np.stack([x, np.cross(z, x), z], axis=1)
+        self.put(shape, (middle[0], middle[1], middle[2]), (thick[0], thick[1], length / 2), colour, material, axes=axes)
+
+    def wheel(self, x: float, y: float, z: float, radius: float, width: float, colour: Colour = (0.02, 0.02, 0.022)) -> None:
+        """Add a wheel with its hub; its axle lies across."""
+        axes = np.array([[1.0, 0, 0], [0, 0, 1.0], [0, -1.0, 0]])
+        self.put(CYLINDER, (x, y, z), (radius, radius, width / 2), colour, axes=axes)
+        if radius > 0.25 and width > 0.12:
+            hub = math.copysign(width / 2 - 0.02, y)
+            self.put(CYLINDER, (x, y + hub * 0.1, z), (radius * 0.5, radius * 0.5, width / 2), (0.35, 0.35, 0.36), PAINT, axes=axes)
+
+    def done(self) -> Parts:
+        """Return what was collected."""
+        return Parts(np.array(self.numbers).reshape(-1, WIDTH), np.array(self.labels, dtype=np.int32).reshape(-1, 5))

@@ -1,0 +1,46 @@
+"""Class, instance and depth images stored beside a written dataset's pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from drivegen.errors import InputError
+from drivegen.scene import Frame
+from drivegen.world.view import View
+
+
+def store(root: Path, channel: str, name: str, view: View) -> Path:
+    """Write a view's picture and truth below root; return the picture's path. Depth keeps 13 bits of mantissa (6e-5)."""
+    picture, arrays = root / "samples" / channel / f"{name}.png", root / "truth" / channel / f"{name}.npz"
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    arrays.parent.mkdir(parents=True, exist_ok=True)
+    done, data = cv2.imencode(".png", view.rgb[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 4])
+    if not done:
+        raise InputError(f"{picture}: the picture cannot be encoded")
+    picture.write_bytes(data.tobytes())
+    bits = view.depth_m.view(np.uint32)
+    depth = np.where(np.isfinite(view.depth_m), (bits + 512) & 0xFFFFFC00, bits).astype(np.uint32).view(np.float32)
+    np.savez_compressed(arrays, classes=view.classes, instances=view.instances.astype(np.uint16), depth_m=depth)
+    return picture
+
+
+def truth(root: str | Path, frame: Frame, channel: str) -> View:
+    """Load the stored view of a frame read from a dataset that `write` made: picture, classes, instances and depth.
+
+    `instances` counts the boxes of the frame as written. Raises InputError where the truth is missing.
+    """
+    camera = frame.camera(channel)
+    if camera.image_path is None:
+        raise InputError(f"frame {frame.token!r}: camera {channel!r} has no picture, so there is no truth beside it")
+    path = Path(root) / "truth" / channel / f"{Path(camera.image_path).stem}.npz"
+    if not path.is_file():
+        raise InputError(f"{path} is missing; only datasets written by `drivegen world` carry class, instance and depth images")
+    picture = cv2.imread(str(camera.image_path), cv2.IMREAD_COLOR)
+    if picture is None:
+        raise InputError(f"{camera.image_path} cannot be read as a picture")
+    with np.load(path, allow_pickle=False) as data:
+        rgb = np.ascontiguousarray(picture[..., ::-1])
+        return View(rgb.astype(np.uint8), data["classes"], data["instances"].astype(np.int32), data["depth_m"])

@@ -1,0 +1,256 @@
+"""Who is on the street: tracks along lanes, pavements and crossings, and the boxes that they leave at a moment."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from drivegen.geometry import SE3, Array
+from drivegen.world.curve import Curve
+from drivegen.world.streets import PARKING_M, Plan, Road
+
+GROUND_M = 0.03
+"""A box begins this far above the ground, so that no lidar point of the ground lies on its underside."""
+
+KINDS = {
+    "car": ("vehicle.car", (1.75, 4.0, 1.42), (2.0, 4.9, 1.85)),
+    "truck": ("vehicle.truck", (2.3, 6.4, 2.7), (2.6, 9.0, 3.5)),
+    "construction_vehicle": ("vehicle.construction", (2.1, 5.2, 2.8), (2.3, 6.4, 3.3)),
+    "bus": ("vehicle.bus.rigid", (2.55, 9.8, 3.0), (2.8, 12.2, 3.4)),
+    "trailer": ("vehicle.trailer", (2.35, 7.5, 3.2), (2.55, 11.5, 3.8)),
+    "barrier": ("movable_object.barrier", (1.9, 0.45, 0.95), (2.2, 0.55, 1.1)),
+    "motorcycle": ("vehicle.motorcycle", (0.75, 2.0, 1.5), (0.9, 2.3, 1.65)),
+    "bicycle": ("vehicle.bicycle", (0.6, 1.7, 1.65), (0.7, 1.85, 1.8)),
+    "pedestrian": ("human.pedestrian.adult", (0.58, 0.62, 1.55), (0.72, 0.85, 1.92)),
+    "traffic_cone": ("movable_object.trafficcone", (0.38, 0.38, 0.65), (0.46, 0.46, 0.95)),
+}
+"""Category and smallest and largest (width, length, height) in metres of each detection class."""
+
+
+@dataclass(frozen=True, eq=False)
+class Track:
+    """One object's way: from arc length s0 along a curve (direction +1 or -1) at a lateral offset and a constant speed."""
+
+    kind: str
+    size_wlh_m: Array
+    curve: Curve
+    left_m: float
+    s0_m: float
+    speed_mps: float
+    direction: int
+    turn_rad: float
+    attribute: str
+    rank: int
+
+    def pose(self, t_s: float) -> tuple[Array, float, Array] | None:
+        """Position (2,), heading and velocity (2,) at a time; None once past the curve's end."""
+        s = self.s0_m + self.direction * self.speed_mps * t_s
+        if not self.curve.s_m[0] <= s <= self.curve.s_m[-1]:
+            return None
+        point, along = self.curve.at(s, self.left_m)
+        before, _ = self.curve.at(s - 0.25, self.left_m)
+        after, _ = self.curve.at(s + 0.25, self.left_m)
+        velocity = (after - before) * (2 * self.direction * self.speed_mps)
+        heading = along + (0.0 if self.direction > 0 else math.pi) + self.turn_rad
+        return point, math.remainder(heading, 2 * math.pi), velocity
+
+
+def draw_size(rng: np.random.Generator, kind: str) -> Array:
+    """Draw a size (width, length, height) in metres of a detection class."""
+    _, low, high = KINDS[kind]
+    return np.array(low) + (np.array(high) - np.array(low)) * rng.uniform(size=3)
+
+
+def overlap(a: tuple[Array, float, Array], b: tuple[Array, float, Array], room_m: float = 0.2) -> bool:
+    """Tell whether two turned rectangles (centre, heading, size_wlh) come closer than room_m (separating axes)."""
+    delta = b[0] - a[0]
+    reach = (math.hypot(*a[2][:2]) + math.hypot(*b[2][:2])) / 2 + room_m
+    if abs(delta[0]) > reach or abs(delta[1]) > reach:
+        return False
+    for heading in (a[1], a[1] + math.pi / 2, b[1], b[1] + math.pi / 2):
+        axis = (math.cos(heading), math.sin(heading))
+        apart = abs(delta[0] * axis[0] + delta[1] * axis[1])
+        for _, turn, size in (a, b):
+            c, s = abs(math.cos(turn - heading)), abs(math.sin(turn - heading))
+            apart -= (size[1] * c + size[0] * s) / 2
+        if apart > room_m:
+            return False
+    return True
+
+
+class Crowd:
+    """Draws the tracks of one scene; times are seconds from its first frame."""
+
+    def __init__(self, rng: np.random.Generator, plan: Plan) -> None:
+        self.rng, self.plan = rng, plan
+        self.tracks: list[Track] = []
+        self.busy = float(rng.uniform(0.25, 1.0))
+        self.speed = float(rng.uniform(5, 13))
+        self.special = rng.dirichlet([0.7, 0.7, 0.5, 0.5, 0.7, 0.7])
+
+    def add(self, kind: str, curve: Curve, left_m: float, s0_m: float, speed: float, direction: int, attribute: str,
+            turn: float = 0.0, rank: int = 5, size: Array | None = None) -> None:  # fmt: skip
+        size = draw_size(self.rng, kind) if size is None else size
+        self.tracks.append(Track(kind, size, curve, left_m, s0_m, speed, direction, turn, attribute, rank))
+
+    def vehicle(self) -> str:
+        """Draw what drives next: two thirds are cars, the rest this scene's own mixture."""
+        others = ("truck", "bus", "motorcycle", "bicycle", "trailer", "construction_vehicle")
+        return "car" if self.rng.uniform() < 0.62 else str(self.rng.choice(others, p=self.special))
+
+    def lane(self, road: Road, lane: int, start: float, stop: float, speed: float, queue: bool) -> None:
+        """Fill a lane from `start` in its driving direction: a queue stands at its head, others keep a gap."""
+        direction = 1 if lane >= 0 else -1
+        s = start
+        length = abs(stop - start)
+        gone = self.rng.uniform(0.5, 1.5) if queue else self.rng.uniform(3, 25)
+        while gone < length - 6:
+            kind = self.vehicle()
+            size = draw_size(self.rng, kind)
+            gone += size[1] / 2
+            attribute = ("vehicle.stopped" if queue else "vehicle.moving") if kind not in ("bicycle", "motorcycle") else "cycle.with_rider"
+            # a queue is filled from the stop line backwards, a moving row from its beginning onwards
+            place = stop - direction * gone if queue else s + direction * gone
+            self.add(kind, road.curve, road.lane_left_m(lane), place, 0.0 if queue else speed, direction, attribute, size=size)
+            if kind == "trailer":  # the trailer's tractor drives ahead of it
+                cab = draw_size(self.rng, "truck") * (1, 0.85, 1)
+                ahead = place + direction * (size[1] / 2 + 0.8 + cab[1] / 2)
+                self.add("truck", road.curve, road.lane_left_m(lane), ahead, 0.0 if queue else speed, direction, attribute, size=cab, rank=4)
+            gone += size[1] / 2 + (self.rng.uniform(1.6, 3) if queue else self.rng.exponential(26 / self.busy) + 6)
+            if queue and self.rng.uniform() < 0.3 / self.busy:
+                break
+
+    def parked(self, road: Road, sections: list[tuple[float, float]]) -> None:
+        """Cars along the kerb, and perhaps works fenced by barriers and cones."""
+        for side, present in ((1, road.parking_left), (-1, road.parking_right)):
+            if not present:
+                continue
+            left = road.left_m - PARKING_M / 2 if side > 0 else road.right_m + PARKING_M / 2
+            direction = 1 if side < 0 or not road.backward else -1
+            share = self.rng.uniform(0.4, 0.95)
+            for a, b in sections:
+                works = self.rng.uniform(a, b) if b - a > 30 and self.rng.uniform() < 0.35 else math.inf
+                if works < b - 16:
+                    self.works(road.curve, left, works)
+                s = a + self.rng.uniform(1, 5)
+                while s < b - 6:
+                    kind = "car" if self.rng.uniform() < 0.92 else str(self.rng.choice(["truck", "motorcycle", "trailer"]))
+                    size = draw_size(self.rng, kind)
+                    size[0] = min(size[0], 2.2)
+                    size[1] = min(size[1], 8.0)
+                    clear = s + size[1] < works - 2 or s > works + 17
+                    if self.rng.uniform() < share and clear:
+                        attribute = "vehicle.parked" if kind != "motorcycle" else "cycle.without_rider"
+                        self.add(kind, road.curve, left + self.rng.uniform(-0.12, 0.12), s + size[1] / 2, 0.0, direction,
+                                 attribute, turn=self.rng.normal(0, 0.015), size=size)  # fmt: skip
+                    s += size[1] + self.rng.uniform(0.7, 1.6)
+
+    def works(self, curve: Curve, left: float, s: float) -> None:
+        """A building site of 14 m in the parking strip."""
+        for ds in (0.0, 14.5):
+            self.add("barrier", curve, left, s + ds, 0.0, 1, "", rank=2)
+        if self.rng.uniform() < 0.8:
+            self.add("construction_vehicle", curve, left, s + 5.5, 0.0, int(self.rng.choice([-1, 1])), "vehicle.stopped", rank=2)
+        toward = -math.copysign(1.0, left) * (PARKING_M / 2 - 0.05)
+        for ds in np.arange(1.6, 14, 2.4):
+            self.add("traffic_cone", curve, left + toward, s + float(ds), 0.0, 1, "", rank=2)
+
+    def pavement(self, road: Road, sections: list[tuple[float, float]], density: float) -> None:
+        """People walking, standing about and, seldom, barriers and cones on the pavement."""
+        wide = self.plan.walkway_m
+        for side in (1, -1):
+            edge = road.left_m if side > 0 else road.right_m
+            for a, b in sections:
+                for _ in range(self.rng.poisson(density * (b - a) / 10)):
+                    left = edge + side * self.rng.uniform(1.15, wide - 0.45)
+                    still = self.rng.uniform() < 0.2
+                    self.add("pedestrian", road.curve, left, self.rng.uniform(a, b), 0.0 if still else self.rng.uniform(0.8, 1.7),
+                             int(self.rng.choice([-1, 1])), "pedestrian.standing" if still else "pedestrian.moving",
+                             turn=self.rng.uniform(-3, 3) if still else 0.0)  # fmt: skip
+                if self.rng.uniform() < 0.15:
+                    start = self.rng.uniform(a, b)
+                    kind = str(self.rng.choice(["barrier", "traffic_cone"]))
+                    for i in range(int(self.rng.integers(2, 5))):
+                        turn = math.pi / 2 if kind == "barrier" else 0.0
+                        self.add(kind, road.curve, edge + side * 0.6, start + 2.6 * i, 0.0, 1, "", turn=turn, rank=6)
+
+    def crossings(self, density: float) -> None:
+        """People on the crossings whose road has to wait."""
+        for crossing in self.plan.crossings:
+            if self.plan.main_red != (crossing.road == 0):
+                continue
+            road = self.plan.roads[crossing.road]
+            for _ in range(self.rng.poisson(density * 3)):
+                start, _ = road.curve.at(crossing.s_m, road.right_m - 1.5)
+                way = Curve.straight(start, crossing.heading_rad + math.pi / 2, road.left_m - road.right_m + 3)
+                self.add("pedestrian", way, self.rng.uniform(-1.2, 1.2), self.rng.uniform(0, way.s_m[-1]), self.rng.uniform(0.9, 1.6),
+                         int(self.rng.choice([-1, 1])), "pedestrian.moving", rank=3)  # fmt: skip
+
+    def carparks(self) -> None:
+        """Cars in the stalls, nose or tail first."""
+        for lot in self.plan.carparks:
+            for row in (1, -1):
+                for i in range(int((lot.length_m - 1) // 2.75)):
+                    if self.rng.uniform() < 0.6:
+                        along = np.array([math.cos(lot.heading_rad), math.sin(lot.heading_rad)])
+                        centre = lot.centre + along * (-lot.length_m / 2 + 1.9 + 2.75 * i)
+                        centre = centre + row * (lot.depth_m / 2 - 2.9) * np.array([-along[1], along[0]])
+                        turn = int(self.rng.choice([0, 1])) * math.pi + lot.heading_rad + math.pi / 2
+                        self.add("car", Curve.straight(centre, turn, 1.0), 0.0, 0.0, 0.0, 1, "vehicle.parked", rank=5)
+
+
+def draw_tracks(rng: np.random.Generator, plan: Plan) -> tuple[list[Track], float]:
+    """Draw all tracks of a scene, and the speed of the ego's lane (0 where its light is red)."""
+    crowd = Crowd(rng, plan)
+    people = float(rng.choice([0.03, 0.15, 0.4, 0.8], p=[0.2, 0.35, 0.3, 0.15]))
+    for number, road in enumerate(plan.roads):
+        waits = plan.main_red == (number == 0)
+        sections = plan.sections(number)
+        for lane in range(-road.backward, road.forward):
+            direction = 1 if lane >= 0 else -1
+            speed = crowd.speed * (1.0 if number == 0 and lane == 0 else float(rng.uniform(0.8, 1.2)))
+            if not waits:
+                start, stop = (road.start_m, road.stop_m) if direction > 0 else (road.stop_m, road.start_m)
+                crowd.lane(road, lane, start, stop, speed, queue=False)
+                continue
+            for i, (a, b) in enumerate(sections):
+                start, stop = (a, b) if direction > 0 else (b, a)
+                inbound = any(abs(stop - (g.start_m if direction > 0 else g.stop_m)) < 1 for g in plan.gaps[number])
+                crowd.lane(road, lane, start, stop, speed, queue=inbound)
+                del i
+        crowd.parked(road, sections)
+        crowd.pavement(road, sections, people if number == 0 else people * 0.6)
+    crowd.crossings(people + 0.3)
+    crowd.carparks()
+    return crowd.tracks, 0.0 if plan.main_red else crowd.speed
+
+
+def keep_apart(tracks: list[Track], ego: list[tuple[Array, float, Array]], times_s: list[float], blocked: list[tuple[Array, float, Array]]) -> list[Track]:
+    """Drop every track that would touch the ego, a building's base or a track of a better rank at any of the times.
+
+    `ego` holds the ego's own rectangle at each time; `blocked` rectangles that stand still.
+    """
+    kept: list[tuple[Track, list[tuple[Array, float, Array] | None]]] = []
+    for track in sorted(tracks, key=lambda t: t.rank):
+        states = [None if (p := track.pose(t)) is None else (p[0], p[1], track.size_wlh_m) for t in times_s]
+        if states[0] is None and states[-1] is None:
+            continue
+        clash = any(s is not None and overlap(s, e, 1.0) for s, e in zip(states, ego, strict=True))
+        clash = clash or any(s is not None and overlap(s, b, 0.1) for s in (states[0], states[-1]) for b in blocked)
+        clash = clash or any(
+            s is not None and o is not None and overlap(s, o) for _, other in kept for s, o in zip(states, other, strict=True)
+        )
+        if not clash:
+            kept.append((track, states))
+    return [track for track, _ in kept]
+
+
+def box_pose(track: Track, t_s: float) -> tuple[SE3, Array] | None:
+    """Pose of a track's box centre and its velocity (3,) at a time, in the plan's coordinates."""
+    found = track.pose(t_s)
+    if found is None:
+        return None
+    point, heading, velocity = found
+    return SE3.from_yaw(heading, (*point, GROUND_M + track.size_wlh_m[2] / 2)), np.array([*velocity, 0.0])
