@@ -1,0 +1,7 @@
+"""Pictures made to be looked at: the contact sheet, the scene from above, boxes drawn into the views."""
+
+from drivegen.sheet.above import bird_eye
+from drivegen.sheet.contact import contact_sheet
+from drivegen.sheet.overlay import draw_boxes
+
+__all__ = ["bird_eye", "contact_sheet", "draw_boxes"]

@@ -1,0 +1,129 @@
+"""Antialiased drawing: everything is drawn larger and shrunk once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+RGB = tuple[int, int, int]
+
+BACKGROUND: RGB = (13, 15, 19)
+PANEL: RGB = (21, 24, 30)
+TEXT: RGB = (232, 235, 240)
+DIM: RGB = (138, 146, 160)
+
+CLASS_COLOURS: dict[str, RGB] = {
+    "car": (86, 180, 255), "truck": (255, 160, 92), "construction_vehicle": (240, 212, 80), "bus": (255, 112, 130),
+    "trailer": (198, 148, 255), "barrier": (176, 186, 200), "motorcycle": (255, 92, 205), "bicycle": (72, 226, 196),
+    "pedestrian": (164, 236, 92), "traffic_cone": (255, 128, 40), "other": (120, 124, 132),
+}  # fmt: skip
+"""Colour of each detection class, and of everything outside of them."""
+
+_MARGIN = 1 << 14
+_SHIFT = 4
+
+
+class Canvas:
+    """A picture that is drawn `factor` times as large and shrunk at the end; coordinates are pixels of the small one."""
+
+    def __init__(self, size: tuple[int, int], background: RGB | Image.Image = BACKGROUND, factor: int = 3) -> None:
+        self.size, self.factor = size, factor
+        large = (size[0] * factor, size[1] * factor)
+        if isinstance(background, Image.Image):
+            self._pixels = np.array(background.convert("RGB").resize(large, Image.Resampling.BICUBIC))
+        else:
+            self._pixels = np.full((large[1], large[0], 3), background, np.uint8)
+
+    def fill(self, rings: Sequence[ArrayLike], colour: RGB, alpha: float = 1.0) -> None:
+        """Fill the inside of rings (P, 2) by the even-odd rule, so that later rings are holes of the first."""
+        points = [fixed for ring in rings if len(fixed := self._fixed(ring)) >= 3]
+        if points:
+            self._blend(points, colour, alpha, lambda pixels, moved, c: cv2.fillPoly(pixels, moved, c, cv2.LINE_AA, _SHIFT))
+
+    def line(self, points: ArrayLike, colour: RGB, width: float = 1.0, alpha: float = 1.0, closed: bool = False) -> None:
+        """Draw a line through points (P, 2)."""
+        fixed = self._fixed(points)
+        if len(fixed) < 2:
+            return
+        thick = max(1, round(width * self.factor))
+        self._blend(
+            [fixed],
+            colour,
+            alpha,
+            lambda pixels, moved, c: cv2.polylines(pixels, moved, closed, c, thick, cv2.LINE_AA, _SHIFT),
+            thick,
+        )
+
+    def _fixed(self, points: ArrayLike) -> NDArray[np.int32]:
+        array = np.asarray(points, dtype=np.float64).reshape(-1, 2) * self.factor
+        array = array[np.isfinite(array).all(1)].clip(-_MARGIN, _MARGIN)
+        return ((array - 0.5) * (1 << _SHIFT)).round().astype(np.int32)
+
+    def _blend(self, points: list[NDArray[np.int32]], colour: RGB, alpha: float, draw: Any, margin: int = 0) -> None:
+        if alpha >= 1:
+            draw(self._pixels, points, colour)
+            return
+        joined = np.concatenate(points) >> _SHIFT
+        height, width = self._pixels.shape[:2]
+        x0, y0 = np.maximum(joined.min(0) - margin - 2, 0)
+        x1, y1 = np.minimum(joined.max(0) + margin + 3, (width, height))
+        if x0 >= x1 or y0 >= y1:
+            return
+        part = self._pixels[y0:y1, x0:x1]
+        over = np.ascontiguousarray(part)
+        over = over.copy()
+        moved = [p - (np.array([x0, y0], dtype=np.int32) << _SHIFT) for p in points]
+        draw(over, moved, colour)
+        part[:] = cv2.addWeighted(over, alpha, np.ascontiguousarray(part), 1 - alpha, 0)
+
+    def picture(self) -> Image.Image:
+        """Return what was drawn, at its small size."""
+        return Image.fromarray(cv2.resize(self._pixels, self.size, interpolation=cv2.INTER_AREA))
+
+
+@lru_cache(maxsize=32)
+def font(size: int) -> Any:
+    """Return Pillow's own font, which needs no font file on the machine."""
+    return ImageFont.load_default(size)
+
+
+def text_width(text: str, size: int) -> int:
+    """Return the width of a line of text in pixels."""
+    return int(np.ceil(font(size).getlength(text)))
+
+
+def wrapped(text: str, size: int, width: int, lines: int) -> list[str]:
+    """Break text into at most `lines` lines of at most `width` pixels; an ellipsis ends what does not fit."""
+    out: list[str] = []
+    words = text.split()
+    while words and len(out) < lines:
+        line = words.pop(0)
+        while words and text_width(f"{line} {words[0]}", size) <= width:
+            line += f" {words.pop(0)}"
+        out.append(line)
+    if out and (words or text_width(out[-1], size) > width):
+        last = out[-1]
+        while last and text_width(f"{last}…", size) > width:
+            last = last[:-1]
+        out[-1] = f"{last.rstrip(' ,.')}…"
+    return out
+
+
+def write(
+    picture: Image.Image, position: tuple[float, float], text: str, size: int, colour: RGB = TEXT, anchor: str = "la"
+) -> None:
+    """Write one line of text; anchor as in Pillow."""
+    ImageDraw.Draw(picture).text(position, text, font=font(size), fill=colour, anchor=anchor)
+
+
+def rounded(picture: Image.Image, radius: int) -> Image.Image:
+    """Return a mask (mode L) of the picture's size with rounded corners."""
+    large = Image.new("L", (picture.width * 4, picture.height * 4), 0)
+    ImageDraw.Draw(large).rounded_rectangle((0, 0, large.width - 1, large.height - 1), radius * 4, fill=255)
+    return large.resize(picture.size, Image.Resampling.LANCZOS)

@@ -1,0 +1,185 @@
+"""The contact sheet: views in ring order around the scene from above."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from PIL import Image, ImageDraw
+
+from drivegen.errors import InputError
+from drivegen.scene import DETECTION_CLASSES, Camera, Frame
+from drivegen.sheet.above import AREA_COLOURS, LINE_COLOURS, bird_eye
+from drivegen.sheet.canvas import BACKGROUND, CLASS_COLOURS, DIM, RGB, TEXT, rounded, text_width, wrapped, write
+from drivegen.sheet.overlay import draw_boxes
+
+WIDTH = 1600
+GAP = 14
+HEADER = 74
+MIDDLE = 470
+"""Height of the row that holds the scene from above."""
+PANEL_WIDTH, WIDE_PANEL = 240, 350
+"""Width of the legends beside it, without and with a camera there."""
+CAPTION = 17
+
+CAMERA_COLOURS: tuple[RGB, ...] = (
+    (94, 176, 255), (255, 196, 84), (122, 224, 150), (255, 128, 128), (190, 150, 255), (84, 222, 222), (255, 150, 220),
+    (200, 210, 120),
+)  # fmt: skip
+"""Colour of the cones and captions, by place in the ring."""
+
+
+Put = Callable[[Camera, int, int, int], int]
+"""``put(camera, x, y, width)`` draws one view with its caption and returns where it ends."""
+
+
+@dataclass(frozen=True)
+class Places:
+    """Which cameras go where: rows above and below, from left to right, and at most one on either side."""
+
+    top: tuple[Camera, ...]
+    bottom: tuple[Camera, ...]
+    left: Camera | None = None
+    right: Camera | None = None
+
+
+def place(cameras: tuple[Camera, ...]) -> Places:
+    """Place cameras as seen from above: those that look ahead on top, those that look back below, left on the left."""
+    ahead = sorted((c for c in cameras if abs(c.yaw_rad) <= math.pi / 2), key=lambda c: -c.yaw_rad)
+    behind = sorted((c for c in cameras if abs(c.yaw_rad) > math.pi / 2), key=lambda c: -_from_behind(c))
+    left = right = None
+    longer = ahead if len(ahead) >= len(behind) else behind
+    if len(longer) > 4:
+        left, right = longer.pop(0), longer.pop()
+    # A camera that looks about sideways joins the shorter row, so that both rows are about as long.
+    while len(ahead) - len(behind) >= 2 and (outer := max(ahead, key=lambda c: abs(c.yaw_rad))) and _sideways(outer):
+        ahead.remove(outer)
+        behind = sorted([*behind, outer], key=lambda c: -_from_behind(c))
+    while len(behind) - len(ahead) >= 2 and (outer := min(behind, key=lambda c: abs(c.yaw_rad))) and _sideways(outer):
+        behind.remove(outer)
+        ahead = sorted([*ahead, outer], key=lambda c: -c.yaw_rad)
+    return Places(tuple(ahead), tuple(behind), left, right)
+
+
+def _sideways(camera: Camera) -> bool:
+    return abs(abs(camera.yaw_rad) - math.pi / 2) < math.radians(20)
+
+
+def _from_behind(camera: Camera) -> float:
+    """Place of a rear camera from right to left: 0 straight back, positive on the left side of the car."""
+    return math.copysign(math.pi - abs(camera.yaw_rad), camera.yaw_rad)
+
+
+def contact_sheet(frame: Frame, pictures: Mapping[str, Image.Image], boxes: bool = False) -> Image.Image:
+    """Draw a frame's pictures by channel around its map, boxes and camera cones; boxes also draws them into the pictures.
+
+    Every picture must have its camera's `image_size`. Raises InputError when one is missing or of another size.
+    """
+    for camera in frame.cameras:
+        if camera.channel not in pictures:
+            raise InputError(f"frame {frame.token!r} has no picture for camera {camera.channel}")
+        if pictures[camera.channel].size != camera.image_size:
+            found = pictures[camera.channel].size
+            raise InputError(f"the picture of {camera.channel} is {found}, its camera's images are {camera.image_size}")
+    colours = {camera.channel: CAMERA_COLOURS[i] for i, camera in enumerate(frame.cameras)}
+    places = place(frame.cameras)
+    rows = [row for row in (places.top, places.bottom) if row]
+    across = max(len(row) for row in rows)
+    tile = min((WIDTH - (across + 1) * GAP) // across, WIDTH // 2)
+    heights = {row: max(round(tile * c.image_size[1] / c.image_size[0]) for c in row) + CAPTION + 8 for row in rows}
+    sheet = Image.new("RGB", (WIDTH, HEADER + sum(heights.values()) + MIDDLE + GAP * (len(rows) + 2)), BACKGROUND)
+    _header(sheet, frame)
+
+    def put(camera: Camera, x: int, y: int, width: int) -> int:
+        image = pictures[camera.channel]
+        return _tile(sheet, frame, camera, image, (x, y), width, colours[camera.channel], boxes)
+
+    y = HEADER
+    if places.top:
+        _row(places.top, y, tile, put)
+        y += heights[places.top] + GAP
+    _middle(sheet, frame, places, colours, y, put)
+    y += MIDDLE + GAP
+    if places.bottom:
+        _row(places.bottom, y, tile, put)
+    return sheet
+
+
+def _row(cameras: tuple[Camera, ...], y: int, tile: int, put: Put) -> None:
+    x = (WIDTH - len(cameras) * tile - (len(cameras) - 1) * GAP) // 2
+    for camera in cameras:
+        put(camera, x, y, tile)
+        x += tile + GAP
+
+
+def _tile(
+    sheet: Image.Image, frame: Frame, camera: Camera, image: Image.Image, at: tuple[int, int], width: int, colour: RGB,
+    boxes: bool,
+) -> int:  # fmt: skip
+    height = round(width * image.height / image.width)
+    if boxes:
+        shown = draw_boxes(frame, camera, image, width / image.width).resize((width, height))
+    else:
+        shown = image.convert("RGB").resize((width, height), Image.Resampling.LANCZOS)
+    x, y = at
+    ImageDraw.Draw(sheet).rounded_rectangle((x, y + 3, x + 9, y + 12), 2, fill=colour)
+    write(sheet, (x + 16, y), camera.channel.removeprefix("CAM_").replace("_", " ").lower(), CAPTION - 2, TEXT)
+    degrees = math.degrees(2 * math.atan(camera.image_size[0] / 2 / camera.K_image[0, 0]))
+    write(sheet, (x + width, y), f"{degrees:.0f}°", CAPTION - 3, DIM, "ra")
+    sheet.paste(shown, (x, y + CAPTION + 4), rounded(shown, 6))
+    return y + CAPTION + 4 + height
+
+
+def _header(sheet: Image.Image, frame: Frame) -> None:
+    title = frame.description or frame.scene_name or frame.token
+    size = 23
+    right = f"{frame.scene_name}   {frame.location}".strip()
+    when = (
+        datetime.fromtimestamp(frame.timestamp_us / 1e6, UTC).strftime("%Y-%m-%d %H:%M:%S.%f")[:-5]
+        if frame.timestamp_us
+        else ""
+    )
+    room = WIDTH - 3 * GAP - max(text_width(right, 15), text_width(when, 15), 120)
+    lines = wrapped(title, size, room, 1) if text_width(title, size) <= room else wrapped(title, 18, room, 2)
+    for i, line in enumerate(lines):
+        write(sheet, (GAP, 22 if len(lines) == 1 else 13 + 23 * i), line, size if len(lines) == 1 else 18)
+    write(sheet, (WIDTH - GAP, 15), right, 15, DIM, "ra")
+    write(sheet, (WIDTH - GAP, 37), when, 15, DIM, "ra")
+
+
+def _middle(sheet: Image.Image, frame: Frame, places: Places, colours: Mapping[str, RGB], y: int, put: Put) -> None:
+    panel = WIDE_PANEL if places.left or places.right else PANEL_WIDTH
+    inner = WIDTH - 2 * panel - 4 * GAP
+    above = bird_eye(frame, (inner, MIDDLE), colours)
+    x = panel + 2 * GAP
+    sheet.paste(above, (x, y), rounded(above, 8))
+    write(sheet, (x + inner - 10, y + MIDDLE - 24), "circles every 10 m", 13, DIM, "ra")
+    left_y = put(places.left, GAP, y, panel) + GAP if places.left else y
+    right_y = put(places.right, WIDTH - GAP - panel, y, panel) + GAP if places.right else y
+    counts = Counter(box.detection_class or "other" for box in frame.boxes)
+    rows = [(CLASS_COLOURS[n], n.replace("_", " "), str(counts[n])) for n in (*DETECTION_CLASSES, "other") if counts[n]]
+    _legend(sheet, (GAP, left_y), y + MIDDLE, f"{len(frame.boxes)} boxes", rows)
+    layers = {**AREA_COLOURS, **LINE_COLOURS}
+    present = (
+        set() if frame.map is None else {n for g in (frame.map.polygons, frame.map.lines) for n, items in g.items() if items}
+    )
+    shown = [(c, n.replace("_", " "), "") for n, c in layers.items() if n in present and n != "road_block"]
+    _legend(sheet, (WIDTH - GAP - panel, right_y), y + MIDDLE, "map" if shown else "no map", shown)
+
+
+def _legend(sheet: Image.Image, at: tuple[int, int], bottom: int, title: str, rows: list[tuple[RGB, str, str]]) -> None:
+    x, y = at
+    draw = ImageDraw.Draw(sheet)
+    write(sheet, (x, y + 2), title, 17)
+    y += 34
+    step = min(30, max(18, (bottom - y) // max(1, len(rows))))
+    for colour, name, count in rows:
+        if y + step > bottom + 4:
+            return
+        draw.rounded_rectangle((x, y + 2, x + 22, y + 14), 3, fill=colour)
+        write(sheet, (x + 34, y - 1), name, 15, DIM)
+        write(sheet, (x + 200, y - 1), count, 15, TEXT, "ra")
+        y += step

@@ -1,0 +1,38 @@
+"""Boxes drawn into the views that they belong to."""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image
+
+from drivegen.raster import box_edges, box_faces
+from drivegen.raster.boxes import corners_in_camera
+from drivegen.scene import Camera, Frame
+from drivegen.sheet.canvas import CLASS_COLOURS, Canvas
+
+MAX_DISTANCE_M = 70.0
+"""Boxes further from the camera than this are a few pixels in size and are left out of the pictures."""
+
+
+def draw_boxes(frame: Frame, camera: Camera, image: Image.Image, scale: float = 1.0) -> Image.Image:
+    """Return a camera's picture, enlarged by scale, with the frame's boxes: edges, and the front face filled.
+
+    The picture must have the camera's `image_size`. Far boxes are drawn first and thinner; the near plane cuts.
+    """
+    size = round(image.width * scale), round(image.height * scale)
+    canvas = Canvas(size, image, factor=2)
+    ratio = np.array(size) / np.array(camera.image_size)
+    distances = {i: float(np.linalg.norm(corners_in_camera(camera, box).mean(0))) for i, box in enumerate(frame.boxes)}
+    for i in sorted(distances, key=lambda i: -distances[i]):
+        if distances[i] > MAX_DISTANCE_M:
+            continue
+        box = frame.boxes[i]
+        colour = CLASS_COLOURS[box.detection_class or "other"]
+        hidden = box.visibility == 1
+        strength = 0.4 if hidden else 0.95
+        width = float(np.interp(distances[i], (5, 50), (1.9, 0.8)))
+        for face in box_faces(camera, box):
+            canvas.fill([face.pixels * ratio], colour, (0.28 if face.side == "front" else 0.08) * strength)
+        for edge in box_edges(camera, box):
+            canvas.line(edge * ratio, colour, width, strength)
+    return canvas.picture()
