@@ -40,7 +40,7 @@ def labels_of(scene, eye, rotation, K, width, height, bins, classes, instances, 
     for j in range(height):
         for i in range(width):
             cell = (j // TILE_PX) * columns + i // TILE_PX
-            dx, dy, dz = _view_ray(rotation, K, i + 0.0, j + 0.0)
+            dx, dy, dz = _view_ray(rotation, K, i + 0.5, j + 0.5)
             best, found = FAR, -1
             if dz < 0:
                 best = -eye[2] / dz
@@ -87,10 +87,10 @@ def _radiance(scene, eye, dx, dy, dz, bins, mirror, cell):  # type: ignore[no-un
     r, g, b, label = shade_ground(scene, x, y, t * norm)
     if env[WET] > 0 and label != TERRAIN:
         puddle = noise(x * 0.35, y * 0.35, 5)
-        water = min(1.0, max(0.0, (puddle - 0.3) * 3.0)) * (0.55 if label == WALKWAY else 1.0)
+        water = min(1.0, max(0.0, (puddle - 0.42) * 4.0)) * (0.55 if label == WALKWAY else 1.0)
         cos = -uz
-        f = (0.06 + 0.94 * (1 - cos) ** 4) * (0.35 + 0.6 * water)
-        wave = 0.05 * (1.2 - water)
+        f = (0.05 + 0.6 * (1 - cos) ** 4) * (0.4 + 0.6 * water)
+        wave = 0.1 * (1.15 - water)
         rx = dx + wave * norm * (noise(x * 3.1, y * 3.1, 6) - 0.5)
         ry = dy + wave * norm * (noise(x * 3.1, y * 3.1, 7) - 0.5)
         mb, ms, mi = mirror
@@ -115,7 +115,7 @@ def colours_of(scene, eye, rotation, K, width, height, bins, mirror, image):  # 
         for i in range(width):
             cell = (j // TILE_PX) * columns + i // TILE_PX
             for k in range(4):
-                u, v = i - 0.25 + 0.5 * (k & 1), j - 0.25 + 0.5 * (k >> 1)
+                u, v = i + 0.25 + 0.5 * (k & 1), j + 0.25 + 0.5 * (k >> 1)
                 dx, dy, dz = _view_ray(rotation, K, u, v)
                 r, g, b = _radiance(scene, eye, dx, dy, dz, bins, mirror, cell)
                 # a bright lamp may not drown the other samples
