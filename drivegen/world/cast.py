@@ -126,7 +126,7 @@ def hit(numbers, labels, i, ox, oy, oz, dx, dy, dz, tmax):  # type: ignore[no-un
         lx, ly, lz = px + lo * qx, py + lo * qy, pz + lo * qz
         norm = (qx * qx + qy * qy + qz * qz) ** 0.5
         facing = abs(lx * qx + ly * qy + lz * qz) / norm if shape == BALL else 0.6
-        if noise3(x * 2.6, y * 2.6, z * 2.6, labels[i, SEED]) > 0.36 + 0.9 * facing:
+        if noise3(x * 2.6, y * 2.6, z * 2.6, labels[i, SEED]) > 0.3 + 0.6 * facing:
             return FAR
     return lo
 

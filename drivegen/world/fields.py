@@ -46,17 +46,17 @@ class Fields:
 
 
 @nb.njit(cache=True)
-def _area(edges, ident, out, near):  # type: ignore[no-untyped-def]
+def _area(edges, ident, band, out, near):  # type: ignore[no-untyped-def]
     """Fill `out` with clamped signed distances to closed rings, and `near` with the number + 1 of the nearest ring."""
     n = out.shape[0]
     inside = np.zeros((n, n), dtype=np.bool_)
     for e in range(edges.shape[0]):
         x0, y0, x1, y1 = edges[e]
         length2 = (x1 - x0) ** 2 + (y1 - y0) ** 2 + 1e-12
-        i0 = max(0, int((min(x0, x1) - BAND_M + HALF_M) / CELL_M))
-        i1 = min(n - 1, int((max(x0, x1) + BAND_M + HALF_M) / CELL_M) + 1)
-        j0 = max(0, int((min(y0, y1) - BAND_M + HALF_M) / CELL_M))
-        j1 = min(n - 1, int((max(y0, y1) + BAND_M + HALF_M) / CELL_M) + 1)
+        i0 = max(0, int((min(x0, x1) - band + HALF_M) / CELL_M))
+        i1 = min(n - 1, int((max(x0, x1) + band + HALF_M) / CELL_M) + 1)
+        j0 = max(0, int((min(y0, y1) - band + HALF_M) / CELL_M))
+        j1 = min(n - 1, int((max(y0, y1) + band + HALF_M) / CELL_M) + 1)
         for j in range(j0, j1 + 1):
             y = j * CELL_M - HALF_M
             for i in range(i0, i1 + 1):
@@ -128,7 +128,7 @@ def _edges(shapes: list[shapely.Geometry]) -> tuple[Array, Array]:
 
 def draw_fields(plan: Plan) -> Fields:
     """Rasterise the plan."""
-    areas = np.full((5, NODES, NODES), BAND_M, dtype=np.float32)
+    areas = np.empty((5, NODES, NODES), dtype=np.float32)
     ident = np.zeros((2, NODES, NODES), dtype=np.uint8)
     scrap = np.zeros((NODES, NODES), dtype=np.uint8)
     lots = [lot.area for lot in plan.carparks]
@@ -137,7 +137,9 @@ def draw_fields(plan: Plan) -> Fields:
     ]  # fmt: skip
     for number, shapes in enumerate(layers):
         edges, numbers = _edges(shapes)
-        _area(edges, numbers, areas[number], ident[1] if number == CROSSINGS else scrap)
+        band = 2.5 if number == CROSSINGS else BAND_M  # its number must be known in a crossing's middle as well
+        areas[number] = band
+        _area(edges, numbers, band, areas[number], ident[1] if number == CROSSINGS else scrap)
     line = np.full((NODES, NODES), 9.0, dtype=np.float32)
     along = np.zeros((NODES, NODES), dtype=np.float32)
     rows, starts, numbers, lengths = [np.zeros((0, 4))], [np.zeros(0)], [np.zeros(0, dtype=np.int32)], [0.0]

@@ -28,11 +28,11 @@ def environment(conditions: Conditions, blocks: Blocks, seed: int) -> Array:
     time, weather = conditions.time_of_day, conditions.weather
     e[0:3] = math.cos(elevation) * math.cos(azimuth), math.cos(elevation) * math.sin(azimuth), math.sin(elevation)
     sun, zenith, horizon, sky = {
-        "day": (_rgb(2.5, 2.25, 1.85), _rgb(0.13, 0.33, 0.85), _rgb(0.62, 0.78, 0.98), _rgb(0.46, 0.6, 0.86)),
+        "day": (_rgb(2.2, 1.98, 1.62), _rgb(0.13, 0.33, 0.85), _rgb(0.62, 0.78, 0.98), _rgb(0.46, 0.6, 0.86)),
         "dusk": (_rgb(1.5, 0.62, 0.22), _rgb(0.10, 0.10, 0.30), _rgb(0.95, 0.42, 0.2), _rgb(0.27, 0.22, 0.33)),
-        "night": (_rgb(0.0, 0.0, 0.0), _rgb(0.004, 0.007, 0.022), _rgb(0.032, 0.028, 0.045), _rgb(0.016, 0.02, 0.038)),
+        "night": (_rgb(0.0, 0.0, 0.0), _rgb(0.004, 0.007, 0.022), _rgb(0.04, 0.036, 0.058), _rgb(0.028, 0.032, 0.055)),
     }[time]
-    grey = {"day": _rgb(0.72, 0.75, 0.79), "dusk": _rgb(0.30, 0.25, 0.33), "night": _rgb(0.032, 0.03, 0.036)}[time]
+    grey = {"day": _rgb(0.72, 0.75, 0.79), "dusk": _rgb(0.30, 0.25, 0.33), "night": _rgb(0.04, 0.037, 0.044)}[time]
     clouds, density = 0.35 + 0.25 * conditions.variety, 0.0012
     if weather == "overcast":
         sun, zenith, horizon, clouds, density = sun * 0.06, grey * 0.72, grey * 1.05, 0.9, 0.002
@@ -57,7 +57,7 @@ def environment(conditions: Conditions, blocks: Blocks, seed: int) -> Array:
     e[26:29] = _rgb(1, 1, 1) * 0.95 if weather == "clear" and time == "day" else (zenith + horizon) * 0.62
     if time == "dusk" and weather == "clear":
         e[26:29] = 0.75, 0.33, 0.3
-    e[29:32] = rng.uniform(0.055, 0.115) * np.array([1.0, 1.0, rng.uniform(1.0, 1.12)])
+    e[29:32] = rng.uniform(0.055, 0.105) * np.array([1.0, 1.0, rng.uniform(1.0, 1.12)])
     warm = rng.uniform(0.85, 1.0)
     e[32:35] = rng.uniform(0.27, 0.42) * np.array([1.0, (1 + warm) / 2, warm])
     kind = blocks.style.terrain
@@ -68,7 +68,7 @@ def environment(conditions: Conditions, blocks: Blocks, seed: int) -> Array:
     else:
         e[35:38] = rng.uniform(0.2, 0.3) * np.array([1.0, 0.86, 0.66])
     e[TERRAIN_KIND], e[SEED] = kind, int(rng.integers(1 << 20))
-    e[EXPOSURE] = {"day": 1.0, "dusk": 1.25, "night": 1.9}[time]
+    e[EXPOSURE] = {"day": 0.9, "dusk": 1.25, "night": 1.9}[time]
     return e
 
 
@@ -85,14 +85,14 @@ def lamps(conditions: Conditions, blocks: Blocks, boxes: list[tuple[Box3D, SE3]]
         if pole.kind == 0:
             c, s = math.cos(pole.heading_rad), math.sin(pole.heading_rad)
             place = (pole.centre[0] + 1.8 * c, pole.centre[1] + 1.8 * s, pole.height_m)
-            rows.append((*place, 0, 0, -1, 0.1, *(strength * v for v in (15.0, 11.0, 6.6)), 21.0))
+            rows.append((*place, 0, 0, -1, 0.1, *(strength * v for v in (27.0, 19.5, 11.5)), 22.0))
 
     def beam(pose: SE3, forward: float, up: float, power: float) -> None:
         place = pose.transform((forward, 0, up))
         aim = pose.rotation @ np.array([0.99, 0, -0.1])
-        rows.append((*place, *aim, 0.86, *(strength * power * v for v in (1.0, 0.95, 0.8)), 26.0))
+        rows.append((*place, *aim, 0.8, *(strength * power * v for v in (1.0, 0.95, 0.8)), 26.0))
 
-    beam(ego, 3.8, 0.7, 34.0)
+    beam(ego, 3.8, 0.7, 30.0)
     for box, pose in boxes:
         name = box.detection_class
         if name not in _HEADLIGHTS or box.attribute in ("vehicle.parked", "cycle.without_rider"):
@@ -101,5 +101,5 @@ def lamps(conditions: Conditions, blocks: Blocks, boxes: list[tuple[Box3D, SE3]]
         if name != "trailer":
             beam(pose, l / 2 + 0.05, -h / 2 + 0.7, 26.0)
         place = pose.transform((-l / 2 - 0.4, 0, -h / 2 + 0.8))
-        rows.append((*place, 0, 0, -1, -2.0, 0.9 * strength, 0.03, 0.02, 5.0))
+        rows.append((*place, 0, 0, -1, -2.0, 3.5 * strength, 0.1, 0.06, 5.0))
     return np.array(rows).reshape(-1, 11)

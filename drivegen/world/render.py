@@ -14,6 +14,7 @@ from drivegen.geometry import SE3, Array
 from drivegen.scene import Camera, Frame
 from drivegen.world.cast import TILE_PX, bin_rectangles, screen_bounds
 from drivegen.world.fields import Fields, draw_fields
+from drivegen.world.kernels import drop_stale
 from drivegen.world.light import EXPOSURE, FOG, SUN, SUN_RGB, WET, environment, lamps
 from drivegen.world.parts import AXES, Parts
 from drivegen.world.shade import COLUMNS, GRID_M
@@ -25,6 +26,8 @@ from drivegen.world.view import View
 
 if TYPE_CHECKING:
     from drivegen.world.city import CityScene
+
+drop_stale(colours_of.stats.cache_path)
 
 
 @dataclass(frozen=True, eq=False)

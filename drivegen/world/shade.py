@@ -102,9 +102,9 @@ def lamplight(lights, lit, x, y, z, nx, ny, nz):  # type: ignore[no-untyped-def]
             cone = (-(ux * p[3] + uy * p[4] + uz * p[5]) / d - p[6]) / (1 - p[6])
             if cone <= 0:
                 continue
-            cone = min(1.0, cone * 2.2)
+            cone = cone * cone * (3 - 2 * cone)
         edge = 1 - d / p[10]
-        m = cos * cone * edge / (1.2 + d2 * 0.55) * 2.2
+        m = cos * cone * edge / (8.0 + d2 * 0.5) * 2.2
         r, g, b = r + m * p[7], g + m * p[8], b + m * p[9]
     return r, g, b
 

@@ -88,7 +88,7 @@ class Crowd:
         self.tracks: list[Track] = []
         self.busy = float(rng.uniform(0.25, 1.0))
         self.speed = float(rng.uniform(5, 13))
-        self.special = rng.dirichlet([0.7, 0.7, 0.5, 0.5, 0.7, 0.7])
+        self.special = rng.dirichlet([0.7, 0.7, 0.6, 0.6, 0.4, 0.5])
 
     def add(self, kind: str, curve: Curve, left_m: float, s0_m: float, speed: float, direction: int, attribute: str,
             turn: float = 0.0, rank: int = 5, size: Array | None = None) -> None:  # fmt: skip
@@ -96,9 +96,9 @@ class Crowd:
         self.tracks.append(Track(kind, size, curve, left_m, s0_m, speed, direction, turn, attribute, rank))
 
     def vehicle(self) -> str:
-        """Draw what drives next: two thirds are cars, the rest this scene's own mixture."""
+        """Draw what drives next: two in three are cars, the rest this scene's own mixture."""
         others = ("truck", "bus", "motorcycle", "bicycle", "trailer", "construction_vehicle")
-        return "car" if self.rng.uniform() < 0.62 else str(self.rng.choice(others, p=self.special))
+        return "car" if self.rng.uniform() < 0.66 else str(self.rng.choice(others, p=self.special))
 
     def lane(self, road: Road, lane: int, start: float, stop: float, speed: float, queue: bool) -> None:
         """Fill a lane from `start` in its driving direction: a queue stands at its head, others keep a gap."""

@@ -13,7 +13,8 @@ class View:
     """rgb (H, W, 3) uint8, classes (H, W) uint8 (index into `CLASSES`), instances (H, W) int32 (index + 1 into the frame's
     boxes, 0 none) and depth_m (H, W) float32 along the optical axis, inf in the sky.
 
-    Class, instance and depth belong to the pixel's centre: pixel (row, column) is the ray through K_image's (column + 0.5, row + 0.5).
+    Class, instance and depth belong to the pixel's centre: pixel (row, column) is the ray through K_image's
+    (column + 0.5, row + 0.5).
     """  # fmt: skip
 
     rgb: NDArray[np.uint8]
