@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 from collections.abc import Mapping
@@ -37,15 +38,12 @@ class Model:
     image_size: tuple[int, int]
     folder: Path | None = None
     about: Mapping[str, Any] = field(default_factory=dict)
+    digest: str = ""
+    """One sha256 over the names and hashes of its weight files; empty where the folder states none."""
 
     def __post_init__(self) -> None:
         self.sampling.nulled(self.host.plugins)
         check_size(self.image_size, self.host.backbone)
-
-    @property
-    def name(self) -> str:
-        """Short name for manifests."""
-        return self.folder.name if self.folder is not None else "unsaved"
 
 
 def check_size(size: tuple[int, int], backbone: Backbone) -> tuple[int, int]:
@@ -142,7 +140,7 @@ def _load_folder(folder: Path) -> Model:
     host = Host(Backbone.from_folder(folder, extra))
     for entry in index.plugins:
         load_plugin(host, entry.name, folder / "plugins" / entry.name, entry.kind)
-    return Model(host, index.sampling, index.image_size, folder, index.about)
+    return Model(host, index.sampling, index.image_size, folder, index.about, digest_of(index.sha256))
 
 
 def check_hashes(folder: Path, expected: Mapping[str, str]) -> None:
@@ -156,6 +154,12 @@ def check_hashes(folder: Path, expected: Mapping[str, str]) -> None:
         found = weights.sha256(folder / name)
         if found != expected[name]:
             raise InputError(f"{folder / name} is damaged or was changed: its sha256 is {found}, {INDEX} says {expected[name]}")
+
+
+def digest_of(hashes: Mapping[str, str]) -> str:
+    """Return one sha256 for a set of weight files."""
+    lines = "".join(f"{name} {value}\n" for name, value in sorted(hashes.items()))
+    return hashlib.sha256(lines.encode()).hexdigest()
 
 
 def weight_files(folder: Path) -> list[str]:

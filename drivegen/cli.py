@@ -1,0 +1,202 @@
+"""The command line: one screen a command; each imports what it needs when it runs."""
+
+from __future__ import annotations
+
+import functools
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from drivegen.errors import InputError
+
+app = typer.Typer(
+    name="drivegen", help="Camera images of driving scenes, under many conditions at once.", no_args_is_help=True,
+    add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
+)  # fmt: skip
+
+BAD_INPUT, INTERRUPTED = 2, 130
+
+
+def _console(stderr: bool = False) -> Any:
+    from rich.console import Console
+
+    return Console(stderr=stderr)
+
+
+def _guarded(command: Callable[..., None]) -> Callable[..., None]:
+    """Turn bad input into one line and status 2, Ctrl-C into status 130; anything else is a bug and shows where it is."""
+
+    @functools.wraps(command)
+    def guarded(*args: Any, **kwargs: Any) -> None:
+        warnings.showwarning = _warn
+        try:
+            command(*args, **kwargs)
+        except InputError as error:
+            _say(f"error: {error}")
+            raise typer.Exit(BAD_INPUT) from error
+        except OSError as error:
+            where = f" {error.filename}" if error.filename else ""
+            _say(f"error: {error.strerror or error}{where}")
+            raise typer.Exit(BAD_INPUT) from error
+        except KeyboardInterrupt as error:
+            _say("interrupted")
+            raise typer.Exit(INTERRUPTED) from error
+
+    return guarded
+
+
+def _say(line: str) -> None:
+    print(" ".join(line.split()), file=sys.stderr)
+
+
+def _warn(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, file: Any = None, line: Any = None
+) -> None:
+    # Deprecations are for developers; what a user can act on is a UserWarning.
+    if issubclass(category, UserWarning):
+        _say(f"warning: {message}")
+
+
+def _quiet() -> None:
+    """Keep transformers' and diffusers' remarks about themselves off the screen."""
+    import transformers
+    from diffusers.utils import logging
+
+    transformers.logging.set_verbosity_error()
+    logging.set_verbosity_error()
+
+
+@app.command()
+@_guarded
+def generate(
+    out: Annotated[Path, typer.Option(help="Folder to write into.")],
+    data: Annotated[Path | None, typer.Option(help="nuScenes-format dataset; without it, a built-in scene.")] = None,
+    version: Annotated[str | None, typer.Option(help="Dataset version, where the root has several.")] = None,
+    scene: Annotated[str | None, typer.Option(help="Scene name or token.")] = None,
+    sample: Annotated[list[str] | None, typer.Option(help="Sample token; may be repeated. Default: the first.")] = None,
+    all_samples: Annotated[bool, typer.Option("--all", help="Every sample of the scene, or of the dataset.")] = False,
+    num: Annotated[int | None, typer.Option(help="At most this many samples.")] = None,
+    model: Annotated[str, typer.Option(help="'tiny', a model folder, or a single-file checkpoint.")] = "tiny",
+    config: Annotated[Path | None, typer.Option(help="Folder with the configurations of a single-file checkpoint.")] = None,
+    prompt: Annotated[str | None, typer.Option(help="Text in place of each sample's description.")] = None,
+    negative_prompt: Annotated[str | None, typer.Option(help="Text to stay away from.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None,
+    guidance: Annotated[float | None, typer.Option(help="Guidance scale; 1 is none.")] = None,
+    sampler: Annotated[str | None, typer.Option(help="unipc, dpm++, ddim, euler, ddpm, pndm …")] = None,
+    seed: Annotated[int, typer.Option(help="Same seed, same settings, same machine: same bytes.")] = 0,
+    without: Annotated[list[str] | None, typer.Option(metavar="PLUGIN", help="Null a plugin; may be repeated.")] = None,
+    scale: Annotated[
+        list[str] | None, typer.Option(metavar="PLUGIN=X", help="1 as trained, 0 absent; may be repeated.")
+    ] = None,
+    strength: Annotated[float | None, typer.Option(help="Start from the recorded pictures: 0 keeps them, 1 nothing.")] = None,
+    size: Annotated[str | None, typer.Option(metavar="HEIGHTxWIDTH", help="Size of each image. Default: the model's.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    dtype: Annotated[
+        str, typer.Option(help="auto (bfloat16 where the processor has it), float32, bfloat16 or float16.")
+    ] = "auto",
+    offload: Annotated[bool, typer.Option("--offload", help="Keep text encoder and VAE in main memory until used.")] = False,
+) -> None:
+    """Generate what every camera of a scene would see."""
+    from drivegen import cli_generate as work
+
+    selection = work.Selection(data, version, scene, tuple(sample or ()), all_samples, num)
+    settings = work.Settings(
+        prompt,
+        negative_prompt,
+        steps,
+        guidance,
+        sampler,
+        seed,
+        tuple(without or ()),
+        tuple(scale or ()),
+        strength,
+        work.parse_size(size),
+    )
+    _quiet()
+    work.generate(out, selection, settings, work.Where(model, device, dtype, offload, config), _console())
+
+
+@app.command()
+@_guarded
+def world(
+    out: Annotated[Path, typer.Argument(help="New or empty folder to write the dataset into.")],
+    scenes: Annotated[int, typer.Option(help="Number of scenes.")] = 10,
+    frames: Annotated[int, typer.Option(help="Samples of each scene, at 2 Hz.")] = 4,
+    seed: Annotated[int, typer.Option(help="Which city; the same seed gives the same bytes.")] = 0,
+    size: Annotated[str, typer.Option(metavar="HEIGHTxWIDTH", help="Size of each image.")] = "128x224",
+    workers: Annotated[int | None, typer.Option(help="Processes; default one a core.")] = None,
+) -> None:
+    """Write a dataset of the procedural city in the nuScenes format."""
+    from drivegen import world as city
+    from drivegen.cli_generate import parse_size
+
+    parsed = parse_size(size)
+    assert parsed is not None
+    city.write(out, scenes, frames, seed, parsed, workers)
+    _console().print(f"{scenes} scenes of {frames} frames in {out}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+@_guarded
+def train(
+    config: Annotated[Path, typer.Argument(help="YAML file.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings in place of the file's.")
+    ] = None,
+    resume: Annotated[str | None, typer.Option(help="'auto' for the run's last checkpoint, or a checkpoint file.")] = None,
+) -> None:
+    """Train what a configuration says."""
+    from drivegen import training
+
+    status = training.run(config, overrides or (), resume)
+    if status:
+        raise typer.Exit(status)
+
+
+@app.command()
+@_guarded
+def validate(
+    root: Annotated[Path, typer.Argument(help="Folder of a nuScenes-format dataset.")],
+    version: Annotated[str | None, typer.Option(help="Dataset version, where the root has several.")] = None,
+) -> None:
+    """List everything that is wrong with a dataset; the status is 2 when there is an error."""
+    from drivegen import nuscenes
+    from drivegen.cli_show import show_problems
+
+    if show_problems(_console(), nuscenes.validate(root, version), root):
+        raise typer.Exit(BAD_INPUT)
+
+
+@app.command()
+@_guarded
+def plugins() -> None:
+    """List the installed plugins: kind, hooks, parameters, origin. Imports none of them."""
+    from drivegen.cli_show import show_plugins
+
+    show_plugins(_console())
+
+
+@app.command()
+@_guarded
+def info(model: Annotated[str, typer.Argument(help="'tiny' or a model folder.")] = "tiny") -> None:
+    """Say what is inside a model."""
+    from drivegen.cli_show import show_model
+    from drivegen.model import locate
+
+    folder = locate(model)
+    if not folder.is_dir():
+        raise InputError(f"{folder} is a file; info reads model folders")
+    show_model(_console(), folder)
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,191 @@
+"""`drivegen generate`: which frames, with what settings, into which files."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from drivegen.errors import InputError, nearest
+from drivegen.manifest import Manifest, describe
+from drivegen.pipeline import Pipeline
+from drivegen.sampling import check_seed
+from drivegen.scene import Frame
+from drivegen.training.folder import held
+from drivegen.views import check_name
+
+BUILT_IN = (2, 0)
+"""(seed, index) of the scene of the procedural city that is generated when no data are given."""
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which frames the user asked for."""
+
+    data: Path | None = None
+    version: str | None = None
+    scene: str | None = None
+    samples: tuple[str, ...] = ()
+    all: bool = False
+    num: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.num is not None and self.num < 1:
+            raise InputError(f"--num {self.num} must be 1 or more")
+        if self.samples and (self.all or self.num is not None):
+            raise InputError("--sample names the frames itself; leave out --all and --num")
+        asked = {"--version": self.version, "--scene": self.scene, "--sample": self.samples, "--all": self.all}
+        if self.data is None and any(asked.values()):
+            raise InputError(f"{next(name for name, value in asked.items() if value)} needs a dataset; give --data ROOT")
+
+    def frames(self) -> _Frames:
+        """Open the data and return the frames, read one by one."""
+        if self.data is None:
+            from drivegen import world
+
+            scene = world.build(*BUILT_IN, frames=self.num or 1).scene
+            return _Frames([frame.token for frame in scene.frames], list(scene.frames).__getitem__)
+        from drivegen import nuscenes
+
+        dataset = nuscenes.open(self.data, self.version)
+        tokens = dataset.samples(self.scene)
+        if self.samples:
+            for token in self.samples:
+                if token not in tokens:
+                    where = f"scene {self.scene!r} of {self.data}" if self.scene else str(self.data)
+                    raise InputError(f"no sample {token!r} in {where}{nearest(token, tokens)}")
+            tokens = self.samples
+        elif not self.all or self.num is not None:
+            tokens = tokens[: self.num or 1]
+        if not tokens:
+            raise InputError(f"there are no samples in {self.data}")
+        return _Frames(list(tokens), lambda i: dataset.frame(tokens[i]))
+
+
+class _Frames(Sequence[Frame]):
+    """Frames that are read when they are looked at."""
+
+    def __init__(self, tokens: list[str], read: Any) -> None:
+        self.tokens, self._read = tokens, read
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def __getitem__(self, i: Any) -> Any:
+        if i >= len(self):
+            raise IndexError(i)
+        return self._read(i)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to generate; None is the model's own default."""
+
+    prompt: str | None = None
+    negative_prompt: str | None = None
+    steps: int | None = None
+    guidance: float | None = None
+    sampler: str | None = None
+    seed: int = 0
+    without: tuple[str, ...] = ()
+    scales: tuple[str, ...] = ()
+    strength: float | None = None
+    size: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class Where:
+    """Which model, and on what it computes."""
+
+    model: str = "tiny"
+    device: str = "auto"
+    dtype: str = "auto"
+    offload: bool = False
+    config_folder: Path | None = None
+
+
+def generate(out: Path, selection: Selection, settings: Settings, where: Where, console: Console) -> None:
+    """Generate the selected frames into OUT/<sample_token>/, with sheets and a manifest."""
+    scales = parse_scales(settings.scales)
+    check_seed(settings.seed)
+    with held(out):
+        manifest = Manifest(out)
+        frames = selection.frames()
+        pipe = Pipeline.from_pretrained(where.model, where.device, where.dtype, where.offload, where.config_folder)
+        steps = settings.steps or pipe.model.sampling.steps
+        with manifest, _progress(console, len(frames) * steps) as advance:
+            started, images = time.monotonic(), 0
+            for number, frame in enumerate(frames):
+                if number == 0 and (ignored := pipe.ignored(frame)):
+                    console.print(f"[yellow]the model has no plugins for {', '.join(ignored)}: they are ignored[/yellow]")
+                advance(number * steps)
+                folder = out / check_name(frame.token, "sample token")
+                views = pipe(
+                    frame, prompt=settings.prompt, negative_prompt=settings.negative_prompt, seed=settings.seed,
+                    num_inference_steps=settings.steps, guidance_scale=settings.guidance, sampler=settings.sampler,
+                    scales=scales, without=settings.without, size=settings.size, strength=settings.strength,
+                    image=None if settings.strength is None else recorded(frame),
+                    callback_on_step_end=lambda pipe, i, t, state, n=number: advance(n * steps + i + 1),
+                )  # fmt: skip
+                views.save(folder)
+                manifest.add(describe(views, pipe.model, folder, out))
+                images += len(views)
+            took = time.monotonic() - started
+    console.print(
+        f"{images} images of {len(frames)} frames in {took:.1f} s ({pipe.device}, {str(pipe.dtype).removeprefix('torch.')})"
+    )
+    console.print(f"look at {folder / 'sheet.png'}", soft_wrap=True, highlight=False)
+
+
+def parse_scales(given: Sequence[str]) -> dict[str, float]:
+    """Read PLUGIN=X options."""
+    out: dict[str, float] = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        try:
+            number = float(value)
+        except ValueError:
+            number = -1.0
+        if not name or not equals or not 0 <= number < float("inf"):
+            raise InputError(f"--scale {text!r} must be PLUGIN=X with a number X of 0 or above, such as boxes=1.5")
+        if name in out:
+            raise InputError(f"--scale names {name!r} twice")
+        out[name] = number
+    return out
+
+
+def parse_size(text: str | None) -> tuple[int, int] | None:
+    """Read HEIGHTxWIDTH."""
+    if text is None:
+        return None
+    parts = text.lower().split("x")
+    if len(parts) != 2 or not all(part.isdigit() for part in parts):
+        raise InputError(f"--size {text!r} must be HEIGHTxWIDTH in pixels, such as 224x400")
+    return int(parts[0]), int(parts[1])
+
+
+def recorded(frame: Frame) -> dict[str, Image.Image]:
+    """Read the pictures that a frame's cameras took; raises InputError where there is none."""
+    from drivegen.nuscenes import load_image
+
+    out = {}
+    for camera in frame.cameras:
+        if camera.image_path is None:
+            raise InputError(f"--strength starts from recorded pictures, and {camera.channel} of {frame.token!r} has none")
+        out[camera.channel] = load_image(camera)
+    return out
+
+
+@contextlib.contextmanager
+def _progress(console: Console, total: int) -> Iterator[Any]:
+    columns = (TextColumn("generating"), BarColumn(), MofNCompleteColumn(), TextColumn("steps"), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=total)
+        yield lambda done: bar.update(task, completed=done)
