@@ -2,7 +2,8 @@
 
 Transforms are named ``target_SE3_source``: ``ego_SE3_camera.transform(p_camera)`` is in the ego frame, and adjacent names
 match in a product. Quaternions are (w, x, y, z). Camera frame: z forward, x right, y down; ego frame: x forward, y left,
-z up; lidar frame: x right, y forward, z up.
+z up; lidar frame: x right, y forward, z up. Pixel coordinates start at the image's upper left corner: the pixel in column 3
+covers 3 to 4 and has its centre at 3.5, so that scaling an image scales them.
 """
 
 from __future__ import annotations
@@ -57,11 +58,13 @@ class SE3:
         if q.shape != (4,) or not np.isfinite(q).all() or abs(np.linalg.norm(q) - 1) > 1e-3:
             raise InputError(f"quaternion {q.tolist()} is not four finite numbers of unit length (w, x, y, z)")
         w, x, y, z = q / np.linalg.norm(q)
-        rotation = np.array([
-            [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
-            [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
-            [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
-        ])
+        rotation = np.array(
+            [
+                [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
+                [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
+                [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
+            ]
+        )
         return cls(rotation, np.array(translation, dtype=np.float64))
 
     @classmethod
@@ -74,12 +77,14 @@ class SE3:
     def quaternion(self) -> Array:
         """The rotation as (w, x, y, z) with w >= 0 (Shepperd 1978: the largest component is found first)."""
         r = self.rotation
-        squares = np.array([
-            1 + r[0, 0] + r[1, 1] + r[2, 2],
-            1 + r[0, 0] - r[1, 1] - r[2, 2],
-            1 - r[0, 0] + r[1, 1] - r[2, 2],
-            1 - r[0, 0] - r[1, 1] + r[2, 2],
-        ])
+        squares = np.array(
+            [
+                1 + r[0, 0] + r[1, 1] + r[2, 2],
+                1 + r[0, 0] - r[1, 1] - r[2, 2],
+                1 - r[0, 0] + r[1, 1] - r[2, 2],
+                1 - r[0, 0] - r[1, 1] + r[2, 2],
+            ]
+        )
         i = int(squares.argmax())
         wx, wy, wz = r[2, 1] - r[1, 2], r[0, 2] - r[2, 0], r[1, 0] - r[0, 1]
         xy, xz, yz = r[0, 1] + r[1, 0], r[0, 2] + r[2, 0], r[1, 2] + r[2, 1]

@@ -13,7 +13,7 @@ import pytest
 import shapely
 from scipy.ndimage import binary_dilation
 
-from drivegen import nuscenes, raster
+from drivegen import nuscenes, raster, world
 from drivegen.errors import InputError
 from drivegen.geometry import NEAR_M, SE3, project
 from drivegen.nuscenes.vectormap import map_json
@@ -36,7 +36,7 @@ def open_masks(folder: Path, frame: Frame, classes: tuple[str, ...] = BEV_CLASSE
 
     pose = frame.global_SE3_ego @ frame.ego_SE3_lidar
     box = (*pose.translation[:2].tolist(), 100.0, 100.0)
-    masks = NuScenesMap(str(folder), "boston-seaport").get_map_mask(box, math.degrees(pose.yaw_rad), list(classes), (200, 200))
+    masks = NuScenesMap(str(folder), frame.location).get_map_mask(box, math.degrees(pose.yaw_rad), list(classes), (200, 200))
     return masks.transpose(0, 2, 1)  # [c, y, x] to [c, x, y]
 
 
@@ -70,6 +70,32 @@ def test_bev_equals_the_devkit_on_pandaset() -> None:
     for token in data.samples()[::5]:
         frame = data.frame(token)
         assert assert_same_map(raster.bev(frame), open_masks(PANDASET, frame)) >= 1
+
+
+def test_bev_equals_the_devkit_on_the_city(tmp_path: Path) -> None:
+    drives = [world.build(seed=11, index=index).scene for index in (1, 3, 7)]
+    nuscenes.write(drives, tmp_path)
+    data = nuscenes.open(tmp_path)
+    compared = 0
+    for token in data.samples():
+        frame = data.frame(token)
+        compared += assert_same_map(raster.bev(frame), open_masks(tmp_path, frame))
+    assert compared >= 12
+
+
+def test_layout_agrees_with_the_rendered_city() -> None:
+    """Ground and box pixels of the layout against what the renderer finds there, in the open (nothing stands in front)."""
+    city = world.build(seed=5, index=1)
+    frame = city.scene.frames[0]
+    for channel in frame.channels[:3]:
+        seen_there, out = city.render(frame, channel), raster.layout(frame, frame.camera(channel))
+        road = np.isin(seen_there.classes, list(world.DRIVABLE))
+        road &= (seen_there.depth_m < 40) & (out.box_class == 0)  # a box is fuller than the shape in it
+        assert (out.map_bits[road] & 1).mean() > 0.98
+        both = road & (out.map_bits & 1 > 0)
+        np.testing.assert_allclose(out.depth_m[both], seen_there.depth_m[both], rtol=2e-3)  # half a pixel off would be 1.5 %
+        inside = seen_there.instances > 0  # shapes lie within their boxes
+        assert (out.box_class[inside] > 0).mean() > 0.98
 
 
 def test_bev_draws_what_crashes_the_devkit(tmp_path: Path) -> None:
