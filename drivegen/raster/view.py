@@ -34,7 +34,8 @@ class Layout:
     map_bits uint8: bit i set where BEV_CLASSES[i] is seen on the ground. box_class uint8: 0 none, 1 + index into
     DETECTION_CLASSES, 255 another kind. heading (2, H, W) float16: sine and cosine of the object's heading against the viewing
     ray, counter-clockwise from above (0, 1 = seen from behind), 0 off boxes. side uint8: 0 none, 1 front, 2 rear, 3 left,
-    4 right, 5 top (or underside). depth_m float16: distance along the optical axis of the box or, where none is, of the ground;
+    4 right, 5 top (or underside). visibility uint8: the box's annotated level, 1 (0-40 % is seen) to 4, which is also that of
+    a box without one; 0 off boxes. depth_m float16: distance along the optical axis of the box or, where none is, of the ground;
     0 for none.
     """
 
@@ -42,6 +43,7 @@ class Layout:
     box_class: NDArray[np.uint8]
     heading: NDArray[np.float16]
     side: NDArray[np.uint8]
+    visibility: NDArray[np.uint8]
     depth_m: NDArray[np.float16]
 
 
@@ -68,7 +70,7 @@ def layout(frame: Frame, camera: Camera, size: tuple[int, int] | None = None) ->
     hit = found.box_class > 0
     bits[hit] = 0
     depth[hit] = found.depth[hit]
-    return Layout(bits, found.box_class, found.heading, found.side, depth.astype(np.float16))
+    return Layout(bits, found.box_class, found.heading, found.side, found.visibility, depth.astype(np.float16))
 
 
 def _rays(K: Array, columns: Array, rows: Array) -> Array:
@@ -149,6 +151,7 @@ class _Boxes:
         self.depth = np.full((height, width), np.inf, np.float32)
         self.box_class = np.zeros((height, width), np.uint8)
         self.side = np.zeros((height, width), np.uint8)
+        self.visibility = np.zeros((height, width), np.uint8)
         self.heading = np.zeros((2, height, width), np.float16)
 
     def add(self, camera: Camera, K: Array, box: Box3D, rectangle: tuple[int, int, int, int]) -> None:
@@ -173,6 +176,8 @@ class _Boxes:
         self.depth[window][hit] = near[hit]
         name = box.detection_class
         self.box_class[window][hit] = OTHER_CLASS if name is None else 1 + DETECTION_CLASSES.index(name)
+        # A box that someone adds has no level, and is meant to be seen.
+        self.visibility[window][hit] = 4 if box.visibility is None else box.visibility
         axis_hit = axis[hit]
         from_low = np.take_along_axis(rays, axis[None], 0)[0][hit] > 0
         self.side[window][hit] = _SIDES[axis_hit, 1 - from_low.astype(int)]

@@ -15,8 +15,8 @@ from drivegen.plugin import Arrays, Context, Plugin, Residuals, Signal, where_ke
 from drivegen.scene import BEV_CLASSES, DETECTION_CLASSES, Frame
 
 _SIDES = 5
-CHANNELS = len(BEV_CLASSES) + len(DETECTION_CLASSES) + 1 + 2 + _SIDES + 2
-"""Map classes, box classes and "other", heading (sin, cos), side of the box, nearness, and where the depth is known."""
+CHANNELS = len(BEV_CLASSES) + len(DETECTION_CLASSES) + 1 + 2 + _SIDES + 3
+"""Map classes, box classes and "other", heading (sin, cos), side and visibility of the box, nearness, where it is known."""
 
 
 class Layout(Plugin):
@@ -49,6 +49,7 @@ class Layout(Plugin):
             "box_class": np.stack([view.box_class for view in views]),
             "heading": np.stack([view.heading for view in views]),
             "side": np.stack([view.side for view in views]),
+            "visibility": np.stack([view.visibility for view in views]),
             "depth_m": np.stack([view.depth_m for view in views]),
         }
 
@@ -72,8 +73,9 @@ def expand(arrays: Arrays) -> Tensor:
     side = torch.cat([arrays["side"][:, :, None] == k for k in range(1, _SIDES + 1)], dim=2)
     depth = arrays["depth_m"].float()[:, :, None]
     # Nearness falls from 1 at the lens by half every 10 m, so that near and far boxes are told apart alike.
+    seen = arrays["visibility"][:, :, None].float() / 4
     near = torch.where(depth > 0, 10.0 / (10.0 + depth), 0.0)
-    parts = [ground, classes, arrays["heading"], side, near, depth > 0]
+    parts = [ground, classes, arrays["heading"], side, seen, near, depth > 0]
     return torch.cat([part.float() for part in parts], dim=2)
 
 
