@@ -1,0 +1,221 @@
+"""YAML read strictly into typed dataclasses: every key known, every value of its type and range, nothing that runs code."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+
+import yaml
+
+from drivegen.errors import InputError, nearest
+
+T = TypeVar("T")
+MAX_CHARACTERS = 1_000_000
+_CODE_KEYS = ("_target_", "class_path", "__class__")
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader that refuses anchors, tags and duplicate keys, and reads ``1e-4`` as the number that it is."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        event = self.peek_event()
+        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
+            raise yaml.MarkedYAMLError(problem="anchors and aliases are not allowed; write the value out", problem_mark=event.start_mark)
+        tag = getattr(event, "tag", None)
+        if tag and not tag.startswith("tag:yaml.org,2002:") or tag and "python" in tag:
+            raise yaml.MarkedYAMLError(problem=f"the tag {tag!r} is not allowed", problem_mark=event.start_mark)
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, str):
+                raise yaml.MarkedYAMLError(problem=f"the key {key!r} is not a name", problem_mark=key_node.start_mark)
+            if key in seen:
+                raise yaml.MarkedYAMLError(problem=f"the key {key!r} comes twice", problem_mark=key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+def parse(text: str, where: str) -> Any:
+    """Parse YAML text into plain values; raises InputError with line and column."""
+    if len(text) > MAX_CHARACTERS:
+        raise InputError(f"{where} has {len(text):,} characters; a config has at most {MAX_CHARACTERS:,}")
+    try:
+        return yaml.load(text, Loader=_Loader)  # noqa: S506  # a SafeLoader
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        at = f", line {mark.line + 1} column {mark.column + 1}" if mark else ""
+        raise InputError(f"{where}{at}: {getattr(error, 'problem', None) or error}") from error
+    except RecursionError as error:
+        raise InputError(f"{where} is nested too deeply") from error
+
+
+def read(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Read a YAML file, put ``dotted.key=value`` overrides in, and resolve ``${a.b}`` interpolations to other keys."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read the config {path}: {getattr(error, 'strerror', None) or error}") from error
+    tree = parse(text, str(path))
+    if not isinstance(tree, dict):
+        raise InputError(f"{path} must be a mapping of settings, and is {type(tree).__name__}")
+    for override in overrides:
+        _override(tree, override)
+    _check(tree, "")
+    return _resolve(tree, str(path))
+
+
+def _override(tree: dict[str, Any], override: str) -> None:
+    name, equals, text = override.partition("=")
+    keys = name.strip().split(".")
+    if not equals or not all(keys):
+        raise InputError(f"override {override!r} is not of the form key=value, such as train.lr=1e-4")
+    for key in keys[:-1]:
+        if tree.get(key) is None:
+            tree[key] = {}
+        tree = tree[key]
+        if not isinstance(tree, dict):
+            raise InputError(f"override {override!r}: {key!r} is a value, not a group of settings")
+    tree[keys[-1]] = parse(text, f"override {override!r}")
+
+
+def _check(value: Any, path: str) -> None:
+    """Refuse class paths anywhere, and interpolations that call a resolver (they read the environment)."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if key in _CODE_KEYS:
+                raise InputError(f"{path}{key} names a class to run ({item!r}); settings cannot, use `kind:` with a plugin's kind")
+            _check(item, f"{path}{key}.")
+    elif isinstance(value, list):
+        for i, item in enumerate(value):
+            _check(item, f"{path}{i}.")
+    elif isinstance(value, str) and "${" in value and re.search(r"\$\{[^}]*:", value):
+        raise InputError(f"{path[:-1]} = {value!r} calls a resolver; only ${{other.key}} is allowed, environment access is off")
+
+
+def _resolve(tree: dict[str, Any], where: str) -> dict[str, Any]:
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        resolved: Any = OmegaConf.to_container(OmegaConf.create(tree), resolve=True, throw_on_missing=True)
+    except (OmegaConfBaseException, RecursionError) as error:
+        reason = "its interpolations go in a circle" if isinstance(error, RecursionError) else " ".join(str(error).split())
+        raise InputError(f"{where}: {reason}") from error
+    return resolved
+
+
+def build(cls: type[T], values: Any, path: str = "") -> T:
+    """Make a dataclass from plain values; raises InputError naming path, value and what is allowed.
+
+    A field's ``metadata`` may hold ``ge``, ``gt``, ``le``, ``lt`` bounds.
+    """
+    where = path or "the config"
+    if not isinstance(values, Mapping):
+        raise InputError(f"{where} must be a group of settings, and is {values!r}")
+    hints = typing.get_type_hints(cls)
+    fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    for key in values:
+        if key not in fields:
+            raise InputError(f"unknown setting {_join(path, key)}{nearest(key, fields)}; {where} takes {', '.join(fields)}")
+    made: dict[str, Any] = {}
+    for name, field in fields.items():
+        if name in values:
+            made[name] = _value(hints[name], values[name], _join(path, name))
+            _in_range(made[name], field.metadata, _join(path, name))
+        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            raise InputError(f"{_join(path, name)} is missing; {where} needs it")
+    try:
+        return cls(**made)
+    except InputError as error:
+        raise InputError(f"{path}: {error}" if path else str(error)) from error
+
+
+def _join(path: str, key: str) -> str:
+    return f"{path}.{key}" if path else key
+
+
+def _in_range(value: Any, bounds: Mapping[str, Any], path: str) -> None:
+    if not isinstance(value, (int, float)) or not bounds:
+        return
+    signs = {"ge": (">=", value >= bounds.get("ge", value)), "le": ("<=", value <= bounds.get("le", value))}
+    signs |= {"gt": (">", "gt" not in bounds or value > bounds["gt"]), "lt": ("<", "lt" not in bounds or value < bounds["lt"])}
+    if not all(ok for _, ok in signs.values()):
+        allowed = " and ".join(f"{signs[k][0]} {v:g}" for k, v in bounds.items())
+        raise InputError(f"{path} = {value:g} is out of range; allowed: {allowed}")
+
+
+def _value(kind: Any, value: Any, path: str) -> Any:
+    origin, args = get_origin(kind), get_args(kind)
+    if kind is Any:
+        return value
+    if origin in (Union, types.UnionType):
+        return _union(args, value, path)
+    if origin is Literal:
+        if value not in args or isinstance(value, bool):
+            text = ", ".join(map(str, args))
+            raise InputError(f"{path} = {value!r} is not one of {text}{nearest(str(value), map(str, args))}")
+        return value
+    if dataclasses.is_dataclass(kind):
+        return build(kind, value, path)  # type: ignore[arg-type]
+    if origin is dict:
+        if not isinstance(value, Mapping):
+            raise InputError(f"{path} must be a group of settings, and is {value!r}")
+        return {k: _value(args[1], v, _join(path, k)) for k, v in value.items()}
+    if origin is tuple:
+        return _tuple(args, value, path)
+    return _plain(kind, value, path)
+
+
+def _union(args: tuple[Any, ...], value: Any, path: str) -> Any:
+    if value is None and type(None) in args:
+        return None
+    rest = [a for a in args if a is not type(None)]
+    if len(rest) == 1:
+        return _value(rest[0], value, path)
+    for kind in rest:
+        try:
+            return _value(kind, value, path)
+        except InputError:
+            continue
+    names = " or ".join(getattr(get_origin(a) or a, "__name__", str(a)) for a in rest)
+    raise InputError(f"{path} = {value!r} must be {names}")
+
+
+def _tuple(args: tuple[Any, ...], value: Any, path: str) -> tuple[Any, ...]:
+    if not isinstance(value, (list, tuple)):
+        raise InputError(f"{path} = {value!r} must be a list")
+    if len(args) == 2 and args[1] is Ellipsis:
+        return tuple(_value(args[0], item, f"{path}[{i}]") for i, item in enumerate(value))
+    if len(value) != len(args):
+        raise InputError(f"{path} = {list(value)!r} must have {len(args)} values")
+    return tuple(_value(kind, item, f"{path}[{i}]") for i, (kind, item) in enumerate(zip(args, value, strict=True)))
+
+
+def _plain(kind: Any, value: Any, path: str) -> Any:
+    words = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+    if kind is float and isinstance(value, str):
+        try:
+            value = float(value)  # `1e-4` on a command line that quotes it
+        except ValueError:
+            pass
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise InputError(f"{path} = {value!r} must be {words.get(kind, kind)}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise InputError(f"{path} = {value} must be finite")
+    return value

@@ -1,0 +1,102 @@
+"""What both stages share: optimiser, warm-up, reproducible steps, divergence, and checkpoints of trained parameters alone."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+
+from drivegen.config import TrainConfig
+from drivegen.errors import InputError
+
+
+class Diverged(RuntimeError):
+    """The loss or the gradient is NaN or infinite; the message names step and samples."""
+
+
+class TrainedModule(pl.LightningModule):
+    """A LightningModule whose optimiser, checkpoints and EMA hold the parameters that require gradients, and no others."""
+
+    def __init__(self, settings: TrainConfig) -> None:
+        super().__init__()
+        self.settings = settings
+        self.strict_loading = False
+        self.samples: tuple[str, ...] = ()
+
+    def trained(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Name the parameters that train."""
+        return ((name, p) for name, p in self.named_parameters() if p.requires_grad)
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        return batch.to(device)
+
+    def configure_optimizers(self) -> Any:
+        s = self.settings
+        parameters = dict(self.trained())
+        if not parameters:
+            raise InputError("nothing trains: set train.unet, train.text_encoder, or train: true for a plugin")
+        groups = [
+            {"params": [p for p in parameters.values() if p.ndim > 1], "weight_decay": s.weight_decay},
+            {"params": [p for p in parameters.values() if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        groups = [group for group in groups if group["params"]]
+        optimizer = torch.optim.AdamW(groups, lr=s.lr, betas=s.betas, fused=s.precision != "fp16")
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.rate)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def rate(self, step: int) -> float:
+        """Give the share of the learning rate at a step: linear warm-up, then constant or half a cosine down to zero."""
+        s = self.settings
+        warm = min(1.0, (step + 1) / (s.warmup + 1))
+        if s.schedule == "constant":
+            return warm
+        done = min(1.0, max(0.0, (step - s.warmup) / max(1, s.steps - s.warmup)))
+        return warm * 0.5 * (1 + math.cos(math.pi * done))
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Seed every generator from (seed, epoch, batch, rank), so that a resumed run draws what an unbroken one would."""
+        text = f"{self.settings.seed} {self.current_epoch} {batch_idx} {self.global_rank}"
+        seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
+        torch.manual_seed(seed)
+        np.random.seed(seed)
+        random.seed(seed)
+
+    def checked(self, loss: Tensor, samples: tuple[str, ...]) -> Tensor:
+        """Return the loss; raises Diverged when it is not finite."""
+        self.samples = samples
+        if not bool(torch.isfinite(loss)):
+            raise Diverged(f"the loss is {float(loss)} at step {self.global_step}, samples {', '.join(samples)}; {_ADVICE}")
+        self.log("loss", loss.detach(), prog_bar=True)
+        return loss
+
+    def configure_gradient_clipping(self, optimizer: Any, *args: Any, **kwargs: Any) -> None:
+        """Clip by norm; raises Diverged when a gradient is not finite, before the parameters see it."""
+        limit = self.settings.clip or math.inf
+        norm = nn.utils.clip_grad_norm_([p for _, p in self.trained()], limit)
+        # Loss scaling of fp16 makes infinite gradients on purpose and skips the step.
+        if self.settings.precision != "fp16" and not bool(torch.isfinite(norm)):
+            raise Diverged(f"the gradient is {float(norm)} at step {self.global_step}, samples {', '.join(self.samples)}; {_ADVICE}")
+        self.log("gradient_norm", norm)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        kept = {name for name, _ in self.trained()}
+        checkpoint["state_dict"] = {name: v for name, v in checkpoint["state_dict"].items() if name in kept}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        own = {name: p.shape for name, p in self.trained()}
+        saved = {name: v.shape for name, v in checkpoint["state_dict"].items()}
+        problems = [f"missing {n}" for n in own if n not in saved] + [f"unexpected {n}" for n in saved if n not in own]
+        problems += [f"{n} is {tuple(saved[n])}, expected {tuple(own[n])}" for n in own if n in saved and saved[n] != own[n]]
+        if problems:
+            more = f" and {len(problems) - 10} more" if len(problems) > 10 else ""
+            raise InputError(f"the checkpoint does not fit what trains: {'; '.join(problems[:10])}{more}")
+
+
+_ADVICE = "the last checkpoint is kept; lower train.lr, raise train.warmup, or look at those samples"

@@ -1,0 +1,133 @@
+"""From a config to networks: a host from a folder or from scratch, its plugins, a first stage."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from drivegen import model as models
+from drivegen import registry, weights
+from drivegen.backbone import Backbone, load_model, load_tokenizer, scheduler_class
+from drivegen.config import AutoencoderConfig, Config, ModelConfig, PluginConfig
+from drivegen.errors import InputError, nearest
+from drivegen.host import Host
+from drivegen.plugin import Plugin
+
+
+def build_host(config: Config) -> Host:
+    """Make the host that a config describes; the same config makes the same weights."""
+    torch.manual_seed(config.train.seed)
+    if config.model.base is not None:
+        host = models.load(config.model.base).host
+        if config.model.vae is not None:
+            host.backbone.vae = load_vae(config.model.vae)
+        for name in host.plugins:
+            # Its layers were frozen by loading; a plugin that trains starts as its author meant it to.
+            if name not in config.plugins or config.plugins[name].train:
+                host.plugin(name).requires_grad_(name in config.plugins)
+    else:
+        host = Host(_backbone_from_scratch(config.model, config.data.size))
+    for name, settings in config.plugins.items():
+        _add(host, name, settings)
+    for group in config.drop_groups:
+        for name in group.names:
+            host.plugin(name)
+    return host
+
+
+def _add(host: Host, name: str, settings: PluginConfig) -> None:
+    if name in host.plugins:
+        _check_same(host.plugin(name), name, settings)
+        return
+    if settings.kind is None:
+        raise InputError(f"plugins.{name} needs a kind; there are {', '.join(registry.kinds())}{nearest(name, registry.kinds())}")
+    if settings.weights is not None:
+        plugin = models.load_plugin(host, name, Path(settings.weights), settings.kind)
+        _check_same(plugin, name, settings)
+        return
+    host.add_plugin(name, _construct(registry.load(settings.kind), settings.options, f"plugins.{name}.options"))
+
+
+def _check_same(plugin: Plugin, name: str, settings: PluginConfig) -> None:
+    """A plugin that comes with weights comes with its options: others would be ignored, so they are refused."""
+    kind = registry.kind_of(plugin)
+    if settings.kind not in (None, kind):
+        raise InputError(f"plugins.{name}.kind is {settings.kind!r}, but the saved plugin is of kind {kind!r}")
+    for key, value in settings.options.items():
+        saved = plugin.config.get(key)
+        saved = list(saved) if isinstance(saved, tuple) else saved
+        if key not in plugin.config or saved != value:
+            raise InputError(f"plugins.{name}.options.{key} = {value!r}, but the saved plugin has {plugin.config.get(key)!r}; leave options out")
+
+
+def _construct(cls: Any, options: Mapping[str, Any], where: str) -> Any:
+    known = [n for n, p in inspect.signature(cls.__init__).parameters.items() if n != "self" and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
+    for key in options:
+        if key not in known:
+            raise InputError(f"unknown setting {where}.{key}{nearest(key, known)}; {cls.__name__} takes {', '.join(known) or 'none'}")
+    try:
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in options.items()})
+    except InputError:
+        raise
+    except (TypeError, ValueError, AttributeError, ZeroDivisionError, IndexError) as error:
+        raise InputError(f"{where}: {cls.__name__} refuses these settings: {error}") from error
+
+
+def _backbone_from_scratch(settings: ModelConfig, size: tuple[int, int]) -> Backbone:
+    from diffusers import UNet2DConditionModel
+    from transformers import CLIPTextModel
+
+    assert settings.tokenizer is not None and settings.vae is not None
+    tokenizer, vae = load_tokenizer(Path(settings.tokenizer)), load_vae(settings.vae)
+    text = CLIPTextModel(text_config(settings.text_encoder, tokenizer))
+    factor = 2 ** (len(vae.config.block_out_channels) - 1)
+    defaults = {
+        "in_channels": vae.config.latent_channels, "out_channels": vae.config.latent_channels,
+        "cross_attention_dim": text.config.hidden_size, "sample_size": [n // factor for n in size],
+    }  # fmt: skip
+    unet = _construct(UNet2DConditionModel, {**defaults, **settings.unet}, "model.unet")
+    options = dict(settings.scheduler)
+    cls = scheduler_class(str(options.pop("class", "DDPMScheduler")))
+    return Backbone(unet, vae, text, tokenizer, _construct(cls, options, "model.scheduler"))
+
+
+def text_config(settings: Mapping[str, Any], tokenizer: Any) -> Any:
+    """Make a CLIPTextConfig whose vocabulary, special tokens and length are the tokenizer's."""
+    from transformers import CLIPTextConfig
+
+    known = CLIPTextConfig().to_dict()
+    for key in settings:
+        if key not in known:
+            raise InputError(f"unknown setting model.text_encoder.{key}{nearest(key, known)}")
+    length = min(int(tokenizer.model_max_length), 77)
+    ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
+    return CLIPTextConfig(**{"vocab_size": len(tokenizer), "max_position_embeddings": length, **ids, **settings})
+
+
+def load_vae(folder: str) -> Any:
+    """Load an AutoencoderKL from its folder, or from the ``vae`` of a model folder; raises InputError when there is none."""
+    path = models.locate(folder)
+    if not (path / "config.json").is_file() and (path / "vae" / "config.json").is_file():
+        path = path / "vae"
+    config = weights.read_json(path / "config.json")
+    if config.get("_class_name", "AutoencoderKL") != "AutoencoderKL":
+        raise InputError(f"{path} holds a {config['_class_name']}, and an AutoencoderKL is needed")
+    return load_model(path, "AutoencoderKL").eval()
+
+
+def build_autoencoder(settings: AutoencoderConfig, seed: int) -> Any:
+    """Make the first stage's network, fresh or from a folder."""
+    from diffusers import AutoencoderKL
+
+    torch.manual_seed(seed)
+    if settings.weights is not None:
+        if settings.network:
+            raise InputError("autoencoder.network and autoencoder.weights exclude each other: the folder has its configuration")
+        return load_vae(settings.weights)
+    levels = len(settings.network.get("block_out_channels", (64,)))
+    defaults = {"down_block_types": ["DownEncoderBlock2D"] * levels, "up_block_types": ["UpDecoderBlock2D"] * levels}
+    return _construct(AutoencoderKL, {**defaults, **settings.network}, "autoencoder.network")

@@ -1,0 +1,82 @@
+"""A folder of arrays by key and frame, written atomically; a changed key is another folder, so nothing stale is read."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import sys
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from drivegen import weights
+from drivegen.errors import InputError
+from drivegen.plugin import Plugin
+
+
+class ArrayCache:
+    """Arrays of one kind, a file a frame."""
+
+    def __init__(self, root: Path, kind: str, key: str) -> None:
+        self.folder = root / f"{kind}-{key}"
+
+    def _path(self, frame: str) -> Path:
+        return self.folder / f"{frame}.npz"
+
+    def has(self, frame: str) -> bool:
+        """Tell whether the frame's arrays are there."""
+        return self._path(frame).is_file()
+
+    def read(self, frame: str) -> dict[str, np.ndarray] | None:
+        """Read a frame's arrays; None when there are none. Raises InputError when the file is damaged."""
+        path = self._path(frame)
+        if not path.is_file():
+            return None
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                return {name: file[name] for name in file.files}
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, KeyError) as error:
+            raise InputError(f"cached arrays {path} are damaged ({error}); delete the file and start again") from error
+
+    def write(self, frame: str, arrays: dict[str, np.ndarray]) -> None:
+        """Write a frame's arrays, lightly compressed: rasters are mostly empty."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as file:
+            for name, array in arrays.items():
+                part = io.BytesIO()
+                np.lib.format.write_array(part, np.ascontiguousarray(array) if array.ndim else array, allow_pickle=False)
+                file.writestr(f"{name}.npy", part.getvalue())
+        weights.write_atomically(self._path(frame), buffer.getvalue())
+
+
+def digest(*parts: Any) -> str:
+    """Return 12 hexadecimal digits that stand for JSON values."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:12]
+
+
+def module_digest(module: nn.Module) -> str:
+    """Return a digest of a network's weights and buffers."""
+    total = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        total.update(name.encode())
+        total.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()[:16]
+
+
+def plugin_digest(plugin: Plugin, tokenizer: Any) -> str:
+    """Return a digest of all that a plugin's `prepare` depends on besides the frame: class, options, code, tokenizer."""
+    import drivegen
+
+    own = Path(sys.modules[type(plugin).__module__].__file__ or "")
+    house = Path(drivegen.__file__).parent
+    files = [own, *(house / f"{name}.py" for name in ("scene", "geometry", "fourier")), *sorted(house.glob("raster/**/*.py"))]
+    code = [hashlib.sha256(p.read_bytes()).hexdigest() for p in files if p.is_file()]
+    words = hashlib.sha256(json.dumps(tokenizer.get_vocab(), sort_keys=True).encode()).hexdigest() if tokenizer is not None else ""
+    return digest(type(plugin).__module__, type(plugin).__qualname__, plugin.config, code, words)

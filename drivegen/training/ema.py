@@ -1,0 +1,68 @@
+"""A moving average of the trained parameters, as a Lightning callback."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import nn
+
+from drivegen.errors import InputError
+
+
+class EMA(pl.Callback):
+    """Keeps decay·average + (1 − decay)·parameter of what trains, and of nothing else; the state is in the checkpoint.
+
+    The decay rises from 0.1 as (1 + n) / (10 + n), so that the start is forgotten soon.
+    """
+
+    def __init__(self, decay: float) -> None:
+        self.decay, self.updates = decay, 0
+        self.average: dict[str, torch.Tensor] = {}
+        self._step = -1
+
+    def setup(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
+        if not self.average:
+            self.average = {name: p.detach().clone() for name, p in pl_module.trained()}
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        self.average = {name: v.to(pl_module.device) for name, v in self.average.items()}
+        self._step = trainer.global_step
+
+    @torch.no_grad()
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if trainer.global_step == self._step:  # an accumulated batch: the parameters have not moved
+            return
+        self._step = trainer.global_step
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        self.updates += 1
+        parameters = dict(pl_module.trained())
+        torch._foreach_lerp_(list(self.average.values()), [parameters[name].detach() for name in self.average], 1 - decay)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"average": dict(self.average), "updates": self.updates}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if self.average and state_dict["average"].keys() != self.average.keys():
+            raise InputError("the checkpoint's moving average is of other parameters than those that train")
+        self.average, self.updates = dict(state_dict["average"]), int(state_dict["updates"])
+
+    @contextmanager
+    def applied(self, module: nn.Module) -> Iterator[None]:
+        """Put the average in the parameters' place for a while."""
+        parameters = dict(module.named_parameters())
+        kept = {name: parameters[name].detach().clone() for name in self.average}
+        self._copy(parameters, self.average)
+        try:
+            yield
+        finally:
+            self._copy(parameters, kept)
+
+    @staticmethod
+    @torch.no_grad()
+    def _copy(parameters: dict[str, nn.Parameter], values: dict[str, torch.Tensor]) -> None:
+        for name, value in values.items():
+            parameters[name].copy_(value)

@@ -1,0 +1,54 @@
+"""The output folder of a run: writable, held by one process, and never begun twice by mistake."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from drivegen.errors import InputError
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[Path]:
+    """Make and lock an output folder; raises InputError when it cannot be written to or another run is in it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".probe.{os.getpid()}"
+        probe.write_bytes(b"x")
+        probe.unlink()
+        lock = open(folder / ".lock", "a+")  # noqa: SIM115  # closed below, and by the system when the process dies
+    except OSError as error:
+        raise InputError(f"cannot write to the output folder {folder}: {error.strerror or error}") from error
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            lock.seek(0)
+            owner = lock.read().strip() or "unknown"
+            raise InputError(f"another run (process {owner}) is writing to {folder}; choose another output") from error
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield folder
+    finally:
+        lock.close()
+
+
+def resume_from(folder: Path, resume: str | None) -> Path | None:
+    """Return the checkpoint to go on from, or None for a new run.
+
+    Raises InputError when the named one is missing, and when a new run would write over an old one.
+    """
+    last = folder / "last.ckpt"
+    if resume == "auto":
+        return last if last.is_file() else None
+    if resume is not None:
+        if not Path(resume).is_file():
+            raise InputError(f"there is no checkpoint {resume} to resume from")
+        return Path(resume)
+    if last.exists():
+        raise InputError(f"{folder} holds a run already ({last.name}); go on with --resume auto, or choose another output")
+    return None

@@ -1,0 +1,64 @@
+"""Preview sheets: what the model makes, at fixed seeds, of scenes that it is not trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from PIL import Image
+
+from drivegen.training.ema import EMA
+from drivegen.views import save_png
+
+Rows = Sequence[Sequence[Image.Image]]
+
+
+class Preview(pl.Callback):
+    """Draws rows of pictures before the first step and after every N, into a folder and into TensorBoard.
+
+    draw() returns the rows; it is called with the moving average in place of the trained parameters.
+    """
+
+    def __init__(self, folder: Path, every: int, draw: Callable[[], Rows], ema: EMA | None = None) -> None:
+        self.folder, self.every, self.draw, self.ema = folder, every, draw, ema
+        self._step = -1
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        self._step = trainer.global_step
+        if trainer.global_step == 0:
+            self.show(trainer, pl_module)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if trainer.global_step != self._step and trainer.global_step % self.every == 0:
+            self.show(trainer, pl_module)
+        self._step = trainer.global_step
+
+    @torch.no_grad()
+    def show(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        """Draw now."""
+        if not trainer.is_global_zero:
+            return
+        with self.ema.applied(pl_module) if self.ema is not None else nullcontext():
+            picture = grid(self.draw())
+        pl_module.train()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        save_png(picture, self.folder / f"step-{trainer.global_step:08d}.png")
+        for logger in trainer.loggers:
+            if hasattr(logger.experiment, "add_image"):
+                logger.experiment.add_image("preview", np.asarray(picture), trainer.global_step, dataformats="HWC")
+
+
+def grid(rows: Rows, gap_px: int = 2) -> Image.Image:
+    """Put rows of equal pictures on one sheet."""
+    width, height = rows[0][0].size
+    columns = max(len(row) for row in rows)
+    sheet = Image.new("RGB", (columns * (width + gap_px) - gap_px, len(rows) * (height + gap_px) - gap_px), (255, 255, 255))
+    for r, row in enumerate(rows):
+        for c, picture in enumerate(row):
+            sheet.paste(picture, (c * (width + gap_px), r * (height + gap_px)))
+    return sheet

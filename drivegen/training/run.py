@@ -1,0 +1,170 @@
+"""A training run from its config: checks first, then the work, then a folder that opens."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from PIL import Image
+
+from drivegen import config as configs
+from drivegen import model as models
+from drivegen.config import Config
+from drivegen.errors import InputError
+from drivegen.sampling.settings import Sampling
+from drivegen.training import checkpoint as checkpoints
+from drivegen.training.build import build_autoencoder, build_host
+from drivegen.training.ema import EMA
+from drivegen.training.folder import held, resume_from
+from drivegen.training.interrupt import StopOnSignal
+from drivegen.training.preview import Preview, Rows
+from drivegen.training.progress import progress
+
+DTYPES = {"fp32": None, "fp16": torch.float16, "bf16": torch.bfloat16}
+_PRECISION: dict[str, Any] = {"32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+
+
+def run(path: Path, overrides: Sequence[str], resume: str | None) -> int:
+    """See `drivegen.training.run`."""
+    config = configs.load(path, overrides)
+    with held(Path(config.output)) as folder:
+        start = resume_from(folder, resume)
+        if start is not None:
+            checkpoints.check_config(checkpoints.read(start), configs.to_dict(config), start)
+            print(f"going on from {start}", flush=True)
+        elif resume == "auto":
+            print(f"{folder} has no checkpoint yet: a new run begins", flush=True)
+        if config.train.threads is not None:
+            torch.set_num_threads(config.train.threads)
+        warnings.filterwarnings("ignore", module="pytorch_lightning")
+        stage = AutoencoderStage(config) if config.stage == "autoencoder" else ModelStage(config)
+        return _fit(config, stage, folder, start)
+
+
+def _fit(config: Config, stage: ModelStage | AutoencoderStage, folder: Path, start: Path | None) -> int:
+    stage.data.setup()
+    train = config.train
+    ema = EMA(train.ema) if train.ema else None
+    saver = checkpoints.Checkpoints(folder, train.checkpoint_every, train.keep_checkpoints, configs.to_dict(config))
+    stop = StopOnSignal(saver)
+    callbacks: list[pl.Callback] = [ema] if ema is not None else []
+    if config.preview.every:
+        callbacks.append(Preview(folder / "previews", config.preview.every, stage.draw, ema))
+    callbacks += [progress(train.log_every), saver, stop]
+    trainer = trainer_for(config, folder, callbacks)
+    trainer.fit(stage.module, datamodule=stage.data, ckpt_path=None if start is None else str(start))
+    if stop.status:
+        print(f"stopped at step {trainer.global_step}; go on with --resume auto", flush=True)
+        return stop.status
+    saver.save(trainer)
+    with ema.applied(stage.module) if ema is not None else nullcontext():
+        print(f"wrote {stage.write(folder, trainer.global_step)}", flush=True)
+    return 0
+
+
+def trainer_for(config: Config, folder: Path, callbacks: list[pl.Callback]) -> pl.Trainer:
+    """Make the Trainer of a run."""
+    from pytorch_lightning.loggers import TensorBoardLogger
+
+    train = config.train
+    return pl.Trainer(
+        max_steps=train.steps, max_epochs=-1, min_epochs=0, accelerator={"cuda": "gpu"}.get(train.device, train.device), devices=1,
+        precision=_PRECISION[train.precision], accumulate_grad_batches=train.accumulate, logger=TensorBoardLogger(folder, "tensorboard", ""),
+        log_every_n_steps=min(train.log_every, train.steps), callbacks=callbacks, plugins=[checkpoints.AtomicIO()],
+        enable_checkpointing=False, enable_model_summary=False, enable_progress_bar=any(isinstance(c, pl.callbacks.ProgressBar) for c in callbacks),
+        default_root_dir=folder,
+    )  # fmt: skip
+
+
+class ModelStage:
+    """Plugins, UNet and text encoder."""
+
+    def __init__(self, config: Config) -> None:
+        from drivegen.datamodule import DriveData
+        from drivegen.module import DriveModule
+
+        self.config = config
+        self.host = build_host(config)
+        self.sampling = Sampling.from_dict(config.sampling, "sampling")
+        self.model = models.Model(self.host, self.sampling, config.data.size)
+        plugins, train = config.plugins, config.train
+        drop = {name: settings.drop for name, settings in plugins.items()}
+        trained = [name for name, settings in plugins.items() if settings.train]
+        self.module = DriveModule(self.host, train, drop, config.drop_groups, trained)
+        data = config.data
+        self.data = DriveData(
+            data.roots, self.host, size=data.size, images=train.images, version=data.version, val_scenes=data.val_scenes,
+            max_frames=data.max_frames, cache=data.cache, workers=data.workers, seed=train.seed, batches=train.steps * train.accumulate,
+        )  # fmt: skip
+
+    def draw(self) -> Rows:
+        """Draw the pictures of held-out frames and, below each row, what the model makes of the same conditions."""
+        from drivegen.nuscenes import load_image
+        from drivegen.pipeline import Pipeline
+
+        rows: list[list[Image.Image]] = []
+        pipe = Pipeline(self.model)
+        for frame in held_out(self.data, self.config):
+            rows.append([load_image(camera) for camera in frame.cameras])
+            rows.append(list(pipe(frame, seed=self.config.preview.seed).pictures().values()))
+        return rows
+
+    def write(self, folder: Path, step: int) -> Path:
+        """Save the model folder."""
+        about = {"steps": step, "training": configs.to_dict(self.config)}
+        return models.save(self.host, folder / "model", self.sampling, DTYPES[self.config.save_dtype], self.config.data.size, about)
+
+
+class AutoencoderStage:
+    """The first stage."""
+
+    def __init__(self, config: Config) -> None:
+        from drivegen.training.autoencoder import AutoencoderModule, ImageData
+
+        assert config.autoencoder is not None
+        self.config, train, data = config, config.train, config.data
+        self.vae = build_autoencoder(config.autoencoder, train.seed)
+        self.module = AutoencoderModule(self.vae, train, config.autoencoder)
+        self.data = ImageData(
+            data.roots, size=data.size, images=train.images, version=data.version, val_scenes=data.val_scenes,
+            max_frames=data.max_frames, workers=data.workers, seed=train.seed, batches=train.steps * train.accumulate,
+        )  # fmt: skip
+
+    def draw(self) -> Rows:
+        """Draw held-out pictures and, below each row, their reconstructions."""
+        from drivegen.datamodule import pixels_of
+        from drivegen.training.fill import to_unit
+        from drivegen.views import convert
+
+        rows: list[list[Image.Image]] = []
+        device = next(self.vae.parameters()).device
+        for frame in held_out(self.data, self.config):
+            pixels = to_unit(torch.from_numpy(pixels_of(frame))).to(device)
+            made = self.vae.decode(self.vae.encode(pixels).latent_dist.mode()).sample
+            rows += [convert(pixels, "pil"), convert(made, "pil")]
+        return rows
+
+    def write(self, folder: Path, step: int) -> Path:
+        """Measure the latents' scale, and save the network's folder."""
+        from drivegen.backbone import save_model
+        from drivegen.training.autoencoder import measure_scale
+
+        assert self.data.dataset is not None
+        self.vae.eval()
+        self.vae.register_to_config(scaling_factor=measure_scale(self.vae, self.data.dataset))
+        save_model(self.vae, folder / "vae", "diffusion_pytorch_model", DTYPES[self.config.save_dtype])
+        return folder / "vae"
+
+
+def held_out(data: Any, config: Config) -> list[Any]:
+    """Return the preview's frames, spread over the scenes that are not trained on."""
+    refs = data.sources.val
+    if not refs:
+        raise InputError("preview.every is set, but data.val_scenes holds no scene out to look at")
+    count = min(config.preview.frames, len(refs))
+    return [data.sources.frame(refs[i * len(refs) // count]) for i in range(count)]
