@@ -149,7 +149,7 @@ def map_json(vector_map: VectorMap) -> dict[str, Any]:
     def node_tokens(points: Array) -> list[str]:
         tokens = []
         for x, y in points.tolist():
-            token = make_token("node", x, y)
+            token = make_token("node", x, y)[:16]  # most of the file is these
             nodes[token] = {"token": token, "x": x, "y": y}
             tokens.append(token)
         return tokens
