@@ -101,10 +101,11 @@ def _bar(rendered: Iterable[Scene], scenes: int, frames: int, shown: bool) -> It
 def render_scene(out: str, seed: int, index: int, frames: int, size: tuple[int, int]) -> Scene:
     """Render one scene's pictures, truth and lidar below `out`; return it with their paths and with visibilities."""
     city = build(seed, index, frames, size)
-    return replace(city.scene, frames=tuple(_render_frame(city, frame, Path(out)) for frame in city.scene.frames))
+    return replace(city.scene, frames=tuple(render_frame(city, frame, Path(out)) for frame in city.scene.frames))
 
 
-def _render_frame(city: CityScene, frame: Frame, root: Path) -> Frame:
+def render_frame(city: CityScene, frame: Frame, root: Path) -> Frame:
+    """Render one frame, edited or not, as `render_scene` does each; return it as annotated: with paths and visibilities."""
     from drivegen.world.lidar import sweep
     from drivegen.world.render import render
     from drivegen.world.stored import store
