@@ -96,8 +96,11 @@ class Backbone(nn.Module):
         self.components = nn.ModuleDict(dict(components or {}))
 
     @classmethod
-    def from_folder(cls, folder: str | Path, components: Iterable[str] = ()) -> Backbone:
-        """Load a diffusers SD 1.x/2.x folder, with extra components (subfolders) where plugins require them."""
+    def from_folder(cls, folder: str | Path, components: Iterable[str] = (), unet: nn.Module | None = None) -> Backbone:
+        """Load a diffusers SD 1.x/2.x folder, with extra components (subfolders) where plugins require them.
+
+        unet takes the place of the folder's own, which is then not read.
+        """
         folder = Path(folder)
         index = weights.read_json(folder / "model_index.json")
         missing = [name for name in REQUIRED if not isinstance(index.get(name), list) or index[name][1] is None]
@@ -108,7 +111,8 @@ class Backbone(nn.Module):
         names = {name: index[name][1] for name in REQUIRED}
         if names["tokenizer"] not in _TOKENIZERS:
             raise InputError(f"{folder}: tokenizer {names['tokenizer']!r} is not one of {', '.join(_TOKENIZERS)}")
-        loaded = {name: load_model(folder / name, names[name]) for name in ("unet", "vae", "text_encoder")}
+        loaded = {} if unet is None else {"unet": unet}
+        loaded |= {n: load_model(folder / n, names[n]) for n in ("unet", "vae", "text_encoder") if n not in loaded}
         extra = {}
         for name in components:
             if not isinstance(index.get(name), list):

@@ -10,12 +10,13 @@ from torch import Tensor, nn
 from drivegen.errors import InputError
 from drivegen.plugin import Context, Residuals
 
-_SHARED = (
+SHARED = (
     "in_channels", "flip_sin_to_cos", "freq_shift", "down_block_types", "layers_per_block", "downsample_padding",
     "mid_block_scale_factor", "act_fn", "norm_num_groups", "norm_eps", "cross_attention_dim", "attention_head_dim",
     "num_attention_heads", "use_linear_projection", "upcast_attention", "only_cross_attention", "resnet_time_scale_shift",
     "transformer_layers_per_block", "mid_block_type",
 )  # fmt: skip
+"""What a branch's configuration takes over from its UNet's."""
 
 
 def skip_channels(unet: Any) -> tuple[int, ...]:
@@ -45,7 +46,7 @@ def control_branch(unet: Any, width: float = 1.0) -> Any:
         raise InputError(f"width {width} of a ControlNet branch is not in (0, 1]")
     groups = int(unet.config.norm_num_groups)
     channels = [max(groups, round(c * width / groups) * groups) for c in unet.config.block_out_channels]
-    config = {key: unet.config[key] for key in _SHARED if key in unet.config}
+    config = {key: unet.config[key] for key in SHARED if key in unet.config}
     branch = ControlNetModel(**config, block_out_channels=tuple(channels), conditioning_channels=1)
     branch.controlnet_cond_embedding = nn.Identity()
     if width == 1:

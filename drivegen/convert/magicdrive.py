@@ -5,41 +5,43 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+import torch
 from torch import nn
 
-from drivegen import registry, weights
-from drivegen.backbone import build_model
+from drivegen import model, registry, weights
+from drivegen.backbone import Backbone
+from drivegen.convert import magicdrive_config
+from drivegen.convert.magicdrive_config import Described
 from drivegen.errors import InputError
+from drivegen.host import Host
 from drivegen.plugin import Plugin
+from drivegen.sampling import Sampling
 from drivegen.weights import State
 
-UNET_CLASSES = ("UNet2DConditionModelMultiview",)
-EMBEDDERS = {
-    None: "default",
-    "magicdrive.networks.map_embedder.BEVControlNetConditioningEmbedding": "default",
-    "magicdrive.networks.map_embedder.BEVControlNetConditioningEmbeddingPlus": "adaptive",
-}
-"""The closed table of map embedders that a configuration may name."""
+SAMPLING = Sampling("unipc", steps=20, guidance=2.0, null=("camera", "text", "boxes"), shared_noise=True)
+"""MagicDrive's defaults: guidance nulls camera, text and boxes but keeps the map; all views start from one noise."""
 
+_ORDER = ("camera", "text", "boxes", "bev_map", "cross_view")
 _STEM = "diffusion_pytorch_model"
 _VIEW_PARTS = ("norm4", "attn4", "connector")
 
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """A MagicDrive checkpoint taken apart: the plain UNet, and for each plugin its constructor arguments and its weights."""
+    """A MagicDrive checkpoint taken apart: the plain UNet, what the configurations say, and each plugin's weights.
+
+    places tells for each weight of theirs ("unet.…", "controlnet.…") its plugin ("" = the UNet) and its key there.
+    """
 
     unet: nn.Module
-    options: Mapping[str, Mapping[str, Any]]
+    described: Described
     states: Mapping[str, State]
+    places: Mapping[str, tuple[str, str]]
 
     def plugins(self) -> dict[str, Plugin]:
-        """Build the plugins, in MagicDrive's token order around a text plugin: camera, text, boxes."""
-        template = {"template": "A driving scene image at {location}. {description}"}
-        options = {**self.options, "text": template}
-        return {name: registry.load(name)(**options[name]) for name in ("camera", "text", "boxes", "bev_map", "cross_view")}
+        """Build the plugins in MagicDrive's token order: camera, text, boxes."""
+        return {name: registry.load(name)(**self.described.options[name]) for name in _ORDER}
 
     def load_into(self, plugins: Mapping[str, Plugin]) -> None:
         """Load the weights into plugins that are attached to this UNet, strictly."""
@@ -48,68 +50,84 @@ class Checkpoint:
 
 
 def read(folder: str | Path, half: bool = True) -> Checkpoint:
-    """Read `folder/unet` and `folder/controlnet`; half is MagicDrive's cast of camera parameters to fp16."""
+    """Read `folder/unet` and `folder/controlnet`, in fp32; half is MagicDrive's cast of camera parameters to fp16.
+
+    Raises InputError on a folder that is not a MagicDrive checkpoint, or that names anything outside the closed tables.
+    """
     folder = Path(folder)
-    config = weights.read_json(folder / "unet" / "config.json")
-    control = weights.read_json(folder / "controlnet" / "config.json")
-    named = str(config.get("_class_name", UNET_CLASSES[0]))
-    if named.rsplit(".", 1)[-1] not in UNET_CLASSES:
-        raise InputError(f"{folder / 'unet'}: class {named!r} is not MagicDrive's UNet ({', '.join(UNET_CLASSES)})")
-    unet_state = {k: v.float() for k, v in weights.load_state(folder / "unet", _STEM).items()}
-    control_state = {k: v.float() for k, v in weights.load_state(folder / "controlnet", _STEM).items()}
-    plain, views = _split_unet(unet_state)
-    unet = build_model("UNet2DConditionModel", config)
-    weights.load_strict(unet, plain, str(folder / "unet"))
-    states = {"cross_view": views, **_split_control(control_state)}
-    return Checkpoint(unet, _options(config, control, states["boxes"], half), states)
+    for name in ("unet", "controlnet"):
+        if not (folder / name / "config.json").is_file():
+            raise InputError(
+                f"{folder} is not a MagicDrive checkpoint: there is no {name}/config.json; name the folder of both"
+            )
+    described = magicdrive_config.describe(
+        weights.read_json(folder / "unet" / "config.json"), weights.read_json(folder / "controlnet" / "config.json"), half
+    )
+    states = (weights.load_state(folder / name, _STEM) for name in ("unet", "controlnet"))
+    return take_apart(described, *({k: v.float() for k, v in state.items()} for state in states), where=str(folder / "unet"))
 
 
-def _split_unet(state: State) -> tuple[State, State]:
-    plain, views = {}, {}
-    for key, value in state.items():
-        block, _, rest = key.partition(".transformer_blocks.")
-        number, _, inner = rest.partition(".")
-        if inner.split(".")[0] in _VIEW_PARTS:
+def take_apart(described: Described, unet_state: State, control_state: State, where: str = "unet") -> Checkpoint:
+    """Sort the weights of both networks into a plain UNet and the plugins; raises InputError when the UNet's do not fit."""
+    states: dict[str, State] = {name: {} for name in _ORDER if name != "text"}
+    plain: State = {}
+    places = {}
+    for network, state in (("unet", unet_state), ("controlnet", control_state)):
+        for key, value in state.items():
+            plugin, own = places[f"{network}.{key}"] = place(network, key)
+            (states[plugin] if plugin else plain)[own] = value
+    unet = magicdrive_config.build_unet(described)
+    weights.load_strict(unet, plain, where)
+    return Checkpoint(unet, described, states, places)
+
+
+def place(network: str, key: str) -> tuple[str, str]:
+    """Tell where a weight of MagicDrive's "unet" or "controlnet" lives here: plugin name ("" = the UNet itself) and key."""
+    head, _, rest = key.partition(".")
+    if network == "unet":
+        block, found, inside = key.partition(".transformer_blocks.")
+        number, _, inner = inside.partition(".")
+        if found and inner.split(".")[0] in _VIEW_PARTS:
             site = f"{block}.transformer_blocks.{number}.attn2".replace(".", "-")
-            views[f"taps.{site}.{inner}"] = value
-        else:
-            plain[key] = value
-    return plain, views
+            return "cross_view", f"taps.{site}.{inner}"
+        return "", key
+    if head in ("cam2token", "uncond_cam"):
+        return "camera", key
+    if head == "bbox_embedder":
+        return "boxes", rest
+    if head == "controlnet_cond_embedding":
+        return "bev_map", f"embedder.{rest}"
+    return "bev_map", f"branch.{key}"
 
 
-def _split_control(state: State) -> dict[str, State]:
-    out: dict[str, State] = {"camera": {}, "boxes": {}, "bev_map": {}}
-    for key, value in state.items():
-        head, _, rest = key.partition(".")
-        if head in ("cam2token", "uncond_cam"):
-            out["camera"][key] = value
-        elif head == "bbox_embedder":
-            out["boxes"][rest] = value
-        elif head == "controlnet_cond_embedding":
-            out["bev_map"][f"embedder.{rest}"] = value
-        else:
-            out["bev_map"][f"branch.{key}"] = value
-    return out
+def convert(src: str | Path, out: str | Path, base: str | Path, half: bool = True, dtype: torch.dtype | None = None) -> Path:
+    """Write a model folder from a MagicDrive checkpoint and the Stable Diffusion folder it was trained on; returns it.
+
+    VAE, text encoder, tokenizer and scheduler are the base's; weights are written in `dtype`, or in fp32. Raises InputError
+    when the two do not belong together, or when the view pairs are not a ring, which calibration would give.
+    """
+    checkpoint = read(src, half)
+    described = checkpoint.described
+    _check_ring(described.neighbours, src)
+    backbone = Backbone.from_folder(base, unet=checkpoint.unet)
+    width, encoder = backbone.token_width, int(backbone.text_encoder.config.hidden_size)
+    if encoder != width:
+        raise InputError(f"{base}: its text encoder has width {encoder}, {src} attends to tokens of width {width}; wrong base")
+    latents = int(checkpoint.unet.config.in_channels)
+    if backbone.latent_channels != latents:
+        raise InputError(f"{base}: its VAE has {backbone.latent_channels} latent channels, {src} takes {latents}; wrong base")
+    plugins = checkpoint.plugins()
+    host = Host(backbone, plugins)
+    checkpoint.load_into(plugins)
+    about = {"source": "MagicDrive (Apache-2.0)", "camera_parameters_fp16": half}
+    return model.save(host, out, SAMPLING, dtype, described.image_size, about)
 
 
-def _options(unet: Mapping[str, Any], control: Mapping[str, Any], boxes: State, half: bool) -> dict[str, Mapping[str, Any]]:
-    embedder = control.get("map_embedder_cls")
-    if embedder not in EMBEDDERS:
-        raise InputError(f"map embedder {embedder!r} is not one of {', '.join(str(e) for e in EMBEDDERS)}")
-    given = control.get("map_embedder_param") or {}
-    size = given.get("conditioning_size") or control["map_size"]
-    channels = given.get("block_out_channels") or control["conditioning_embedding_out_channels"]
-    box = control.get("bbox_embedder_param") or {}
-    mode = box.get("mode", "all-xyz")
-    return {
-        "camera": {"normalised": False, "half": half},
-        "boxes": {
-            "masked": False, "in_image": False, "frame": "lidar", "unit_m": 1.0, "raised": True, "corners": mode,
-            "min_max": bool(box.get("minmax_normalize", False)), "max_boxes": 10_000, "learn_classes": False,
-            "hidden": int(boxes["second_linear.0.weight"].shape[0]),
-        },
-        "bev_map": {"pixels": list(size[1:]), "embedder": EMBEDDERS[embedder], "channels": list(channels)},
-        "cross_view": {
-            "attention": unet.get("neighboring_attn_type", "add"), "connector": unet.get("zero_module_type", "zero_linear"),
-        },
-    }  # fmt: skip
+def _check_ring(neighbours: tuple[tuple[int, ...], ...], src: str | Path) -> None:
+    count = len(neighbours)
+    for view, others in enumerate(neighbours):
+        if count < 3 or sorted(others) != sorted(((view - 1) % count, (view + 1) % count)):
+            raise InputError(
+                f"{src}: neighboring_view_pair gives view {view} the neighbours {list(others)}; only rings, where a view's "
+                "neighbours are the one before and the one after, become a model whose neighbours come from the calibration"
+            )

@@ -26,13 +26,16 @@ class BoxTokens(Plugin):
 
     masked hides padded slots from attention (MagicDrive attends to them); in_image keeps the boxes that reach a view's image
     (MagicDrive: any corner ahead of the camera); frame is where corners are measured, in units of unit_m; raised puts corners
-    half a height too high, as MagicDrive's released weights learned them; max_boxes keeps the nearest of a view.
+    half a height too high, as MagicDrive's released weights learned them; max_boxes keeps the nearest of a view; corners
+    "cxyz" takes four of the eight, min_max scales them by MagicDrive's ranges; half_in_training rounds them to fp16 while
+    training; hidden, position_width and class_width are the embedder's widths (None = from the context's).
     """
 
     def __init__(
         self, masked: bool = True, in_image: bool = True, frame: Literal["lidar", "camera"] = "camera", unit_m: float = 10.0,
         raised: bool = False, corners: Literal["all-xyz", "cxyz"] = "all-xyz", min_max: bool = False, max_boxes: int = 64,
-        pad_to: int = 0, learn_classes: bool = True, hidden: int | None = None,
+        pad_to: int = 0, learn_classes: bool = True, hidden: int | tuple[int, int] | None = None,
+        position_width: int | None = None, class_width: int | None = None, frequencies: int = 4, half_in_training: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
         if frame not in ("lidar", "camera") or corners not in ("all-xyz", "cxyz"):
@@ -40,22 +43,30 @@ class BoxTokens(Plugin):
         self.masked, self.in_image, self.frame, self.unit_m, self.raised = masked, in_image, frame, unit_m, raised
         self.corner_mode, self.min_max, self.max_boxes, self.pad_to = corners, min_max, max_boxes, pad_to
         self.learn_classes, self.hidden = learn_classes, hidden
+        self.position_width, self.class_width = position_width, class_width
+        self.frequencies, self.half_in_training = frequencies, half_in_training
 
     def attach(self, backbone: Any) -> None:
         width = backbone.token_width
-        features = 27 * (8 if self.corner_mode == "all-xyz" else 4)
+        positions, kinds = self.position_width or width, self.class_width or width
+        features = 3 * (1 + 2 * self.frequencies) * self._points
         hidden = self.hidden or width * 2 // 3
-        self.bbox_proj = nn.Linear(features, width)
+        first, second = (hidden, hidden) if isinstance(hidden, int) else hidden
+        self.bbox_proj = nn.Linear(features, positions)
         self.second_linear = nn.Sequential(
-            nn.Linear(2 * width, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, width)
+            nn.Linear(positions + kinds, first), nn.SiLU(), nn.Linear(first, second), nn.SiLU(), nn.Linear(second, width)
         )
-        self.null_class_feature = nn.Parameter(torch.zeros(width))
+        self.null_class_feature = nn.Parameter(torch.zeros(kinds))
         self.null_pos_feature = nn.Parameter(torch.zeros(features))
-        tokens = class_tokens(backbone)
+        tokens = class_tokens(backbone, kinds)
         if self.learn_classes:
             self._class_tokens: Tensor = nn.Parameter(tokens)
         else:
             self.register_buffer("_class_tokens", tokens)
+
+    @property
+    def _points(self) -> int:
+        return 8 if self.corner_mode == "all-xyz" else len(_CXYZ)
 
     def prepare(self, frame: Frame, given: Any = None) -> dict[str, np.ndarray]:
         known = [box for box in frame.boxes if box.detection_class is not None]
@@ -76,7 +87,7 @@ class BoxTokens(Plugin):
                 ]
             )
         slots = max((len(view) for view in views), default=0)
-        corners = np.zeros((len(views), slots, 8, 3), dtype=np.float32)
+        corners = np.zeros((len(views), slots, self._points, 3), dtype=np.float32)
         classes = np.full((len(views), slots), -1, dtype=np.int64)
         for v, view in enumerate(views):
             for m, (points, index) in enumerate(view):
@@ -87,7 +98,8 @@ class BoxTokens(Plugin):
         points = box.corners()
         if self.raised:
             points = points + np.array([0, 0, box.size_wlh_m[2] / 2])
-        return target_SE3_global.transform(points)[list(_ORDER)] / self.unit_m
+        points = target_SE3_global.transform(points)[list(_ORDER)] / self.unit_m
+        return points if self.corner_mode == "all-xyz" else points[list(_CXYZ)]
 
     def _distance(self, camera: Camera, camera_SE3_global: SE3, box: Box3D) -> float | None:
         points = camera_SE3_global.transform(box.corners())
@@ -118,13 +130,16 @@ class BoxTokens(Plugin):
         return Signal(tokens, torch.where(kept, mask, first))
 
     def embed(self, corners: Tensor, classes: Tensor, mask: Tensor) -> Tensor:
-        """Give tokens (N, M, D) of corners (N, M, 8, 3), classes (N, M) and mask (N, M): the null token where False."""
-        if self.corner_mode == "cxyz":
-            corners = corners[..., list(_CXYZ), :]
+        """Give tokens (N, M, D) of corners (N, M, P, 3), classes (N, M) and mask (N, M): the null token where False.
+
+        P = 8, or 4 with corners "cxyz".
+        """
+        if self.half_in_training and self.training:
+            corners = corners.half().float()
         if self.min_max:
             corners = (corners - corners.new_tensor(_RANGE_MIN)) / corners.new_tensor(_RANGE_SIZE)
         dtype = self.null_pos_feature.dtype
-        positions = fourier_features(corners.float()).to(dtype).flatten(2)
+        positions = fourier_features(corners.float(), self.frequencies).to(dtype).flatten(2)
         positions = torch.where(mask[..., None], positions, self.null_pos_feature)
         kinds = self._class_tokens[torch.where(mask, classes, 0)].to(dtype)
         kinds = torch.where(mask[..., None], kinds, self.null_class_feature)
@@ -153,11 +168,11 @@ def _reaches(camera: Camera, points_camera: np.ndarray) -> bool:
 
 
 @torch.no_grad()
-def class_tokens(backbone: Any) -> Tensor:
-    """Give the (10, D) pooled text embeddings of the bare class names; random where the text encoder's width is not D."""
+def class_tokens(backbone: Any, width: int) -> Tensor:
+    """Give the (10, width) pooled text embeddings of the bare class names; random where the text encoder has another width."""
     encoder = backbone.text_encoder
-    if encoder.config.hidden_size != backbone.token_width:
-        return torch.randn(len(DETECTION_CLASSES), backbone.token_width)
+    if encoder.config.hidden_size != width:
+        return torch.randn(len(DETECTION_CLASSES), width)
     ids = backbone.tokenizer(
         list(DETECTION_CLASSES), padding="max_length", truncation=True, max_length=min(backbone.tokenizer.model_max_length, 77)
     )

@@ -18,15 +18,15 @@ class CameraTokens(Plugin):
     """One token a view from [K | lidar_SE3_camera] (3, 7); null is a learned matrix.
 
     normalised divides the generated image's intrinsics by its size (MagicDrive: raw intrinsics of the native image);
-    half rounds the matrix to fp16 first, as MagicDrive's released weights expect.
+    half rounds the matrix to fp16 first, as MagicDrive's released weights expect; frequencies of the Fourier features.
     """
 
-    def __init__(self, normalised: bool = True, half: bool = False) -> None:
+    def __init__(self, normalised: bool = True, half: bool = False, frequencies: int = 4) -> None:
         super().__init__()
-        self.normalised, self.half_precision = normalised, half
+        self.normalised, self.half_precision, self.frequencies = normalised, half, frequencies
 
     def attach(self, backbone: Any) -> None:
-        self.cam2token = nn.Linear(189, backbone.token_width)
+        self.cam2token = nn.Linear(21 * (1 + 2 * self.frequencies), backbone.token_width)
         self.uncond_cam = nn.Embedding(1, 21)
 
     def prepare(self, frame: Frame, given: Any = None) -> dict[str, np.ndarray]:
@@ -47,10 +47,10 @@ class CameraTokens(Plugin):
         return Signal(self.cam2token(self.features(param).to(self.cam2token.weight.dtype)))
 
     def features(self, param: Tensor) -> Tensor:
-        """Give the Fourier features (N, 1, 189) of matrices (B, V, 3, 7), column by column."""
+        """Give the Fourier features (N, 1, F) of matrices (B, V, 3, 7), column by column; F = 189 with four frequencies."""
+        columns = rearrange(param.half().float() if self.half_precision else param.float(), "b v r c -> (b v) 1 c r")
+        emb = fourier_features(columns, self.frequencies)
         if self.half_precision:
             # The features of the halved values are computed in fp32 and rounded, which is what fp16 kernels do.
-            emb = fourier_features(rearrange(param.half().float(), "b v r c -> (b v) 1 c r")).half().float()
-        else:
-            emb = fourier_features(rearrange(param.float(), "b v r c -> (b v) 1 c r"))
+            emb = emb.half().float()
         return torch.flatten(emb, start_dim=2)

@@ -96,18 +96,22 @@ class CrossViewLayer(nn.Module):
         """Give the term (N, L, C) for the stream after cross-attention, which is the remembered input plus y."""
         neighbours, keep = now.signal.data
         stream = self.norm4(now.scratch["stream"] + y)
-        q, k, v = (
-            rearrange(f(stream), "(b v) l (h d) -> b v h l d", v=now.grid.views, h=self.heads)
-            for f in (self.attn4.to_q, self.attn4.to_k, self.attn4.to_v)
-        )
-        mixed, count = self._attend(q, k, v, neighbours)
-        out: Any = self.attn4.to_out[0]
-        # One output projection for the sum over neighbours: its bias counts once for each of them.
-        term = self.connector(nn.functional.linear(rearrange(mixed, "b v h l d -> b v l (h d)"), out.weight) + count * out.bias)
+        term = self.connector(self.attend(stream, neighbours))
         term = torch.where(keep.view(-1, 1, 1, 1), term, 0.0)
         return rearrange(term, "b v l c -> (b v) l c")
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, neighbours: Tensor) -> tuple[Tensor, Tensor]:
+    def attend(self, stream: Tensor, neighbours: Tensor) -> Tensor:
+        """Let each view of a normalised stream (N, L, C) attend to its neighbours (B, V, K), -1 = none: (B, V, L, C)."""
+        q, k, v = (
+            rearrange(f(stream), "(b v) l (h d) -> b v h l d", v=neighbours.shape[1], h=self.heads)
+            for f in (self.attn4.to_q, self.attn4.to_k, self.attn4.to_v)
+        )
+        mixed, count = self._mix(q, k, v, neighbours)
+        out: Any = self.attn4.to_out[0]
+        # One output projection for the sum over neighbours: its bias counts once for each of them.
+        return nn.functional.linear(rearrange(mixed, "b v h l d -> b v l (h d)"), out.weight) + count * out.bias
+
+    def _mix(self, q: Tensor, k: Tensor, v: Tensor, neighbours: Tensor) -> tuple[Tensor, Tensor]:
         """Attention output (B, V, H, L, d) and how often the output bias counts (B, V, 1, 1)."""
         views = q.shape[1]
         if self.attention == "self":
