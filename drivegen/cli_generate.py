@@ -21,7 +21,7 @@ from drivegen.scene import Frame
 from drivegen.training.folder import held
 from drivegen.views import check_name
 
-BUILT_IN = (2, 0)
+BUILT_IN = (7, 0)
 """(seed, index) of the scene of the procedural city that is generated when no data are given."""
 
 

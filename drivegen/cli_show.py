@@ -38,7 +38,7 @@ def show_model(console: Console, folder: Path) -> None:
         check_hashes(folder, read_index(folder).sha256)
     console.print(f"[bold]{escape(str(folder))}[/bold]", highlight=False, soft_wrap=True)
     console.print(_parts_table(found))
-    console.print(f"scheduler: {found.scheduler}", highlight=False)
+    console.print(f"scheduler: {found.scheduler}", highlight=False, soft_wrap=True)
     if not found.index:
         console.print("no plugins: it generates from text and ignores cameras, boxes and map")
         return
@@ -47,13 +47,13 @@ def show_model(console: Console, folder: Path) -> None:
     s = index["sampling"]
     null = "all plugins" if s["null"] is None else ", ".join(s["null"]) or "none"
     noise = "one for all views" if s["shared_noise"] else "independent for each view"
-    console.print(f"images: {height}x{width} (height x width)", highlight=False)
+    console.print(f"images: {height}x{width} (height x width)", highlight=False, soft_wrap=True)
     console.print(
         f"sampling: {s['sampler']}, {s['steps']} steps, guidance {s['guidance']} (nulls {null}), noise {noise}", highlight=False
     )
-    console.print(f"saved with: {', '.join(f'{k} {v}' for k, v in index['versions'].items())}", highlight=False)
+    console.print(f"saved with: {', '.join(f'{k} {v}' for k, v in index['versions'].items())}", highlight=False, soft_wrap=True)
     for key, value in index["about"].items():
-        console.print(f"{escape(str(key))}: {escape(str(value))}", highlight=False)
+        console.print(f"{escape(str(key))}: {escape(str(value))}", highlight=False, soft_wrap=True)
     console.print(f"sha256 of all {len(index['sha256'])} weight files agree")
 
 

@@ -135,17 +135,14 @@ def _tile(
 
 def _header(sheet: Image.Image, frame: Frame) -> None:
     title = frame.description or frame.scene_name or frame.token
-    size = 23
     right = f"{frame.scene_name}   {frame.location}".strip()
-    when = (
-        datetime.fromtimestamp(frame.timestamp_us / 1e6, UTC).strftime("%Y-%m-%d %H:%M:%S.%f")[:-5]
-        if frame.timestamp_us
-        else ""
-    )
-    room = WIDTH - 3 * GAP - max(text_width(right, 15), text_width(when, 15), 120)
-    lines = wrapped(title, size, room, 1) if text_width(title, size) <= room else wrapped(title, 18, room, 2)
+    # UTC is said because a drive's own clock is not known: midnight may be noon there.
+    when = datetime.fromtimestamp(frame.timestamp_us / 1e6, UTC).strftime("%Y-%m-%d %H:%M:%S UTC") if frame.timestamp_us else ""
+    room = WIDTH - 4 * GAP - max(text_width(right, 15), text_width(when, 15), 120)
+    large = text_width(title, 23) <= room
+    lines = wrapped(title, 23 if large else 18, room, 2)
     for i, line in enumerate(lines):
-        write(sheet, (GAP, 22 if len(lines) == 1 else 13 + 23 * i), line, size if len(lines) == 1 else 18)
+        write(sheet, (GAP, 13 + 23 * i if len(lines) > 1 else 22 if large else 26), line, 23 if large else 18)
     write(sheet, (WIDTH - GAP, 15), right, 15, DIM, "ra")
     write(sheet, (WIDTH - GAP, 37), when, 15, DIM, "ra")
 
