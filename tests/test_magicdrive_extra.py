@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from drivegen import data, registry
+from drivegen.backbone import Backbone
 from drivegen.convert import magicdrive
 from drivegen.convert.magicdrive_config import TEMPLATE
 from drivegen.geometry import SE3, project
@@ -20,7 +21,7 @@ from drivegen.host import Host
 from drivegen.plugin import Arrays, Grid, Plugin, Signal
 from drivegen.scene import BEV_CLASSES, DETECTION_CLASSES, Box3D, Camera, Frame, MapPolygon, VectorMap
 from drivegen.weights import load_strict
-from tests.tiny_models import tiny_backbone
+from tests.tiny_models import tiny_backbone, tiny_tokenizer
 
 EXTRA = Path(__file__).parents[2] / "shared" / "fixtures" / "magicdrive" / "golden_extra"
 golden = pytest.mark.skipif(not EXTRA.is_dir(), reason="the golden tensors are not here")
@@ -37,6 +38,11 @@ def below(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 # -- attention and zero types ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def backbone() -> Backbone:
+    return tiny_backbone()
 
 
 class OneBlock(nn.Module):
@@ -67,11 +73,10 @@ class Given(Plugin):
 @pytest.mark.parametrize("connector", ["zero_linear", "gated", "none"])
 @pytest.mark.parametrize("attention", ["add", "concat", "self"])
 @torch.no_grad()
-def test_cross_view_block(attention: str, connector: str) -> None:
+def test_cross_view_block(backbone: Backbone, attention: str, connector: str) -> None:
     every = load_file(EXTRA / "blocks.safetensors")
     theirs = below(every, f"{attention}.{connector}.")
     stream, tokens = every["hidden_states"], every["encoder_hidden_states"]
-    backbone = tiny_backbone()
     backbone.unet = OneBlock(stream.shape[-1], tokens.shape[-1], heads=2)
     plugins = {"given": Given(), "cross_view": registry.load("cross_view")(attention=attention, connector=connector)}
     host = Host(backbone, plugins).eval()
@@ -93,16 +98,15 @@ def test_cross_view_block(attention: str, connector: str) -> None:
 
 
 @golden
-@pytest.mark.parametrize(
-    ("name", "kind"), [("default_200", "default"), ("default_400", "default"), ("plus_200_34x92", "adaptive")]
-)
+@pytest.mark.parametrize("name", ["default_200", "default_400", "plus_200_34x92"])
 @torch.no_grad()
-def test_map_embedder(name: str, kind: str) -> None:
+def test_map_embedder(name: str) -> None:
     theirs = below(load_file(EXTRA / "map_embedders.safetensors"), f"{name}.")
     state = below(theirs, "w.")
     channels = [state[f"{key}.weight"].shape[0] for key in ("conv_in", "blocks.1", "blocks.3", "blocks.5")]
     bird = theirs["map"].float()
     backbone = tiny_backbone(unet={"block_out_channels": (6, 12), "norm_num_groups": 2, "attention_head_dim": 2})
+    kind = "adaptive" if name.startswith("plus") else "default"
     plugin = registry.load("bev_map")(pixels=list(bird.shape[2:]), embedder=kind, channels=channels)
     plugin.bind(backbone)
     load_strict(plugin.embedder, state, name)
@@ -208,12 +212,10 @@ def test_every_corner_is_half_a_height_too_high_and_projections_are_not() -> Non
 
 
 def test_prompt_is_magicdrives() -> None:
-    backbone = tiny_backbone()
     text = magicdrive_plugins("text")["text"]
-    text.bind(backbone)
-    frame = Frame(
-        "f", (Camera("CAM_FRONT", np.eye(3), 8, 8, SE3.identity(), SE3.identity()),), (), None, "Rain", "boston-seaport"
-    )
+    text.tokenizer = tiny_tokenizer(77)
+    camera = Camera("CAM_FRONT", np.eye(3), 8, 8, SE3.identity(), SE3.identity())
+    frame = Frame("f", (camera,), (), None, "Rain", "boston-seaport")
     expected = text.tokenize("A driving scene image at boston-seaport. Rain.")
     assert np.array_equal(text.prepare(frame)["ids"], expected)
 
