@@ -172,7 +172,7 @@ class Pipeline:
     def _seeds(self, seed: int | Sequence[int], generator: torch.Generator | None, count: int) -> list[int]:
         if generator is not None:
             return [int(torch.randint(2**63 - 1, (), generator=generator, device=generator.device)) for _ in range(count)]
-        seeds = [seed] * count if isinstance(seed, int) else list(seed)
+        seeds = list(seed) if isinstance(seed, Sequence) else [seed] * count
         if len(seeds) != count:
             raise InputError(f"{len(seeds)} seeds are given for {count} frames; give one, or one a frame")
         return [check_seed(number) for number in seeds]
