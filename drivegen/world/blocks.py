@@ -89,16 +89,17 @@ class _Ground:
 
     def __init__(self, blocked: shapely.Geometry) -> None:
         self._blocked = prep(blocked)
-        self._taken: list[tuple[Array, float, Polygon]] = []
+        self._taken: list[tuple[float, float, float, Polygon]] = []
 
     def take(self, area: Polygon) -> bool:
-        centre, radius = np.array(area.centroid.coords[0]), math.sqrt(area.minimum_rotated_rectangle.area) * 1.5
-        if self._blocked.intersects(area) or np.abs(centre).max() > HALF_M - 4:
+        x0, y0, x1, y1 = area.bounds
+        x, y, radius = (x0 + x1) / 2, (y0 + y1) / 2, (x1 - x0 + y1 - y0) / 2
+        if max(abs(x), abs(y)) > HALF_M - 4 or self._blocked.intersects(area):
             return False
-        for other, reach, shape in self._taken:
-            if abs(other[0] - centre[0]) + abs(other[1] - centre[1]) < (radius + reach) * 2 and shape.intersects(area):
+        for u, v, reach, shape in self._taken:
+            if abs(u - x) + abs(v - y) < radius + reach and shape.intersects(area):
                 return False
-        self._taken.append((centre, radius, area))
+        self._taken.append((x, y, radius, area))
         return True
 
 

@@ -45,7 +45,10 @@ class Curve:
     def line(self, start_m: float, stop_m: float, left_m: float = 0.0) -> Array:
         """Return the parallel (Q, 2) at `left_m` between two arc lengths."""
         inner = self.s_m[(self.s_m > start_m + 1e-6) & (self.s_m < stop_m - 1e-6)]
-        return np.array([self.at(s, left_m)[0] for s in (start_m, *inner, stop_m)])
+        s = np.concatenate([[start_m], inner, [stop_m]])
+        heading = np.interp(s, self.s_m, self.heading_rad)
+        points = np.stack([np.interp(s, self.s_m, self.points[:, i]) for i in (0, 1)], axis=1)
+        return points + left_m * np.stack([-np.sin(heading), np.cos(heading)], axis=1)  # type: ignore[no-any-return]
 
     def strip(self, start_m: float, stop_m: float, left_m: float, right_m: float) -> Array:
         """Return the band (Q, 2) between two parallels (lateral offsets, left positive), counter-clockwise."""

@@ -14,7 +14,7 @@ from drivegen.world.classes import BUILDING, CLASSES
 from drivegen.world.parts import CLASS, Parts
 from drivegen.world.render import Prepared
 
-BEAMS, AZIMUTHS = 32, 360
+BEAMS, AZIMUTHS = 32, 720
 LOWEST_RAD, HIGHEST_RAD = math.radians(-30.67), math.radians(10.67)
 RANGE_M = 90.0
 _FACE_PX, _FOCAL_PX, _HEIGHT_PX = 192, 96.0, 320
@@ -25,11 +25,12 @@ def _sweep(numbers, labels, bins, eye, rotation, face, out, found):  # type: ign
     """Cast the rays of one quarter of the sweep; out (BEAMS, AZIMUTHS / 4, 3) directions times range, found the class or -1."""
     bounds, starts, items = bins
     columns = (_FACE_PX + TILE_PX - 1) // TILE_PX
-    quarter = AZIMUTHS // 4
-    for beam in range(BEAMS):
-        tangent = np.tan(LOWEST_RAD + (HIGHEST_RAD - LOWEST_RAD) * beam / (BEAMS - 1))
+    beams, azimuths = found.shape
+    quarter = azimuths // 4
+    for beam in range(beams):
+        tangent = np.tan(LOWEST_RAD + (HIGHEST_RAD - LOWEST_RAD) * beam / (beams - 1))
         for k in range(quarter):
-            turn = (k + 0.5) * 2 * np.pi / AZIMUTHS - np.pi / 4
+            turn = (k + 0.5) * 2 * np.pi / azimuths - np.pi / 4
             x, y = np.tan(turn), -tangent / np.cos(turn)
             u, v = int(x * _FOCAL_PX + _FACE_PX / 2), int(y * _FOCAL_PX + _HEIGHT_PX / 2)
             cell = (v // TILE_PX) * columns + u // TILE_PX

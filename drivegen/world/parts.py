@@ -49,15 +49,14 @@ class Builder:
         day: float = 0.0,
     ) -> None:  # fmt: skip
         """Add one primitive; `axes` (3, 3) holds its axes as columns, in the object's frame."""
-        rotation = self.pose.rotation if axes is None else self.pose.rotation @ axes
-        row = np.empty(WIDTH)
-        row[0:3] = self.pose.rotation @ np.array(centre) + self.pose.translation
-        row[3:12] = (rotation / np.maximum(half, 1e-4)).T.ravel()
+        turn = np.eye(3) if axes is None else axes
+        row = np.zeros(WIDTH)
+        row[0:3] = centre
         row[12:14] = taper
         row[14:17] = colour
-        row[17:20] = half
+        row[17:20] = np.maximum(half, 1e-4)
         row[20:22] = night, day
-        row[22:31] = (rotation * np.array(half)).T.ravel()
+        row[22:31] = (turn * row[17:20]).T.ravel()
         self.numbers.append(row)
         self.labels.append((shape, material, self.category, self.instance, self.seed))
 
@@ -85,6 +84,27 @@ class Builder:
             hub = math.copysign(width / 2 - 0.02, y)
             self.put(CYLINDER, (x, y + hub * 0.1, z), (radius * 0.5, radius * 0.5, width / 2), (0.35, 0.35, 0.36), PAINT, axes=axes)
 
-    def done(self) -> Parts:
-        """Return what was collected."""
-        return Parts(np.array(self.numbers).reshape(-1, WIDTH), np.array(self.labels, dtype=np.int32).reshape(-1, 5))
+    def done(self, limit: Array | None = None) -> Parts:
+        """Return what was collected, squeezed along the object's axes into half-sizes `limit` (3,) where it sticks out."""
+        rows = np.array(self.numbers).reshape(-1, WIDTH)
+        labels = np.array(self.labels, dtype=np.int32).reshape(-1, 5)
+        axes = rows[:, 22:31].reshape(-1, 3, 3)  # rows: the primitive's own axes times its half-sizes
+        if limit is not None and len(rows):
+            reach = np.abs(rows[:, :3]) + _reach(axes, labels[:, SHAPE])
+            squeeze = np.minimum(1.0, limit / reach.max(0))
+            rows[:, :3] *= squeeze
+            axes = axes * squeeze
+        axes = axes @ self.pose.rotation.T
+        rows[:, :3] = rows[:, :3] @ self.pose.rotation.T + self.pose.translation
+        rows[:, 22:31] = axes.reshape(-1, 9)
+        rows[:, 3:12] = np.linalg.inv(axes.transpose(0, 2, 1)).reshape(-1, 9)
+        return Parts(rows, labels)
+
+
+def _reach(axes: Array, shape: Array) -> Array:
+    """Half-extents (N, 3) of primitives along the object's axes."""
+    square = axes**2
+    ball = np.sqrt(square.sum(1))
+    drum = np.sqrt(square[:, :2].sum(1)) + np.abs(axes[:, 2])
+    round_ = (shape == CYLINDER) | (shape == CONE)
+    return np.where((shape == BALL)[:, None], ball, np.where(round_[:, None], drum, np.abs(axes).sum(1)))  # type: ignore[no-any-return]

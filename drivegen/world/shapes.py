@@ -26,6 +26,10 @@ _CAR_COLOURS: tuple[Colour, ...] = (
 )  # fmt: skip
 
 
+MARGIN_M = 0.004
+"""Objects end this far inside their boxes, so that lidar points on them are inside whatever the rounding."""
+
+
 class Look:
     """Draws an object's looks from its instance name alone, so that it looks the same wherever and whenever it is drawn."""
 
@@ -239,4 +243,4 @@ def shape_of(box: Box3D, number: int, pose: SE3) -> Parts | None:
         _two_wheels(builder, look, l, w, h, name == "motorcycle", moving, box.attribute != "cycle.without_rider")
     else:
         _MAKERS[name](builder, look, l, w, h, moving)
-    return builder.done()
+    return builder.done(np.array([l, w, h]) - MARGIN_M)

@@ -57,13 +57,17 @@ class Track:
         return point, math.remainder(heading, 2 * math.pi), velocity
 
 
+Footprint = tuple[Array, float, Array]
+"""A turned rectangle: centre (2,), heading, size (width, length, height)."""
+
+
 def draw_size(rng: np.random.Generator, kind: str) -> Array:
     """Draw a size (width, length, height) in metres of a detection class."""
     _, low, high = KINDS[kind]
     return np.array(low) + (np.array(high) - np.array(low)) * rng.uniform(size=3)
 
 
-def overlap(a: tuple[Array, float, Array], b: tuple[Array, float, Array], room_m: float = 0.2) -> bool:
+def overlap(a: Footprint, b: Footprint, room_m: float) -> bool:
     """Tell whether two turned rectangles (centre, heading, size_wlh) come closer than room_m (separating axes)."""
     delta = b[0] - a[0]
     reach = (math.hypot(*a[2][:2]) + math.hypot(*b[2][:2])) / 2 + room_m
@@ -227,24 +231,53 @@ def draw_tracks(rng: np.random.Generator, plan: Plan) -> tuple[list[Track], floa
     return crowd.tracks, 0.0 if plan.main_red else crowd.speed
 
 
-def keep_apart(tracks: list[Track], ego: list[tuple[Array, float, Array]], times_s: list[float], blocked: list[tuple[Array, float, Array]]) -> list[Track]:
-    """Drop every track that would touch the ego, a building's base or a track of a better rank at any of the times.
+class _Taken:
+    """Footprints already taken, found quickly by their distance."""
 
-    `ego` holds the ego's own rectangle at each time; `blocked` rectangles that stand still.
+    def __init__(self, items: list[Footprint]) -> None:
+        self.items = items
+        self.rows = [self._row(item) for item in items]
+        self.array = np.array(self.rows).reshape(-1, 3)
+
+    @staticmethod
+    def _row(item: Footprint) -> tuple[float, float, float]:
+        return (item[0][0], item[0][1], math.hypot(*item[2][:2]) / 2)
+
+    def add(self, item: Footprint) -> None:
+        self.items.append(item)
+        self.rows.append(self._row(item))
+
+    def clash(self, item: Footprint, room_m: float) -> bool:
+        if len(self.rows) > len(self.array):
+            self.array = np.array(self.rows)
+        x, y, reach = self._row(item)
+        wide = self.array[:, 2] + reach + room_m
+        close = (np.abs(self.array[:, 0] - x) < wide) & (np.abs(self.array[:, 1] - y) < wide)
+        return any(overlap(item, self.items[i], room_m) for i in np.flatnonzero(close))
+
+
+def keep_apart(tracks: list[Track], ego: list[Footprint], times_s: list[float], blocked: list[Footprint]) -> list[Track]:
+    """Drop every track that would touch the ego, what stands still (`blocked`) or a track of a better rank at any of the times.
+
+    `ego` holds the ego's own footprint at each time.
     """
-    kept: list[tuple[Track, list[tuple[Array, float, Array] | None]]] = []
+    kept: list[Track] = []
+    still = _Taken(blocked)
+    taken: list[_Taken] = [_Taken([]) for _ in times_s]
     for track in sorted(tracks, key=lambda t: t.rank):
-        states = [None if (p := track.pose(t)) is None else (p[0], p[1], track.size_wlh_m) for t in times_s]
+        poses = [track.pose(t) for t in times_s]
+        states = [None if p is None else (p[0], p[1], track.size_wlh_m) for p in poses]
         if states[0] is None and states[-1] is None:
             continue
         clash = any(s is not None and overlap(s, e, 1.0) for s, e in zip(states, ego, strict=True))
-        clash = clash or any(s is not None and overlap(s, b, 0.1) for s in (states[0], states[-1]) for b in blocked)
-        clash = clash or any(
-            s is not None and o is not None and overlap(s, o) for _, other in kept for s, o in zip(states, other, strict=True)
-        )
+        clash = clash or any(s is not None and still.clash(s, 0.1) for s in (states[0], states[-1]))
+        clash = clash or any(s is not None and there.clash(s, 0.2) for s, there in zip(states, taken, strict=True))
         if not clash:
-            kept.append((track, states))
-    return [track for track, _ in kept]
+            kept.append(track)
+            for s, there in zip(states, taken, strict=True):
+                if s is not None:
+                    there.add(s)
+    return kept
 
 
 def box_pose(track: Track, t_s: float) -> tuple[SE3, Array] | None:
