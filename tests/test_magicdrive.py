@@ -1,75 +1,161 @@
-"""MagicDrive's own numbers, from its own weights, through the contract."""
+"""MagicDrive's own numbers, from its own weights, through the contract; every weight of its full size has a place."""
 
+from __future__ import annotations
+
+import json
+import shutil
+import sys
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
-from drivegen.convert import magicdrive
+from drivegen.convert import magicdrive, magicdrive_config
+from drivegen.errors import InputError
 from drivegen.host import Host
-from drivegen.plugin import Grid, Signal
+from tests.tiny_models import tiny_backbone
 
-GOLDEN = Path(__file__).parents[2] / "shared" / "fixtures" / "magicdrive"
-pytestmark = pytest.mark.skipif(not GOLDEN.is_dir(), reason="the golden tensors are not here")
+ROOT = Path(__file__).parents[1]
+GOLDEN = ROOT.parent / "shared" / "fixtures" / "magicdrive"
+golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason="the golden tensors are not here")
+
+sys.path.insert(0, str(ROOT / "scripts"))
+import check_magicdrive  # noqa: E402
+
+ONCE = ("timestep", "loss", "grad_norm")
+"""Tensors that do not grow with the batch."""
 
 
-def relative(ours: torch.Tensor, theirs: torch.Tensor) -> float:
-    return float((ours.float() - theirs.float()).norm() / theirs.float().norm())
+@golden
+def test_every_golden_tensor_is_reproduced() -> None:
+    lines = list(check_magicdrive.check(GOLDEN / "golden_a", GOLDEN / "golden_a"))
+    there = sum(len(load_file(path)) for path in (GOLDEN / "golden_a").glob("s*.safetensors"))
+    assert len(lines) > there
+    assert [str(line) for line in lines if not line.ok] == []
 
 
-class Golden:
-    """golden_a's networks with random text tokens in the place of a text encoder's."""
+@golden
+def test_pickles_hold_the_same_weights() -> None:
+    tensors = check_magicdrive.find_tensors(GOLDEN / "golden_a_bin")
+    assert tensors == GOLDEN / "golden_a"
+    ours, theirs = (magicdrive.read(GOLDEN / name) for name in ("golden_a_bin", "golden_a"))
+    assert ours.places == theirs.places
+    for name, state in ours.states.items():
+        assert all(torch.equal(value, theirs.states[name][key]) for key, value in state.items())
+    assert all(torch.equal(v, theirs.unet.state_dict()[k]) for k, v in ours.unet.state_dict().items())
 
-    def __init__(self, folder: Path) -> None:
-        from tests.tiny_models import tiny_backbone
 
-        checkpoint = magicdrive.read(folder, half=False)
+def doubled(file: str, name: str, x: Tensor) -> Tensor:
+    """The tensor of a batch that holds golden_a's scene twice."""
+    if name in ONCE or name.startswith("grad."):
+        return x
+    if name.startswith("block.attn4"):
+        return x.repeat_interleave(2, dim=0)  # a view's neighbour, then the scenes
+    guided = name.startswith("noise_pred") and name != "noise_pred_2x"
+    if file == "step_cfg" and not guided:
+        return torch.cat([half for part in x.chunk(2) for half in (part, part)])
+    return torch.cat([x, x])
+
+
+@golden
+def test_a_batch_of_two_scenes_is_reproduced(tmp_path: Path) -> None:
+    source = GOLDEN / "golden_a"
+    for name in ("inputs", "step", "step_cfg", "train"):
+        path = source / f"{name}.safetensors"
+        tensors = {k: doubled(path.stem, k, v).contiguous() for k, v in load_file(path).items()}
+        save_file(tensors, tmp_path / path.name)
+    shutil.copy(source / "tensors.json", tmp_path)
+    lines = list(check_magicdrive.check(source, tmp_path))
+    assert [str(line) for line in lines if not line.ok] == []
+
+
+@golden
+def test_a_difference_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("unet", "controlnet"):
+        shutil.copytree(GOLDEN / "golden_a" / name, tmp_path / name)
+    for name in ("inputs.safetensors", "tensors.json"):
+        shutil.copy(GOLDEN / "golden_a" / name, tmp_path)
+    theirs = load_file(GOLDEN / "golden_a" / "step.safetensors")
+    theirs["mid"] = theirs["mid"] * 1.001
+    theirs["of_nothing"] = torch.ones(1)
+    save_file(theirs, tmp_path / "step.safetensors")
+    monkeypatch.setattr(sys, "argv", ["check", str(tmp_path)])
+    assert check_magicdrive.main() == 1
+    bad = [line for line in capsys.readouterr().out.splitlines() if " ok" not in line]
+    assert "mid" in bad[0]
+    assert "of_nothing" in bad[1]
+    assert "2 not equal" in bad[2]
+
+
+# -- full size ---------------------------------------------------------------------------------------------------------
+
+SD15 = {
+    "sample_size": 64, "in_channels": 4, "out_channels": 4, "layers_per_block": 2, "block_out_channels": [320, 640, 1280, 1280],
+    "cross_attention_dim": 768, "attention_head_dim": 8,
+    "down_block_types": ["CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"],
+    "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"],
+    "neighboring_view_pair": {str(k): [(k - 1) % 6, (k + 1) % 6] for k in range(6)}, "img_size": [224, 400],
+}  # fmt: skip
+BEV = {
+    "map_size": [8, 200, 200], "conditioning_embedding_out_channels": [16, 32, 96, 256],
+    "bbox_embedder_cls": "magicdrive.networks.bbox_embedder.ContinuousBBoxWithTextEmbedding",
+    "bbox_embedder_param": {"mode": "all-xyz", "minmax_normalize": False},
+}  # fmt: skip
+
+
+@golden
+def test_every_weight_of_full_size_has_a_place_and_none_of_ours_is_left_unset() -> None:
+    shapes = json.loads((GOLDEN / "sd15_state_dict_shapes.json").read_text())
+    described = magicdrive_config.describe(SD15, BEV)
+    with torch.device("meta"):
+        states = [{k: torch.empty(shape) for k, shape in shapes[name].items()} for name in ("unet", "controlnet")]
+        checkpoint = magicdrive.take_apart(described, *states)
         backbone = tiny_backbone()
         backbone.unet = checkpoint.unet
         plugins = checkpoint.plugins()
-        self.host = Host(backbone, plugins)
-        checkpoint.load_into(plugins)
-        self.inputs = load_file(GOLDEN / "golden_a" / "inputs.safetensors")
-        n = self.inputs["camera_param"].shape[1]
-        self.grid = Grid(1, 1, n)
-        i = self.inputs
-        self.arrays = {
-            "camera": {"camera_param": i["camera_param"]},
-            "text": {"states": i["prompt_embeds"], "null_states": i["negative_prompt_embeds"]},
-            "boxes": {"corners": i["bboxes"], "classes": i["classes"], "mask": i["masks"]},
-            "bev_map": {"map": i["map"]},
-            "cross_view": {"neighbours": torch.tensor([[(k - 1) % n, (k + 1) % n] for k in range(n)])[None]},
-        }
+        Host(backbone, plugins)
+        checkpoint.load_into(plugins)  # strict: no key more, none less, every shape equal
+    ours = len(checkpoint.unet.state_dict()) + sum(len(plugin.state_dict()) for plugin in plugins.values())
+    assert ours == len(checkpoint.places) == len(shapes["unet"]) + len(shapes["controlnet"]) == 1184
+    assert len(set(checkpoint.places.values())) == 1184
 
 
-@pytest.mark.parametrize("name", ["golden_a", "golden_a_bin"])
-@torch.no_grad()
-def test_step_is_reproduced_with_released_weights(name: str) -> None:
-    golden = Golden(GOLDEN / name)
-    theirs = load_file(GOLDEN / "golden_a" / "step.safetensors")
-    conditions = golden.host.encode(golden.arrays, golden.grid)
-    x = golden.inputs["view_latents"][0]
-    t = golden.inputs["timestep"]
-    control = golden.host.plugin("bev_map")
-    seen: dict[str, torch.Tensor] = {}
-    handle = control.branch.register_forward_hook(
-        lambda m, a, k, out: seen.update(
-            mid=out[1],
-            tokens=k["encoder_hidden_states"],
-            map=k["controlnet_cond"],
-            **{f"down.{i}": d for i, d in enumerate(out[0])},
-        ),
-        with_kwargs=True,
-    )
-    ours = golden.host(x, t, conditions)
-    handle.remove()
-    pairs = {"noise_pred": ours, "encoder_hidden_states_with_cam": seen["tokens"], "map_emb": seen["map"], "mid": seen["mid"]}
-    pairs |= {k: v for k, v in seen.items() if k.startswith("down.")}
-    camera: Signal = conditions.signals["camera"]
-    assert camera.tokens is not None
-    pairs["cam_tokens"] = camera.tokens.view_as(theirs["cam_tokens"])
-    features = golden.host.plugin("camera").features(golden.inputs["camera_param"])
-    pairs["camera_emb"] = features.view_as(theirs["camera_emb"])
-    errors = {key: relative(value, theirs[key]) for key, value in pairs.items()}
-    assert max(errors.values()) <= 1e-4, errors
+# -- what is refused ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("part", "change", "says"),
+    [
+        ("unet", {"_class_name": "UNet2DConditionModel"}, "_class_name"),
+        ("unet", {"crossview_attn_type": "os.system"}, "crossview_attn_type"),
+        ("unet", {"neighboring_attn_type": "ad"}, "did you mean 'add'"),
+        ("unet", {"neighboring_view_pair": {"0": [7]}}, "neighboring_view_pair"),
+        ("controlnet", {"map_embedder_cls": "os.system"}, "map_embedder_cls 'os.system'"),
+        ("controlnet", {"bbox_embedder_cls": "builtins.eval"}, "bbox_embedder_cls 'builtins.eval'"),
+        ("controlnet", {"use_uncond_map": "learnable"}, "use_uncond_map"),
+        ("controlnet", {"map_size": None}, "map size None"),
+        ("controlnet", {"cross_attention_dim": 1024}, "cross_attention_dim"),
+    ],
+)
+def test_configurations_outside_of_the_tables_are_refused(part: str, change: dict[str, object], says: str) -> None:
+    unet, control = {**SD15, **(change if part == "unet" else {})}, {**BEV, **(change if part == "controlnet" else {})}
+    with pytest.raises(InputError, match=says):
+        magicdrive_config.describe(unet, control)
+
+
+def test_plus_is_known_with_its_own_size() -> None:
+    plus = {
+        "map_embedder_cls": "magicdrive.networks.map_embedder.BEVControlNetConditioningEmbeddingPlus", "map_size": None,
+        "map_embedder_param": {
+            "conditioning_size": [8, 200, 200], "conditioning_embedding_size": [34, 92], "block_out_channels": [8, 8, 9, 9],
+        },
+    }  # fmt: skip
+    options = magicdrive_config.describe(SD15, {**BEV, **plus}).options["bev_map"]
+    assert options == {"pixels": [200, 200], "embedder": "adaptive", "channels": [8, 8, 9, 9]}
+
+
+def test_a_folder_that_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"not a MagicDrive checkpoint: there is no unet/config.json"):
+        magicdrive.read(tmp_path)
