@@ -71,7 +71,7 @@ def _car(b: Builder, look: Look, l: float, w: float, h: float, moving: bool) -> 
     else:  # van
         middle, reach, slope = -0.14 * l, 0.82 * l, 0.16
     b.put(TAPERED, (middle, 0, (waist + h) / 2), (reach, w * 0.9, (h - waist) / 2 - 0.015), _TINT, GLASS, (slope, 0.2))
-    b.put(TAPERED, (middle, 0, h - 0.05), (reach * (1 - slope) + 0.06, w * 0.74, 0.045), paint, PAINT, (0.08, 0.1))
+    b.put(TAPERED, (middle, 0, h - 0.05), (reach * (1 - slope) + 0.06, w * 0.79, 0.045), paint, PAINT, (0.08, 0.1))
     if kind >= 0.45:
         for x in (0.0, -0.5):  # pillars
             b.put(TAPERED, (middle + x * reach, 0, (waist + h) / 2), (0.06, w * 0.905, (h - waist) / 2 - 0.02), paint, PAINT, (0, 0.2))

@@ -1,0 +1,360 @@
+"""The procedural city: what is drawn, what is said of it and what is written agree."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import shapely
+
+from drivegen import nuscenes, world
+from drivegen.errors import InputError
+from drivegen.geometry import SE3, Array
+from drivegen.scene import DETECTION_CLASSES, Box3D, Camera, Frame
+from drivegen.world.conditions import TIMES, WEATHERS
+
+SIZE = (64, 112)
+SEED = 7
+
+
+@pytest.fixture(scope="module")
+def cities() -> list[world.CityScene]:
+    return [world.build(SEED, index, 2, SIZE) for index in range(8)]
+
+
+@pytest.fixture(scope="module")
+def many() -> list[world.CityScene]:
+    return [world.build(SEED, index) for index in range(40)]
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("city")
+    world.write(root, scenes=3, frames=2, seed=SEED, size=SIZE, workers=2, progress=False)
+    return root
+
+
+def points_of(camera: Camera, view: world.View) -> Array:
+    """Global points (H, W, 3) of a view's pixels; the sky is infinite."""
+    rows, columns = np.mgrid[: view.depth_m.shape[0], : view.depth_m.shape[1]] + 0.5
+    rays = np.stack([columns, rows, np.ones_like(rows)], axis=-1) @ np.linalg.inv(camera.K_image).T
+    with np.errstate(invalid="ignore"):
+        return camera.global_SE3_camera.transform(rays * view.depth_m[..., None])
+
+
+def views(city: world.CityScene) -> Iterator[tuple[Camera, world.View, Array]]:
+    frame = city.scene.frames[0]
+    for camera in frame.cameras:
+        view = city.render(frame, camera.channel)
+        yield camera, view, points_of(camera, view)
+
+
+def files(root: Path) -> dict[str, str]:
+    return {str(p.relative_to(root)): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(root.rglob("*")) if p.is_file()}
+
+
+def test_building_is_light_and_repeatable() -> None:
+    code = "import sys, drivegen.world as w; c = w.build(1, 2); assert 'numba' not in sys.modules and 'torch' not in sys.modules; "
+    code += "print(c.scene.description, [b.global_SE3_object.matrix.tobytes().hex() for b in c.scene.frames[0].boxes])"
+    runs = {subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout for _ in range(2)}
+    assert len(runs) == 1
+
+
+def test_bytes_do_not_depend_on_the_number_of_workers(dataset: Path, tmp_path: Path) -> None:
+    world.write(tmp_path / "again", scenes=3, frames=2, seed=SEED, size=SIZE, workers=1, progress=False)
+    assert files(tmp_path / "again") == files(dataset)
+
+
+def test_what_is_drawn_on_the_ground_is_the_map(cities: list[world.CityScene]) -> None:
+    layers = {
+        "ped_crossing": {"ped_crossing"}, "stop_line": {"stop_line"}, "walkway": {"walkway"}, "carpark_area": {"carpark_area"},
+        "drivable_area": {"road", "lane_marking", "ped_crossing", "stop_line", "carpark_area"},
+    }  # fmt: skip
+    checked = 0
+    for city in cities[:4]:
+        vector_map = city.scene.frames[0].map
+        assert vector_map is not None
+        areas = {
+            name: shapely.union_all([shapely.Polygon(p.exterior, p.holes) for p in vector_map.polygons[name]]) for name in layers
+        }
+        for area in areas.values():
+            shapely.prepare(area)
+        dividers = shapely.union_all([shapely.LineString(line.points) for group in vector_map.lines.values() for line in group])
+        for _, view, points in views(city):
+            ground = (view.classes >= 1) & (view.classes <= 7) & (view.depth_m < 60)
+            ground[:, ::2] = False
+            names = np.array(world.CLASSES)[view.classes[ground]]
+            spots = shapely.points(points[ground][:, :2])
+            assert np.abs(points[ground][:, 2]).max() < 1e-3
+            for layer, known in layers.items():
+                inside = shapely.contains(areas[layer], spots)
+                edge = shapely.distance(areas[layer].boundary, spots) < 0.1 if not areas[layer].is_empty else np.zeros(len(spots), bool)
+                drawn = np.isin(names, list(known))
+                if layer == "walkway":  # what lies on the road is the road
+                    inside &= ~shapely.contains(areas["drivable_area"], spots)
+                if layer == "stop_line":  # a crossing is painted over it
+                    inside &= ~shapely.contains(areas["ped_crossing"], spots)
+                assert (drawn == inside)[~edge].all(), layer
+                checked += int(drawn.sum())
+            assert (shapely.distance(dividers, spots[names == "lane_marking"]) < 0.3).all()
+    assert checked > 10_000
+
+
+def test_objects_are_drawn_inside_their_boxes(cities: list[world.CityScene]) -> None:
+    seen: set[str] = set()
+    for city in cities:
+        boxes = city.scene.frames[0].boxes
+        for _, view, points in views(city):
+            for number in np.unique(view.instances[view.instances > 0]):
+                box, mask = boxes[number - 1], view.instances == number
+                name = box.detection_class
+                assert name is not None
+                seen.add(name)
+                assert (view.classes[mask] == world.CLASSES.index(name)).all()
+                local = np.abs(box.global_SE3_object.inverse().transform(points[mask]))
+                w, l, h = box.size_wlh_m / 2 + 0.003
+                assert (local <= (l, w, h)).all(), name
+            foreground = np.array([name in DETECTION_CLASSES for name in world.CLASSES])[view.classes]
+            assert ((view.instances > 0) == foreground).all()
+    assert len(seen) >= 7
+
+
+def test_every_class_fills_its_box_and_is_drawn_wherever_it_is_put() -> None:
+    city = world.build(SEED, 0, 1, (96, 168))
+    frame = replace(city.scene.frames[0], boxes=())
+    ego = frame.global_SE3_ego
+    from drivegen.world.traffic import KINDS
+
+    for name, (category, _, largest) in KINDS.items():
+        size = np.array(largest)
+        # 12 m ahead, turned sideways, above the ground: nothing else is there
+        pose = ego @ SE3.from_yaw(math.pi / 3, (14.0, 0.0, 0.03 + size[2] / 2))
+        box = Box3D(category, pose, size, instance=f"new {name}")
+        view = city.render(frame.add_box(box), "CAM_FRONT")
+        mask = view.classes == world.CLASSES.index(name)
+        assert mask.sum() > 12, name
+        camera = frame.camera("CAM_FRONT")
+        local = pose.inverse().transform(points_of(camera, view)[mask])
+        for axis, half in enumerate(size[[1, 0, 2]] / 2):
+            assert np.ptp(local[:, axis]) > 0.75 * half, (name, axis)
+        gone = city.render(frame, "CAM_FRONT")
+        assert not (gone.classes == world.CLASSES.index(name)).any()
+        assert (gone.rgb != view.rgb).any(axis=-1)[mask].mean() > 0.9
+
+
+def test_overlapping_cameras_see_the_same_world(cities: list[world.CityScene]) -> None:
+    compared = objects = 0
+    for city in cities[:5]:
+        seen = list(views(city))
+        for first, one, points in seen:
+            for second, other, _ in seen:
+                if first is second:
+                    continue
+                local = second.global_SE3_camera.inverse().transform(points[np.isfinite(one.depth_m)])
+                with np.errstate(all="ignore"):
+                    pixels = local @ second.K_image.T
+                    pixels = pixels[:, :2] / pixels[:, 2:]
+                columns, rows = np.floor(np.nan_to_num(pixels, nan=-1, posinf=-1, neginf=-1)).T.astype(int)
+                shown = (local[:, 2] > 0.3) & (columns >= 0) & (columns < SIZE[1]) & (rows >= 0) & (rows < SIZE[0])
+                columns, rows, depth = columns[shown], rows[shown], local[shown, 2]
+                mutual = np.abs(other.depth_m[rows, columns] - depth) < 0.02 * depth
+                same = one.classes[np.isfinite(one.depth_m)][shown][mutual] == other.classes[rows, columns][mutual]
+                who = one.instances[np.isfinite(one.depth_m)][shown][mutual]
+                if len(same) > 50:
+                    assert same.mean() > 0.93
+                    assert (who == other.instances[rows, columns][mutual]).mean() > 0.93
+                compared += len(same)
+                objects += int((who > 0).sum())
+    assert compared > 3000
+    assert objects > 100
+
+
+def test_nothing_collides_and_everything_stands_where_it_belongs(cities: list[world.CityScene]) -> None:
+    def footprint(box: Box3D) -> shapely.Polygon:
+        return shapely.Polygon(box.corners()[[0, 1, 5, 4], :2])
+
+    for city in cities:
+        vector_map = city.scene.frames[0].map
+        assert vector_map is not None
+        drivable, walkway = (
+            shapely.union_all([shapely.Polygon(p.exterior, p.holes) for p in vector_map.polygons[name]])
+            for name in ("drivable_area", "walkway")
+        )
+        lanes = shapely.union_all([shapely.Polygon(p.exterior) for p in vector_map.polygons["road_block"]])
+        for frame in city.scene.frames:
+            shapes = [footprint(box) for box in frame.boxes]
+            ego = footprint(Box3D("car", frame.global_SE3_ego @ SE3.from_yaw(0, (1.4, 0, 0.8)), np.array([1.9, 4.7, 1.6])))
+            for i, shape in enumerate(shapes):
+                assert not shape.intersects(ego)
+                assert all(not shape.intersects(other) for other in shapes[:i])
+            assert drivable.contains(ego)
+            for box, shape in zip(frame.boxes, shapes, strict=True):
+                moving = np.hypot(*box.velocity_mps[:2]) > 0.5
+                if box.detection_class in ("car", "truck", "bus", "motorcycle", "bicycle", "trailer", "construction_vehicle"):
+                    assert drivable.buffer(0.15).contains(shape)
+                if moving:
+                    heading = math.atan2(box.velocity_mps[1], box.velocity_mps[0])
+                    assert abs(math.remainder(heading - box.global_SE3_object.yaw_rad, 2 * math.pi)) < 0.05
+                if box.detection_class == "pedestrian":
+                    assert drivable.union(walkway).buffer(0.5).contains(shapely.Point(box.global_SE3_object.translation[:2]))
+        assert not lanes.is_empty
+
+
+def test_tracks_move_as_their_velocity_says(cities: list[world.CityScene]) -> None:
+    moved = 0
+    for city in cities:
+        before, after = city.scene.frames
+        assert after.timestamp_us - before.timestamp_us == 500_000
+        later = {box.instance: box for box in after.boxes}
+        for box in before.boxes:
+            if box.instance in later:
+                step = later[box.instance].global_SE3_object.translation - box.global_SE3_object.translation
+                np.testing.assert_allclose(step, box.velocity_mps * 0.5, atol=0.3)
+                moved += bool(np.linalg.norm(step) > 1)
+    assert moved > 10
+
+
+def test_rigs(cities: list[world.CityScene], many: list[world.CityScene]) -> None:
+    rigs = [city.scene.frames[0] for city in many]
+    six = ("CAM_FRONT_LEFT", "CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_BACK_RIGHT", "CAM_BACK", "CAM_BACK_LEFT")
+
+    def usual(frame: Frame) -> bool:
+        yaws = np.degrees([camera.yaw_rad for camera in frame.cameras])
+        return frame.channels == six and np.allclose(np.abs(yaws), (55, 0, 55, 110, 180, 110), atol=0.01)
+
+    assert 0.15 < np.mean([not usual(frame) for frame in rigs]) < 0.5
+    assert {len(frame.cameras) for frame in rigs} >= {3, 6, 7}
+    for city in cities:
+        a, b = city.scene.frames
+        for camera in a.cameras:
+            delay = (camera.timestamp_us - a.timestamp_us) / 1e6
+            assert abs(delay) <= 0.05
+            drive = (b.global_SE3_ego.translation - a.global_SE3_ego.translation) / 0.5
+            np.testing.assert_allclose(camera.global_SE3_ego.translation - a.global_SE3_ego.translation, drive * delay, atol=0.05)
+
+
+def test_descriptions_say_what_is_there(many: list[world.CityScene]) -> None:
+    times, weathers = set(), set()
+    for city in many:
+        first = city.scene.description.split(".")[0]
+        assert first == f"{city.time_of_day.capitalize()}, {city.weather}"
+        times.add(city.time_of_day)
+        weathers.add(city.weather)
+        frame = city.scene.frames[0]
+        ego = frame.global_SE3_ego.translation
+        near = [b for b in frame.boxes if math.dist(b.global_SE3_object.translation, ego) < 39]
+        for name, word in (("bus", "bus"), ("pedestrian", "pedestrian"), ("traffic_cone", "traffic cone")):
+            if any(b.detection_class == name for b in near):
+                assert word in city.scene.description
+    assert times == set(TIMES)
+    assert weathers == set(WEATHERS)
+
+
+def test_edits_show(cities: list[world.CityScene]) -> None:
+    city = next(c for c in cities if (c.render(c.scene.frames[0], "CAM_FRONT").classes == world.CLASSES.index("car")).sum() > 60)
+    frame = city.scene.frames[0]
+    view = city.render(frame, "CAM_FRONT")
+    numbers, counts = np.unique(view.instances[view.classes == world.CLASSES.index("car")], return_counts=True)
+    largest = int(numbers[counts.argmax()])
+    box = frame.boxes[largest - 1]
+    cone = city.render(frame.edit_box(box.instance, category="movable_object.trafficcone"), "CAM_FRONT")
+    assert (cone.classes[cone.instances == largest] == world.CLASSES.index("traffic_cone")).all()
+    without = city.render(frame.remove_box(box.instance), "CAM_FRONT")
+    assert (without.rgb != view.rgb).any(axis=-1)[view.instances == largest].mean() > 0.8
+    assert np.isfinite(without.depth_m).sum() <= np.isfinite(view.depth_m).sum()
+    # a turned camera sees the same points elsewhere: ground straight ahead at 10 m
+    turned = frame.move_camera("CAM_FRONT", yaw_rad=math.radians(20))
+    old, new = frame.camera("CAM_FRONT"), turned.camera("CAM_FRONT")
+    after = city.render(turned, "CAM_FRONT")
+    points = points_of(old, view)[np.isfinite(view.depth_m)]
+    local = new.global_SE3_camera.inverse().transform(points)
+    pixels = local @ new.K_image.T
+    columns, rows = np.floor(pixels[:, :2] / pixels[:, 2:]).T.astype(int)
+    inside = (local[:, 2] > 0.3) & (columns >= 0) & (columns < SIZE[1]) & (rows >= 0) & (rows < SIZE[0])
+    same = view.classes[np.isfinite(view.depth_m)][inside] == after.classes[rows[inside], columns[inside]]
+    assert inside.sum() > 200
+    assert same.mean() > 0.85
+    small = city.render(frame.resized(56, 32), "CAM_FRONT")
+    assert small.rgb.shape == (32, 56, 3)
+    assert (small.classes == view.classes[1::2, 1::2]).mean() > 0.8
+
+
+def test_devkit_opens_what_is_written(dataset: Path) -> None:
+    from nuscenes.map_expansion.map_api import NuScenesMap
+    from nuscenes.nuscenes import NuScenes
+    from nuscenes.utils.data_classes import LidarPointCloud
+    from nuscenes.utils.geometry_utils import points_in_box
+
+    kit = NuScenes("v1.0-mini", str(dataset), verbose=False)
+    assert len(kit.scene) == 3
+    assert len(kit.sample) == 6
+    counted = 0
+    for sample in kit.sample:
+        path, boxes, _ = kit.get_sample_data(sample["data"]["LIDAR_TOP"])
+        points = LidarPointCloud.from_file(path).points
+        for box in boxes:
+            record = kit.get("sample_annotation", box.token)
+            assert record["num_lidar_pts"] == points_in_box(box, points[:3]).sum()
+            counted += record["num_lidar_pts"]
+    assert counted > 500
+    frame = nuscenes.open(dataset).frame(kit.sample[0]["token"])
+    x, y = frame.global_SE3_ego.translation[:2]
+    masks = NuScenesMap(str(dataset), frame.location).get_map_mask((x, y, 80, 80), 0, ["drivable_area", "walkway"], (160, 160))
+    assert masks[0].mean() > 0.05
+    assert masks[1].mean() > 0.01
+
+
+def test_stored_truth_is_what_was_rendered(dataset: Path) -> None:
+    data = nuscenes.open(dataset)
+    city = world.build(SEED, 0, 2, SIZE)
+    original = city.scene.frames[0]
+    frame = data.frame(original.token)
+    # what is hidden in every picture is not annotated; the order stays
+    shown = {box.instance for box in frame.boxes}
+    kept = [i for i, box in enumerate(original.boxes) if box.instance in shown]
+    assert [original.boxes[i].instance for i in kept] == [box.instance for box in frame.boxes]
+    number = np.zeros(len(original.boxes) + 1, dtype=int)
+    number[np.array(kept) + 1] = np.arange(1, len(kept) + 1)
+    pixels = np.zeros(len(original.boxes) + 1, dtype=int)
+    for camera in frame.cameras:
+        stored, drawn = world.truth(dataset, frame, camera.channel), city.render(original, camera.channel)
+        assert (stored.rgb == drawn.rgb).all()
+        assert (stored.classes == drawn.classes).all()
+        assert (stored.instances == number[drawn.instances]).all()
+        np.testing.assert_allclose(stored.depth_m, drawn.depth_m, rtol=1e-4)
+        again = city.render(frame, camera.channel)  # the frame that comes back from disk draws the same picture
+        assert (again.classes == drawn.classes).mean() > 0.995
+        pixels += np.bincount(drawn.instances.ravel(), minlength=len(pixels))
+    assert set(np.flatnonzero(pixels[1:])) <= set(kept)
+    assert {box.visibility for box in frame.boxes} >= {1, 4}
+    with pytest.raises(InputError, match="truth"):
+        world.truth(dataset / "samples", frame, "CAM_FRONT")
+
+
+def test_writing_refuses_and_never_looks_complete(dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match="not empty"):
+        world.write(dataset, 1, 1, 0, SIZE, progress=False)
+    with pytest.raises(InputError, match="scenes"):
+        world.write(tmp_path / "none", 0, 1, 0, SIZE, progress=False)
+    from drivegen.world import stored
+
+    whole, calls = stored.store, []
+
+    def interrupted(*args: object) -> Path:
+        calls.append(args)
+        if len(calls) > 3:
+            raise KeyboardInterrupt
+        return whole(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(stored, "store", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        world.write(tmp_path / "half", 2, 1, 0, SIZE, workers=1, progress=False)
+    assert list((tmp_path / "half").rglob("*.png"))
+    assert not (tmp_path / "half" / "v1.0-mini").exists()
