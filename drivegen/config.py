@@ -140,6 +140,8 @@ class AutoencoderConfig:
     """Arguments of diffusers' AutoencoderKL."""
     weights: str | None = None
     """Folder of an AutoencoderKL to start from."""
+    crop: tuple[int, int] | None = None
+    """(height, width) of random crops that are trained on, in pixels; None = whole images."""
     l1: float = _number(1.0, ge=0)
     edges: float = _number(1.0, ge=0)
     """Weight of the L1 distance of image gradients at full, half, quarter and eighth size."""

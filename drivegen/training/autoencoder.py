@@ -96,7 +96,7 @@ class AutoencoderModule(TrainedModule):
 
     def training_step(self, batch: ImageBatch, batch_idx: int) -> Tensor:
         """Return the loss of one batch."""
-        pixels = to_unit(batch.pixels)
+        pixels = to_unit(random_crops(batch.pixels, self.loss.crop) if self.loss.crop else batch.pixels)
         posterior = self.vae.encode(pixels).latent_dist
         mean, logvar = posterior.mean.float(), posterior.logvar.float()
         latents = mean + torch.exp(0.5 * logvar) * torch.randn(mean.shape).to(mean)
@@ -106,6 +106,14 @@ class AutoencoderModule(TrainedModule):
         kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).sum(dim=(1, 2, 3)).mean()
         self.log_dict({"l1": l1.detach(), "edges": edges.detach(), "kl": kl.detach(), "latent_std": mean.detach().std()})
         return self.checked(self.loss.l1 * l1 + self.loss.edges * edges + self.loss.kl * kl, batch.samples)
+
+
+def random_crops(pixels: Tensor, size: tuple[int, int]) -> Tensor:
+    """Cut one random window of `size` (height, width) out of each image; a window as large as the image is the image."""
+    height, width = (min(a, b) for a, b in zip(size, pixels.shape[-2:], strict=True))
+    tops = torch.randint(pixels.shape[-2] - height + 1, (len(pixels),)).tolist()
+    lefts = torch.randint(pixels.shape[-1] - width + 1, (len(pixels),)).tolist()
+    return torch.stack([p[:, y : y + height, x : x + width] for p, y, x in zip(pixels, tops, lefts, strict=True)])
 
 
 def edge_distance(a: Tensor, b: Tensor, sizes: int = 4) -> Tensor:
