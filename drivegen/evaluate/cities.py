@@ -1,0 +1,77 @@
+"""The datasets that a measurement looks at: unseen scenes of the city, and the same with the front camera turned."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from rich.progress import track
+
+from drivegen import nuscenes, world
+from drivegen.errors import InputError
+from drivegen.evaluate.variants import TURNED, Key, turned
+from drivegen.scene import Frame
+
+
+@dataclass(frozen=True, eq=False)
+class City:
+    """A written dataset of the city and its frames by number."""
+
+    root: Path
+    frames: Mapping[Key, Frame]
+
+    def view(self, key: Key, channel: str) -> world.View:
+        """Load what a camera truly sees."""
+        return world.truth(self.root, self.frames[key], channel)
+
+
+def plain_city(root: Path, scenes: int, frames: int, seed: int, size: tuple[int, int], workers: int | None = None) -> City:
+    """Open the dataset of unseen scenes at root; write it first where it is not there."""
+    if not root.exists():
+        _whole(root, lambda part: world.write(part, scenes, frames, seed, size, workers))
+    return _open(root, scenes, frames)
+
+
+def turned_city(root: Path, scenes: int, frames: int, seed: int, size: tuple[int, int]) -> City:
+    """Open, or write first, the same scenes as the turned front camera and its unturned neighbours see them."""
+    if not root.exists():
+        _whole(root, lambda part: _write_turned(part, scenes, frames, seed, size))
+    return _open(root, scenes, frames)
+
+
+def _write_turned(root: Path, scenes: int, frames: int, seed: int, size: tuple[int, int]) -> None:
+    from drivegen.world.dataset import render_frame
+
+    done = []
+    for index in track(range(scenes), f"rendering with {TURNED} turned"):
+        city = world.build(seed, index, frames, size)
+        edited = (turned(frame, Key(index, i)) for i, frame in enumerate(city.scene.frames))
+        done.append(replace(city.scene, frames=tuple(render_frame(city, frame, root) for frame in edited)))
+    nuscenes.write(done, root)
+
+
+def _whole(root: Path, write: Callable[[Path], None]) -> None:
+    """Write a dataset under another name and rename it when it is whole, so that an interrupted one is never read."""
+    part = root.with_name(f".{root.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.parent.mkdir(parents=True, exist_ok=True)
+    write(part)
+    os.replace(part, root)
+
+
+def _open(root: Path, scenes: int, frames: int) -> City:
+    dataset = nuscenes.open(root)
+    names = sorted(dataset.scenes)
+    if len(names) != scenes:
+        raise InputError(f"{root} has {len(names)} scenes and {scenes} are asked for; name another --out, or remove it")
+    found = {}
+    for index, name in enumerate(names):
+        tokens = dataset.samples(name)
+        if len(tokens) != frames:
+            counted = f"{len(tokens)} frames and {frames} are asked for"
+            raise InputError(f"{root}: {name} has {counted}; name another --out, or remove it")
+        found.update({Key(index, i): dataset.frame(token) for i, token in enumerate(tokens)})
+    return City(root, found)

@@ -1,0 +1,155 @@
+"""The figures of the table, computed from judged images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from drivegen.evaluate.frechet import frechet_distance
+from drivegen.evaluate.labels import Judged, Labels, Place, floor_overlaps, overlaps, right
+from drivegen.evaluate.referee import DRIVABLE_GROUP, VEHICLE_GROUP
+from drivegen.evaluate.scores import Estimate, bootstrap, control, excess, ratio, relative, share
+from drivegen.evaluate.variants import TURNED, Key
+from drivegen.geometry import Array
+
+GROUPS_SCORED = {"drivable": DRIVABLE_GROUP, "vehicle": VEHICLE_GROUP}
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One number of the table: of which column, over how many frames, and in which direction it should go."""
+
+    name: str
+    column: str
+    value: float
+    low: float | None = None
+    high: float | None = None
+    frames: int = 0
+    scenes: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Truth:
+    """What is true of a measurement's frames: labels by view, and by frame time and weather (indices)."""
+
+    scenes: int
+    labels: Labels
+    time: Mapping[Key, int]
+    weather: Mapping[Key, int]
+    renders: Judged = field(default_factory=Judged)
+
+    def only(self, keys: Sequence[Key], channel: str | None = None) -> Labels:
+        """Labels of some frames, of all their cameras or of one."""
+        chosen = set(keys)
+        return {p: v for p, v in self.labels.items() if p[0] in chosen and channel in (None, p[1])}
+
+
+def keys_of(judged: Judged) -> list[Key]:
+    """List the frames that were judged."""
+    return sorted({place[0] for place in judged.labels})
+
+
+def _figure(name: str, column: str, estimate: Estimate, frames: int) -> Figure:
+    return Figure(name, column, estimate.value, estimate.low, estimate.high, frames, estimate.scenes)
+
+
+def _sums(truth: Labels, generated: Labels, renders: Labels, floor: Labels, group: int, scenes: int) -> Array:
+    """(S, 6) for `scores.control`, without the scenes that have no frame here."""
+    own = [overlaps(truth, labels, group, scenes) for labels in (generated, renders)]
+    return np.concatenate([*own, floor_overlaps(truth, floor, group, scenes)], 1)
+
+
+def _present(sums: Array, keys: Sequence[Key]) -> Array:
+    return sums[sorted({key.scene for key in keys})]
+
+
+def control_figures(truth: Truth, images: Judged, column: str) -> list[Figure]:
+    """Control scores, raw IoU and their ratio to the renders'."""
+    keys = keys_of(images)
+    labels = truth.only(keys)
+    out = []
+    for name, group in GROUPS_SCORED.items():
+        sums = _present(_sums(labels, images.labels, truth.renders.labels, images.labels, group, truth.scenes), keys)
+        out.append(_figure(f"{name}_control", column, bootstrap(sums, control), len(keys)))
+        out.append(_figure(f"{name}_iou", column, bootstrap(sums[:, :2], ratio), len(keys)))
+        out.append(_figure(f"{name}_iou_ratio", column, bootstrap(sums[:, :4], relative), len(keys)))
+        out.append(_figure(f"{name}_iou_renders", column, bootstrap(sums[:, 2:4], ratio), len(keys)))
+        out.append(_figure(f"{name}_iou_other_frames", column, bootstrap(sums[:, 4:6], ratio), len(keys)))
+    return out
+
+
+def iou_figures(truth: Truth, images: Judged, prefix: str, column: str) -> list[Figure]:
+    """Raw IoU of another set of images: VAE reconstructions, or everything null."""
+    keys = keys_of(images)
+    out = []
+    for name, group in GROUPS_SCORED.items():
+        sums = _present(overlaps(truth.only(keys), images.labels, group, truth.scenes), keys)
+        out.append(_figure(f"{prefix}_{name}_iou", column, bootstrap(sums, ratio), len(keys)))
+    return out
+
+
+def condition_figures(truth: Truth, images: Judged, column: str) -> list[Figure]:
+    """Accuracy of time of day and weather a view, relative to the same classifier's on renders."""
+    keys = keys_of(images)
+    out = []
+    for name, known, said, on_renders in (
+        ("time_of_day", truth.time, images.time, truth.renders.time),
+        ("weather", truth.weather, images.weather, truth.renders.weather),
+    ):
+        places = [place for place in images.labels if place in on_renders]
+        pair = (right(known, said, places, truth.scenes), right(known, on_renders, places, truth.scenes))
+        sums = _present(np.concatenate(pair, 1), keys)
+        out.append(_figure(f"{name}_relative", column, bootstrap(sums, relative), len(keys)))
+        out.append(_figure(f"{name}_accuracy", column, bootstrap(sums[:, :2], ratio), len(keys)))
+        out.append(_figure(f"{name}_accuracy_renders", column, bootstrap(sums[:, 2:], ratio), len(keys)))
+    return out
+
+
+def wrong_boxes_figures(truth: Truth, images: Judged, wrong: Judged, column: str) -> list[Figure]:
+    """Vehicle control score that is left when the boxes are another frame's, and the share of it; one floor serves both."""
+    keys = [key for key in keys_of(wrong) if any(place[0] == key for place in images.labels)]
+    labels = truth.only(keys)
+    own = _sums(labels, images.labels, truth.renders.labels, images.labels, VEHICLE_GROUP, truth.scenes)
+    sums = _present(np.concatenate([overlaps(labels, wrong.labels, VEHICLE_GROUP, truth.scenes), own[:, 2:], own], 1), keys)
+    return [
+        _figure("vehicle_control_wrong_boxes", column, bootstrap(sums[:, :6], control), len(keys)),
+        _figure("wrong_boxes_share_left", column, bootstrap(sums, share), len(keys)),
+    ]
+
+
+def turned_figures(truth: Truth, images: Judged, turned_truth: Truth, turned: Judged, column: str) -> list[Figure]:
+    """Control score of the front camera turned by 20°, and its share of the unturned one on the same frames."""
+    keys = [key for key in keys_of(turned) if (key, TURNED) in images.labels]
+    out = []
+    for name, group in GROUPS_SCORED.items():
+        parts = []
+        for reality, made in ((turned_truth, turned), (truth, images)):
+            labels = reality.only(keys, TURNED)
+            parts.append(_sums(labels, made.labels, reality.renders.labels, made.labels, group, truth.scenes))
+        sums = _present(np.concatenate(parts, 1), keys)
+        out.append(_figure(f"{name}_control_turned", column, bootstrap(sums[:, :6], control), len(keys)))
+        out.append(_figure(f"{name}_turned_share", column, bootstrap(sums, share), len(keys)))
+    return out
+
+
+def consistency_figure(rows: Mapping[Key, Array], scenes: int, column: str) -> list[Figure]:
+    """Cross-view error; rows (6,) a frame: sums and counts of the same seed, of different seeds, of renders."""
+    sums = np.zeros((scenes, 6))
+    for key, counts in rows.items():
+        sums[key.scene] += counts
+    sums = _present(sums, list(rows))
+    out = [_figure("consistency", column, bootstrap(sums, excess), len(rows))]
+    for i, name in enumerate(("same_seed", "different_seeds", "renders")):
+        out.append(_figure(f"consistency_{name}", column, bootstrap(sums[:, 2 * i : 2 * i + 2], ratio), len(rows)))
+    return out
+
+
+def frechet_figure(name: str, column: str, images: Judged, renders: Judged) -> Figure:
+    """Fréchet distance of the referee's pooled features to those of the renders of the same views."""
+    places: list[Place] = [place for place in images.features if place in renders.features]
+    made = np.stack([images.features[place] for place in places])
+    real = np.stack([renders.features[place] for place in places])
+    scenes = len({key.scene for key, _ in places})
+    return Figure(name, column, frechet_distance(made, real), frames=len(keys_of(images)), scenes=scenes)

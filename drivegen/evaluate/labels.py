@@ -1,0 +1,83 @@
+"""Judged images of a measurement and what is counted on them, scene by scene."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from drivegen.evaluate.images import Images
+from drivegen.evaluate.referee import GROUP_OF_CLASS, Referee
+from drivegen.evaluate.scores import overlap
+from drivegen.evaluate.variants import Key
+from drivegen.geometry import Array
+
+FLOOR_SHIFTS = 5
+"""Each frame's truth is held against the images of this many other scenes."""
+
+Place = tuple[Key, str]
+"""A view: frame and camera channel."""
+
+Labels = dict[Place, NDArray[np.uint8]]
+"""Label images (H, W) of values in GROUPS."""
+
+
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """What the referee says of one set of images: labels, and by view time, weather and features."""
+
+    labels: Labels = field(default_factory=dict)
+    time: dict[Place, int] = field(default_factory=dict)
+    weather: dict[Place, int] = field(default_factory=dict)
+    features: dict[Place, Array] = field(default_factory=dict)
+
+    def add(self, referee: Referee, key: Key, images: Images) -> None:
+        """Judge one frame's images."""
+        verdict = referee(images.values())
+        for i, channel in enumerate(images):
+            place = (key, channel)
+            self.labels[place] = verdict.groups[i]
+            self.time[place], self.weather[place] = int(verdict.time[i]), int(verdict.weather[i])
+            self.features[place] = verdict.features[i]
+
+
+def truth_labels(classes: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Turn the city's class image into the referee's groups."""
+    return GROUP_OF_CLASS[classes]
+
+
+def scene_sums(rows: Iterable[tuple[Key, Array]], scenes: int, width: int) -> Array:
+    """Add counts (width,) up for each scene: (S, width)."""
+    sums = np.zeros((scenes, width))
+    for key, counts in rows:
+        sums[key.scene] += counts
+    return sums
+
+
+def overlaps(truth: Labels, predicted: Mapping[Place, NDArray[np.uint8]], group: int, scenes: int) -> Array:
+    """Count intersection and union of a group over the views of both: (S, 2)."""
+    rows = ((place[0], overlap(predicted[place], truth[place], group)) for place in truth if place in predicted)
+    return scene_sums(rows, scenes, 2)
+
+
+def floor_overlaps(truth: Labels, predicted: Mapping[Place, NDArray[np.uint8]], group: int, scenes: int) -> Array:
+    """Count the same against images generated for other frames: (S, 2).
+
+    A view is held against those of the same camera and moment in the next FLOOR_SHIFTS scenes that have that camera.
+    """
+    sums = np.zeros((scenes, 2))
+    for (key, channel), labels in truth.items():
+        if (key, channel) not in predicted:
+            continue
+        others = (Key((key.scene + shift) % scenes, key.frame) for shift in range(1, scenes))
+        found = [predicted[other, channel] for other in others if (other, channel) in predicted][:FLOOR_SHIFTS]
+        for other_labels in found:
+            sums[key.scene] += overlap(other_labels, labels, group)
+    return sums
+
+
+def right(truth: Mapping[Key, int], said: Mapping[Place, int], places: Iterable[Place], scenes: int) -> Array:
+    """Count [right answers, answers] over views: (S, 2)."""
+    return scene_sums(((p[0], np.array([said[p] == truth[p[0]], 1.0])) for p in places), scenes, 2)

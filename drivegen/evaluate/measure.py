@@ -1,0 +1,248 @@
+"""Measuring a model: datasets, generation, judging, figures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn, track
+
+from drivegen import nuscenes, weights
+from drivegen.errors import InputError, nearest
+from drivegen.evaluate import figures, pandaset
+from drivegen.evaluate.cities import City, plain_city, turned_city
+from drivegen.evaluate.consistency import colour_error, correspondences
+from drivegen.evaluate.figures import Figure, Truth
+from drivegen.evaluate.images import Job, Store, generate, reconstruct
+from drivegen.evaluate.labels import Judged, truth_labels
+from drivegen.evaluate.referee import Referee
+from drivegen.evaluate.renders import conditions_of
+from drivegen.evaluate.variants import COLUMNS, TURNED, Key, Variant, donor, noise_seed, variants, with_boxes_of
+from drivegen.geometry import Array
+from drivegen.model import Model, weight_files
+from drivegen.pipeline import Pipeline
+from drivegen.scene import Frame
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is measured: scenes and frames of the city, its seed, and of which variants.
+
+    less gives the frames a scene for kinds of variants that are measured on fewer; only names the variants (None = all).
+    """
+
+    out: Path
+    scenes: int = 20
+    frames: int = 10
+    seed: int = 20261
+    steps: int | None = None
+    only: tuple[str, ...] | None = None
+    less: Mapping[str, int] | None = None
+    pandaset: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.scenes < 2 or self.frames < 1:
+            asked = f"{self.scenes} scenes of {self.frames} frames"
+            raise InputError(f"{asked} cannot be measured; 2 scenes (for the floor) and 1 frame are needed")
+        names = [variant.name for variant in variants()]
+        for name in self.only or ():
+            if name not in names:
+                raise InputError(f"there is no variant {name!r}{nearest(name, names)}; there are {', '.join(names)}")
+        kinds = ("plain", "boxes", "second", "turned", "null")
+        for kind, count in (self.less or {}).items():
+            if kind not in kinds or not 1 <= count <= self.frames:
+                raise InputError(f"less {kind}={count}: kinds are {', '.join(kinds)}, frames a scene 1 to {self.frames}")
+
+    def chosen(self, variant: Variant) -> list[Key]:
+        """Frames on which a variant is measured: all, or as many as `less` says, spread evenly over each scene."""
+        count = (self.less or {}).get("null" if variant.column == "null" else variant.kind, self.frames)
+        picked = [int(i * self.frames / count) for i in range(count)]
+        return [Key(scene, frame) for scene in range(self.scenes) for frame in picked]
+
+
+def fingerprint(model: Model) -> str:
+    """Give a digest of a model's weight files."""
+    if model.folder is None:
+        raise InputError("only a saved model can be measured: the images on disk must belong to known weights")
+    files = [model.folder / name for name in weight_files(model.folder)] if model.folder.is_dir() else [model.folder]
+    return "-".join(weights.sha256(path)[:8] for path in files)
+
+
+class Measurement:
+    """One model's measurement in a folder: `generate` makes images, `figures` judges those that are there."""
+
+    def __init__(self, pipe: Pipeline, referee: Referee, plan: Plan) -> None:
+        self.pipe, self.referee, self.plan = pipe, referee, plan
+        self.size = pipe.model.image_size
+        self.store = Store(plan.out / "images")
+        sampling = pipe.model.sampling.replaced(steps=plan.steps)
+        self.settings: dict[str, Any] = {
+            "weights": fingerprint(pipe.model), "city_seed": plan.seed, "image_size": list(self.size), "steps": sampling.steps,
+            "guidance": sampling.guidance, "sampler": sampling.sampler, "dtype": str(pipe.dtype).removeprefix("torch."),
+            "frames_a_scene": plan.frames, "scenes": plan.scenes,
+        }  # fmt: skip
+        self.store.bind(json.loads(json.dumps(self.settings)))
+
+    @cached_property
+    def city(self) -> City:
+        """Unseen scenes of the city."""
+        return plain_city(self.plan.out / "city", self.plan.scenes, self.plan.frames, self.plan.seed, self.size)
+
+    @cached_property
+    def turned(self) -> City:
+        """The same scenes with the front camera turned."""
+        return turned_city(self.plan.out / "city_turned", self.plan.scenes, self.plan.frames, self.plan.seed, self.size)
+
+    @cached_property
+    def real(self) -> dict[Key, Frame]:
+        """PandaSet's frames at the model's size; none where the data is not there."""
+        root = self.plan.pandaset
+        if root is None or not root.is_dir():
+            return {}
+        dataset = nuscenes.open(root)
+        tokens = dataset.samples()
+        return {Key(0, i): dataset.frame(token).resized(self.size[1], self.size[0]) for i, token in enumerate(tokens)}
+
+    @property
+    def variants(self) -> list[Variant]:
+        """The variants asked for that this model has: no `layout` column for a model without that plugin."""
+        plugins = set(self.pipe.host.plugins)
+        able = [v for v in variants() if v.column == "null" or plugins.issuperset(COLUMNS[v.column])]
+        return [v for v in able if (self.plan.only is None or v.name in self.plan.only) and (v.dataset == "city" or self.real)]
+
+    def jobs(self, variant: Variant) -> list[Job]:
+        """List the frames to generate for a variant."""
+        without = tuple(self.pipe.host.plugins) if variant.column == "null" else COLUMNS[variant.column]
+        if variant.dataset == "pandaset":
+            return [Job(variant.name, k.name, frame, noise_seed(self.plan.seed, k), without) for k, frame in self.real.items()]
+        frames = self.turned.frames if variant.kind == "turned" else self.city.frames
+        jobs = []
+        for key in self.plan.chosen(variant):
+            frame = frames[key]
+            if variant.kind == "boxes":
+                frame = with_boxes_of(frame, frames[donor(key, self.plan.scenes)])
+            seed = noise_seed(self.plan.seed, key, variant.kind == "second")
+            jobs.append(Job(variant.name, key.name, frame, seed, without))
+        return jobs
+
+    def generate(self) -> None:
+        """Generate every image that is not on disk yet, the most needed variants first."""
+        jobs = [job for variant in self.variants for job in self.jobs(variant)]
+        waiting = [job for job in jobs if not self.store.has(job.variant, job.name, job.frame)]
+        times = (TextColumn("frames"), TimeElapsedColumn(), TimeRemainingColumn())
+        with Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), *times) as bar:
+            task = bar.add_task("generating", total=len(jobs), completed=len(jobs) - len(waiting))
+            for job in generate(self.pipe, waiting, self.store, self.plan.steps):
+                bar.update(task, advance=1, description=job.variant)
+
+    def _judge(self, variant: Variant, city: City) -> Judged:
+        judged = Judged()
+        for key in track(self.plan.chosen(variant), f"judging {variant.name}"):
+            frame = city.frames[key]
+            if self.store.has(variant.name, key.name, frame):
+                judged.add(self.referee, key, self.store.load(variant.name, key.name, frame))
+        return judged
+
+    def _truth(self, city: City, keys: Sequence[Key], channel: str | None = None) -> Truth:
+        conditions = {key: conditions_of(city.frames[key].description) for key in keys}
+        truth = Truth(self.plan.scenes, {}, {k: c[0] for k, c in conditions.items()}, {k: c[1] for k, c in conditions.items()})
+        for key in track(keys, "judging renders"):
+            channels = [c for c in city.frames[key].channels if channel in (None, c)]
+            views = {c: city.view(key, c) for c in channels}
+            truth.labels.update({(key, c): truth_labels(view.classes) for c, view in views.items()})
+            truth.renders.add(self.referee, key, {c: view.rgb for c, view in views.items()})
+        return truth
+
+    def _reconstructions(self, keys: Sequence[Key]) -> Judged:
+        judged = Judged()
+        for key in track(keys, "judging VAE reconstructions"):
+            frame = self.city.frames[key]
+            judged.add(self.referee, key, reconstruct(self.pipe, {c: self.city.view(key, c).rgb for c in frame.channels}))
+        return judged
+
+    def _consistency(self, plain: str, second: Variant) -> dict[Key, Array]:
+        rows = {}
+        for key in track(self.plan.chosen(second), f"comparing views of {plain}"):
+            frame = self.city.frames[key]
+            if not (self.store.has(plain, key.name, frame) and self.store.has(second.name, key.name, frame)):
+                continue
+            views = {c: self.city.view(key, c) for c in frame.channels}
+            one, two = self.store.load(plain, key.name, frame), self.store.load(second.name, key.name, frame)
+            row = np.zeros(6)
+            for pair in correspondences(frame, {c: view.depth_m for c, view in views.items()}):
+                row[0:2] += colour_error(pair, one[pair.a], one[pair.b])
+                row[2:4] += colour_error(pair, one[pair.a], two[pair.b])
+                row[4:6] += colour_error(pair, views[pair.a].rgb, views[pair.b].rgb)
+            rows[key] = row
+        return rows
+
+    def figures(self) -> list[Figure]:
+        """Compute every figure for which there are images."""
+        chosen = {v.name: v for v in self.variants}
+        judged = {
+            name: found for name, v in chosen.items() if v.dataset == "city" and v.kind not in ("second", "turned")
+            and (found := self._judge(v, self.city)).labels
+        }  # fmt: skip
+        keys = sorted({key for found in judged.values() for key in figures.keys_of(found)})
+        truth = self._truth(self.city, keys)
+        out: list[Figure] = []
+        if keys:
+            rebuilt = self._reconstructions(keys)
+            out += figures.iou_figures(truth, rebuilt, "vae", "all")
+            out.append(figures.frechet_figure("frechet_vae", "all", rebuilt, truth.renders))
+        if "null" in judged:
+            out += figures.iou_figures(truth, judged["null"], "null", "all")
+        turned_truth = None
+        for column in COLUMNS:
+            if column not in judged:
+                continue
+            plain = judged[column]
+            out += figures.control_figures(truth, plain, column)
+            out += figures.condition_figures(truth, plain, column)
+            out.append(figures.frechet_figure("frechet", column, plain, truth.renders))
+            if f"{column}-boxes" in judged:
+                out += figures.wrong_boxes_figures(truth, plain, judged[f"{column}-boxes"], column)
+            if f"{column}-second" in chosen and (rows := self._consistency(column, chosen[f"{column}-second"])):
+                out += figures.consistency_figure(rows, self.plan.scenes, column)
+            if f"{column}-turned" in chosen and (turned := self._judge(chosen[f"{column}-turned"], self.turned)).labels:
+                seen = figures.keys_of(turned)
+                if turned_truth is None:
+                    turned_truth = self._truth(self.turned, seen, TURNED)
+                out += figures.turned_figures(truth, plain, turned_truth, turned, column)
+        return out + self._pandaset(chosen)
+
+    def _pandaset(self, chosen: Mapping[str, Variant]) -> list[Figure]:
+        out = []
+        for column in COLUMNS:
+            name = f"pandaset-{column}"
+            done = {k: f for k, f in self.real.items() if name in chosen and self.store.has(name, k.name, f)}
+            rows = [pandaset.recall_sums(self.referee, f, self.store.load(name, k.name, f)) for k, f in done.items()]
+            out += self._recalls("pandaset", column, rows)
+        pictures = [
+            pandaset.recall_sums(self.referee, f, {c.channel: np.asarray(nuscenes.load_image(c)) for c in f.cameras})
+            for f in self.real.values() if out
+        ]  # fmt: skip
+        return out + self._recalls("pandaset_pictures", "all", pictures)
+
+    def _recalls(self, prefix: str, column: str, rows: list[dict[str, Array]]) -> list[Figure]:
+        return [
+            Figure(f"{prefix}_{group}_{what}", column, value, frames=len(rows), scenes=1)
+            for group, values in pandaset.pooled(rows).items() for what, value in values.items()
+        ]  # fmt: skip
+
+
+def machine() -> str:
+    """Describe the machine: processor, cores in use, accelerator, torch."""
+    name = "processor"
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        lines = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+        name = lines[0] if lines else name
+    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
+    return f"{name}, {torch.get_num_threads()} threads{gpu}, torch {torch.__version__}"

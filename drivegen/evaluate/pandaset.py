@@ -1,0 +1,45 @@
+"""Real scenes: how much of the projected boxes and drivable area the referee finds in images generated for them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from drivegen.evaluate.images import Images
+from drivegen.evaluate.referee import DRIVABLE_GROUP, VEHICLE_GROUP, Referee
+from drivegen.geometry import Array
+from drivegen.raster import layout
+from drivegen.scene import BEV_CLASSES, DETECTION_CLASSES, Frame
+from drivegen.world import CLASSES, VEHICLES
+
+_VEHICLE_VALUES = [1 + DETECTION_CLASSES.index(CLASSES[value]) for value in VEHICLES]
+
+
+def expected(frame: Frame, channel: str) -> dict[str, NDArray[np.bool_]]:
+    """Masks (H, W) of where boxes of vehicles and, off all boxes, drivable area project to; frame at its generated size."""
+    view = layout(frame, frame.camera(channel))
+    drivable = (view.map_bits >> BEV_CLASSES.index("drivable_area")) & 1
+    return {"drivable": (drivable == 1) & (view.box_class == 0), "vehicle": np.isin(view.box_class, _VEHICLE_VALUES)}
+
+
+def recall_sums(referee: Referee, frame: Frame, images: Images) -> dict[str, Array]:
+    """Count for each group [found, expected, said, pixels]: recall is the first ratio, and chance the second."""
+    verdict = referee(images.values())
+    out = {name: np.zeros(4) for name in ("drivable", "vehicle")}
+    for said, channel in zip(verdict.groups, images, strict=True):
+        masks = expected(frame, channel)
+        for name, group in (("drivable", DRIVABLE_GROUP), ("vehicle", VEHICLE_GROUP)):
+            hit = said == group
+            out[name] += [(hit & masks[name]).sum(), masks[name].sum(), hit.sum(), hit.size]
+    return out
+
+
+def pooled(rows: Iterable[dict[str, Array]]) -> dict[str, dict[str, float]]:
+    """Pool the counts of frames into recall and the share of all pixels that was said to be of the group."""
+    total = {name: np.zeros(4) for name in ("drivable", "vehicle")}
+    for row in rows:
+        for name, counts in row.items():
+            total[name] += counts
+    return {name: {"recall": float(t[0] / t[1]), "said_of_all_pixels": float(t[2] / t[3])} for name, t in total.items() if t[1]}

@@ -1,0 +1,80 @@
+"""Overlap with the truth, control scores, and intervals by bootstrap over scenes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from drivegen.geometry import Array
+
+DRAWS = 2000
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure with its 95 % interval over scenes; NaN where there is nothing to compute it from."""
+
+    value: float
+    low: float
+    high: float
+    scenes: int
+
+
+def overlap(predicted: NDArray[np.uint8], truth: NDArray[np.uint8], group: int) -> Array:
+    """Count [intersection, union] of one group in two label images of equal shape, in pixels."""
+    a, b = predicted == group, truth == group
+    return np.array([(a & b).sum(), (a | b).sum()], dtype=np.float64)
+
+
+def ratio(sums: Array) -> Array:
+    """Divide the first by the second of the last axis; NaN where the second is 0."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(sums[..., 1] > 0, sums[..., 0] / sums[..., 1], np.nan)
+
+
+def control(sums: Array) -> Array:
+    """Give the control score (IoU generated − floor) / (IoU rendered − floor).
+
+    sums (..., 6): intersection and union of generated, of rendered and of other frames' images (the floor), against one truth.
+    """
+    generated, rendered, floor = ratio(sums[..., 0:2]), ratio(sums[..., 2:4]), ratio(sums[..., 4:6])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return (generated - floor) / (rendered - floor)
+
+
+def share(sums: Array) -> Array:
+    """Divide one control score by another; sums (..., 12)."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return control(sums[..., :6]) / control(sums[..., 6:])
+
+
+def relative(sums: Array) -> Array:
+    """Divide one ratio by another; sums (..., 4)."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return ratio(sums[..., :2]) / ratio(sums[..., 2:])
+
+
+def excess(sums: Array) -> Array:
+    """Give (same − renders) / (different − renders) of mean errors; sums (..., 6): each an error's sum and its count."""
+    same, different, renders = ratio(sums[..., 0:2]), ratio(sums[..., 2:4]), ratio(sums[..., 4:6])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return (same - renders) / (different - renders)
+
+
+def bootstrap(sums: Array, figure: Callable[[Array], Array], draws: int = DRAWS, seed: int = 0) -> Estimate:
+    """Compute a figure from pooled sums, with a percentile interval over scenes drawn with replacement (Efron 1979).
+
+    sums (S, K), a row of additive counts a scene; figure maps (..., K) to (...).
+    """
+    sums = np.asarray(sums, dtype=np.float64)
+    value = float(figure(sums.sum(0)))
+    picks = np.random.default_rng(seed).multinomial(len(sums), np.full(len(sums), 1 / len(sums)), size=draws)
+    values = figure(picks @ sums)
+    values = values[np.isfinite(values)]
+    if not len(values) or not np.isfinite(value):
+        return Estimate(float("nan"), float("nan"), float("nan"), len(sums))
+    low, high = np.percentile(values, [2.5, 97.5])
+    return Estimate(value, float(low), float(high), len(sums))

@@ -1,0 +1,63 @@
+"""Train the referee that `scripts/measure_model.py` judges by, on renders of the city alone.
+
+    drivegen world data/city_train --scenes 250 --frames 4 --seed 1
+    drivegen world data/city_val --scenes 20 --frames 3 --seed 101
+    python scripts/train_referee.py --data data/city_train --held-out data/city_val
+
+Seeds of the city: 1 to 99 train (models and the referee), 101 checks the referee, 20261 measures models.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+
+from drivegen.errors import InputError
+
+
+def main(
+    data: Annotated[list[Path], typer.Option(help="dataset of `drivegen world` to train on; may be repeated")],
+    held_out: Annotated[Path, typer.Option(help="dataset of another seed to check on")],
+    out: Annotated[Path, typer.Option(help="weights; a JSON file with sha256 and metrics goes beside them")] = Path(
+        "drivegen/evaluate/assets/referee.safetensors"
+    ),
+    state: Annotated[Path, typer.Option(help="what an interrupted run goes on from")] = Path("runs/referee/state.pt"),
+    steps: int = 1600,
+    batch: int = 24,
+    seed: int = 0,
+    threads: Annotated[int, typer.Option(help="0: as many as torch takes")] = 0,
+) -> None:
+    """Train, check on held-out renders, write; the run can be repeated after an interruption."""
+    from drivegen.evaluate import training
+    from drivegen.evaluate.referee import GROUPS, load
+    from drivegen.evaluate.renders import read_renders
+
+    if threads:
+        torch.set_num_threads(threads)
+    recipe = training.Recipe(steps=steps, batch=batch, seed=seed)
+    renders = read_renders(data)
+    net = training.train(renders, recipe, state)
+    checked = read_renders([held_out])
+    about = {
+        "groups": list(GROUPS),
+        "recipe": vars(recipe),
+        "trained_on": {"pictures": len(renders), "size": list(renders.images.shape[1:3]), "datasets": [p.name for p in data]},
+        "held_out": {"pictures": len(checked), "dataset": held_out.name},
+    }
+    training.save(net, out, about)
+    metrics = training.check(load(out), checked)
+    training.save(net, out, {**about, "metrics": metrics})
+    print(json.dumps(metrics, indent=2))
+    print(f"{out}: {'good enough to judge by' if training.meets_goal(metrics) else 'BELOW the goal, do not judge by it'}")
+
+
+if __name__ == "__main__":
+    try:
+        typer.run(main)
+    except InputError as error:
+        sys.exit(f"error: {error}")
