@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import shapely
 
-from drivegen import nuscenes, world
-from drivegen.errors import InputError
+from drivegen import world
 from drivegen.geometry import SE3, Array
 from drivegen.scene import DETECTION_CLASSES, Box3D, Camera, Frame
 from drivegen.world.conditions import TIMES, WEATHERS
@@ -34,13 +31,6 @@ def many() -> list[world.CityScene]:
     return [world.build(SEED, index) for index in range(40)]
 
 
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("city")
-    world.write(root, scenes=3, frames=2, seed=SEED, size=SIZE, workers=2, progress=False)
-    return root
-
-
 def points_of(camera: Camera, view: world.View) -> Array:
     """Global points (H, W, 3) of a view's pixels; the sky is infinite."""
     rows, columns = np.mgrid[: view.depth_m.shape[0], : view.depth_m.shape[1]] + 0.5
@@ -56,20 +46,13 @@ def views(city: world.CityScene) -> Iterator[tuple[Camera, world.View, Array]]:
         yield camera, view, points_of(camera, view)
 
 
-def files(root: Path) -> dict[str, str]:
-    return {str(p.relative_to(root)): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(root.rglob("*")) if p.is_file()}
-
-
 def test_building_is_light_and_repeatable() -> None:
-    code = "import sys, drivegen.world as w; c = w.build(1, 2); assert 'numba' not in sys.modules and 'torch' not in sys.modules; "
+    code = (
+        "import sys, drivegen.world as w; c = w.build(1, 2); assert 'numba' not in sys.modules and 'torch' not in sys.modules; "
+    )
     code += "print(c.scene.description, [b.global_SE3_object.matrix.tobytes().hex() for b in c.scene.frames[0].boxes])"
     runs = {subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout for _ in range(2)}
     assert len(runs) == 1
-
-
-def test_bytes_do_not_depend_on_the_number_of_workers(dataset: Path, tmp_path: Path) -> None:
-    world.write(tmp_path / "again", scenes=3, frames=2, seed=SEED, size=SIZE, workers=1, progress=False)
-    assert files(tmp_path / "again") == files(dataset)
 
 
 def test_what_is_drawn_on_the_ground_is_the_map(cities: list[world.CityScene]) -> None:
@@ -82,7 +65,8 @@ def test_what_is_drawn_on_the_ground_is_the_map(cities: list[world.CityScene]) -
         vector_map = city.scene.frames[0].map
         assert vector_map is not None
         areas = {
-            name: shapely.union_all([shapely.Polygon(p.exterior, p.holes) for p in vector_map.polygons[name]]) for name in layers
+            name: shapely.union_all([shapely.Polygon(p.exterior, p.holes) for p in vector_map.polygons[name]])
+            for name in layers
         }
         for area in areas.values():
             shapely.prepare(area)
@@ -95,7 +79,11 @@ def test_what_is_drawn_on_the_ground_is_the_map(cities: list[world.CityScene]) -
             assert np.abs(points[ground][:, 2]).max() < 1e-3
             for layer, known in layers.items():
                 inside = shapely.contains(areas[layer], spots)
-                edge = shapely.distance(areas[layer].boundary, spots) < 0.1 if not areas[layer].is_empty else np.zeros(len(spots), bool)
+                edge = (
+                    shapely.distance(areas[layer].boundary, spots) < 0.1
+                    if not areas[layer].is_empty
+                    else np.zeros(len(spots), bool)
+                )
                 drawn = np.isin(names, list(known))
                 if layer == "walkway":  # what lies on the road is the road
                     inside &= ~shapely.contains(areas["drivable_area"], spots)
@@ -237,7 +225,9 @@ def test_rigs(cities: list[world.CityScene], many: list[world.CityScene]) -> Non
             delay = (camera.timestamp_us - a.timestamp_us) / 1e6
             assert abs(delay) <= 0.05
             drive = (b.global_SE3_ego.translation - a.global_SE3_ego.translation) / 0.5
-            np.testing.assert_allclose(camera.global_SE3_ego.translation - a.global_SE3_ego.translation, drive * delay, atol=0.05)
+            np.testing.assert_allclose(
+                camera.global_SE3_ego.translation - a.global_SE3_ego.translation, drive * delay, atol=0.05
+            )
 
 
 def test_descriptions_say_what_is_there(many: list[world.CityScene]) -> None:
@@ -258,7 +248,9 @@ def test_descriptions_say_what_is_there(many: list[world.CityScene]) -> None:
 
 
 def test_edits_show(cities: list[world.CityScene]) -> None:
-    city = next(c for c in cities if (c.render(c.scene.frames[0], "CAM_FRONT").classes == world.CLASSES.index("car")).sum() > 60)
+    city = next(
+        c for c in cities if (c.render(c.scene.frames[0], "CAM_FRONT").classes == world.CLASSES.index("car")).sum() > 60
+    )
     frame = city.scene.frames[0]
     view = city.render(frame, "CAM_FRONT")
     numbers, counts = np.unique(view.instances[view.classes == world.CLASSES.index("car")], return_counts=True)
@@ -284,77 +276,3 @@ def test_edits_show(cities: list[world.CityScene]) -> None:
     small = city.render(frame.resized(56, 32), "CAM_FRONT")
     assert small.rgb.shape == (32, 56, 3)
     assert (small.classes == view.classes[1::2, 1::2]).mean() > 0.8
-
-
-def test_devkit_opens_what_is_written(dataset: Path) -> None:
-    from nuscenes.map_expansion.map_api import NuScenesMap
-    from nuscenes.nuscenes import NuScenes
-    from nuscenes.utils.data_classes import LidarPointCloud
-    from nuscenes.utils.geometry_utils import points_in_box
-
-    kit = NuScenes("v1.0-mini", str(dataset), verbose=False)
-    assert len(kit.scene) == 3
-    assert len(kit.sample) == 6
-    counted = 0
-    for sample in kit.sample:
-        path, boxes, _ = kit.get_sample_data(sample["data"]["LIDAR_TOP"])
-        points = LidarPointCloud.from_file(path).points
-        for box in boxes:
-            record = kit.get("sample_annotation", box.token)
-            assert record["num_lidar_pts"] == points_in_box(box, points[:3]).sum()
-            counted += record["num_lidar_pts"]
-    assert counted > 500
-    frame = nuscenes.open(dataset).frame(kit.sample[0]["token"])
-    x, y = frame.global_SE3_ego.translation[:2]
-    masks = NuScenesMap(str(dataset), frame.location).get_map_mask((x, y, 80, 80), 0, ["drivable_area", "walkway"], (160, 160))
-    assert masks[0].mean() > 0.05
-    assert masks[1].mean() > 0.01
-
-
-def test_stored_truth_is_what_was_rendered(dataset: Path) -> None:
-    data = nuscenes.open(dataset)
-    city = world.build(SEED, 0, 2, SIZE)
-    original = city.scene.frames[0]
-    frame = data.frame(original.token)
-    # what is hidden in every picture is not annotated; the order stays
-    shown = {box.instance for box in frame.boxes}
-    kept = [i for i, box in enumerate(original.boxes) if box.instance in shown]
-    assert [original.boxes[i].instance for i in kept] == [box.instance for box in frame.boxes]
-    number = np.zeros(len(original.boxes) + 1, dtype=int)
-    number[np.array(kept) + 1] = np.arange(1, len(kept) + 1)
-    pixels = np.zeros(len(original.boxes) + 1, dtype=int)
-    for camera in frame.cameras:
-        stored, drawn = world.truth(dataset, frame, camera.channel), city.render(original, camera.channel)
-        assert (stored.rgb == drawn.rgb).all()
-        assert (stored.classes == drawn.classes).all()
-        assert (stored.instances == number[drawn.instances]).all()
-        np.testing.assert_allclose(stored.depth_m, drawn.depth_m, rtol=1e-4)
-        again = city.render(frame, camera.channel)  # the frame that comes back from disk draws the same picture
-        assert (again.classes == drawn.classes).mean() > 0.995
-        pixels += np.bincount(drawn.instances.ravel(), minlength=len(pixels))
-    assert set(np.flatnonzero(pixels[1:])) <= set(kept)
-    assert {box.visibility for box in frame.boxes} >= {1, 4}
-    with pytest.raises(InputError, match="truth"):
-        world.truth(dataset / "samples", frame, "CAM_FRONT")
-
-
-def test_writing_refuses_and_never_looks_complete(dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(InputError, match="not empty"):
-        world.write(dataset, 1, 1, 0, SIZE, progress=False)
-    with pytest.raises(InputError, match="scenes"):
-        world.write(tmp_path / "none", 0, 1, 0, SIZE, progress=False)
-    from drivegen.world import stored
-
-    whole, calls = stored.store, []
-
-    def interrupted(*args: object) -> Path:
-        calls.append(args)
-        if len(calls) > 3:
-            raise KeyboardInterrupt
-        return whole(*args)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(stored, "store", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        world.write(tmp_path / "half", 2, 1, 0, SIZE, workers=1, progress=False)
-    assert list((tmp_path / "half").rglob("*.png"))
-    assert not (tmp_path / "half" / "v1.0-mini").exists()

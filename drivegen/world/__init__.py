@@ -1,4 +1,4 @@
-"""The procedural city: scenes with streets, traffic and weather, and the pictures, classes and depths that cameras see in them."""
+"""The procedural city: scenes with streets, traffic and weather, and what cameras see in them."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from drivegen.world.city import CityScene, build
 from drivegen.world.classes import CLASSES, DRIVABLE, VEHICLES
 
 if TYPE_CHECKING:
+    from drivegen.world.dataset import write
     from drivegen.world.stored import truth
     from drivegen.world.view import View
-    from drivegen.world.dataset import write
 
 __all__ = ["CLASSES", "DRIVABLE", "VEHICLES", "CityScene", "View", "build", "truth", "write"]
 

@@ -16,7 +16,7 @@ from drivegen.world.streets import HALF_M, Plan, rectangle
 
 @dataclass(frozen=True)
 class Style:
-    """How a quarter is built: heights, gaps and set-backs in metres; shares of houses with pitched roofs, glass towers and trees."""
+    """How a quarter is built: heights, gaps and set-backs in metres; shares of pitched roofs, glass towers and trees."""
 
     name: str
     height_m: tuple[float, float]
@@ -41,7 +41,10 @@ STYLES = (
 
 @dataclass(frozen=True, eq=False)
 class Building:
-    """An extruded block: centre (2,), heading, length along it, width and height in metres; kind 0 plaster, 1 brick, 2 glass, 3 pitched."""
+    """An extruded block: centre (2,), heading, length along it, width and height in metres.
+
+    kind is 0 plaster, 1 brick, 2 glass, 3 with a pitched roof.
+    """
 
     centre: Array
     heading_rad: float
@@ -123,7 +126,9 @@ def _buildings(rng: np.random.Generator, plan: Plan, style: Style, ground: _Grou
                 s += length + rng.uniform(*style.gap_m)
     for _ in range(40):  # a second row, for the skyline
         centre = rng.uniform(-150, 150, 2)
-        put(centre, rng.uniform(0, math.pi), *rng.uniform(14, 30, 2), float(rng.uniform(1.0, 1.7) * style.height_m[1]))
+        turn = float(rng.uniform(0, math.pi))
+        length, width = rng.uniform(14, 30, 2)
+        put(centre, turn, length, width, float(rng.uniform(1.0, 1.7) * style.height_m[1]))
     return found
 
 

@@ -147,7 +147,7 @@ def normal(numbers, labels, i, x, y, z):  # type: ignore[no-untyped-def]
     cap = abs(abs(w) - 1)
     if shape == BALL:
         nx, ny, nz = u, v, w
-    elif shape == BOX or shape == TAPERED:
+    elif shape in (BOX, TAPERED):
         side = abs(abs(u) + a * w - 1 + a)
         other = abs(abs(v) + b * w - 1 + b)
         if side <= other and side <= cap:
@@ -259,5 +259,3 @@ def nearest_hit(numbers, labels, bounds, starts, items, cell, ox, oy, oz, dx, dy
         if t < best:
             best, found = t, i
     return best, found
-
-

@@ -110,7 +110,9 @@ def vector_map(plan: Plan, location: str, offset: Array, seed: int, index: int) 
     }
     lines = {
         name: tuple(
-            MapLine(line.points + offset, token(seed, index, name, i)) for i, line in enumerate(plan.lines) if line.layer == name
+            MapLine(line.points + offset, token(seed, index, name, i))
+            for i, line in enumerate(plan.lines)
+            if line.layer == name
         )
         for name in ("road_divider", "lane_divider")
     }
@@ -124,7 +126,7 @@ def _ego_pose(road: Road, s0: float, speed: float, t_s: float, offset: Array) ->
 
 
 def build(seed: int, index: int, frames: int = 1, size: tuple[int, int] = (128, 224)) -> CityScene:
-    """Build scene number `index` of the city `seed`, with `frames` samples at 2 Hz and cameras of `size` (height, width) pixels.
+    """Build scene number `index` of the city `seed`, with `frames` samples at 2 Hz and images of `size` (height, width) pixels.
 
     Depends on nothing but the arguments. Raises InputError for a negative seed or index, no frames, or a size below 16 pixels.
     """
@@ -157,7 +159,11 @@ def build(seed: int, index: int, frames: int = 1, size: tuple[int, int] = (128, 
     solid += [(p.centre, 0.0, np.array([0.3, 0.3, 5.0])) for p in blocks.poles]
     solid += [(t.centre, 0.0, np.array([0.5, 0.5, 5.0])) for t in blocks.trees]
     reach = SEEN_M + speed * times[-1] + 5
-    near = [t for t in tracks if any((p := t.pose(s)) is not None and math.dist(p[0], egos[0][0]) < reach for s in (times[0], times[-1]))]
+    near = [
+        t
+        for t in tracks
+        if any((p := t.pose(s)) is not None and math.dist(p[0], egos[0][0]) < reach for s in (times[0], times[-1]))
+    ]
     near = keep_apart(near, egos, times, solid)
     world_map = vector_map(plan, location, offset, seed, index)
     made = [_frame(seed, index, i, near, rig, main, s0, speed, offset, world_map, location) for i in range(frames)]
@@ -181,7 +187,9 @@ def _frame(
     for mount in rig:
         pose = _ego_pose(main, s0, speed, t + mount.delay_s, offset)
         height, width = mount.size
-        cameras.append(Camera(mount.channel, mount.K, width, height, mount.ego_SE3_camera, pose, stamp + round(mount.delay_s * 1e6)))
+        cameras.append(
+            Camera(mount.channel, mount.K, width, height, mount.ego_SE3_camera, pose, stamp + round(mount.delay_s * 1e6))
+        )
     boxes = []
     shift = SE3(np.eye(3), np.array([*offset, 0.0]))
     for k, track in enumerate(tracks):
@@ -193,12 +201,11 @@ def _frame(
             continue
         boxes.append(
             Box3D(
-                KINDS[track.kind][0], pose, track.size_wlh_m, token(seed, index, "instance", k), token(seed, index, "box", k, i),
-                found[1], attribute=track.attribute,
+                KINDS[track.kind][0], pose, track.size_wlh_m, token(seed, index, "instance", k),
+                token(seed, index, "box", k, i), found[1], attribute=track.attribute,
             )
         )  # fmt: skip
     return Frame(
         token(seed, index, "sample", i), tuple(cameras), tuple(boxes), world_map, location=location, timestamp_us=stamp,
         global_SE3_ego=ego,
     )  # fmt: skip
-

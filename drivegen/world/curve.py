@@ -48,7 +48,7 @@ class Curve:
         s = np.concatenate([[start_m], inner, [stop_m]])
         heading = np.interp(s, self.s_m, self.heading_rad)
         points = np.stack([np.interp(s, self.s_m, self.points[:, i]) for i in (0, 1)], axis=1)
-        return points + left_m * np.stack([-np.sin(heading), np.cos(heading)], axis=1)  # type: ignore[no-any-return]
+        return points + left_m * np.stack([-np.sin(heading), np.cos(heading)], axis=1)
 
     def strip(self, start_m: float, stop_m: float, left_m: float, right_m: float) -> Array:
         """Return the band (Q, 2) between two parallels (lateral offsets, left positive), counter-clockwise."""

@@ -90,7 +90,14 @@ def _bar(rendered: Iterable[Scene], scenes: int, frames: int, shown: bool) -> It
     """Pass scenes on, showing progress by frames."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-    columns = (TextColumn("rendering"), BarColumn(), MofNCompleteColumn(), TextColumn("frames"), TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("rendering"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("frames"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, disable=not shown) as bar:
         task = bar.add_task("rendering", total=scenes * frames)
         for scene in rendered:

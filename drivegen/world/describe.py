@@ -13,16 +13,19 @@ from drivegen.world.conditions import Conditions
 from drivegen.world.streets import Plan
 
 _NAMES = {
-    "truck": ("a truck", "trucks"), "construction_vehicle": ("a construction vehicle", "construction vehicles"), "bus": ("a bus", "buses"),
-    "trailer": ("a trailer", "trailers"), "motorcycle": ("a motorcycle", "motorcycles"), "bicycle": ("a bicycle", "bicycles"),
-    "pedestrian": ("a pedestrian", "pedestrians"), "barrier": ("a barrier", "barriers"), "traffic_cone": ("a traffic cone", "traffic cones"),
+    "truck": ("a truck", "trucks"), "construction_vehicle": ("a construction vehicle", "construction vehicles"),
+    "bus": ("a bus", "buses"), "trailer": ("a trailer", "trailers"), "motorcycle": ("a motorcycle", "motorcycles"),
+    "bicycle": ("a bicycle", "bicycles"), "pedestrian": ("a pedestrian", "pedestrians"), "barrier": ("a barrier", "barriers"),
+    "traffic_cone": ("a traffic cone", "traffic cones"),
 }  # fmt: skip
 
 NEAR_M = 40.0
 """Only what is as near as this to the ego is told."""
 
 
-def describe(conditions: Conditions, plan: Plan, style: Style, boxes: Iterable[Box3D], ego_xy: np.ndarray, offset: np.ndarray) -> str:
+def describe(
+    conditions: Conditions, plan: Plan, style: Style, boxes: Iterable[Box3D], ego_xy: np.ndarray, offset: np.ndarray
+) -> str:
     """Return `Night, rain. Two-way street in a suburb with parked cars, a crossing, a bus and pedestrians.`"""
     near = [b for b in boxes if np.hypot(*(b.global_SE3_object.translation[:2] - ego_xy)) < NEAR_M]
     counts = Counter(b.detection_class for b in near)
@@ -45,7 +48,9 @@ def describe(conditions: Conditions, plan: Plan, style: Style, boxes: Iterable[B
         street = "Junction"
     else:
         street = "Two-way street" if plan.roads[0].backward else "One-way street"
-    where = {"city centre": "in the city centre", "park": "in a park"}.get(style.name, f"in a{'n' if style.name[0] in 'aeiou' else ''} {style.name}")
+    where = {"city centre": "in the city centre", "park": "in a park"}.get(
+        style.name, f"in a{'n' if style.name[0] in 'aeiou' else ''} {style.name}"
+    )
     where = "between terraced houses" if style.name == "terraced houses" else where
     listed = f" with {', '.join(things[:-1])}{' and ' if len(things) > 1 else ''}{things[-1]}" if things else ""
     return f"{conditions.words}. {street} {where}{listed}."

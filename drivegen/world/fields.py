@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numba as nb
 import numpy as np
 import shapely
+from numpy.typing import NDArray
 
 from drivegen.geometry import Array
 from drivegen.world.streets import HALF_M, Plan
@@ -35,11 +36,11 @@ class Fields:
     ident (2, n, n) number + 1 of the nearest divider and crossing; frames of crossings and car parks.
     """  # fmt: skip
 
-    areas: Array
-    line: Array
-    along: Array
-    ident: Array
-    line_kind: Array
+    areas: NDArray[np.float32]
+    line: NDArray[np.float32]
+    along: NDArray[np.float32]
+    ident: NDArray[np.uint8]
+    line_kind: NDArray[np.int32]
     line_length_m: Array
     crossing: Array
     lot: Array
@@ -112,7 +113,7 @@ def _lines(edges, starts, ident, line, along, near):  # type: ignore[no-untyped-
                     near[j, i] = ident[e] + 1
 
 
-def _edges(shapes: list[shapely.Geometry]) -> tuple[Array, Array]:
+def _edges(shapes: list[shapely.Geometry]) -> tuple[Array, NDArray[np.int32]]:
     """Edges (E, 4) of all rings, and the number of the shape that each belongs to."""
     rows, numbers = [np.zeros((0, 4))], [np.zeros(0, dtype=np.int32)]
     for number, shape in enumerate(shapes):
@@ -142,15 +143,15 @@ def draw_fields(plan: Plan) -> Fields:
         _area(edges, numbers, band, areas[number], ident[1] if number == CROSSINGS else scrap)
     line = np.full((NODES, NODES), 9.0, dtype=np.float32)
     along = np.zeros((NODES, NODES), dtype=np.float32)
-    rows, starts, numbers, lengths = [np.zeros((0, 4))], [np.zeros(0)], [np.zeros(0, dtype=np.int32)], [0.0]
+    rows, starts, owners, lengths = [np.zeros((0, 4))], [np.zeros(0)], [np.zeros(0, dtype=np.int32)], [0.0]
     for i, painted in enumerate(plan.lines):
         points = painted.points
         steps = np.concatenate([[0.0], np.cumsum(np.hypot(*np.diff(points, axis=0).T))])
         rows.append(np.concatenate([points[:-1], points[1:]], axis=1))
         starts.append(steps[:-1])
-        numbers.append(np.full(len(points) - 1, i, dtype=np.int32))
+        owners.append(np.full(len(points) - 1, i, dtype=np.int32))
         lengths.append(float(steps[-1]))
-    _lines(np.concatenate(rows), np.concatenate(starts), np.concatenate(numbers), line, along, ident[0])
+    _lines(np.concatenate(rows), np.concatenate(starts), np.concatenate(owners), line, along, ident[0])
     crossing = np.array([[*c.origin, np.cos(c.heading_rad), np.sin(c.heading_rad)] for c in plan.crossings]).reshape(-1, 4)
     lot = np.array(
         [[*p.centre, np.cos(p.heading_rad), np.sin(p.heading_rad), p.length_m / 2, p.depth_m / 2] for p in plan.carparks]

@@ -12,7 +12,21 @@ from drivegen.scene import Box3D
 from drivegen.world.blocks import Blocks
 from drivegen.world.conditions import Conditions
 
-SUN, SUN_RGB, ZENITH, HORIZON, SKY, BOUNCE, FOG, FOG_RGB, WET, LAMPS, CLOUDS, LIT, CLOUD_RGB = 0, 3, 6, 9, 12, 15, 18, 19, 22, 23, 24, 25, 26
+SUN, SUN_RGB, ZENITH, HORIZON, SKY, BOUNCE, FOG, FOG_RGB, WET, LAMPS, CLOUDS, LIT, CLOUD_RGB = (
+    0,
+    3,
+    6,
+    9,
+    12,
+    15,
+    18,
+    19,
+    22,
+    23,
+    24,
+    25,
+    26,
+)
 ASPHALT, PAVING, TERRAIN, TERRAIN_KIND, SEED, EXPOSURE, SIZE = 29, 32, 35, 38, 39, 40, 41
 
 
@@ -79,7 +93,7 @@ def lamps(conditions: Conditions, blocks: Blocks, boxes: list[tuple[Box3D, SE3]]
     """Return burning lights (M, 11): position, direction, cosine of the cone's half-angle, rgb, range in metres."""
     if conditions.time_of_day == "day":
         return np.zeros((0, 11))
-    rows = []
+    rows: list[tuple[float, ...]] = []
     strength = 1.0 if conditions.time_of_day == "night" else 0.45
     for pole in blocks.poles:
         if pole.kind == 0:
@@ -97,9 +111,9 @@ def lamps(conditions: Conditions, blocks: Blocks, boxes: list[tuple[Box3D, SE3]]
         name = box.detection_class
         if name not in _HEADLIGHTS or box.attribute in ("vehicle.parked", "cycle.without_rider"):
             continue
-        w, l, h = box.size_wlh_m
+        l, h = box.size_wlh_m[1:]
         if name != "trailer":
             beam(pose, l / 2 + 0.05, -h / 2 + 0.7, 26.0)
-        place = pose.transform((-l / 2 - 0.4, 0, -h / 2 + 0.8))
-        rows.append((*place, 0, 0, -1, -2.0, 3.5 * strength, 0.1, 0.06, 5.0))
+        rear = pose.transform((-l / 2 - 0.4, 0, -h / 2 + 0.8))
+        rows.append((*rear, 0, 0, -1, -2.0, 3.5 * strength, 0.1, 0.06, 5.0))
     return np.array(rows).reshape(-1, 11)

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from drivegen.geometry import SE3, Array
 
@@ -27,7 +28,7 @@ class Parts:
     """numbers (N, WIDTH) float64 and labels (N, 5) int32 of N primitives."""
 
     numbers: Array
-    labels: Array
+    labels: NDArray[np.int32]
 
     @staticmethod
     def join(*groups: Parts) -> Parts:
@@ -82,7 +83,9 @@ class Builder:
         self.put(CYLINDER, (x, y, z), (radius, radius, width / 2), colour, axes=axes)
         if radius > 0.25 and width > 0.12:
             hub = math.copysign(width / 2 - 0.02, y)
-            self.put(CYLINDER, (x, y + hub * 0.1, z), (radius * 0.5, radius * 0.5, width / 2), (0.35, 0.35, 0.36), PAINT, axes=axes)
+            self.put(
+                CYLINDER, (x, y + hub * 0.1, z), (radius * 0.5, radius * 0.5, width / 2), (0.35, 0.35, 0.36), PAINT, axes=axes
+            )
 
     def done(self, limit: Array | None = None) -> Parts:
         """Return what was collected, squeezed along the object's axes into half-sizes `limit` (3,) where it sticks out."""
@@ -101,10 +104,10 @@ class Builder:
         return Parts(rows, labels)
 
 
-def _reach(axes: Array, shape: Array) -> Array:
+def _reach(axes: Array, shape: NDArray[np.int32]) -> Array:
     """Half-extents (N, 3) of primitives along the object's axes."""
     square = axes**2
     ball = np.sqrt(square.sum(1))
     drum = np.sqrt(square[:, :2].sum(1)) + np.abs(axes[:, 2])
     round_ = (shape == CYLINDER) | (shape == CONE)
-    return np.where((shape == BALL)[:, None], ball, np.where(round_[:, None], drum, np.abs(axes).sum(1)))  # type: ignore[no-any-return]
+    return np.where((shape == BALL)[:, None], ball, np.where(round_[:, None], drum, np.abs(axes).sum(1)))

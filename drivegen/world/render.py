@@ -27,6 +27,8 @@ from drivegen.world.view import View
 if TYPE_CHECKING:
     from drivegen.world.city import CityScene
 
+Counts = NDArray[np.int64]
+
 drop_stale(colours_of.stats.cache_path)
 
 
@@ -47,7 +49,7 @@ def _ground_grid(rectangles: Array) -> tuple[Array, Array]:
     """Lists of rectangles (N, 4: x0, y0, x1, y1 in metres) for each cell of the ground grid."""
     bounds = np.zeros((len(rectangles), 5))
     bounds[:, :4] = rectangles + HALF_M
-    return bin_rectangles(bounds, np.arange(len(rectangles)), GRID_M, COLUMNS, COLUMNS)  # type: ignore[no-any-return]
+    return bin_rectangles(bounds, np.arange(len(rectangles)), GRID_M, COLUMNS, COLUMNS)
 
 
 def _casters(parts: Parts, env: Array) -> tuple[Array, Array]:
@@ -68,7 +70,17 @@ def _feet(city: CityScene, boxes: list[tuple[SE3, Array]]) -> Array:
     for pose, size in boxes:
         yaw = pose.yaw_rad
         small = size[1] < 1.2
-        rows.append((*pose.translation[:2], math.cos(yaw), math.sin(yaw), size[1] / 2, size[0] / 2, 0.3 if small else 0.7, 0.55 if small else 0.88))
+        rows.append(
+            (
+                *pose.translation[:2],
+                math.cos(yaw),
+                math.sin(yaw),
+                size[1] / 2,
+                size[0] / 2,
+                0.3 if small else 0.7,
+                0.55 if small else 0.88,
+            )
+        )
     for b in city.blocks.buildings:
         rows.append((*b.centre, math.cos(b.heading_rad), math.sin(b.heading_rad), b.length_m / 2, b.width_m / 2, 2.2, 0.5))
     for t in city.blocks.trees:
@@ -93,7 +105,8 @@ def prepare(city: CityScene, frame: Frame, before: Prepared | None = None) -> Pr
     feet = _feet(city, [(pose, box.size_wlh_m) for box, pose in posed])
     wide = np.hypot(feet[:, 4], feet[:, 5])[:, None] + feet[:, 6:7] * 1.1
     ground = (
-        fields.areas, fields.line, fields.along, fields.ident, fields.line_kind, fields.line_length_m, fields.crossing, fields.lot
+        fields.areas, fields.line, fields.along, fields.ident, fields.line_kind, fields.line_length_m, fields.crossing,
+        fields.lot,
     )  # fmt: skip
     scene = (
         parts.numbers, parts.labels, env, ground, _casters(parts, env), lights,
@@ -129,7 +142,7 @@ def _develop(image: Array, env: Array) -> NDArray[np.uint8]:
     return (np.clip(curve, 0, 1) ** (1 / 2.2) * 255 + 0.5).astype(np.uint8)
 
 
-def render(prepared: Prepared, camera: Camera, counts: tuple[Array, Array] | None = None) -> View:
+def render(prepared: Prepared, camera: Camera, counts: tuple[Counts, Counts] | None = None) -> View:
     """Draw one camera's view; `counts` (alone, seen), (boxes + 1,) int64 each, are added to where given."""
     width, height = camera.image_size
     pose = camera.global_SE3_camera
@@ -146,5 +159,3 @@ def render(prepared: Prepared, camera: Camera, counts: tuple[Array, Array] | Non
     image = np.zeros((height, width, 3))
     colours_of(prepared.scene, eye, rotation, K, width, height, bins, mirror, image)
     return View(_develop(image, prepared.env), classes, instances, depth)
-
-

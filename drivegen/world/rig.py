@@ -45,7 +45,7 @@ def look(yaw_rad: float, pitch_rad: float, position: tuple[float, float, float])
 
 
 def draw_rig(rng: np.random.Generator, size: tuple[int, int]) -> tuple[Mount, ...]:
-    """Draw a rig for images of `size` (height, width): two thirds nuScenes-like, one third turned, zoomed, raised or with 3 to 8 cameras."""
+    """Draw a rig for images of `size` (height, width): one third with 3 to 8 turned, zoomed cameras."""
     height, width = size
     other = rng.uniform() < 1 / 3
     channels = list(SIX)

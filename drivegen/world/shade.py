@@ -163,13 +163,19 @@ def shade_part(scene, i, x, y, z, dx, dy, dz):  # type: ignore[no-untyped-def]
     r, g, b = p[COLOUR], p[COLOUR + 1], p[COLOUR + 2]
     gloss, fr, fg, fb = 0.0, 0.0, 0.0, 0.0
     if material == LIGHT:
-        m = p[GLOW_DAY] + (p[GLOW_NIGHT] - p[GLOW_DAY]) * env[LAMPS] if p[GLOW_NIGHT] > 0 else p[GLOW_DAY] * (1 - 0.9 * env[LAMPS])
+        m = (
+            p[GLOW_DAY] + (p[GLOW_NIGHT] - p[GLOW_DAY]) * env[LAMPS]
+            if p[GLOW_NIGHT] > 0
+            else p[GLOW_DAY] * (1 - 0.9 * env[LAMPS])
+        )
         fr, fg, fb = r * m, g * m, b * m
-    elif (material == FACADE or material == BRICK or material == CURTAIN) and abs(nz) < 0.5:
+    elif material in (FACADE, BRICK, CURTAIN) and abs(nz) < 0.5:
         along = u * p[HALF] if abs(v) > abs(u) else v * p[HALF + 1]
         salt = seed + (int(np.sign(v)) * 3 if abs(v) > abs(u) else int(np.sign(u)) * 5)
         along += p[HALF] + p[HALF + 1]
-        r, g, b, glass, fr, fg, fb = wall(env, r, g, b, material == BRICK, material == CURTAIN, along, z, 2 * p[HALF + 2], salt + 40)
+        r, g, b, glass, fr, fg, fb = wall(
+            env, r, g, b, material == BRICK, material == CURTAIN, along, z, 2 * p[HALF + 2], salt + 40
+        )
         gloss = 0.75 * glass
     elif material == FOLIAGE:
         n = noise(x * 1.7 + z, y * 1.7 - z, seed)

@@ -74,7 +74,14 @@ def _car(b: Builder, look: Look, l: float, w: float, h: float, moving: bool) -> 
     b.put(TAPERED, (middle, 0, h - 0.05), (reach * (1 - slope) + 0.06, w * 0.79, 0.045), paint, PAINT, (0.08, 0.1))
     if kind >= 0.45:
         for x in (0.0, -0.5):  # pillars
-            b.put(TAPERED, (middle + x * reach, 0, (waist + h) / 2), (0.06, w * 0.905, (h - waist) / 2 - 0.02), paint, PAINT, (0, 0.2))
+            b.put(
+                TAPERED,
+                (middle + x * reach, 0, (waist + h) / 2),
+                (0.06, w * 0.905, (h - waist) / 2 - 0.02),
+                paint,
+                PAINT,
+                (0, 0.2),
+            )
     for x in (0.6, -0.6):
         for y in (1, -1):
             b.wheel(x * l, y * (w - 0.13), -h + radius, radius, 0.24)
@@ -84,17 +91,37 @@ def _car(b: Builder, look: Look, l: float, w: float, h: float, moving: bool) -> 
 
 
 def _truck(b: Builder, look: Look, l: float, w: float, h: float, moving: bool) -> None:
-    cab, cargo = look.vivid(0.55), look.pick(((0.75, 0.75, 0.73), (0.6, 0.6, 0.58), (0.05, 0.2, 0.4), (0.55, 0.35, 0.05), (0.15, 0.3, 0.15)))
+    cab, cargo = (
+        look.vivid(0.55),
+        look.pick(((0.75, 0.75, 0.73), (0.6, 0.6, 0.58), (0.05, 0.2, 0.4), (0.55, 0.35, 0.05), (0.15, 0.3, 0.15))),
+    )
     front, top = l - 2.1, -h + min(2 * h * 0.82, 2.5)
-    b.put(TAPERED, ((front + l) / 2, 0, (-h + 0.5 + top) / 2), ((l - front) / 2 - 0.03, w - 0.08, (top + h - 0.5) / 2), cab, PAINT, (0.1, 0.04))
+    b.put(
+        TAPERED,
+        ((front + l) / 2, 0, (-h + 0.5 + top) / 2),
+        ((l - front) / 2 - 0.03, w - 0.08, (top + h - 0.5) / 2),
+        cab,
+        PAINT,
+        (0.1, 0.04),
+    )
     b.put(BOX, (l - 0.12, 0, top - 0.55), (0.09, w * 0.84, 0.32), _TINT, GLASS)
     b.put(BOX, (l - 0.75, 0, top - 0.55), (0.35, w - 0.06, 0.28), _TINT, GLASS)
     if look.uniform() < 0.75:  # a box body, else a flat bed with a load
-        b.put(BOX, ((front - 0.15 - l) / 2, 0, (-h + 0.95 + h) / 2), ((front - 0.15 + l) / 2 - 0.03, w - 0.02, (2 * h - 0.95) / 2 - 0.02), cargo)
+        b.put(
+            BOX,
+            ((front - 0.15 - l) / 2, 0, (-h + 0.95 + h) / 2),
+            ((front - 0.15 + l) / 2 - 0.03, w - 0.02, (2 * h - 0.95) / 2 - 0.02),
+            cargo,
+        )
         b.put(BOX, ((front - 0.15 - l) / 2, 0, -h + 1.5), ((front + l) / 2 - 0.4, w - 0.01, 0.14), cab)
     else:
         b.put(BOX, ((front - l) / 2 - 0.1, 0, -h + 1.05), ((front + l) / 2 - 0.12, w - 0.02, 0.12), _STEEL)
-        b.put(BOX, ((front - l) / 2 - 0.1, 0, -h + 1.15 + h * 0.45), ((front + l) / 2 - 0.35, w - 0.2, h * 0.45), (0.3, 0.18, 0.08))
+        b.put(
+            BOX,
+            ((front - l) / 2 - 0.1, 0, -h + 1.15 + h * 0.45),
+            ((front + l) / 2 - 0.35, w - 0.2, h * 0.45),
+            (0.3, 0.18, 0.08),
+        )
         b.put(BOX, (front - 0.2, 0, -0.1 * h), (0.06, w - 0.05, h * 0.75), _STEEL)
     b.put(BOX, (0, 0, -h + 0.65), (l - 0.1, w * 0.45, 0.16), _DARK)
     for x in (l - 1.2, -l + 1.1, -l + 2.2):
@@ -104,7 +131,12 @@ def _truck(b: Builder, look: Look, l: float, w: float, h: float, moving: bool) -
 
 
 def _bus(b: Builder, look: Look, l: float, w: float, h: float, moving: bool) -> None:
-    paint, trim = look.pick(((0.6, 0.05, 0.04), (0.75, 0.75, 0.72), (0.04, 0.22, 0.5), (0.1, 0.4, 0.16), (0.75, 0.45, 0.03), (0.6, 0.6, 0.62))), look.vivid(0.4)
+    paint, trim = (
+        look.pick(
+            ((0.6, 0.05, 0.04), (0.75, 0.75, 0.72), (0.04, 0.22, 0.5), (0.1, 0.4, 0.16), (0.75, 0.45, 0.03), (0.6, 0.6, 0.62))
+        ),
+        look.vivid(0.4),
+    )
     b.put(BOX, (0, 0, 0.13), (l - 0.04, w - 0.03, h - 0.15), paint, PAINT)
     b.put(BOX, (0, 0, -h + 0.62), (l - 0.03, w - 0.02, 0.14), trim, PAINT)
     lit = 0.9 if moving else 0.0
@@ -131,8 +163,8 @@ def _trailer(b: Builder, look: Look, l: float, w: float, h: float, moving: bool)
     for x in (-l + 1.0, -l + 2.1):
         for y in (1, -1):
             b.wheel(x, y * (w - 0.2), -h + 0.46, 0.46, 0.34)
-    for y in (0.5, -0.5):
-        b.put(BOX, (l * 0.55, y * w, -h + 0.42), (0.07, 0.07, 0.4), _STEEL)
+    for leg in (0.5, -0.5):
+        b.put(BOX, (l * 0.55, leg * w, -h + 0.42), (0.07, 0.07, 0.4), _STEEL)
     b.put(BOX, (-l + 0.02, 0, -h + 0.62), (0.018, w * 0.9, 0.08), (0.8, 0.75, 0.7), STRIPED)
     _lights(b, l, w, -h + 0.8, -h + 0.8, 0.09, moving)
 
@@ -142,7 +174,13 @@ def _digger(b: Builder, look: Look, l: float, w: float, h: float, moving: bool) 
     for y in (1, -1):
         b.put(BOX, (-0.28 * l, y * w * 0.74, -h + 0.36), (l * 0.68, w * 0.23, 0.34), _DARK)
         for x in (-0.9, 0.33):
-            b.put(CYLINDER, (x * l * 1.0 + 0.0 * l, y * w * 0.74, -h + 0.36), (0.33, 0.33, w * 0.24), _STEEL, axes=np.array([[1.0, 0, 0], [0, 0, 1.0], [0, -1.0, 0]]))
+            b.put(
+                CYLINDER,
+                (x * l * 1.0 + 0.0 * l, y * w * 0.74, -h + 0.36),
+                (0.33, 0.33, w * 0.24),
+                _STEEL,
+                axes=np.array([[1.0, 0, 0], [0, 0, 1.0], [0, -1.0, 0]]),
+            )
     b.put(TAPERED, (-0.45 * l, 0, -h + 1.12), (l * 0.5, w * 0.9, 0.42), body, PAINT, (0.1, 0.06))
     b.put(TAPERED, (-0.12 * l, w * 0.4, 0.22 * h), (l * 0.24, w * 0.42, h * 0.5), _TINT, GLASS, (0.12, 0.1))
     b.put(BOX, (-0.12 * l, w * 0.4, 0.72 * h), (l * 0.22, w * 0.42, 0.05), body, PAINT)
@@ -154,7 +192,17 @@ def _digger(b: Builder, look: Look, l: float, w: float, h: float, moving: bool) 
     b.put(CYLINDER, (-0.12 * l, w * 0.4, 0.72 * h + 0.13), (0.09, 0.09, 0.07), (1.0, 0.5, 0.05), LIGHT, night=5, day=0.8)
 
 
-def _person(b: Builder, look: Look, x: float, hip: float, top: float, lean: float, legs: tuple[tuple[float, float], ...], foot: float, w: float) -> None:
+def _person(
+    b: Builder,
+    look: Look,
+    x: float,
+    hip: float,
+    top: float,
+    lean: float,
+    legs: tuple[tuple[float, float], ...],
+    foot: float,
+    w: float,
+) -> None:
     """A figure from hip height to `top`; legs are (forward, side) places of the feet."""
     shirt, trousers = look.vivid(0.55), look.pick(((0.03, 0.04, 0.1), (0.05, 0.05, 0.05), (0.2, 0.15, 0.1), (0.15, 0.16, 0.18)))
     skin = look.pick(((0.55, 0.33, 0.22), (0.3, 0.16, 0.09), (0.62, 0.42, 0.3), (0.12, 0.06, 0.04)))
@@ -168,10 +216,19 @@ def _person(b: Builder, look: Look, x: float, hip: float, top: float, lean: floa
     b.beam((x, 0, hip - 0.06), shoulder, (w * 0.36, w * 0.62), shirt, BALL)
     b.put(BALL, (x + lean * 0.9, 0, neck - 0.12), (w * 0.36, w * 0.74, 0.14), shirt)
     for side in (1, -1):
-        hand = (x + lean + (0.3 if lean > 0.12 else side * legs[0][0] * 0.5), side * w * 0.74, (hip + neck) / 2 - (0.0 if lean > 0.12 else 0.14))
+        hand = (
+            x + lean + (0.3 if lean > 0.12 else side * legs[0][0] * 0.5),
+            side * w * 0.74,
+            (hip + neck) / 2 - (0.0 if lean > 0.12 else 0.14),
+        )
         b.beam((x + lean, side * w * 0.72, neck - 0.1), hand, (w * 0.17, w * 0.17), shirt, CYLINDER)
     b.put(BALL, (x + lean * 1.15, 0, top - head), (head * 0.95, head * 0.85, head), skin)
-    b.put(BALL, (x + lean * 1.15 - 0.02, 0, top - head * 0.8), (head * 0.95, head * 0.9, head * 0.8), look.pick((_DARK, (0.12, 0.06, 0.02), (0.4, 0.3, 0.12))))
+    b.put(
+        BALL,
+        (x + lean * 1.15 - 0.02, 0, top - head * 0.8),
+        (head * 0.95, head * 0.9, head * 0.8),
+        look.pick((_DARK, (0.12, 0.06, 0.02), (0.4, 0.3, 0.12))),
+    )
 
 
 def _pedestrian(b: Builder, look: Look, l: float, w: float, h: float, moving: bool) -> None:
@@ -194,8 +251,11 @@ def _two_wheels(b: Builder, look: Look, l: float, w: float, h: float, motor: boo
         b.beam((0.66 * l, 0, -h + radius), (0.42 * l, 0, -h + 1.0), (0.05, 0.05), _STEEL)
     else:
         top, axle = -h + 0.85, -h + radius
-        for a, c in (((0.6, axle), (0.42, top)), ((0.42, top - 0.1), (-0.2, top - 0.1)), ((-0.2, top), (0.0, axle)), ((-0.6, axle), (-0.2, top - 0.1)),
-                     ((0.0, axle), (0.42, top - 0.15)), ((0.0, axle), (-0.6, axle))):  # fmt: skip
+        tubes = (
+            ((0.6, axle), (0.42, top)), ((0.42, top - 0.1), (-0.2, top - 0.1)), ((-0.2, top), (0.0, axle)),
+            ((-0.6, axle), (-0.2, top - 0.1)), ((0.0, axle), (0.42, top - 0.15)), ((0.0, axle), (-0.6, axle)),
+        )  # fmt: skip
+        for a, c in tubes:
             b.beam((a[0] * l, 0, a[1]), (c[0] * l, 0, c[1]), (0.028, 0.028), colour)
         b.put(BOX, (-0.2 * l, 0, top + 0.03), (0.12, 0.07, 0.03), _DARK)
         b.put(BOX, (-l + 0.06, 0, -h + 0.62), (0.03, 0.05, 0.05), _TAIL, LIGHT, night=2.5 * moving, day=0.3)
@@ -215,7 +275,13 @@ def _barrier(b: Builder, look: Look, l: float, w: float, h: float, moving: bool)
             b.put(BOX, (0, y * w * 0.86, -h + 0.06), (l - 0.01, 0.12, 0.05), _DARK)
     else:
         b.put(TAPERED, (0, 0, -0.4 * h), (l - 0.01, w - 0.01, h * 0.59), (0.5, 0.49, 0.46), MATTE, (0.55, 0.0))
-        b.put(BOX, (0, 0, 0.55 * h), (l * 0.46, w - 0.01, h * 0.42), (0.8, 0.04, 0.03) if look.uniform() < 0.5 else (0.75, 0.3, 0.02), STRIPED)
+        b.put(
+            BOX,
+            (0, 0, 0.55 * h),
+            (l * 0.46, w - 0.01, h * 0.42),
+            (0.8, 0.04, 0.03) if look.uniform() < 0.5 else (0.75, 0.3, 0.02),
+            STRIPED,
+        )
 
 
 def _cone(b: Builder, look: Look, l: float, w: float, h: float, moving: bool) -> None:
@@ -231,7 +297,7 @@ _MAKERS: dict[str, _Maker] = {
 
 
 def shape_of(box: Box3D, number: int, pose: SE3) -> Parts | None:
-    """Build the object of a box (`pose` in the renderer's frame), labelled number + 1; None where it is of no detection class."""
+    """Build the object of a box (`pose` in the renderer's frame), labelled number + 1; None without a detection class."""
     name = box.detection_class
     if name is None:
         return None

@@ -28,8 +28,8 @@ from drivegen.world.parts import (
 )
 
 _PLASTER: tuple[Colour, ...] = (
-    (0.62, 0.56, 0.44), (0.66, 0.63, 0.58), (0.55, 0.36, 0.24), (0.42, 0.44, 0.47), (0.6, 0.48, 0.26), (0.4, 0.5, 0.5), (0.62, 0.42, 0.36),
-    (0.34, 0.42, 0.33),
+    (0.62, 0.56, 0.44), (0.66, 0.63, 0.58), (0.55, 0.36, 0.24), (0.42, 0.44, 0.47), (0.6, 0.48, 0.26), (0.4, 0.5, 0.5),
+    (0.62, 0.42, 0.36), (0.34, 0.42, 0.33),
 )  # fmt: skip
 _BRICK: tuple[Colour, ...] = ((0.34, 0.13, 0.08), (0.4, 0.2, 0.11), (0.26, 0.14, 0.1), (0.45, 0.3, 0.19))
 _TILES: tuple[Colour, ...] = ((0.3, 0.09, 0.05), (0.12, 0.12, 0.14), (0.22, 0.13, 0.09))
@@ -50,7 +50,14 @@ def _building(item: Building) -> Parts:
     if item.kind == 3:
         rise = min(w * float(rng.uniform(0.5, 0.8)), 5.0)
         tiles = _TILES[int(rng.integers(len(_TILES)))]
-        b.put(TAPERED, (0, 0, h + rise / 2), (l + 0.25, w + 0.4, rise / 2), tiles, ROOF, (0.0 if rng.uniform() < 0.6 else 0.35, 0.98))
+        b.put(
+            TAPERED,
+            (0, 0, h + rise / 2),
+            (l + 0.25, w + 0.4, rise / 2),
+            tiles,
+            ROOF,
+            (0.0 if rng.uniform() < 0.6 else 0.35, 0.98),
+        )
         b.put(BOX, (l * 0.4, w * 0.3, h + rise * 0.7), (0.4, 0.35, rise * 0.5), (0.3, 0.14, 0.1))
     else:
         b.put(BOX, (0, 0, h + 0.25), (l + 0.2, w + 0.2, 0.3), tuple(0.6 * c for c in wall), MATTE)  # type: ignore[arg-type]
@@ -70,7 +77,14 @@ def _tree(item: Tree) -> Parts:
     if item.kind == 1:
         b.put(CYLINDER, (0, 0, 0.6), (0.16, 0.16, 0.7), (0.13, 0.08, 0.05))
         for z0, z1, scale in ((0.1, 0.55, 1.0), (0.35, 0.78, 0.78), (0.58, 1.0, 0.52)):
-            b.put(CONE, (0, 0, h * (z0 + z1) / 2), (r * scale, r * scale, h * (z1 - z0) / 2), (0.04, 0.13, 0.05), FOLIAGE, (1.0, 1.0))
+            b.put(
+                CONE,
+                (0, 0, h * (z0 + z1) / 2),
+                (r * scale, r * scale, h * (z1 - z0) / 2),
+                (0.04, 0.13, 0.05),
+                FOLIAGE,
+                (1.0, 1.0),
+            )
         return b.done()
     b.put(CYLINDER, (0, 0, h * 0.25), (0.15, 0.15, h * 0.25), (0.14, 0.09, 0.06))
     b.put(BALL, (0, 0, h - r), (r, r, r * 0.95), leaf, FOLIAGE)
@@ -101,5 +115,8 @@ def _pole(item: Pole) -> Parts:
 def standing_parts(blocks: Blocks) -> Parts:
     """Build the primitives of everything that stands still."""
     return Parts.join(
-        Builder(SE3.identity(), 0).done(), *map(_building, blocks.buildings), *map(_tree, blocks.trees), *map(_pole, blocks.poles)
+        Builder(SE3.identity(), 0).done(),
+        *map(_building, blocks.buildings),
+        *map(_tree, blocks.trees),
+        *map(_pole, blocks.poles),
     )

@@ -136,7 +136,9 @@ def _roads(rng: np.random.Generator, main_red: bool) -> tuple[list[Road], list[l
     first = float(rng.uniform(14, 60))
     places = [first] if main_red else [first, first - rng.uniform(75, 110), first + rng.uniform(75, 100)]
     if not main_red:
-        places = [p for p, keep in zip(places, (True, rng.uniform() < 0.7, rng.uniform() < 0.4), strict=True) if keep and abs(p) < 135]
+        places = [
+            p for p, keep in zip(places, (True, rng.uniform() < 0.7, rng.uniform() < 0.4), strict=True) if keep and abs(p) < 135
+        ]
         if rng.uniform() < 0.15:
             places = []
     gaps: list[list[Gap]] = [[]]
@@ -159,8 +161,10 @@ def _roads(rng: np.random.Generator, main_red: bool) -> tuple[list[Road], list[l
 
 def _gap(road: Road, other: Road, s_m: float, skew: float, number: int, legs: tuple[int, ...]) -> Gap:
     """Where `road` has no lines because `other` passes: half the other's width, the skew, and a kerb return."""
+
     def reach(width: float) -> float:
         return width / math.cos(skew) + max(road.left_m, -road.right_m) * abs(math.tan(skew)) + 2.5
+
     if number:  # the side street's left is the main road's rear
         return Gap(s_m, s_m - reach(other.left_m) - 5.4, s_m + reach(-other.right_m) + 5.4, number, legs)
     start = s_m - reach(-other.right_m) - 5.4 if -1 in legs else s_m
@@ -173,7 +177,9 @@ def _largest(shape: shapely.Geometry) -> Polygon | None:
     return max(parts, key=lambda g: g.area) if parts else None
 
 
-def _carparks(rng: np.random.Generator, main: Road, gaps: list[Gap], walkway_m: float, streets: shapely.Geometry) -> list[CarPark]:
+def _carparks(
+    rng: np.random.Generator, main: Road, gaps: list[Gap], walkway_m: float, streets: shapely.Geometry
+) -> list[CarPark]:
     """Perhaps a lot beside the main road, clear of every street."""
     found: list[CarPark] = []
     for _ in range(6 if rng.uniform() < 0.45 else 0):
@@ -234,7 +240,9 @@ def draw_plan(rng: np.random.Generator) -> Plan:
         middle = rounded.buffer(-1.0).intersection(rectangle(lot.centre, lot.heading_rad, 6, 200))
         point = shapely.shortest_line(shapely.Point(lot.centre), middle).coords[1]
         reach = np.array(point) - lot.centre
-        drives.append(rectangle(lot.centre + reach / 2, math.atan2(reach[1], reach[0]), float(np.hypot(*reach)), 6.0).difference(lot.area))
+        drives.append(
+            rectangle(lot.centre + reach / 2, math.atan2(reach[1], reach[0]), float(np.hypot(*reach)), 6.0).difference(lot.area)
+        )
     surface = unary_union([rounded, *drives]).buffer(0)
     lots = unary_union([lot.area for lot in carparks])
     walkway = rounded.buffer(walkway_m, quad_segs=6).difference(surface).difference(lots)

@@ -99,7 +99,7 @@ def ground_colour(ground, env, label, kind, inside, x, y):  # type: ignore[no-un
         for k in range(lot.shape[0]):
             u = (x - lot[k, 0]) * lot[k, 2] + (y - lot[k, 1]) * lot[k, 3] + lot[k, 4] - 0.525
             v = abs(-(x - lot[k, 0]) * lot[k, 3] + (y - lot[k, 1]) * lot[k, 2])
-            if lot[k, 5] - 5.6 < v < lot[k, 5] - 0.2 and 0 < u + 0.2 and u % 2.75 < 0.16:
+            if lot[k, 5] - 5.6 < v < lot[k, 5] - 0.2 and u > -0.2 and u % 2.75 < 0.16:
                 return worn, worn, worn
         return r, g, b
     if inside < 0.35:  # gutter
@@ -147,5 +147,3 @@ def wall(env, r, g, b, brick, curtain, along, height, top, seed):  # type: ignor
         row = int(np.floor(height / 0.3))
         shade *= 0.86 + 0.24 * hash3(int(np.floor(along / 0.7 + 0.5 * (row & 1))), row, seed)
     return r * shade, g * shade, b * shade, 0.0, 0.0, 0.0, 0.0
-
-

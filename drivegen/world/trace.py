@@ -14,7 +14,6 @@ from drivegen.world.shade import haze, shade_ground, shade_part, sky
 from drivegen.world.surface import ground_class
 
 
-
 @nb.njit(cache=True)
 def _view_ray(rotation, K, u, v):  # type: ignore[no-untyped-def]
     """World direction of pixel (u, v), of depth 1 along the optical axis."""
@@ -122,5 +121,3 @@ def colours_of(scene, eye, rotation, K, width, height, bins, mirror, image):  # 
                 image[j, i, 0] += min(r, 12.0) / 4
                 image[j, i, 1] += min(g, 12.0) / 4
                 image[j, i, 2] += min(b, 12.0) / 4
-
-

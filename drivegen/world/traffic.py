@@ -114,14 +114,28 @@ class Crowd:
             kind = self.vehicle()
             size = draw_size(self.rng, kind)
             gone += size[1] / 2
-            attribute = ("vehicle.stopped" if queue else "vehicle.moving") if kind not in ("bicycle", "motorcycle") else "cycle.with_rider"
+            attribute = (
+                ("vehicle.stopped" if queue else "vehicle.moving")
+                if kind not in ("bicycle", "motorcycle")
+                else "cycle.with_rider"
+            )
             # a queue is filled from the stop line backwards, a moving row from its beginning onwards
             place = stop - direction * gone if queue else s + direction * gone
             self.add(kind, road.curve, road.lane_left_m(lane), place, 0.0 if queue else speed, direction, attribute, size=size)
             if kind == "trailer":  # the trailer's tractor drives ahead of it
                 cab = draw_size(self.rng, "truck") * (1, 0.85, 1)
                 ahead = place + direction * (size[1] / 2 + 0.8 + cab[1] / 2)
-                self.add("truck", road.curve, road.lane_left_m(lane), ahead, 0.0 if queue else speed, direction, attribute, size=cab, rank=4)
+                self.add(
+                    "truck",
+                    road.curve,
+                    road.lane_left_m(lane),
+                    ahead,
+                    0.0 if queue else speed,
+                    direction,
+                    attribute,
+                    size=cab,
+                    rank=4,
+                )
             gone += size[1] / 2 + (self.rng.uniform(1.6, 3) if queue else self.rng.exponential(26 / self.busy) + 6)
             if queue and self.rng.uniform() < 0.3 / self.busy:
                 break
@@ -156,7 +170,9 @@ class Crowd:
         for ds in (0.0, 14.5):
             self.add("barrier", curve, left, s + ds, 0.0, 1, "", rank=2)
         if self.rng.uniform() < 0.8:
-            self.add("construction_vehicle", curve, left, s + 5.5, 0.0, int(self.rng.choice([-1, 1])), "vehicle.stopped", rank=2)
+            self.add(
+                "construction_vehicle", curve, left, s + 5.5, 0.0, int(self.rng.choice([-1, 1])), "vehicle.stopped", rank=2
+            )
         toward = -math.copysign(1.0, left) * (PARKING_M / 2 - 0.05)
         for ds in np.arange(1.6, 14, 2.4):
             self.add("traffic_cone", curve, left + toward, s + float(ds), 0.0, 1, "", rank=2)
@@ -170,7 +186,8 @@ class Crowd:
                 for _ in range(self.rng.poisson(density * (b - a) / 10)):
                     left = edge + side * self.rng.uniform(1.15, wide - 0.45)
                     still = self.rng.uniform() < 0.2
-                    self.add("pedestrian", road.curve, left, self.rng.uniform(a, b), 0.0 if still else self.rng.uniform(0.8, 1.7),
+                    place, speed = self.rng.uniform(a, b), 0.0 if still else self.rng.uniform(0.8, 1.7)
+                    self.add("pedestrian", road.curve, left, place, speed,
                              int(self.rng.choice([-1, 1])), "pedestrian.standing" if still else "pedestrian.moving",
                              turn=self.rng.uniform(-3, 3) if still else 0.0)  # fmt: skip
                 if self.rng.uniform() < 0.15:
@@ -189,7 +206,8 @@ class Crowd:
             for _ in range(self.rng.poisson(density * 3)):
                 start, _ = road.curve.at(crossing.s_m, road.right_m - 1.5)
                 way = Curve.straight(start, crossing.heading_rad + math.pi / 2, road.left_m - road.right_m + 3)
-                self.add("pedestrian", way, self.rng.uniform(-1.2, 1.2), self.rng.uniform(0, way.s_m[-1]), self.rng.uniform(0.9, 1.6),
+                left, s = self.rng.uniform(-1.2, 1.2), self.rng.uniform(0, way.s_m[-1])
+                self.add("pedestrian", way, left, s, self.rng.uniform(0.9, 1.6),
                          int(self.rng.choice([-1, 1])), "pedestrian.moving", rank=3)  # fmt: skip
 
     def carparks(self) -> None:
