@@ -157,6 +157,29 @@ def train(
         raise typer.Exit(status)
 
 
+convert = typer.Typer(help="Turn foreign checkpoints into models.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(convert, name="convert")
+
+
+@convert.command()
+@_guarded
+def magicdrive(
+    src: Annotated[Path, typer.Argument(help="Folder with unet/ and controlnet/ as MagicDrive writes them.")],
+    out: Annotated[Path, typer.Argument(help="Model folder to write.")],
+    base: Annotated[Path, typer.Option(help="The Stable Diffusion 1.5 folder that it was trained on.")],
+    dtype: Annotated[str, typer.Option(help="Number format of the weights: float32, bfloat16 or float16.")] = "float32",
+    half: Annotated[
+        bool, typer.Option("--half/--no-half", help="Round camera parameters to fp16, as released weights expect.")
+    ] = True,
+) -> None:
+    """Write a MagicDrive checkpoint as a model with the plugins camera, text, boxes, bev_map and cross_view."""
+    from drivegen.convert import magicdrive as work
+
+    _quiet()
+    work.convert(src, out, base, half, work.parse_dtype(dtype))
+    _console().print(f"wrote {out}", highlight=False, soft_wrap=True)
+
+
 @app.command()
 @_guarded
 def validate(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -68,7 +68,7 @@ class Sources:
 
         self.size = size
         self.datasets = [nuscenes.open(root, version) for root in roots]
-        named = set() if isinstance(val_scenes, float) else set(val_scenes)
+        named = set() if isinstance(val_scenes, float) else spelt_out(val_scenes)
         self.train: list[FrameRef] = []
         self.val: list[FrameRef] = []
         known = [scene for dataset in self.datasets for scene in dataset.scenes]
@@ -92,6 +92,14 @@ class Sources:
     def frame(self, ref: FrameRef) -> Frame:
         """Read a frame, its cameras set to the generated size."""
         return self.datasets[ref.root].frame(ref.token).resized(self.size[1], self.size[0])
+
+
+def spelt_out(names: Iterable[str]) -> set[str]:
+    """Replace nuScenes's own splits (``val``, ``mini_val`` …) among scene names by their scenes."""
+    from nuscenes.utils.splits import create_splits_scenes
+
+    splits = create_splits_scenes()
+    return {scene for name in names for scene in splits.get(name, (name,))}
 
 
 def _reference(index: int, dataset: Any, token: str, tables: str) -> FrameRef:

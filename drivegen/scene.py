@@ -133,7 +133,12 @@ class Camera:
         return math.atan2(self.ego_SE3_camera.rotation[1, 2], self.ego_SE3_camera.rotation[0, 2])
 
     def resized(self, width_px: int, height_px: int) -> Camera:
-        """Return this camera set to generate width_px x height_px images (`ResizeCrop.cover`)."""
+        """Return this camera set to generate width_px x height_px images (`ResizeCrop.cover`).
+
+        A resize that gives this size already stays as it is.
+        """
+        if self.resize is not None and (self.resize.width_px, self.resize.height_px) == (width_px, height_px):
+            return self
         return replace(self, resize=ResizeCrop.cover((self.width_px, self.height_px), (width_px, height_px)))
 
 

@@ -165,6 +165,8 @@ def _value(kind: Any, value: Any, path: str) -> Any:
     if origin in (Union, types.UnionType):
         return _union(args, value, path)
     if origin is Literal:
+        if isinstance(value, int) and not isinstance(value, bool) and str(value) in args:
+            value = str(value)  # YAML reads 32 as a number where "32" is meant
         if value not in args or isinstance(value, bool):
             text = ", ".join(map(str, args))
             raise InputError(f"{path} = {value!r} is not one of {text}{nearest(str(value), map(str, args))}")

@@ -22,7 +22,12 @@ def build_host(config: Config) -> Host:
     """Make the host that a config describes; the same config makes the same weights."""
     torch.manual_seed(config.train.seed)
     if config.model.base is not None:
-        host = models.load(config.model.base).host
+        loaded = models.load(config.model.base)
+        host = loaded.host
+        if loaded.folder is None or not (loaded.folder / models.INDEX).is_file():
+            # What is no drivegen model comes with a text plugin only where the config describes none.
+            for name in [name for name in host.plugins if name in config.plugins]:
+                host.remove_plugin(name)
         if config.model.vae is not None:
             host.backbone.vae = load_vae(config.model.vae)
         for name in host.plugins:
