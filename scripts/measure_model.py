@@ -3,7 +3,7 @@
     python scripts/measure_model.py tiny --scenes 20 --frames-per-scene 10 --out out/measure
 
 Images are kept below OUT/images/<variant>/<frame>/, so that an interrupted run goes on where it was. Training uses the city's
-seeds 1 to 99; measuring uses 20261.
+seeds 1 to 98, checks while training 99, measuring 20261.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Train the referee that `scripts/measure_model.py` judges by, on renders of the city alone.
 
-    drivegen world data/city_train --scenes 250 --frames 4 --seed 1
-    drivegen world data/city_val --scenes 20 --frames 3 --seed 101
-    python scripts/train_referee.py --data data/city_train --held-out data/city_val
+    drivegen world data/city_a --scenes 320 --frames 1 --seed 1 --size 128x224
+    drivegen world data/city_val --scenes 24 --frames 2 --seed 99 --size 128x224
+    python scripts/train_referee.py --data data/city_a --held-out data/city_val
 
-Seeds of the city: 1 to 99 train (models and the referee), 101 checks the referee, 20261 measures models.
+Seeds of the city: 1 to 98 train (models and the referee), 99 checks while training, 20261 measures models.
 """
 
 from __future__ import annotations

@@ -346,7 +346,7 @@ def test_a_measurement_fills_the_table_and_generates_nothing_twice(tiny_model, t
     assert all(path.stat().st_mtime_ns == time for path, time in written.items() if path.parent != lost)
     found = Measurement(pipe, random_referee(), plan).figures()
     names = {(figure.name, figure.column) for figure in found}
-    shared = ("drivable_control", "vehicle_control", "weather_relative", "drivable_turned_share", "frechet", "vehicle_iou_ratio")
+    shared = ("drivable_control", "vehicle_control", "weather_relative", "drivable_turned_share", "frechet")
     assert {(name, column) for name in shared for column in ("all", "no_layout")} <= names
     assert {("consistency", "all"), ("wrong_boxes_share_left", "all")} <= names
     assert {("vae_drivable_iou", "all"), ("null_vehicle_iou", "all"), ("frechet_vae", "all")} <= names

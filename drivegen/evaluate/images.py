@@ -84,12 +84,12 @@ def generate(pipe: Pipeline, jobs: Iterable[Job], store: Store, steps: int | Non
 
 
 @torch.no_grad()
-def reconstruct(pipe: Pipeline, images: Images) -> dict[str, NDArray[np.uint8]]:
+def reconstruct(pipe: Pipeline, images: Images) -> dict[str, Image.Image]:
     """Send pictures through the model's VAE and back: the best that generation could do."""
     out = {}
     for channel, image in images.items():
         pixels = to_pixels(Image.fromarray(image), (image.shape[1], image.shape[0]))[None].to(pipe.device)
         with runtime.autocast(pipe.device, pipe.dtype):
             decoded = pipe.host.backbone.decode_latents(pipe.host.backbone.encode_images(pixels))
-        out[channel] = np.asarray(convert(decoded, "pil")[0])
+        out[channel] = convert(decoded, "pil")[0]
     return out

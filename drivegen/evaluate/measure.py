@@ -163,7 +163,10 @@ class Measurement:
         judged = Judged()
         for key in track(keys, "judging VAE reconstructions"):
             frame = self.city.frames[key]
-            judged.add(self.referee, key, reconstruct(self.pipe, {c: self.city.view(key, c).rgb for c in frame.channels}))
+            if not self.store.has("vae", key.name, frame):
+                rebuilt = reconstruct(self.pipe, {c: self.city.view(key, c).rgb for c in frame.channels})
+                self.store.save("vae", key.name, rebuilt)
+            judged.add(self.referee, key, self.store.load("vae", key.name, frame))
         return judged
 
     def _consistency(self, plain: str, second: Variant) -> dict[Key, Array]:
