@@ -34,6 +34,10 @@ class TrainedModule(pl.LightningModule):
         """Name the parameters that train."""
         return ((name, p) for name, p in self.named_parameters() if p.requires_grad)
 
+    def on_fit_start(self) -> None:
+        # Convolutions in bf16 are several times faster in this layout, on processors as on GPUs.
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         return batch.to(device)
 
