@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,10 @@ from typer.testing import CliRunner
 from drivegen import Pipeline, config, data, model, nuscenes, registry, training
 from drivegen.config import DropGroup, TrainConfig
 from drivegen.convert import magicdrive
-from drivegen.datamodule import TrainBatch
+from drivegen.datamodule import TrainBatch, spelt_out
 from drivegen.errors import InputError
 from drivegen.module import DriveModule
+from drivegen.scene import ResizeCrop
 from tests.street import street_frame, street_scene
 from tests.test_magicdrive import GOLDEN, ROOT, golden
 from tests.tiny_models import randomize, tiny_backbone
@@ -151,3 +153,19 @@ def test_two_steps_of_the_recipe(base: Path, tmp_path: Path) -> None:
     old = load_file(base / "unet" / "diffusion_pytorch_model.safetensors")
     kept = load_file(tmp_path / "run" / "model" / "unet" / "diffusion_pytorch_model.safetensors")
     assert all(torch.equal(kept[k], v.half()) for k, v in old.items())
+
+
+def test_nuscenes_splits_are_spelt_out() -> None:
+    held = spelt_out(config.load(RECIPE).data.val_scenes)  # type: ignore[arg-type]
+    assert len(held) == 150
+    assert "scene-0003" in held
+    assert spelt_out(["one", "mini_val"]) == {"one", "scene-0103", "scene-0916"}
+
+
+def test_magicdrives_wide_crop_stays_when_a_frame_is_set_to_its_size() -> None:
+    """272x736 is resized by a half and cut on all sides but the lower, which no cover of that size is."""
+    frame = street_frame()
+    camera = replace(frame.cameras[0], width_px=1600, height_px=900, resize=ResizeCrop(0.5, 32, 178, 736, 272))
+    assert camera.resized(736, 272).resize == camera.resize
+    assert camera.resized(400, 224).resize == ResizeCrop(0.25, 0, 1, 400, 224)
+    assert camera.resized(800, 424).resize == ResizeCrop(0.5, 0, 26, 800, 424)

@@ -65,8 +65,8 @@ def read(folder: str | Path, half: bool = True) -> Checkpoint:
     described = magicdrive_config.describe(
         weights.read_json(folder / "unet" / "config.json"), weights.read_json(folder / "controlnet" / "config.json"), half
     )
-    states = (weights.load_state(folder / name, _STEM) for name in ("unet", "controlnet"))
-    return take_apart(described, *({k: v.float() for k, v in state.items()} for state in states), where=str(folder / "unet"))
+    unet, control = ({k: v.float() for k, v in weights.load_state(folder / n, _STEM).items()} for n in ("unet", "controlnet"))
+    return take_apart(described, unet, control, str(folder / "unet"))
 
 
 def take_apart(described: Described, unet_state: State, control_state: State, where: str = "unet") -> Checkpoint:
@@ -115,7 +115,7 @@ def convert(src: str | Path, out: str | Path, base: str | Path, half: bool = Tru
     width, encoder = backbone.token_width, int(backbone.text_encoder.config.hidden_size)
     if encoder != width:
         raise InputError(f"{base}: its text encoder has width {encoder}, {src} attends to tokens of width {width}; wrong base")
-    latents = int(checkpoint.unet.config.in_channels)
+    latents = int(backbone.unet.config.in_channels)
     if backbone.latent_channels != latents:
         raise InputError(f"{base}: its VAE has {backbone.latent_channels} latent channels, {src} takes {latents}; wrong base")
     plugins = checkpoint.plugins()
