@@ -10,17 +10,21 @@ if TYPE_CHECKING:
     from drivegen.errors import InputError as InputError
     from drivegen.model import Model as Model
     from drivegen.pipeline import Pipeline as Pipeline
+    from drivegen.registry import register as register
     from drivegen.views import Views as Views
 
 _WHERE = {
     "Pipeline": "drivegen.pipeline",
     "Views": "drivegen.views",
     "Model": "drivegen.model",
+    "register": "drivegen.registry",
     "InputError": "drivegen.errors",
 }
-_MODULES = ("nuscenes", "world", "scene", "geometry", "raster", "sampling", "model", "training", "testing")
+_MODULES = (
+    "geometry", "model", "nuscenes", "plugin", "raster", "registry", "sampling", "scene", "testing", "training", "world",
+)  # fmt: skip
 
-__all__ = ["InputError", "Model", "Pipeline", "Views", "nuscenes"]
+__all__ = ["InputError", "Model", "Pipeline", "Views", "nuscenes", "register"]
 
 
 def __getattr__(name: str) -> Any:
@@ -30,3 +34,7 @@ def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return importlib.import_module(f"drivegen.{name}")
     raise AttributeError(f"module 'drivegen' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_WHERE, *_MODULES})
