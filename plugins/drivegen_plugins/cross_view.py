@@ -123,7 +123,9 @@ class CrossViewLayer(nn.Module):
         scenes = torch.arange(q.shape[0], device=q.device)[:, None, None]
         k, v = k[scenes, index], v[scenes, index]
         if self.attention == "add":
-            out = nn.functional.scaled_dot_product_attention(q[:, :, None].expand_as(k), k, v)
+            # Four dimensions: with more, torch takes its slow path.
+            each, keys, values = (z.flatten(0, 2) for z in (q[:, :, None].expand_as(k), k, v))
+            out = nn.functional.scaled_dot_product_attention(each, keys, values).unflatten(0, k.shape[:3])
             weights = present[..., None, None, None].to(q.dtype)
             return (out * weights).sum(2), present.sum(2).to(q.dtype)[..., None, None]
         some = present.any(2)
