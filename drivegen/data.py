@@ -32,12 +32,19 @@ class Batch:
         return replace(self, arrays=moved)
 
 
-def prepare(frame: Frame, plugins: Mapping[str, Plugin], inputs: Mapping[str, Any] | None = None) -> Prepared:
-    """Prepare one frame for each plugin; inputs (or the frame's extras) give what the caller passed to each by name."""
+def prepare(
+    frame: Frame, plugins: Mapping[str, Plugin], inputs: Mapping[str, Any] | None = None, training: bool = False
+) -> Prepared:
+    """Prepare one frame for each plugin; inputs (or the frame's extras) give what the caller passed to each by name.
+
+    In training a plugin that is passed nothing gets its `given_in_training`.
+    """
     for name in inputs or {}:
         if name not in plugins:
             raise InputError(f"inputs are given for {name!r}, but the model's plugins are {', '.join(plugins) or 'none'}")
     given = {**frame.extras, **(inputs or {})}
+    if training:
+        given = {name: plugin.given_in_training for name, plugin in plugins.items()} | given
     return {name: plugin.prepare(frame, given.get(name)) for name, plugin in plugins.items()}
 
 

@@ -152,7 +152,7 @@ class FrameDataset(TorchDataset[tuple[FrameRef, data.Prepared, dict[str, np.ndar
         missing = {name: plugin for name, plugin in self.plugins.items() if name not in arrays}
         if missing or picture is None:
             frame = self.sources.frame(ref)
-            arrays |= data.prepare(frame, missing)
+            arrays |= data.prepare(frame, missing, training=True)
             picture = picture or {"pixels": pixels_of(frame)}
         return ref, {name: arrays[name] for name in self.plugins}, picture
 

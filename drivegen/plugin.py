@@ -116,6 +116,8 @@ class Plugin(nn.Module):
     """Backbone components (by folder name) that the plugin cannot work without."""
     takes_prompt: ClassVar[bool] = False
     """Whether a negative prompt is for this plugin: it is then given {"negative": str}."""
+    given_in_training: ClassVar[Any] = None
+    """What `prepare` is given in training for a frame whose extras have nothing for this plugin."""
 
     config: dict[str, Any]
     sites: tuple[tuple[str, str], ...] = ()
@@ -134,6 +136,11 @@ class Plugin(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.taps = nn.ModuleDict()
+
+    @classmethod
+    def arguments_for(cls, state: Mapping[str, Tensor]) -> dict[str, Any] | None:
+        """Give the constructor arguments for a released weight file whose keys are this class's own; None = it is another's."""
+        return None
 
     # -- per frame, in the data workers ------------------------------------------------------------------------------
 

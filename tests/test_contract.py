@@ -1,9 +1,13 @@
 """The battery on every installed plugin."""
 
+from functools import partial
+from typing import Any
+
+import numpy as np
 import pytest
 
 from drivegen import registry
-from drivegen.testing import CHECKS, Case
+from drivegen.testing import CHECKS, Case, tiny_backbone
 
 OPTIONS = {
     "bev_map": [
@@ -12,10 +16,26 @@ OPTIONS = {
     ],
     "boxes": [{}, {"masked": False, "in_image": False, "frame": "lidar", "learn_classes": False}, {"corners": "cxyz"}],
     "camera": [{}, {"normalised": False, "half": True}],
+    "controlnet": [{"picture": "layout"}, {"picture": "given", "attends_to": None}],
     "cross_view": [{}, {"attention": "concat", "connector": "gated"}, {"attention": "self"}],
+    "image_prompt": [{}, {"plus": True, "depth": 1, "heads": 1, "tokens": 3, "fit": "whole"}],
     "layout": [{"channels": [8, 16]}],
+    "t2i_adapter": [{"picture": "depth"}, {"picture": "given", "size": "light_adapter"}],
 }
 """Small widths, and each variant that changes the network."""
+
+PHOTOS = [np.random.default_rng(i).integers(0, 256, (24, 40, 3), dtype=np.uint8) for i in range(3)]
+LEFT = np.arange(64)[None].repeat(48, 0) < 32
+DRAWING = np.random.default_rng(9).integers(0, 256, (48, 64, 3), dtype=np.uint8)
+NEEDS: dict[str, dict[str, Any]] = {
+    "controlnet": {"given": {"CAM_FRONT": DRAWING}, "others": {"text": registry.load("text")}},
+    "t2i_adapter": {"given": {"CAM_FRONT": DRAWING}},
+    "image_prompt": {
+        "backbone": partial(tiny_backbone, image_encoder=True),
+        "given": {"CAM_FRONT": PHOTOS[:2], "CAM_FRONT_LEFT": {"images": PHOTOS[1:], "scale": [0.7, 1.2], "masks": [None, LEFT]}},
+    },
+}
+"""What callers pass, and backbones with more than most have."""
 
 CASES = [(kind, options) for kind in registry.kinds() for options in OPTIONS.get(kind, [{}])]
 
@@ -23,4 +43,4 @@ CASES = [(kind, options) for kind in registry.kinds() for options in OPTIONS.get
 @pytest.mark.parametrize("check", CHECKS)
 @pytest.mark.parametrize(("kind", "options"), CASES, ids=[f"{k}-{i}" for i, (k, _) in enumerate(CASES)])
 def test_contract(kind: str, options: dict[str, object], check: str) -> None:
-    CHECKS[check](Case(registry.load(kind), options))
+    CHECKS[check](Case(registry.load(kind), options, **NEEDS.get(kind, {})))

@@ -19,7 +19,7 @@ LEVELS = (
     ("geometry", "fourier"),
     ("scene",),
     ("raster", "nuscenes", "plugin", "weights", "strict_yaml", "runtime"),
-    ("world", "registry", "tokens", "control", "data", "config", "inspect_model", "sheet"),
+    ("world", "registry", "tokens", "regions", "references", "control", "pictured", "data", "config", "inspect_model", "sheet"),
     ("backbone", "listing", "views"),
     ("host",),
     ("sampling",),
@@ -35,7 +35,7 @@ LEVELS = (
 )
 """Rooms from the ground up. A module may import what lies on a line above its own, and its own room."""
 
-FOR_PLUGINS = {"control", "errors", "fourier", "geometry", "plugin", "raster", "scene"}
+FOR_PLUGINS = {"control", "errors", "fourier", "geometry", "pictured", "plugin", "raster", "references", "scene"}
 """What a first-party plugin may import: no more than any third party's."""
 
 

@@ -46,9 +46,12 @@ def byte_alphabet() -> list[str]:
 
 def tiny_backbone(
     seed: int = 0, prediction_type: str = "epsilon", vae_factor: int = 4, latent_channels: int = 4,
-    unet: dict[str, Any] | None = None,
+    unet: dict[str, Any] | None = None, image_encoder: bool = False,
 ) -> Backbone:  # fmt: skip
-    """Build a random backbone: UNet of two levels (32, 64), a one-layer text encoder, an AutoencoderKL of factor 2, 4 or 8."""
+    """Build a random backbone: UNet of two levels (32, 64), a one-layer text encoder, an AutoencoderKL of factor 2, 4 or 8.
+
+    image_encoder adds a two-layer CLIP vision model on pictures of 32×32.
+    """
     from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -77,4 +80,16 @@ def tiny_backbone(
     scheduler = DDPMScheduler(
         beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, prediction_type=prediction_type
     )
-    return Backbone(net.eval(), vae.eval(), text.eval(), tokenizer, scheduler)
+    extra = {"image_encoder": tiny_image_encoder(seed)} if image_encoder else {}
+    return Backbone(net.eval(), vae.eval(), text.eval(), tokenizer, scheduler, extra)
+
+
+def tiny_image_encoder(seed: int = 0) -> nn.Module:
+    """Build a random CLIP vision model of two layers: pictures of 32×32, patches of 8×8."""
+    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+    config = CLIPVisionConfig(
+        hidden_size=24, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=32, patch_size=8,
+        projection_dim=20,
+    )  # fmt: skip
+    return randomize(CLIPVisionModelWithProjection(config), seed * 10 + 3).eval()

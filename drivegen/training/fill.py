@@ -36,7 +36,8 @@ class Caches:
         for name in host.plugins:
             plugin = host.plugin(name)
             key = plugin_digest(plugin, backbone.tokenizer)
-            encoded = text if precomputes(plugin) else ""
+            extra = [module_digest(backbone.component(part)) for part in plugin.requires if part in backbone.components]
+            encoded = [text, *extra] if precomputes(plugin) else ""
             prepared[name] = ArrayCache(root, name, digest(key, size, encoded))
         return cls(prepared, ArrayCache(root, "latents", digest(module_digest(backbone.vae), size)))
 

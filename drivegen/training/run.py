@@ -109,9 +109,11 @@ class ModelStage:
 
         rows: list[list[Image.Image]] = []
         pipe = Pipeline(self.model)
+        given = {name: self.host.plugin(name).given_in_training for name in self.host.plugins}
+        inputs = {name: value for name, value in given.items() if value is not None}
         for frame in held_out(self.data, self.config):
             rows.append([load_image(camera) for camera in frame.cameras])
-            rows.append(list(pipe(frame, seed=self.config.preview.seed).pictures().values()))
+            rows.append(list(pipe(frame, seed=self.config.preview.seed, inputs=inputs).pictures().values()))
         return rows
 
     def write(self, folder: Path, step: int) -> Path:

@@ -1,0 +1,162 @@
+"""Image prompts: equality with diffusers' IP-Adapter on the same weights, references, files, training."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from drivegen import data, references
+from drivegen.errors import InputError
+from drivegen.host import Host
+from drivegen.plugin import Plugin
+from drivegen.registry import load
+from drivegen.sampling import HostDenoiser, classifier_free
+from drivegen.testing.frames import frame
+from drivegen.testing.models import randomize, tiny_backbone
+
+PLUS = {"plus": True, "depth": 4, "heads": 1, "tokens": 3}
+LEFT = np.arange(64)[None].repeat(48, 0) < 24
+SCENE = frame(0, views=2)
+
+
+def photo(seed: int, size: tuple[int, int] = (40, 24)) -> Image.Image:
+    """A smooth random picture of (width, height)."""
+    small = np.random.default_rng(seed).integers(0, 256, (4, 5, 3), dtype=np.uint8)
+    return Image.fromarray(small).resize(size, Image.Resampling.BICUBIC)
+
+
+def make(options: dict[str, Any]) -> tuple[Host, Plugin]:
+    plugin: Plugin = load("image_prompt")(**options)
+    host = Host(tiny_backbone(image_encoder=True), {"text": load("text")(), "photo": plugin})
+    randomize(plugin, 5)
+    return host.eval().requires_grad_(False), plugin
+
+
+def official(plugin: Plugin) -> dict[str, dict[str, Tensor]]:
+    """The plugin's weights as a released file nests them."""
+    groups: dict[str, dict[str, Tensor]] = {"image_proj": {}, "ip_adapter": {}}
+    for key, value in plugin.state_dict().items():
+        group, _, rest = key.partition(".")
+        groups[group][rest] = value.clone()
+    return groups
+
+
+class Diffusers:
+    """diffusers' own pipeline with the same networks and the same adapter."""
+
+    def __init__(self, host: Host, plugin: Plugin, count: int = 1) -> None:
+        from diffusers import StableDiffusionPipeline
+
+        b = copy.deepcopy(host.backbone)
+        for module in b.modules():
+            module._forward_hooks.clear()
+            module._forward_pre_hooks.clear()
+        self.pipe = StableDiffusionPipeline(
+            b.vae, b.text_encoder, b.tokenizer, b.unet, b.scheduler, None, None, b.component("image_encoder"),
+            requires_safety_checker=False,
+        )  # fmt: skip
+        self.pipe.load_ip_adapter(
+            [official(plugin)] * count, subfolder="", weight_name=[""] * count, image_encoder_folder=None, low_cpu_mem_usage=False
+        )
+
+    def __call__(self, x: Tensor, prompt: str, images: list[Any], scales: list[float], masks: Any = None) -> Tensor:
+        """Predict with guidance 3 for one row."""
+        text = [self.pipe.encode_prompt(p, "cpu", 1, False)[0] for p in ("", prompt)]
+        embeds = self.pipe.prepare_ip_adapter_image_embeds(images, None, "cpu", 1, True)
+        self.pipe.set_ip_adapter_scale(scales)
+        kwargs = {} if masks is None else {"ip_adapter_masks": masks}
+        out = self.pipe.unet(
+            torch.cat([x] * 2), 500, torch.cat(text), added_cond_kwargs={"image_embeds": embeds}, cross_attention_kwargs=kwargs
+        ).sample
+        return torch.lerp(out[:1], out[1:], 3.0)
+
+
+def ours(host: Host, given: Any, scales: dict[str, float] | None = None) -> tuple[Tensor, Tensor]:
+    """Predict with guidance 3, and the latents used."""
+    plugins = {name: host.plugin(name) for name in host.plugins}
+    batch = data.collate([data.prepare(SCENE, plugins, {"photo": given})], plugins, 2)
+    x = torch.randn(2, 4, 12, 16, generator=torch.Generator().manual_seed(3))
+    denoise = classifier_free(HostDenoiser(host, batch, scales), 3.0, host.plugins)
+    return denoise(x, torch.tensor(500)), x
+
+
+def near(a: Tensor, b: Tensor) -> None:
+    assert float((a - b).norm() / b.norm()) < 1e-5
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("options", [{}, PLUS], ids=["plain", "plus"])
+def test_equals_diffusers(options: dict[str, Any]) -> None:
+    """One picture, several together, a scale and a mask each; each view against diffusers on its own."""
+    host, plugin = make(options)
+    theirs = Diffusers(host, plugin)
+    one, two = photo(1), photo(2)
+    mask = torch.from_numpy(np.stack([np.ones_like(LEFT), LEFT])).float()[None]
+    given = {"CAM_FRONT": {"images": [one, two], "scale": 0.6}, "CAM_FRONT_LEFT": {"images": [one, two], "masks": [None, LEFT]}}
+    out, x = ours(host, given)
+    front, left = SCENE.channels.index("CAM_FRONT"), SCENE.channels.index("CAM_FRONT_LEFT")
+    near(out[[front]], theirs(x[[front]], SCENE.description, [[one, two]], [0.6]))
+    near(out[[left]], theirs(x[[left]], SCENE.description, [[one, two]], [[1.0, 1.0]], [mask]))
+    out, x = ours(host, one, {"photo": 0.5})
+    near(out[:1], theirs(x[:1], SCENE.description, [one], [0.5]))
+
+
+@torch.no_grad()
+def test_a_scale_each_equals_two_adapters() -> None:
+    host, plugin = make({})
+    out, x = ours(host, {"images": [photo(1), photo(2)], "scale": [0.4, 0.9]})
+    near(out[:1], Diffusers(host, plugin, count=2)(x[:1], SCENE.description, [photo(1), photo(2)], [0.4, 0.9]))
+
+
+@torch.no_grad()
+def test_without_pictures_it_is_absent() -> None:
+    host, _ = make({})
+    out, _ = ours(host, None)
+    assert torch.equal(out, ours(host, photo(1), {"photo": 0.0})[0])
+    partly, _ = ours(host, {"CAM_FRONT": photo(1)})
+    front = SCENE.channels.index("CAM_FRONT")
+    near(partly[[1 - front]], out[[1 - front]])
+    assert not torch.allclose(partly[front], out[front])
+
+
+def test_pictures_are_cut_as_clip_does() -> None:
+    from transformers import CLIPImageProcessor
+
+    processor = CLIPImageProcessor(size=32, crop_size=32)
+    for size in ((40, 24), (33, 90), (32, 32), (400, 225)):
+        image = photo(7, size)
+        theirs = np.asarray(processor(image, return_tensors="np", do_normalize=False).pixel_values[0])
+        mine = references.square(image, 32)
+        assert np.abs(mine / 255.0 - theirs).max() < 1e-6
+    assert references.square(photo(7, (400, 225)), 32, whole=True).shape == (3, 32, 32)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"CAM_FORNT": photo(1)}, "CAM_FRONT"),
+        ({"images": photo(1), "weight": 1}, "unknown setting 'weight'"),
+        ({"images": [photo(1)], "scale": [1.0, 2.0]}, "2 scales are given for 1 pictures"),
+        ({"images": photo(1), "scale": -1}, "scale -1"),
+        ({"images": photo(1), "masks": "nowhere.png"}, "nowhere.png is missing"),
+        (7, "not a picture"),
+        ("own", "has no picture"),
+        ([], "no picture is given"),
+    ],
+)
+def test_bad_pictures_are_refused(given: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        references.references(SCENE, given)
+
+
+def test_one_picture_is_encoded_once() -> None:
+    same = photo(1)
+    found = references.references(SCENE, {"CAM_FRONT": [same, photo(2)], "CAM_FRONT_LEFT": same})
+    assert len(found.images) == 2
