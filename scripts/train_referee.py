@@ -41,17 +41,18 @@ def main(
         torch.set_num_threads(threads)
     recipe = training.Recipe(steps=steps, batch=batch, seed=seed)
     renders = read_renders(data)
-    net = training.train(renders, recipe, state)
+    trained = training.train(renders, recipe, state, ", ".join(path.name for path in data))
     checked = read_renders([held_out])
     about = {
         "groups": list(GROUPS),
         "recipe": vars(recipe),
-        "trained_on": {"pictures": len(renders), "size": list(renders.images.shape[1:3]), "datasets": [p.name for p in data]},
+        "size": list(renders.images.shape[1:3]),
+        "trained_on": [{"from_step": step, "datasets": names} for step, names in trained.history],
         "held_out": {"pictures": len(checked), "dataset": held_out.name},
     }
-    training.save(net, out, about)
+    training.save(trained.net, out, about)
     metrics = training.check(load(out), checked)
-    training.save(net, out, {**about, "metrics": metrics})
+    training.save(trained.net, out, {**about, "metrics": metrics})
     print(json.dumps(metrics, indent=2))
     print(f"{out}: {'good enough to judge by' if training.meets_goal(metrics) else 'BELOW the goal, do not judge by it'}")
 

@@ -239,7 +239,7 @@ def small_renders(count: int = 8) -> Renders:
 
 def test_training_goes_on_where_it_was_and_learns(tmp_path):
     recipe = training.Recipe(steps=24, batch=4, warm_up=2)
-    whole = training.train(small_renders(), recipe, tmp_path / "a.pt", save_every=12)
+    whole = training.train(small_renders(), recipe, tmp_path / "a.pt", save_every=12).net
     assert torch.load(tmp_path / "a.pt", weights_only=True)["step"] == 24
     # A run that is cut after step 12 and goes on ends at the same weights.
     state = tmp_path / "b.pt"
@@ -255,8 +255,10 @@ def test_training_goes_on_where_it_was_and_learns(tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "_save", stop)
         with pytest.raises(Cut):
-            training.train(small_renders(), recipe, state, save_every=12)
-    net = training.train(small_renders(), recipe, state, save_every=12)
+            training.train(small_renders(), recipe, state, "one", save_every=12)
+    trained = training.train(small_renders(), recipe, state, "two", save_every=12)
+    net = trained.net
+    assert trained.history == ((0, "one"), (12, "two"))
     for name, value in whole.state_dict().items():
         torch.testing.assert_close(net.state_dict()[name], value, rtol=0, atol=0, msg=name)
     with pytest.raises(InputError, match="was made with"):

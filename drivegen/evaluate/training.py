@@ -81,12 +81,22 @@ def loss_of(reading: Reading, groups: Tensor, time: Tensor, weather: Tensor) -> 
     return segments + HEADS_WEIGHT * heads
 
 
-def train(renders: Renders, recipe: Recipe, state_path: Path, save_every: int = 100) -> RefereeNet:
-    """Train a network; state_path keeps what a later call with the same recipe goes on from."""
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """A trained network, and on what it was trained: (first step, datasets), more than one where a run went on with others."""
+
+    net: RefereeNet
+    history: tuple[tuple[int, str], ...]
+
+
+def train(renders: Renders, recipe: Recipe, state_path: Path, datasets: str = "", save_every: int = 100) -> Trained:
+    """Train a network; state_path keeps what a later call with the same recipe goes on from. datasets names the renders."""
     torch.manual_seed(recipe.seed)
     net = RefereeNet().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimiser = torch.optim.AdamW(net.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
-    first = _resume(net, optimiser, recipe, state_path)
+    first, history = _resume(net, optimiser, recipe, state_path)
+    if not history or history[-1][1] != datasets:
+        history = (*history, (first, datasets))
     device = torch.device("cpu")
     number = runtime.choose_dtype("auto", device)
     net.train()
@@ -117,28 +127,30 @@ def train(renders: Renders, recipe: Recipe, state_path: Path, save_every: int = 
             mean = now if math.isnan(mean) else 0.97 * mean + 0.03 * now
             bar.update(task, advance=1, loss=f"loss {mean:.3f}")
             if (step + 1) % save_every == 0 or step + 1 == recipe.steps:
-                _save(net, optimiser, recipe, step + 1, state_path)
-    return net
+                _save(Trained(net, history), optimiser, recipe, step + 1, state_path)
+    return Trained(net, history)
 
 
-def _save(net: RefereeNet, optimiser: torch.optim.Optimizer, recipe: Recipe, step: int, path: Path) -> None:
+def _save(trained: Trained, optimiser: torch.optim.Optimizer, recipe: Recipe, step: int, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    state = {"net": net.state_dict(), "optimiser": optimiser.state_dict(), "recipe": asdict(recipe), "step": step}
-    torch.save(state, temporary)
+    state = {"net": trained.net.state_dict(), "optimiser": optimiser.state_dict(), "recipe": asdict(recipe), "step": step}
+    torch.save({**state, "history": [list(entry) for entry in trained.history]}, temporary)
     os.replace(temporary, path)
 
 
-def _resume(net: RefereeNet, optimiser: torch.optim.Optimizer, recipe: Recipe, path: Path) -> int:
+def _resume(
+    net: RefereeNet, optimiser: torch.optim.Optimizer, recipe: Recipe, path: Path
+) -> tuple[int, tuple[tuple[int, str], ...]]:
     if not path.is_file():
-        return 0
+        return 0, ()
     state: dict[str, Any] = torch.load(path, weights_only=True)
     if state["recipe"] != asdict(recipe):
         made = f"{path} was made with {state['recipe']}, not with {asdict(recipe)}"
         raise InputError(f"{made}; remove it, or name another state file")
     net.load_state_dict(state["net"])
     optimiser.load_state_dict(state["optimiser"])
-    return int(state["step"])
+    return int(state["step"]), tuple((int(step), str(names)) for step, names in state["history"])
 
 
 def check(referee: Referee, renders: Renders) -> dict[str, float]:
