@@ -167,8 +167,9 @@ def weight_files(folder: Path) -> list[str]:
     return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file() and p.suffix in _WEIGHT_SUFFIXES)
 
 
-def load_plugin(host: Host, name: str, folder: Path, kind: str | None = None) -> Plugin:
+def load_plugin(host: Host, name: str, folder: str | Path, kind: str | None = None) -> Plugin:
     """Attach the plugin saved in a folder (config.json, model.safetensors) under a name, with its weights; returns it."""
+    folder = Path(folder)
     saved = weights.read_json(folder / "config.json")
     if not isinstance(saved, dict) or not isinstance(saved.get("kind"), str) or not isinstance(saved.get("arguments"), dict):
         raise InputError(f"{folder / 'config.json'} must hold a plugin's kind and arguments")
@@ -189,8 +190,9 @@ def load_plugin(host: Host, name: str, folder: Path, kind: str | None = None) ->
     return plugin
 
 
-def save_plugin(plugin: Plugin, folder: Path, dtype: torch.dtype | None = None) -> None:
+def save_plugin(plugin: Plugin, folder: str | Path, dtype: torch.dtype | None = None) -> None:
     """Write a plugin as a folder of its own: config.json and model.safetensors, with weights in `dtype` or as they are."""
+    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     kind = registry.kind_of(plugin)
     config = {"kind": kind, "version": _kind_version(kind), "requires": list(plugin.requires), "arguments": plugin.config}
