@@ -24,6 +24,10 @@ class ModelConfig:
     """A diffusers or drivegen model folder, or ``tiny`` (the embedded model); its plugins come along, frozen unless listed."""
     vae: str | None = None
     """Folder of an AutoencoderKL (what a first stage wrote), in place of the base's."""
+    components: dict[str, str] = field(default_factory=dict)
+    """Folders of further networks that plugins require and the base does not have, such as ``image_encoder``."""
+    image_encoder: dict[str, Any] = field(default_factory=dict)
+    """Arguments of a CLIPVisionConfig: an image encoder of random, frozen weights, where there is no trained one."""
     tokenizer: str | None = None
     unet: dict[str, Any] = field(default_factory=dict)
     """From scratch: arguments of diffusers' UNet2DConditionModel."""
@@ -70,7 +74,7 @@ class DataConfig:
     size: tuple[int, int]
     """(height, width) of the generated images, in pixels."""
     val_scenes: tuple[str, ...] | float = 0.05
-    """Scene names that are not trained on, or the share of the last scenes of each root."""
+    """Scenes that are not trained on: names, nuScenes's own splits (``val``), or the share of the last scenes of each root."""
     max_frames: int | None = field(default=None, metadata={"ge": 1})
     cache: str | None = None
     """Folder for latents and prepared arrays; None computes them each time."""
@@ -124,6 +128,19 @@ class TrainConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LoraConfig:
+    """A LoRA that trains inside the frozen UNet, beside the plugins or alone."""
+
+    rank: int = _number(8, ge=1, le=1024)
+    alpha: float | None = field(default=None, metadata={"gt": 0})
+    """Its term counts alpha / rank; None = rank."""
+    targets: str = r".*\.attn[12]\.(to_q|to_k|to_v|to_out\.0)"
+    """Pattern of the UNet's layers that it changes; a plugin's layers are not among them."""
+    text_encoder: bool = False
+    text_targets: str = r".*self_attn\.(q_proj|k_proj|v_proj|out_proj)"
+
+
+@dataclass(frozen=True, kw_only=True)
 class PreviewConfig:
     """Pictures of scenes that are not trained on, from fixed seeds; every = 0 makes none."""
 
@@ -145,6 +162,8 @@ class AutoencoderConfig:
     l1: float = _number(1.0, ge=0)
     edges: float = _number(1.0, ge=0)
     """Weight of the L1 distance of image gradients at full, half, quarter and eighth size."""
+    colour: float = _number(1.0, ge=0)
+    """Weight of the L1 distance of the two colour differences at a quarter of the size."""
     kl: float = _number(1e-6, ge=0)
 
 
@@ -159,6 +178,7 @@ class Config:
     plugins: dict[str, PluginConfig] = field(default_factory=dict)
     """By instance name; the order is the order of their tokens."""
     drop_groups: tuple[DropGroup, ...] = ()
+    lora: LoraConfig | None = None
     data: DataConfig
     train: TrainConfig
     preview: PreviewConfig = field(default_factory=PreviewConfig)
