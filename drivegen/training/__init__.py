@@ -12,6 +12,6 @@ def run(config: str | Path, overrides: Sequence[str] = (), resume: str | Path | 
     resume is None (a new run), ``auto`` (the output folder's last checkpoint, or a new run where there is none) or a checkpoint
     file. Raises InputError for bad input, before any work.
     """
-    from drivegen.training.run import run as start
+    from drivegen.training.runner import run as start
 
     return start(Path(config), tuple(overrides), None if resume is None else str(resume))

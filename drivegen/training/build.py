@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
+from drivegen import lora, registry, weights
 from drivegen import model as models
-from drivegen import registry, weights
 from drivegen.backbone import Backbone, load_model, load_tokenizer, scheduler_class
 from drivegen.config import AutoencoderConfig, Config, ModelConfig, PluginConfig
 from drivegen.errors import InputError, nearest
@@ -36,12 +36,43 @@ def build_host(config: Config) -> Host:
                 host.plugin(name).requires_grad_(name in config.plugins)
     else:
         host = Host(_backbone_from_scratch(config.model, config.data.size))
+    _bring(host, config, loaded.folder if config.model.base is not None else None)
     for name, settings in config.plugins.items():
         _add(host, name, settings)
+    if config.lora is not None:
+        lora.add_trainable(host, config.lora)
     for group in config.drop_groups:
         for name in group.names:
             host.plugin(name)
     return host
+
+
+def _bring(host: Host, config: Config, base: Path | None) -> None:
+    """Load the components that plugins require and the base did not bring."""
+    components, backbone = config.model.components, host.backbone
+    kinds = [p.kind for name, p in config.plugins.items() if p.kind is not None and name not in host.plugins]
+    needed = dict.fromkeys(part for kind in kinds for part in registry.load(kind).requires if backbone.component(part) is None)
+    for part in components:
+        if part not in needed:
+            raise InputError(f"model.components.{part} is given, but no plugin here lacks it")
+    for part in needed:
+        if part == "image_encoder" and config.model.image_encoder:
+            backbone.components[part] = _image_encoder(config.model.image_encoder)
+            continue
+        folder = models.locate(components[part]) if part in components else (base / part if base is not None else None)
+        if folder is None or not (folder / "config.json").is_file():
+            raise InputError(f"a plugin requires {part!r}, which the base does not have; give model.components.{part}, its folder")
+        backbone.add_component(part, folder)
+
+
+def _image_encoder(settings: Mapping[str, Any]) -> torch.nn.Module:
+    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+    known = CLIPVisionConfig().to_dict()
+    for key in settings:
+        if key not in known:
+            raise InputError(f"unknown setting model.image_encoder.{key}{nearest(key, known)}")
+    return CLIPVisionModelWithProjection(CLIPVisionConfig(**settings)).eval().requires_grad_(False)
 
 
 def _add(host: Host, name: str, settings: PluginConfig) -> None:

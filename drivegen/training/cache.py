@@ -76,7 +76,7 @@ def plugin_digest(plugin: Plugin, tokenizer: Any) -> str:
 
     own = Path(sys.modules[type(plugin).__module__].__file__ or "")
     house = Path(drivegen.__file__).parent
-    files = [own, *(house / f"{name}.py" for name in ("scene", "geometry", "fourier", "references")), *sorted(house.glob("raster/**/*.py"))]
+    files = [own, *(house / f"{name}.py" for name in ("scene", "geometry", "fourier", "references", "pictured")), *sorted(house.glob("raster/**/*.py"))]
     code = [hashlib.sha256(p.read_bytes()).hexdigest() for p in files if p.is_file()]
     words = hashlib.sha256(json.dumps(tokenizer.get_vocab(), sort_keys=True).encode()).hexdigest() if tokenizer is not None else ""
     return digest(type(plugin).__module__, type(plugin).__qualname__, plugin.config, code, words)

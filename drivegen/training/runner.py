@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from drivegen import config as configs
+from drivegen import lora
 from drivegen import model as models
 from drivegen.config import Config
 from drivegen.errors import InputError
@@ -117,9 +118,15 @@ class ModelStage:
         return rows
 
     def write(self, folder: Path, step: int) -> Path:
-        """Save the model folder."""
+        """Save the LoRA, and the model folder without it where more than a LoRA was trained."""
         about = {"steps": step, "training": configs.to_dict(self.config)}
-        return models.save(self.host, folder / "model", self.sampling, DTYPES[self.config.save_dtype], self.config.data.size, about)
+        dtype = DTYPES[self.config.save_dtype]
+        if self.config.lora is not None:
+            file = lora.save(lora.extract(self.host), folder / "lora", dtype)
+            if not any(settings.train for settings in self.config.plugins.values()):
+                return file
+            print(f"wrote {file}", flush=True)
+        return models.save(self.host, folder / "model", self.sampling, dtype, self.config.data.size, about)
 
 
 class AutoencoderStage:

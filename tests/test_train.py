@@ -1,0 +1,443 @@
+"""Training: runs from configs on a small dataset, resumed bit for bit, and what must happen when something goes wrong."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import signal
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+import yaml
+from PIL import Image
+
+from drivegen import config as configs
+from drivegen import model as models
+from drivegen import nuscenes, registry, training
+from drivegen.backbone import load_model
+from drivegen.config import DropGroup, TrainConfig
+from drivegen.datamodule import DriveData
+from drivegen.errors import InputError
+from drivegen.host import Host
+from drivegen.module import DriveModule
+from drivegen.plugin import Grid, Plugin
+from drivegen.scene import Scene
+from drivegen.training import checkpoint as checkpoints
+from drivegen.training.base import Diverged
+from drivegen.training.noise import Schedule, add_noise, loss_weights, target_of, training_schedule
+from drivegen.training.order import Order
+from drivegen.training.progress import Lines
+from tests.street import street_frame
+from tests.tiny_models import tiny_backbone
+
+SIZE = (32, 56)
+
+
+@pytest.fixture(scope="module")
+def city(tmp_path_factory) -> Path:
+    """Two scenes to train on, of three and of two cameras, and one to look at; every picture is noise of its own."""
+    root = tmp_path_factory.mktemp("data") / "città one"  # a path with a space and an accent
+    rng = np.random.default_rng(0)
+    scenes = []
+    for number, (count, steps) in enumerate([(3, 3), (2, 2), (3, 1)]):
+        frames = []
+        for step in range(steps):
+            frame = street_frame(step, scene=f"scene-{number}")
+            cameras = []
+            for camera in frame.cameras[:count]:
+                path = root / "samples" / camera.channel / f"{number}-{step}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                coarse = Image.fromarray(rng.integers(0, 256, (9, 16, 3), dtype=np.uint8))
+                coarse.resize((320, 180), Image.Resampling.BICUBIC).save(path)
+                cameras.append(replace(camera, image_path=path))
+            boxes = tuple(replace(b, instance=f"{b.instance}-{number}", token=f"{b.token}-{number}") for b in frame.boxes)
+            frames.append(replace(frame, token=f"s{number}f{step}", cameras=tuple(cameras), boxes=boxes))
+        scenes.append(Scene(f"scene-{number}", tuple(frames), "a street by hand, day", "boston-seaport", f"scene-{number}-token"))
+    nuscenes.write(scenes, root)
+    return root
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("base") / "model"
+    tiny_backbone(prediction_type="v_prediction").save(folder)
+    return folder
+
+
+@pytest.fixture
+def config(city, base, tmp_path) -> Path:
+    """A run of six steps: dropping conditions, gathering two batches a step, with a moving average and caches."""
+    values = {
+        "output": str(tmp_path / "run"),
+        "model": {"base": str(base)},
+        "plugins": {
+            "text": {"kind": "text", "drop": 0.3},
+            "boxes": {"kind": "boxes", "drop": 0.3, "options": {"max_boxes": 4}},
+            "cross_view": {"kind": "cross_view", "drop": 0.0},
+        },
+        "drop_groups": [{"names": ["text", "boxes"], "probability": 0.2}],
+        "data": {"roots": [str(city)], "size": list(SIZE), "val_scenes": ["scene-2"], "cache": str(tmp_path / "cache")},
+        "train": {
+            "unet": True, "steps": 6, "images": 4, "accumulate": 2, "warmup": 2, "schedule": "cosine", "precision": "32", "ema": 0.9,
+            "checkpoint_every": 3, "keep_checkpoints": 5, "noise_offset": 0.1, "log_every": 1, "device": "cpu",
+        },
+    }  # fmt: skip
+    path = tmp_path / "train.yaml"
+    path.write_text(yaml.safe_dump(values), encoding="utf-8")
+    return path
+
+
+def leaves(value: Any, path: str = "") -> dict[str, Any]:
+    if isinstance(value, dict):
+        return {k: v for key, item in value.items() for k, v in leaves(item, f"{path}/{key}").items()}
+    if isinstance(value, (list, tuple)):
+        return {k: v for i, item in enumerate(value) for k, v in leaves(item, f"{path}/{i}").items()}
+    return {path: value}
+
+
+def same_bits(a: Path, b: Path) -> None:
+    """Weights, optimiser, schedule and moving average of two checkpoints are the same bits."""
+    one, two = (checkpoints.read(path) for path in (a, b))
+    for part in ("state_dict", "optimizer_states", "lr_schedulers", "callbacks", "global_step"):
+        x, y = leaves(one[part], part), leaves(two[part], part)
+        assert x.keys() == y.keys()
+        for key in x:
+            assert torch.equal(x[key], y[key]) if isinstance(x[key], torch.Tensor) else x[key] == y[key], key
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_interrupted_and_resumed_equals_unbroken(config, tmp_path, monkeypatch, number, status, capsys):
+    assert training.run(config) == 0
+    whole = tmp_path / "run"
+    assert {p.name for p in whole.glob("*.ckpt")} == {"last.ckpt", "step-00000003.ckpt", "step-00000006.ckpt"}
+    assert models.load(whole / "model").host.plugins.keys() == {"text", "boxes", "cross_view"}
+
+    told = Lines.on_train_batch_end
+
+    def interrupt(self, trainer, module, outputs, batch, batch_idx):
+        told(self, trainer, module, outputs, batch, batch_idx)
+        if trainer.global_step == 1 and batch_idx == 2:  # in the middle of a step of two batches
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(Lines, "on_train_batch_end", interrupt)
+    broken, handler = tmp_path / "broken", signal.getsignal(number)
+    assert training.run(config, [f"output={broken}"], "auto") == status  # nothing to resume yet: a new run, and it says so
+    assert "a new run begins" in capsys.readouterr().out
+    assert signal.getsignal(number) is handler
+    monkeypatch.undo()
+    assert checkpoints.read(broken / "last.ckpt")["global_step"] == 2 and not (broken / "model").exists()
+    assert training.run(config, [f"output={broken}"], "auto") == 0
+    same_bits(whole / "last.ckpt", broken / "last.ckpt")
+
+
+def test_resume_from_a_named_checkpoint(config, tmp_path):
+    assert training.run(config) == 0
+    again = tmp_path / "again"
+    assert training.run(config, [f"output={again}", "data.workers=1"], tmp_path / "run" / "step-00000003.ckpt") == 0
+    same_bits(tmp_path / "run" / "last.ckpt", again / "last.ckpt")
+
+
+def test_refused_before_work(config, city, tmp_path):
+    assert training.run(config, ["train.steps=1"]) == 0
+    with pytest.raises(InputError, match="--resume auto"):
+        training.run(config)
+    with pytest.raises(InputError, match=r"train\.lr: 0\.0001 -> 0\.001"):
+        training.run(config, ["train.steps=1", "train.lr=1e-3"], "auto")
+    with pytest.raises(InputError, match="there is no checkpoint"):
+        training.run(config, (), tmp_path / "none.ckpt")
+    last = tmp_path / "run" / "last.ckpt"
+    last.write_bytes(last.read_bytes()[:1000])
+    with pytest.raises(InputError, match=r"last\.ckpt was refused"):
+        training.run(config, ["train.steps=1"], "auto")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot write to the output folder"):
+        training.run(config, [f"output={tmp_path / 'file' / 'x'}"])
+    new = [f"output={tmp_path / 'new'}"]
+    for override, said in [
+        ("plugins.nobody.kind=txet", "did you mean 'text'"),
+        ("plugins.boxes.options.max_boxs=3", "did you mean 'max_boxes'"),
+        ("plugins.boxes.options.frame=side", "side"),
+        ("data.val_scenes=[scene-9]", "scene-9"),
+        ("data.roots=[/nowhere]", "/nowhere"),
+        ("drop_groups=[{names: [sky], probability: 0.1}]", "sky"),
+        ("sampling.stepz=3", "did you mean 'steps'"),
+        ("model.base=nothing", "nothing"),
+    ]:
+        with pytest.raises(InputError, match=said):
+            training.run(config, [*new, override])
+    assert not list((tmp_path / "new").glob("*.ckpt"))
+
+
+def test_a_second_run_into_the_same_folder_is_refused(config, tmp_path):
+    from drivegen.training.folder import held
+
+    with held(tmp_path / "run"), pytest.raises(InputError, match=f"process {os.getpid()}"):
+        training.run(config)
+
+
+class Poison(Plugin):
+    """A plugin whose loss becomes NaN at the third step."""
+
+    calls: ClassVar[int] = 0
+
+    def attach(self, backbone: Any) -> None:
+        self.scale = torch.nn.Parameter(torch.ones(()))
+
+    def loss(self, pred, target, t, arrays):
+        type(self).calls += 1
+        return self.scale * (math.nan if self.calls == 3 else 0.0)
+
+
+def test_nan_stops_with_step_and_samples_and_keeps_the_last_checkpoint(config, tmp_path, monkeypatch):
+    monkeypatch.setitem(registry._local, "poison", Poison)
+    settings = ["plugins.poison.kind=poison", "train.accumulate=1", "train.checkpoint_every=2"]
+    with pytest.raises(Diverged, match=r"nan at step 2, samples s[01]f[012]"):
+        training.run(config, settings)
+    assert checkpoints.read(tmp_path / "run" / "last.ckpt")["global_step"] == 2
+    assert not (tmp_path / "run" / "model").exists()
+
+
+def test_only_what_is_chosen_trains_and_is_kept(config, base, tmp_path):
+    settings = ["train.unet=false", "plugins.cross_view.train=false", "train.steps=2", "train.accumulate=1"]
+    assert training.run(config, settings) == 0
+    state = checkpoints.read(tmp_path / "run" / "last.ckpt")
+    assert {name.split(".")[2] for name in state["state_dict"]} == {"boxes"}
+    (ema,) = [v for k, v in state["callbacks"].items() if k.startswith("EMA")]
+    assert ema["average"].keys() == state["state_dict"].keys()
+    made = models.load(tmp_path / "run" / "model").host
+    before = load_model(base / "unet", "UNet2DConditionModel").state_dict()
+    assert all(torch.equal(v, before[k]) for k, v in made.backbone.unet.state_dict().items())
+    # What is saved is the average, not the last step's weights.
+    boxes = {f"host.plugins.boxes.{k}": v for k, v in made.plugin("boxes").state_dict().items()}
+    assert all(torch.equal(boxes[k], v) for k, v in ema["average"].items())
+    assert any(not torch.equal(boxes[k], v) for k, v in state["state_dict"].items())
+
+
+def test_a_new_plugin_on_a_saved_model(config, tmp_path):
+    assert training.run(config, ["train.steps=1"]) == 0
+    saved = tmp_path / "run" / "model"
+    values = yaml.safe_load(config.read_text())
+    values |= {"model": {"base": str(saved)}, "plugins": {"lens": {"kind": "camera"}}, "output": str(tmp_path / "more"), "drop_groups": []}
+    values["train"] |= {"unet": False, "steps": 2, "accumulate": 1}
+    config.write_text(yaml.safe_dump(values))
+    assert training.run(config) == 0
+    old, new = models.load(saved).host, models.load(tmp_path / "more" / "model").host
+    assert list(new.plugins) == [*old.plugins, "lens"]
+    kept, now = old.state_dict(), new.state_dict()
+    assert all(torch.equal(now[k], v) for k, v in kept.items())
+    with pytest.raises(InputError, match="max_boxes"):
+        training.run(config, [f"output={tmp_path / 'other'}", "plugins.boxes.options.max_boxes=9"])
+
+
+def test_a_trainer_of_your_own(city, tmp_path):
+    host = Host(tiny_backbone(), {"text": registry.load("text")(), "camera": registry.load("camera")()})
+    before = {name: p.detach().clone() for name, p in host.named_parameters()}
+    settings = TrainConfig(steps=3, lr=1e-2, warmup=0, precision="32")
+    module = DriveModule(host, settings, drop={"text": 0.1, "camera": 0.1})
+    data = DriveData([city], host, size=SIZE, images=6)
+    trainer = pl.Trainer(max_epochs=2, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    trainer.fit(module, data)
+    assert trainer.global_step == 2 * 3  # 4 frames of 3 views in pairs, 2 frames of 2 views together
+    moved = {name for name, p in host.named_parameters() if not torch.equal(p, before[name])}
+    assert moved and all(name.startswith("plugins.camera.") for name in moved)
+
+
+def test_first_stage(city, tmp_path):
+    values = {
+        "stage": "autoencoder", "output": str(tmp_path / "first"),
+        "autoencoder": {
+            "network": {"block_out_channels": [8, 8, 16], "latent_channels": 4, "layers_per_block": 1, "norm_num_groups": 4},
+            "crop": [16, 32],
+        },
+        "data": {"roots": [str(city)], "size": list(SIZE), "val_scenes": ["scene-2"]},
+        "train": {"steps": 30, "images": 4, "lr": 5e-3, "warmup": 3, "precision": "bf16", "ema": 0.5, "log_every": 30, "device": "cpu"},
+        "preview": {"every": 30, "frames": 1},
+    }  # fmt: skip
+    path = tmp_path / "first.yaml"
+    path.write_text(yaml.safe_dump(values))
+    assert training.run(path) == 0
+    made: Any = load_model(tmp_path / "first" / "vae", "AutoencoderKL").eval()
+    module_data = training_images(city)
+    with torch.no_grad():
+        latents = made.encode(module_data).latent_dist.mean * made.config.scaling_factor
+        error = (made.decode(latents / made.config.scaling_factor).sample - module_data).abs().mean()
+    assert abs(float(latents.std()) - 1) < 0.05
+    assert float(error) < float((module_data - module_data.mean((0, 2, 3), keepdim=True)).abs().mean())
+    for step in (0, 30):
+        sheet = Image.open(tmp_path / "first" / "previews" / f"step-{step:08d}.png")
+        assert sheet.size == (3 * SIZE[1] + 4, 2 * SIZE[0] + 2)
+
+
+def training_images(city: Path) -> torch.Tensor:
+    from drivegen.datamodule import Sources, pixels_of
+    from drivegen.training.fill import to_unit
+
+    sources = Sources([city], SIZE, val_scenes=["scene-2"])
+    return to_unit(torch.cat([torch.from_numpy(pixels_of(sources.frame(ref))) for ref in sources.train]))
+
+
+def test_previews_are_of_scenes_that_are_not_trained_on_and_repeat(config, tmp_path):
+    for name in ("a", "b"):
+        overrides = [f"output={tmp_path / name}", "preview={every: 1, frames: 1}", "train.steps=1", "sampling={steps: 2}"]
+        assert training.run(config, overrides) == 0
+    sheets = [[np.asarray(Image.open(tmp_path / n / "previews" / f"step-{s:08d}.png")) for s in (0, 1)] for n in ("a", "b")]
+    assert np.array_equal(sheets[0][0], sheets[1][0]) and np.array_equal(sheets[0][1], sheets[1][1])
+    held = nuscenes.open(yaml.safe_load(config.read_text())["data"]["roots"][0]).frame("s2f0").resized(SIZE[1], SIZE[0])
+    shown = sheets[0][0][: SIZE[0], : SIZE[1]]
+    assert np.array_equal(shown, np.asarray(nuscenes.load_image(held.cameras[0])))
+    with pytest.raises(InputError, match="val_scenes"):
+        training.run(config, [f"output={tmp_path / 'c'}", "preview.every=1", "data.val_scenes=0.0"])
+
+
+def test_caches_hold_what_is_computed_and_are_used(city, tmp_path, monkeypatch):
+    def batches(cache: Path | None) -> list[Any]:
+        host = Host(tiny_backbone(), {"text": registry.load("text")(), "layout": registry.load("layout")()})
+        data = DriveData([city], host, size=SIZE, images=6, cache=cache)
+        data.setup()
+        module = DriveModule(host, TrainConfig(steps=1, sample_posterior=False, precision="32"))
+        made = []
+        for batch in data.train_dataloader():
+            conditions = host.encode(batch.conditions.arrays, batch.conditions.grid)
+            made.append((batch.conditions.samples, module.latents(batch), conditions.signals["text"].tokens, conditions.signals["layout"].data))
+        return made
+
+    plain, filled = batches(None), batches(tmp_path / "cache")
+    monkeypatch.setattr(nuscenes.Dataset, "frame", None)  # a second visit reads no frame at all
+    again = batches(tmp_path / "cache")
+    for (names, latents, tokens, layout), (names1, latents1, tokens1, layout1), other in zip(plain, filled, again, strict=True):
+        assert names == names1 == other[0]
+        torch.testing.assert_close(latents1, latents, atol=2e-3, rtol=2e-3)  # fp16 on disk
+        torch.testing.assert_close(tokens1, tokens)
+        assert torch.equal(layout1, layout) and torch.equal(other[1], latents1) and torch.equal(other[3], layout)
+    victim = sorted((tmp_path / "cache").glob("latents-*/*.npz"))[0]
+    victim.write_bytes(victim.read_bytes()[:60])
+    with pytest.raises(InputError, match=r"\.npz are damaged"):
+        batches(tmp_path / "cache")
+
+
+def test_order_visits_all_once_an_epoch_in_batches_of_equal_rigs():
+    views = [6] * 7 + [3] * 5 + [8] * 2
+    order = Order(views, images=12, seed=3)
+    for epoch in range(3):
+        batches = [order.batch(epoch * order.per_epoch + i) for i in range(order.per_epoch)]
+        assert sorted(i for batch in batches for i in batch) == list(range(len(views)))
+        for batch in batches:
+            kinds = {views[i] for i in batch}
+            assert len(kinds) == 1 and (len(batch) == 1 or len(batch) * kinds.pop() <= 12)
+    assert [order.batch(i) for i in range(5)] != [order.batch(order.per_epoch + i) for i in range(5)]
+    assert Order(views, 12, 3).batch(17) == order.batch(17)  # any position, without those before it
+    halves = [Order(views, 12, 3, rank, 2) for rank in (0, 1)]
+    seen = [tuple(h.batch(i)) for i in range(halves[0].per_epoch) for h in halves]
+    assert len(set(seen)) == len(seen) >= order.per_epoch - 1
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
+def test_noise_and_targets_are_those_of_diffusers(kind):
+    from diffusers import DDPMScheduler, PNDMScheduler
+    from diffusers.training_utils import compute_snr
+
+    options = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "prediction_type": kind}
+    theirs = DDPMScheduler(**options)
+    ours = training_schedule(PNDMScheduler(**options))  # what a Stable Diffusion folder holds
+    x, e, t = torch.randn(5, 4, 3, 3), torch.randn(5, 4, 3, 3), torch.tensor([0, 7, 300, 700, 999])
+    torch.testing.assert_close(add_noise(ours, x, e, t), theirs.add_noise(x, e, t))
+    torch.testing.assert_close(target_of(ours, x, e, t), e if kind == "epsilon" else theirs.get_velocity(x, e, t))
+    snr = compute_snr(theirs, t)
+    expected = snr.clamp(max=5) / (snr + (kind == "v_prediction"))
+    torch.testing.assert_close(loss_weights(ours, t, 5.0), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_min_snr_weighs_the_error_in_x0_alike_whatever_is_predicted():
+    alphas = torch.linspace(0.99, 0.01, 50)
+    x, e, t, d = torch.randn(4, 1, 2, 2), torch.randn(4, 1, 2, 2), torch.tensor([0, 9, 30, 49]), torch.randn(4, 1, 2, 2) * 0.1
+    a = alphas[t].view(-1, 1, 1, 1)
+    wrong = {"sample": d, "epsilon": -(a / (1 - a)).sqrt() * d, "v_prediction": -d / (1 - a).sqrt()}  # the same x0 error, at fixed noisy x
+    losses = []
+    for kind, error in wrong.items():
+        schedule = Schedule(alphas, kind)
+        prediction = target_of(schedule, x, e, t) + error
+        squares = (prediction - target_of(schedule, x, e, t)).square().mean((1, 2, 3))
+        losses.append(loss_weights(schedule, t, 5.0) * squares)
+    torch.testing.assert_close(losses[0], losses[1])
+    torch.testing.assert_close(losses[0], losses[2])
+
+
+def test_min_snr_is_refused_where_it_would_never_train_the_first_sampling_step():
+    from diffusers import DDPMScheduler
+
+    backbone = tiny_backbone(prediction_type="v_prediction")
+    backbone.scheduler = DDPMScheduler(prediction_type="v_prediction", rescale_betas_zero_snr=True)
+    with pytest.raises(InputError, match="plain"):
+        DriveModule(Host(backbone), TrainConfig(steps=1, weighting="min_snr"))
+
+
+def test_drop_out_is_drawn_for_each_plugin_and_jointly_for_groups():
+    host = Host(tiny_backbone(), {name: registry.load("camera")() for name in ("a", "b", "c", "d")})
+    module = DriveModule(host, TrainConfig(steps=1), {"a": 1.0, "b": 0.5}, [DropGroup(names=("c", "d"), probability=0.5)])
+    torch.manual_seed(0)
+    keep = module.draw_keep(Grid(4000, 1, 6))
+    assert not keep["a"].any() and torch.equal(keep["c"], keep["d"])
+    assert abs(float(keep["b"].float().mean()) - 0.5) < 0.04 and abs(float(keep["c"].float().mean()) - 0.5) < 0.04
+    assert abs(float((keep["b"] & keep["c"]).float().mean()) - 0.25) < 0.04
+    with pytest.raises(InputError, match="did you mean 'a'"):
+        DriveModule(host, TrainConfig(steps=1), {"aa": 0.1})
+
+
+@pytest.mark.parametrize(("same_t", "shared"), [(True, True), (False, False)])
+def test_time_and_noise_shared_by_a_scene_s_views(same_t, shared):
+    module = DriveModule(Host(tiny_backbone(), {"c": registry.load("camera")()}), TrainConfig(steps=1, same_t=same_t, shared_noise=shared))
+    grid = Grid(3, 1, 4)
+    t, noise = module._timesteps(grid).view(3, 4), module._noise(torch.zeros(12, 4, 2, 2), grid).view(3, 4, -1)
+    assert bool((t == t[:, :1]).all()) == same_t
+    assert bool((noise == noise[:, :1]).all()) == shared and not torch.equal(noise[0], noise[1])
+
+
+def test_the_rate_warms_up_and_falls():
+    module = DriveModule(Host(tiny_backbone(), {"c": registry.load("camera")()}), TrainConfig(steps=100, warmup=9, schedule="cosine"))
+    rates = [module.rate(step) for step in range(101)]
+    assert rates[0] == pytest.approx(0.1) and rates[9] == pytest.approx(1.0)
+    assert all(a < b for a, b in zip(rates[:9], rates[1:10], strict=True)) and all(a > b for a, b in zip(rates[9:100], rates[10:], strict=True))
+    assert rates[100] == pytest.approx(0.0, abs=1e-9)
+
+
+def test_a_checkpoint_that_is_cut_short_while_written_leaves_the_old_one(tmp_path, monkeypatch):
+    path = tmp_path / "last.ckpt"
+    io = checkpoints.AtomicIO()
+    io.save_checkpoint({"global_step": 1, "state_dict": {"a": torch.ones(3)}}, path)
+
+    def full(*args: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        io.save_checkpoint({"global_step": 2, "state_dict": {"a": torch.zeros(3)}}, path)
+    assert checkpoints.read(path)["global_step"] == 1 and [p.name for p in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+def test_a_checkpoint_never_runs_code(tmp_path):
+    import pickle
+
+    class Payload:
+        def __reduce__(self) -> Any:
+            return os.mkdir, (str(tmp_path / "owned"),)
+
+    for name, writer in (("zip", lambda p: torch.save({"global_step": Payload()}, p)), ("raw", lambda p: p.write_bytes(pickle.dumps(Payload())))):
+        writer(tmp_path / name)
+        with pytest.raises(InputError, match="refused"):
+            checkpoints.read(tmp_path / name)
+    assert not (tmp_path / "owned").exists()
+
+
+def test_the_same_config_makes_the_same_host(config):
+    from drivegen.training.build import build_host
+
+    made = configs.load(config)
+    one, two = build_host(made).state_dict(), build_host(made).state_dict()
+    assert all(torch.equal(v, two[k]) for k, v in one.items())
+    shutil.rmtree(made.output, ignore_errors=True)
