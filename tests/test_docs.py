@@ -170,3 +170,9 @@ def test_the_contract_table_names_every_hook() -> None:
 def test_the_battery_is_told_in_full() -> None:
     text = (HOUSE / "docs" / "plugins.md").read_text(encoding="utf-8")
     assert re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE) == list(CHECKS)
+
+
+def test_the_embedded_models_data_is_told() -> None:
+    made = set(re.findall(r"^drivegen world (\S+)", (HOUSE / "docs" / "training.md").read_text(encoding="utf-8"), re.MULTILINE))
+    for name in ("tiny", "tiny_first_stage"):
+        assert set(config.load(HOUSE / "configs" / f"{name}.yaml").data.roots) <= made
