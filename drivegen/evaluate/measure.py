@@ -189,16 +189,16 @@ class Measurement:
         """Compute every figure for which there are images."""
         chosen = {v.name: v for v in self.variants}
         judged = {
-            name: found for name, v in chosen.items() if v.dataset == "city" and v.kind not in ("second", "turned")
-            and (found := self._judge(v, self.city)).labels
+            name: found for name, v in chosen.items()
+            if v.dataset == "city" and v.kind not in ("second", "turned") and (found := self._judge(v, self.city)).labels
         }  # fmt: skip
         keys = sorted({key for found in judged.values() for key in figures.keys_of(found)})
+        if not keys:
+            return self._pandaset(chosen)
         truth = self._truth(self.city, keys)
-        out: list[Figure] = []
-        if keys:
-            rebuilt = self._reconstructions(keys)
-            out += figures.iou_figures(truth, rebuilt, "vae", "all")
-            out.append(figures.frechet_figure("frechet_vae", "all", rebuilt, truth.renders))
+        rebuilt = self._reconstructions(keys)
+        out = figures.iou_figures(truth, rebuilt, "vae", "all")
+        out.append(figures.frechet_figure("frechet_vae", "all", rebuilt, truth.renders))
         if "null" in judged:
             out += figures.iou_figures(truth, judged["null"], "null", "all")
         turned_truth = None
@@ -221,7 +221,7 @@ class Measurement:
         return out + self._pandaset(chosen)
 
     def _pandaset(self, chosen: Mapping[str, Variant]) -> list[Figure]:
-        out = []
+        out: list[Figure] = []
         for column in COLUMNS:
             name = f"pandaset-{column}"
             done = {k: f for k, f in self.real.items() if name in chosen and self.store.has(name, k.name, f)}
