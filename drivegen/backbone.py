@@ -150,6 +150,15 @@ class Backbone(nn.Module):
             return getattr(self, name)
         return dict(self.components.items()).get(name)
 
+    def add_component(self, name: str, folder: Path) -> None:
+        """Load an extra component, frozen, from its folder; raises InputError where the folder does not say what it is."""
+        config, index = weights.read_json(folder / "config.json"), folder.parent / "model_index.json"
+        listed = weights.read_json(index).get(folder.name) if index.is_file() else None
+        kinds = [kind for kind in (config.get("architectures") or (listed or [])[1:]) if kind in _MODELS]
+        if not kinds:
+            raise InputError(f"{folder / 'config.json'} names no architecture among {', '.join(_MODELS)}")
+        self.components[name] = load_model(folder, kinds[0]).eval().requires_grad_(False)
+
     @property
     def vae_factor(self) -> int:
         """Pixels per latent along each side."""
@@ -204,7 +213,7 @@ def save_model(model: Any, folder: Path, stem: str, dtype: torch.dtype | None) -
         (folder / "config.json").write_text(model.config.to_json_string(), encoding="utf-8")
     else:
         model.save_config(folder)
-    state = {k: v.to(dtype) if dtype is not None and v.is_floating_point() else v for k, v in model.state_dict().items()}
+    state = {k: v.to(dtype) if dtype is not None and v.is_floating_point() else v for k, v in weights.plain_state(model).items()}
     weights.save_state(state, folder / f"{stem}.safetensors")
 
 

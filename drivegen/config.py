@@ -188,9 +188,11 @@ class Config:
 
     def __post_init__(self) -> None:
         if (self.stage == "autoencoder") != (self.autoencoder is not None):
-            raise InputError(f"stage is {self.stage!r}; the group `autoencoder` goes with stage: autoencoder, and with it alone")
+            raise InputError(f"stage is {self.stage!r}; the group `autoencoder` goes with stage: autoencoder alone")
         if self.stage == "model" and self.model.base is None and not self.model.unet:
             raise InputError("model needs base, a model folder, or unet, text_encoder, tokenizer and vae from scratch")
+        if self.lora is not None and (self.train.unet or self.train.text_encoder or self.stage != "model"):
+            raise InputError("lora trains inside frozen networks: train.unet and train.text_encoder must be false")
         for group in self.drop_groups:
             for name in group.names:
                 if self.model.base is None and name not in self.plugins:

@@ -189,6 +189,10 @@ class Host(nn.Module):
         self._hook()
         return plugin
 
+    def rehook(self) -> None:
+        """Put taps and token biases back in their places, after modules of the networks were replaced by others."""
+        self._hook()
+
     def _hook(self) -> None:
         """Put taps and token biases in place: the only way in which anything reaches the inside of a network."""
         from diffusers.models.attention_processor import Attention

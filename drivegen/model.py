@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ from typing import Any
 
 import torch
 
+from drivegen import card as cards
 from drivegen import registry, weights
 from drivegen.backbone import REQUIRED, Backbone
 from drivegen.errors import InputError
@@ -170,9 +172,10 @@ def weight_files(folder: Path) -> list[str]:
 def load_plugin(host: Host, name: str, folder: str | Path, kind: str | None = None) -> Plugin:
     """Attach the plugin saved in a folder (config.json, model.safetensors) under a name, with its weights; returns it."""
     folder = Path(folder)
-    saved = weights.read_json(folder / "config.json")
-    if not isinstance(saved, dict) or not isinstance(saved.get("kind"), str) or not isinstance(saved.get("arguments"), dict):
-        raise InputError(f"{folder / 'config.json'} must hold a plugin's kind and arguments")
+    saved = read_plugin_config(folder)
+    file = folder / "model.safetensors"
+    if "sha256" in saved and file.is_file() and (found := weights.sha256(file)) != saved["sha256"]:
+        raise InputError(f"{file} is damaged or was changed: its sha256 is {found}, config.json says {saved['sha256']}")
     if kind is not None and saved["kind"] != kind:
         raise InputError(f"{folder / 'config.json'} says kind {saved['kind']!r}, {INDEX} says {kind!r}")
     cls = registry.load(saved["kind"])
@@ -182,23 +185,61 @@ def load_plugin(host: Host, name: str, folder: str | Path, kind: str | None = No
         raise InputError(f"{folder / 'config.json'}: {saved['kind']} does not take these arguments: {error}") from error
     host.add_plugin(name, plugin)
     try:
-        weights.load_strict(plugin, weights.load_file(folder / "model.safetensors"), str(folder))
+        weights.load_strict(plugin, weights.load_file(file), str(folder))
     except InputError:
         host.remove_plugin(name)
         raise
     plugin.to(next(host.backbone.unet.parameters()).device)
+    plugin.__dict__["_saved"] = saved
     return plugin
 
 
-def save_plugin(plugin: Plugin, folder: str | Path, dtype: torch.dtype | None = None) -> None:
-    """Write a plugin as a folder of its own: config.json and model.safetensors, with weights in `dtype` or as they are."""
+def read_plugin_config(folder: Path) -> dict[str, Any]:
+    """Read a plugin folder's config.json; raises InputError when it is not one."""
+    saved = weights.read_json(folder / "config.json")
+    if not isinstance(saved, dict) or not isinstance(saved.get("kind"), str) or not isinstance(saved.get("arguments"), dict):
+        raise InputError(f"{folder / 'config.json'} must hold a plugin's kind and arguments")
+    return saved
+
+
+def save_plugin(
+    plugin: Plugin, folder: str | Path, dtype: torch.dtype | None = None, name: str = "", base: Mapping[str, Any] | None = None,
+    training: Mapping[str, Any] | None = None,
+) -> None:  # fmt: skip
+    """Write a plugin as a folder of its own: config.json, model.safetensors and a card, with weights in `dtype` or as they are.
+
+    base is what it was made for (`card.base_of` and a name) and training a summary; what a loaded plugin said of itself when
+    None.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     kind = registry.kind_of(plugin)
-    config = {"kind": kind, "version": _kind_version(kind), "requires": list(plugin.requires), "arguments": plugin.config}
-    weights.write_json(folder / "config.json", config)
     state = {k: v.to(dtype) if dtype is not None and v.is_floating_point() else v for k, v in plugin.state_dict().items()}
     weights.save_state(state, folder / "model.safetensors")
+    before = plugin.__dict__.get("_saved", {})
+    config = {
+        "kind": kind, "name": name or before.get("name") or kind, "version": _kind_version(kind), "requires": list(plugin.requires),
+        "arguments": plugin.config, "base": before.get("base") if base is None else base,
+        "training": (before.get("training") if training is None else training) or {}, "versions": library_versions(),
+        "sha256": weights.sha256(folder / "model.safetensors"),
+    }  # fmt: skip
+    weights.write_json(folder / "config.json", config)
+    text = cards.card(config["name"], json.loads(json.dumps(config)))
+    weights.write_atomically(folder / "README.md", text.encode())
+
+
+def save_own_plugin(model: Model, name: str, folder: str | Path, dtype: torch.dtype | None = None) -> None:
+    """Write one plugin of a model as a folder of its own, with what the model knows of its base and training."""
+    plugin = model.host.plugin(name)
+    training = cards.summary(model.about, name, model.image_size)
+    made_here = bool(training) or "base" not in plugin.__dict__.get("_saved", {})
+    base = {"name": _base_name(model), **cards.base_of(model.host.backbone, plugin.requires)} if made_here else None
+    save_plugin(plugin, folder, dtype, name, base, training or None)
+
+
+def _base_name(model: Model) -> str:
+    trained_on = model.about.get("training", {}).get("model", {}).get("base")
+    return Path(trained_on or model.folder or "unknown").name
 
 
 def save(
@@ -210,7 +251,7 @@ def save(
     image_size (height, width) in pixels; the UNet's own when None. Returns the folder.
     """
     folder = Path(folder).absolute()
-    model = Model(host, sampling or Sampling(), image_size or native_size(host.backbone))
+    model = Model(host, sampling or Sampling(), image_size or native_size(host.backbone), about=about or {})
     if folder.exists() and not (folder / INDEX).is_file() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder} exists and is not a drivegen model; choose another folder")
     new, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{end}") for end in ("new", "old"))
@@ -218,7 +259,7 @@ def save(
         new.mkdir(parents=True)
         host.backbone.save(new, dtype)
         for name in host.plugins:
-            save_plugin(host.plugin(name), new / "plugins" / name, dtype)
+            save_own_plugin(model, name, new / "plugins" / name, dtype)
         weights.write_json(new / INDEX, _index_of(model, new, about or {}))
         if folder.exists():
             os.replace(folder, old)

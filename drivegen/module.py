@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from drivegen import lora
 from drivegen.config import DropGroup, TrainConfig
 from drivegen.datamodule import TrainBatch
 from drivegen.errors import InputError
@@ -36,10 +37,14 @@ class DriveModule(TrainedModule):
         if settings.weighting == "min_snr" and self.schedule.terminal_snr == 0:
             raise InputError("weighting min_snr is 0 where a zero-terminal-SNR schedule starts to sample; use weighting: plain")
         backbone = host.backbone
+        learning = [p for _, p in lora.parameters(host) if p.requires_grad]
         backbone.requires_grad_(False)
         backbone.unet.requires_grad_(settings.unet)
         backbone.text_encoder.requires_grad_(settings.text_encoder)
-        self._frozen = [m for m, on in ((backbone.unet, settings.unet), (backbone.text_encoder, settings.text_encoder)) if not on]
+        for parameter in learning:
+            parameter.requires_grad_(True)
+        trains = ((backbone.unet, settings.unet), (backbone.text_encoder, settings.text_encoder))
+        self._frozen = [network for network, on in trains if not on]
         self._frozen += [backbone.vae, *backbone.components.values()]
         for name in host.plugins:
             if train_plugins is not None and name not in train_plugins:

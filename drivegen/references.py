@@ -50,7 +50,8 @@ def references(frame: Frame, given: Any) -> References:
         for channel in given:
             if channel not in frame.channels:
                 known = [*frame.channels, *_KEYS]
-                raise InputError(f"pictures are given for {channel!r}; there are {', '.join(known)}{nearest(str(channel), known)}")
+                close = nearest(str(channel), known)
+                raise InputError(f"pictures are given for {channel!r}; there are {', '.join(known)}{close}")
     views = [_groups(given.get(c.channel) if per_camera else given, c, table) for c in frame.cameras]
     return References(tuple(table.images), tuple(views))
 
@@ -85,7 +86,8 @@ def _groups(given: Any, camera: Camera, table: _Table) -> tuple[Group, ...]:
     spec = dict(given) if isinstance(given, Mapping) else {"images": given}
     for key in spec:
         if key not in _KEYS:
-            raise InputError(f"unknown setting {key!r} of reference pictures{nearest(str(key), _KEYS)}; there are {', '.join(_KEYS)}")
+            close = nearest(str(key), _KEYS)
+            raise InputError(f"unknown setting {key!r} of reference pictures{close}; there are {', '.join(_KEYS)}")
     images = _listed(spec.get("images"))
     if not images:
         raise InputError(f"no picture is given for {camera.channel}; leave the camera out, or give a picture")
@@ -153,7 +155,9 @@ def _bytes(array: np.ndarray) -> np.ndarray:
 
 
 def _named(given: Any) -> str:
-    return f"an array of shape {given.shape}" if isinstance(given, np.ndarray) else f"{type(given).__name__} {str(given)[:60]!r}"
+    if isinstance(given, np.ndarray):
+        return f"an array of shape {given.shape}"
+    return f"{type(given).__name__} {str(given)[:60]!r}"
 
 
 def square(image: Image.Image, side: int, whole: bool = False) -> np.ndarray:

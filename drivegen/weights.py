@@ -82,13 +82,26 @@ def load_file(path: Path) -> State:
         except Exception as error:  # torch raises pickle, zip, runtime and EOF errors for damaged and hostile files alike
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise InputError(f"{path} was refused: it is not a file of plain tensors ({reason})") from error
-        state = state.get("state_dict", state) if isinstance(state, dict) else state
+        state = _flat(state.get("state_dict", state)) if isinstance(state, dict) else state
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise InputError(f"{path} holds something other than named tensors")
     for name, tensor in state.items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise InputError(f"{path}: tensor {name!r} has NaN or infinite values; the file is damaged or training diverged")
     return state
+
+
+def _flat(state: dict[Any, Any]) -> dict[Any, Any]:
+    """Join the names of named groups of tensors by dots, as a safetensors file of the same would have them."""
+    out = {}
+    for key, value in state.items():
+        out |= {f"{key}.{name}": tensor for name, tensor in value.items()} if isinstance(value, dict) else {key: value}
+    return out
+
+
+def plain_state(module: nn.Module) -> State:
+    """Return a network's state under its own names, without what a LoRA has put around its layers."""
+    return {k.replace(".base_layer.", "."): v for k, v in module.state_dict().items() if ".lora_" not in k}
 
 
 def find_state(folder: Path, stem: str) -> tuple[Path, ...]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -63,7 +62,11 @@ class Diffusers:
             requires_safety_checker=False,
         )  # fmt: skip
         self.pipe.load_ip_adapter(
-            [official(plugin)] * count, subfolder="", weight_name=[""] * count, image_encoder_folder=None, low_cpu_mem_usage=False
+            [official(plugin)] * count,
+            subfolder="",
+            weight_name=[""] * count,
+            image_encoder_folder=None,
+            low_cpu_mem_usage=False,
         )
 
     def __call__(self, x: Tensor, prompt: str, images: list[Any], scales: list[float], masks: Any = None) -> Tensor:

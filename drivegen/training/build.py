@@ -61,7 +61,7 @@ def _bring(host: Host, config: Config, base: Path | None) -> None:
             continue
         folder = models.locate(components[part]) if part in components else (base / part if base is not None else None)
         if folder is None or not (folder / "config.json").is_file():
-            raise InputError(f"a plugin requires {part!r}, which the base does not have; give model.components.{part}, its folder")
+            raise InputError(f"a plugin requires {part!r}, which the base lacks; give model.components.{part}, its folder")
         backbone.add_component(part, folder)
 
 
@@ -80,7 +80,8 @@ def _add(host: Host, name: str, settings: PluginConfig) -> None:
         _check_same(host.plugin(name), name, settings)
         return
     if settings.kind is None:
-        raise InputError(f"plugins.{name} needs a kind; there are {', '.join(registry.kinds())}{nearest(name, registry.kinds())}")
+        there = registry.kinds()
+        raise InputError(f"plugins.{name} needs a kind; there are {', '.join(there)}{nearest(name, there)}")
     if settings.weights is not None:
         plugin = models.load_plugin(host, name, Path(settings.weights), settings.kind)
         _check_same(plugin, name, settings)
@@ -97,14 +98,16 @@ def _check_same(plugin: Plugin, name: str, settings: PluginConfig) -> None:
         saved = plugin.config.get(key)
         saved = list(saved) if isinstance(saved, tuple) else saved
         if key not in plugin.config or saved != value:
-            raise InputError(f"plugins.{name}.options.{key} = {value!r}, but the saved plugin has {plugin.config.get(key)!r}; leave options out")
+            raise InputError(f"plugins.{name}.options.{key} = {value!r}, but the saved plugin has {saved!r}; leave options out")
 
 
 def _construct(cls: Any, options: Mapping[str, Any], where: str) -> Any:
-    known = [n for n, p in inspect.signature(cls.__init__).parameters.items() if n != "self" and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
+    parameters = list(inspect.signature(cls.__init__).parameters.values())[1:]
+    known = [p.name for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
     for key in options:
         if key not in known:
-            raise InputError(f"unknown setting {where}.{key}{nearest(key, known)}; {cls.__name__} takes {', '.join(known) or 'none'}")
+            takes = ", ".join(known) or "none"
+            raise InputError(f"unknown setting {where}.{key}{nearest(key, known)}; {cls.__name__} takes {takes}")
     try:
         return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in options.items()})
     except InputError:
@@ -117,7 +120,8 @@ def _backbone_from_scratch(settings: ModelConfig, size: tuple[int, int]) -> Back
     from diffusers import UNet2DConditionModel
     from transformers import CLIPTextModel
 
-    assert settings.tokenizer is not None and settings.vae is not None
+    assert settings.tokenizer is not None
+    assert settings.vae is not None
     tokenizer, vae = load_tokenizer(Path(settings.tokenizer)), load_vae(settings.vae)
     text = CLIPTextModel(text_config(settings.text_encoder, tokenizer))
     factor = 2 ** (len(vae.config.block_out_channels) - 1)

@@ -26,9 +26,9 @@ class ImagePrompt(Plugin):
     """Reference pictures for the scene, for a camera or for a region; null is diffusers' negative image embedding.
 
     ``inputs={"image_prompt": …}`` as `drivegen.references.references` says; in training each camera's own picture. plus
-    projects the image encoder's patches through a resampler of `depth` layers and `heads` heads of 64 (its width: `hidden`, None
-    = the context's) instead of its one embedding; tokens a picture, None = 16 with plus, else 4; fit "crop" is CLIP's centre
-    square, "whole" squeezes all of the picture into it.
+    projects the image encoder's patches through a resampler of `depth` layers and `heads` heads of 64 (its width: `hidden`,
+    None = the context's) instead of its one embedding; tokens a picture, None = 16 with plus, else 4; fit "crop" is CLIP's
+    centre square, "whole" squeezes all of the picture into it.
     """
 
     requires = ("image_encoder",)

@@ -1,0 +1,184 @@
+"""Plugins saved alone: folders, cards, grafting and removing, released files, the hub's boundary."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from drivegen import model as models
+from drivegen import registry
+from drivegen.errors import InputError
+from drivegen.host import Host
+from drivegen.model import Model
+from drivegen.pipeline import Pipeline
+from drivegen.sampling import Sampling
+from drivegen.testing.frames import frame
+from drivegen.testing.models import randomize, tiny_backbone
+
+SCENE = frame(0, views=1)
+PHOTO = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+
+
+def pipe(names: tuple[str, ...] = ("text",), seed: int = 0, sampling: Sampling | None = None, **backbone: Any) -> Pipeline:
+    plugins = {name: registry.load(name)() for name in names}
+    host = Host(tiny_backbone(seed, image_encoder="image_prompt" in names, **backbone), plugins)
+    for i, name in enumerate(names):
+        randomize(host.plugin(name), 7 + i)
+    return Pipeline(Model(host.eval().requires_grad_(False), sampling or Sampling(steps=2), (48, 64), about={"steps": 5}))
+
+
+def latents(p: Pipeline, **inputs: Any) -> Tensor:
+    views = p(SCENE, output_type="latent", inputs=inputs)
+    return torch.stack(list(views.values()))
+
+
+@pytest.fixture(scope="module")
+def source() -> Pipeline:
+    return pipe(("text", "image_prompt"))
+
+
+@pytest.fixture(scope="module")
+def folder(source: Pipeline, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model's folder and, beside it, its image prompt alone."""
+    root = tmp_path_factory.mktemp("shared")
+    models.save(source.host, root / "model", source.model.sampling, image_size=(48, 64))
+    return source.save_plugin("image_prompt", root / "model" / "photo")
+
+
+def test_the_folder_says_what_it_is(source: Pipeline, folder: Path) -> None:
+    config, readme = json.loads((folder / "config.json").read_text()), (folder / "README.md").read_text()
+    assert sorted(path.name for path in folder.iterdir()) == ["README.md", "config.json", "model.safetensors"]
+    assert config["kind"] == "image_prompt"
+    assert config["arguments"]["plus"] is False
+    assert config["sha256"] in readme
+    assert config["base"]["sha256_fp16"]["unet"] in readme
+    assert config["base"]["sizes"]["image_encoder"]["projection_dim"] == 20
+    assert not any("image_encoder" in key for key in load_file(folder / "model.safetensors"))
+
+
+def test_grafted_and_removed(source: Pipeline, folder: Path) -> None:
+    """On another copy of the base it does what it did; removed, every bit is as before."""
+    other = pipe(sampling=Sampling(steps=2, null=("text",)))
+    before = {name: value.clone() for name, value in other.host.state_dict().items()}
+    modules, plain, sampling = [id(m) for m in other.host.modules()], latents(other), other.model.sampling
+    name = other.add_plugin(folder, components={"image_encoder": folder.parent / "image_encoder"})
+    assert name == "image_prompt"
+    assert other.model.sampling.null == ("text", "image_prompt")
+    assert torch.equal(latents(other, image_prompt=PHOTO), latents(source, image_prompt=PHOTO))
+    assert torch.equal(latents(other), plain)  # without a picture it is absent
+    removed = other.remove_plugin(name)
+    assert type(removed) is registry.load("image_prompt")
+    after = other.host.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+    assert [id(m) for m in other.host.modules()] == modules
+    assert not any(m._forward_hooks for n, m in other.host.backbone.unet.named_modules() if n.endswith("attn2"))
+    assert torch.equal(latents(other), plain)
+    assert other.model.sampling == sampling
+
+
+def test_another_name_and_a_lora_beside(folder: Path, tmp_path: Path) -> None:
+    """A plugin that copies the UNet's layers is added as if no LoRA were there, and the LoRA stays."""
+    from drivegen import lora
+
+    other = pipe()
+    layer = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
+    a, b = torch.randn(2, 64), torch.randn(64, 2)
+    other.load_lora(lora.save(lora.LoRA({"unet": {layer: (a, b)}}), tmp_path), name="style")
+    changed = latents(other)
+    branch = pipe(("bev_map",))
+    branch.save_plugin("bev_map", tmp_path / "map")
+    assert other.add_plugin(tmp_path / "map", "birdseye") == "birdseye"
+    assert other.loras == {"style": 1.0}
+    assert not any("lora" in key for key in other.host.plugin("birdseye").state_dict())
+    other.remove_plugin("birdseye")
+    assert torch.equal(latents(other), changed)
+
+
+def test_misfits_are_refused(folder: Path, tmp_path: Path) -> None:
+    encoder = {"image_encoder": folder.parent / "image_encoder"}
+    narrow = pipe(unet={"cross_attention_dim": 16, "block_out_channels": (16, 32)}, seed=1)
+    with pytest.raises(InputError, match=r"made for another base.*cross_attention_dim 32 there and 16 here"):
+        narrow.add_plugin(folder, components=encoder)
+    assert list(narrow.host.plugins) == ["text"]
+    assert not narrow.host.backbone.components
+    same = pipe()
+    (tmp_path / "alone").mkdir()
+    for file in folder.iterdir():
+        (tmp_path / "alone" / file.name).write_bytes(file.read_bytes())
+    with pytest.raises(InputError, match=r"requires 'image_encoder', which is not in .*give components="):
+        same.add_plugin(tmp_path / "alone")
+    with pytest.raises(InputError, match="is not required"):
+        same.add_plugin(folder, components={**encoder, "depth_network": tmp_path})
+    with pytest.raises(InputError, match="not 'boxes'"):
+        same.add_plugin(folder, kind="boxes")
+    with pytest.raises(InputError, match="no plugin at"):
+        same.add_plugin(tmp_path / "nothing" / "at" / "all")
+    damaged = tmp_path / "alone" / "model.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:-4] + b"\0\0\0\1")
+    with pytest.raises(InputError, match="was changed: its sha256"):
+        same.add_plugin(tmp_path / "alone", components=encoder)
+    with pytest.warns(UserWarning, match="the weights of unet are others here"):
+        assert pipe(seed=3).add_plugin(folder, "photo", components=encoder) == "photo"
+    with pytest.raises(InputError, match="is not a plugin's folder"):
+        same.save_plugin("text", folder.parent)
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".bin"])
+def test_released_files(source: Pipeline, folder: Path, suffix: str, tmp_path: Path) -> None:
+    """The official layout, flat or in groups, with the image encoder beside it, as released folders have it."""
+    state = source.host.plugin("image_prompt").state_dict()
+    path = folder.parent / f"ip-adapter_tiny{suffix}"
+    if suffix == ".bin":
+        groups: dict[str, dict[str, Tensor]] = {"image_proj": {}, "ip_adapter": {}}
+        for key, value in state.items():
+            group, _, rest = key.partition(".")
+            groups[group][rest] = value
+        torch.save(groups, path)
+    else:
+        path.write_bytes((folder / "model.safetensors").read_bytes())
+    other = pipe()
+    assert other.add_plugin(path) == "image_prompt"
+    assert torch.equal(latents(other, image_prompt=PHOTO), latents(source, image_prompt=PHOTO))
+    with pytest.raises(InputError, match="no kind of plugin reads it"):
+        pipe().add_plugin(folder.parent / "unet" / "diffusion_pytorch_model.safetensors")
+
+
+def test_the_hub(source: Pipeline, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is sent and what is asked for; only the calls over the network are replaced."""
+    sent: dict[str, Any] = {}
+    api = huggingface_hub.HfApi
+    monkeypatch.setattr(api, "create_repo", lambda self, repo_id, **options: sent.update(repo=repo_id, **options) or repo_id)
+
+    def upload(self: Any, *, repo_id: str, folder_path: str, commit_message: str) -> None:
+        sent["files"] = {path.name: path.read_bytes() for path in Path(folder_path).iterdir()}
+
+    monkeypatch.setattr(api, "upload_folder", upload)
+    assert source.push_to_hub("image_prompt", "me/photos", private=True) == "me/photos"
+    assert sent["repo"] == "me/photos"
+    assert sent["private"] is True
+    assert sent["files"]["model.safetensors"] == (folder / "model.safetensors").read_bytes()
+    assert set(sent["files"]) == {"config.json", "model.safetensors", "README.md"}
+    with pytest.raises(InputError, match="user/name"):
+        source.push_to_hub("image_prompt", "photos")
+
+    asked: list[Any] = []
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda repo_id, **options: asked.append(repo_id) or str(folder))
+    other = pipe()
+    assert other.add_plugin("me/photos", components={"image_encoder": folder.parent / "image_encoder"}) == "image_prompt"
+    assert asked == ["me/photos"]
+
+    def offline(repo_id: str, **options: Any) -> str:
+        raise huggingface_hub.errors.LocalEntryNotFoundError("the hub cannot be reached")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
+    with pytest.raises(InputError, match=r"a folder .*me/photos with config.json and model.safetensors would serve"):
+        other.add_plugin("me/photos", "again")
