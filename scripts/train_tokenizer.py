@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 from drivegen import world
@@ -36,7 +37,7 @@ def train(counts: Counter[tuple[str, ...]], merges: int) -> list[tuple[str, str]
     for _ in range(merges):
         pairs: Counter[tuple[str, str]] = Counter()
         for word, count in counts.items():
-            for pair in zip(word, word[1:], strict=False):
+            for pair in pairwise(word):
                 pairs[pair] += count
         if not pairs:
             break
