@@ -14,18 +14,28 @@ from torch.utils.checkpoint import checkpoint
 from drivegen.backbone import Backbone
 from drivegen.errors import InputError, nearest
 from drivegen.plugin import Arrays, Grid, Now, Plugin, Residuals, Signal
+from drivegen.regions import Region
 from drivegen.tokens import Tokens, join_tokens
 
 
 @dataclass(frozen=True, eq=False)
 class Conditions:
-    """A batch's signals by instance name, in config order, with the scale of each; scale 0 = the plugin is not there."""
+    """A batch's signals by instance name, in config order, with the scale of each; scale 0 = the plugin is not there.
+
+    A plugin with a region is there in that part of the picture only; tokens have no place, so one that appends some has none.
+    """
 
     grid: Grid
     signals: Mapping[str, Signal]
     scales: Mapping[str, float] = field(default_factory=dict)
+    regions: Mapping[str, Region] = field(default_factory=dict)
     joined: dict[tuple[str, ...] | None, Tokens] = field(default_factory=dict)
     """Tokens that have been joined already, by the names asked for: they are the same at every step."""
+
+    def __post_init__(self) -> None:
+        for name in self.regions:
+            if name in self.signals and self.signals[name].tokens is not None:
+                raise InputError(f"{name!r} appends tokens, which a region of the picture does not hold; use its scale")
 
     def scale(self, name: str) -> float:
         """Scale of a plugin; 1 is as trained."""
@@ -96,8 +106,11 @@ class _Tap:
         term = self.layer(x, y, view)
         if term is None:
             return None
-        y = y + (term if scale == 1 else scale * term)
-        return _with_first(output, y)
+        term = term if scale == 1 else scale * term
+        region = now.conditions.regions.get(self.name)
+        if region is not None:
+            term = region.on(term, y, now.latent_size)
+        return _with_first(output, y + term)
 
 
 def _with_first(output: Any, y: Tensor) -> Any:
@@ -286,12 +299,11 @@ class Host(nn.Module):
             term = self.plugin(name).residuals(x, t, context, conditions.signals[name])
             if term is None:
                 continue
-            scale = conditions.scale(name)
-            down = _sum(down, term.down, scale)
-            intrablock = _sum(intrablock, term.intrablock, scale)
-            if term.mid is not None:
-                scaled = term.mid if scale == 1 else scale * term.mid
-                mid = scaled if mid is None else mid + scaled
+            scale, region = conditions.scale(name), conditions.regions.get(name)
+            down = _sum(down, _scaled(term.down, scale, region))
+            intrablock = _sum(intrablock, _scaled(term.intrablock, scale, region))
+            total = _sum(None if mid is None else (mid,), _scaled(None if term.mid is None else (term.mid,), scale, region))
+            mid = None if total is None else total[0]
         # diffusers wants both or none: one alone is ignored, or taken for the old T2I-Adapter place.
         if (down is None) != (mid is None):
             zero = torch.zeros((), device=x.device, dtype=x.dtype)
@@ -300,8 +312,14 @@ class Host(nn.Module):
         return Residuals(down, mid, intrablock)
 
 
-def _sum(total: tuple[Tensor, ...] | None, term: tuple[Tensor, ...] | None, scale: float) -> tuple[Tensor, ...] | None:
-    if term is None:
-        return total
+def _scaled(term: tuple[Tensor, ...] | None, scale: float, region: Region | None) -> tuple[Tensor, ...] | None:
+    if term is None or (scale == 1 and region is None):
+        return term
     scaled = term if scale == 1 else tuple(scale * x for x in term)
-    return scaled if total is None else tuple(a + b for a, b in zip(total, scaled, strict=True))
+    return scaled if region is None else tuple(region.on(x, x, (0, 0)) for x in scaled)
+
+
+def _sum(total: tuple[Tensor, ...] | None, term: tuple[Tensor, ...] | None) -> tuple[Tensor, ...] | None:
+    if term is None or total is None:
+        return total if term is None else term
+    return tuple(a + b for a, b in zip(total, term, strict=True))

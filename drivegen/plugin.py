@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from drivegen import registry
 from drivegen.errors import InputError
 from drivegen.scene import Frame
 
@@ -96,6 +97,22 @@ class Context(Protocol):
 
 Denoiser = Callable[..., Tensor]
 """``denoise(x, t, known={})`` → prediction (N, C, h, w); known maps an instance name to False for null."""
+
+
+class ToX0(Protocol):
+    """``to_x0(x, t, prediction)`` → clean latents (N, C, h, w), for x = α·x0 + σ·ε at timesteps t (N,) or ()."""
+
+    def __call__(self, x: Tensor, t: Tensor, prediction: Tensor) -> Tensor:
+        """Give the clean latents that a prediction implies."""
+        ...
+
+    def rates(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Give α and σ, shaped to multiply latents `like`."""
+        ...
+
+    def moved(self, t: Tensor, prediction: Tensor, by: Tensor) -> Tensor:
+        """Give the prediction whose clean latents lie `by` further, whatever the model predicts."""
+        ...
 
 
 @dataclass(eq=False)
@@ -226,7 +243,7 @@ class Plugin(nn.Module):
         """Give a scalar that is added to the training loss."""
         return None
 
-    def guide(self, denoise: Denoiser, to_x0: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Denoiser | None:
+    def guide(self, denoise: Denoiser, to_x0: ToX0) -> Denoiser | None:
         """Wrap the denoiser for one generation; to_x0(x, t, prediction) gives the clean latents."""
         return None
 
@@ -244,11 +261,7 @@ class Plugin(nn.Module):
 
     def overridden(self) -> Iterator[str]:
         """Name the hooks that this class implements."""
-        return (name for name in HOOKS if getattr(type(self), name) is not getattr(Plugin, name))
-
-
-HOOKS = ("prepare", "collate", "attach", "encode", "precompute", "residuals", "weight", "loss", "guide")
-"""The hooks a plugin may implement, in the order of their use."""
+        return (name for name in registry.HOOKS if getattr(type(self), name) is not getattr(Plugin, name))
 
 
 def _needs_arguments(cls: type) -> bool:

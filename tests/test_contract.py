@@ -26,10 +26,14 @@ OPTIONS = {
 
 PHOTOS = [np.random.default_rng(i).integers(0, 256, (24, 40, 3), dtype=np.uint8) for i in range(3)]
 LEFT = np.arange(64)[None].repeat(48, 0) < 32
+THREE_LEVELS = {
+    "block_out_channels": (32, 64, 64), "down_block_types": ("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+}  # fmt: skip
 DRAWING = np.random.default_rng(9).integers(0, 256, (48, 64, 3), dtype=np.uint8)
 NEEDS: dict[str, dict[str, Any]] = {
     "controlnet": {"given": {"CAM_FRONT": DRAWING}, "others": {"text": registry.load("text")}},
-    "t2i_adapter": {"given": {"CAM_FRONT": DRAWING}},
+    "t2i_adapter": {"given": {"CAM_FRONT": DRAWING}, "backbone": partial(tiny_backbone, unet=THREE_LEVELS)},
     "image_prompt": {
         "backbone": partial(tiny_backbone, image_encoder=True),
         "given": {"CAM_FRONT": PHOTOS[:2], "CAM_FRONT_LEFT": {"images": PHOTOS[1:], "scale": [0.7, 1.2], "masks": [None, LEFT]}},

@@ -1,7 +1,12 @@
-"""Scenes as arrays: the bird's-eye map, boxes in a picture, and the whole scene projected into each view."""
+"""Scenes as arrays: the bird's-eye map, boxes in a picture, the whole scene projected into each view, and pictures of it."""
 
 from drivegen.raster.birdseye import bev
 from drivegen.raster.boxes import Face, box_edges, box_faces
+from drivegen.raster.pictures import PICTURES, Picture, picture
+from drivegen.raster.region import region_mask
 from drivegen.raster.view import MAX_BOXES, OTHER_CLASS, Layout, layout
 
-__all__ = ["MAX_BOXES", "OTHER_CLASS", "Face", "Layout", "bev", "box_edges", "box_faces", "layout"]
+__all__ = [
+    "MAX_BOXES", "OTHER_CLASS", "PICTURES", "Face", "Layout", "Picture", "bev", "box_edges", "box_faces", "layout", "picture",
+    "region_mask",
+]  # fmt: skip

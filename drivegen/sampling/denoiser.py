@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from drivegen.data import Batch
+from drivegen.errors import InputError
 from drivegen.host import Conditions, Host
 from drivegen.plugin import Signal
+from drivegen.regions import Region
 
 MAX_CONTEXTS = 16
 """Contexts (combinations of known and null plugins) whose projections are kept at one time."""
@@ -20,40 +22,61 @@ MAX_CONTEXTS = 16
 class HostDenoiser:
     """``denoise(x, t, known={})`` of a host for one batch.
 
-    scales by plugin name (0 = absent); `without` names plugins that are null throughout. Each (plugin, known) pair is encoded
-    once, tokens are joined once a combination; `progress` is the fraction of steps done, set by whoever runs the loop.
+    scales by plugin name (0 = absent); `without` names plugins that are null throughout; ranges give the (start, end) fractions
+    of the steps outside of which a plugin is absent, regions where in the picture it is there. Each (plugin, known) pair is
+    encoded once, tokens are joined once a combination. Whoever runs the loop says which `step` of how many `steps` is next.
     """
 
     def __init__(
         self, host: Host, batch: Batch, scales: Mapping[str, float] | None = None, without: Iterable[str] = (),
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype = torch.float32, ranges: Mapping[str, tuple[float, float]] | None = None,
+        regions: Mapping[str, Region] | None = None,
     ) -> None:  # fmt: skip
         self.host, self.batch, self.dtype = host, batch, dtype
         self.scales, self.without = dict(scales or {}), frozenset(without)
-        for name in (*self.scales, *self.without):
+        self.ranges, self.regions = dict(ranges or {}), dict(regions or {})
+        for name in (*self.scales, *self.without, *self.ranges, *self.regions):
             host.plugin(name)
-        self.progress = 0.0
+        for name, (start, end) in self.ranges.items():
+            check_range(name, start, end)
+        for name in self.regions:
+            if not host.plugin(name).sites and "residuals" not in host.plugin(name).overridden():
+                raise InputError(f"a region is given for {name!r}, which adds nothing that has a place in the picture")
+        self.step, self.steps = 0, 1
         self._signals: dict[tuple[str, bool], Signal] = {}
-        self._conditions: dict[frozenset[str], Conditions] = {}
+        self._conditions: dict[tuple[frozenset[str], frozenset[str]], Conditions] = {}
+
+    @property
+    def progress(self) -> float:
+        """The fraction of steps done."""
+        return self.step / self.steps
 
     def __call__(self, x: Tensor, t: Tensor, known: Mapping[str, bool] | None = None) -> Tensor:
         """Predict from x (N, C, h, w), whose dtype the prediction gets back; known maps a plugin to False for null."""
         for name in known or {}:
             self.host.plugin(name)
-        nulls = self.without | {name for name, value in (known or {}).items() if not value}
+        absent = self._absent()
+        nulls = (self.without | {name for name, value in (known or {}).items() if not value}) - absent
         with self._autocast():
-            out = self.host(x.to(self.dtype), t, self._conditions_for(nulls), self.progress)
+            out = self.host(x.to(self.dtype), t, self._conditions_for(nulls, absent), self.progress)
         return out.to(x.dtype)
 
-    def _conditions_for(self, nulls: frozenset[str]) -> Conditions:
-        if nulls not in self._conditions:
-            signals = {name: self._signal(name, name not in nulls) for name in self.host.plugins}
-            self._conditions[nulls] = Conditions(self.batch.grid, signals, self.scales)
-        return self._conditions[nulls]
+    def _absent(self) -> frozenset[str]:
+        """Name the plugins that are not there at this step, by the rule of diffusers' control_guidance_start and _end."""
+        first, last = self.step / self.steps, (self.step + 1) / self.steps
+        late = {name for name, (start, end) in self.ranges.items() if first < start or last > end}
+        return frozenset(late | {name for name, scale in self.scales.items() if scale == 0})
 
+    def _conditions_for(self, nulls: frozenset[str], absent: frozenset[str]) -> Conditions:
+        if (nulls, absent) not in self._conditions:
+            # Nothing is used of what is absent, so nothing of it is computed.
+            signals = {n: Signal() if n in absent else self._signal(n, n not in nulls) for n in self.host.plugins}
+            scales = {**self.scales, **dict.fromkeys(absent, 0.0)}
+            self._conditions[nulls, absent] = Conditions(self.batch.grid, signals, scales, self.regions)
+        return self._conditions[nulls, absent]
+
+    @torch.no_grad()  # a gradient with respect to x, where one is wanted, does not reach what is constant over the steps
     def _signal(self, name: str, known: bool) -> Signal:
-        if self.scales.get(name, 1.0) == 0:
-            return Signal()  # absent: nothing of it is used, so nothing is computed
         if (name, known) not in self._signals:
             self._signals[name, known] = self.host.encode_one(name, self.batch.arrays[name], self.batch.grid, known)
         return self._signals[name, known]
@@ -61,6 +84,13 @@ class HostDenoiser:
     def _autocast(self) -> torch.autocast:
         device = next(self.host.backbone.unet.parameters()).device
         return torch.autocast(device.type, dtype=self.dtype, enabled=self.dtype != torch.float32)
+
+
+def check_range(name: str, start: float, end: float) -> tuple[float, float]:
+    """Return (start, end); raises InputError unless 0 <= start < end <= 1."""
+    if not 0 <= start < end <= 1:
+        raise InputError(f"range {start:g} to {end:g} of {name!r} must be fractions of the steps with 0 <= start < end <= 1")
+    return start, end
 
 
 @contextmanager

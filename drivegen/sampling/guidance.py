@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from drivegen.plugin import Denoiser
+
+Part = tuple[tuple[str, ...], float]
+"""Plugins that become known together, and the weight of what they add."""
 
 
 def classifier_free(denoise: Denoiser, scale: float, null: Iterable[str], rescale: float = 0.0) -> Denoiser:
@@ -15,20 +19,45 @@ def classifier_free(denoise: Denoiser, scale: float, null: Iterable[str], rescal
 
     rescale is φ of Lin et al. (2023), eq. 15-16: it brings the deviation of each row back to the conditional one's.
     """
-    unknown = dict.fromkeys(null, False)
-    if scale == 1 or not unknown:
+    return _guided(denoise, [(tuple(dict.fromkeys(null)), scale)], rescale)
+
+
+def telescoping(denoise: Denoiser, weights: Mapping[str, float], order: Iterable[str], rescale: float = 0.0) -> Denoiser:
+    """Guide with a weight a plugin: ε(∅) + Σ wᵢ [ε(c₁…cᵢ) − ε(c₁…cᵢ₋₁)], i in the order of `order`, the config's.
+
+    Plugins without a weight are known throughout. K plugins take K + 1 evaluations, less those whose factor is 0: with equal
+    weights the inner ones cancel and what is left is `classifier_free`.
+    """
+    return _guided(denoise, [((name,), float(weights[name])) for name in order if name in weights], rescale)
+
+
+def _guided(denoise: Denoiser, parts: Sequence[Part], rescale: float) -> Denoiser:
+    if all(weight == 1 or not names for names, weight in parts):
         return denoise
 
     def guided(x: Tensor, t: Tensor, known: Mapping[str, bool] | None = None) -> Tensor:
         known = known or {}
-        conditional = denoise(x, t, known)
-        if all(known.get(name) is False for name in unknown):
-            return conditional
-        out = torch.lerp(denoise(x, t, {**known, **unknown}), conditional, scale)
-        if rescale > 0:
-            dims = tuple(range(1, out.ndim))
+        # What the caller wants null stays null, and then there is no difference to weigh.
+        left = [(names, weight) for names, weight in parts if any(known.get(name, True) for name in names)]
+        # The same sum by evaluations: ε(c₁…cᵢ) has the factor wᵢ − wᵢ₊₁, with w₀ = 1 and nothing after the last.
+        factors = [a - b for a, b in pairwise([1.0, *(weight for _, weight in left), 0.0])]
+        predictions: list[tuple[float, Tensor]] = []
+        for i in reversed(range(len(factors))):
+            if factors[i] != 0 or (i == len(left) and rescale > 0):
+                null = {name: False for names, _ in left[i:] for name in names}
+                predictions.append((factors[i], denoise(x, t, {**known, **null})))
+        out = _mix(predictions)
+        if rescale > 0 and left:
+            conditional, dims = predictions[0][1], tuple(range(1, out.ndim))
             ratio = conditional.std(dims, keepdim=True) / out.std(dims, keepdim=True)
             out = torch.lerp(out, out * ratio, rescale)
         return out
 
     return guided
+
+
+def _mix(predictions: Sequence[tuple[float, Tensor]]) -> Tensor:
+    """Sum predictions by their factors, which sum to 1."""
+    if len(predictions) == 2:
+        return torch.lerp(predictions[1][1], predictions[0][1], predictions[0][0])
+    return torch.stack([factor * prediction for factor, prediction in predictions]).sum(0)

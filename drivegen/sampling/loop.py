@@ -50,26 +50,42 @@ def start_at(scheduler: Any, strength: float) -> Tensor:
     return left
 
 
-def clean_latents(scheduler: Any) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-    """Return ``to_x0(x, t, prediction)`` for a variance-preserving x, after the scheduler's prediction type.
+class CleanLatents:
+    """``to_x0(x, t, prediction)`` for x = α·x0 + σ·ε of unit variance, after a scheduler's prediction type.
 
     epsilon: Ho et al. (2020), eq. 15; v-prediction: Salimans and Ho (2022), appendix D. Fractional timesteps interpolate ᾱ.
     """
-    kind = scheduler.config.prediction_type
-    alphas = scheduler.alphas_cumprod.double()
 
-    def to_x0(x: Tensor, t: Tensor, prediction: Tensor) -> Tensor:
-        if kind == "sample":
+    def __init__(self, scheduler: Any) -> None:
+        self.kind: str = scheduler.config.prediction_type
+        self._alphas: Tensor = scheduler.alphas_cumprod.double().cpu()
+
+    def __call__(self, x: Tensor, t: Tensor, prediction: Tensor) -> Tensor:
+        """Give the clean latents (N, C, h, w) that a prediction implies."""
+        if self.kind == "sample":
             return prediction
-        at = t.detach().double().cpu().clamp(0, len(alphas) - 1)
-        low = at.floor().long()
-        alpha = torch.lerp(alphas.cpu()[low], alphas.cpu()[at.ceil().long()], at - low)
-        a, s = alpha.sqrt().to(x), (1 - alpha).sqrt().to(x)
-        if a.ndim:
-            a, s = a.view(-1, 1, 1, 1), s.view(-1, 1, 1, 1)
-        return a * x - s * prediction if kind == "v_prediction" else (x - s * prediction) / a
+        a, s = self.rates(t, x)
+        return a * x - s * prediction if self.kind == "v_prediction" else (x - s * prediction) / a
 
-    return to_x0
+    def rates(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Give α and σ of timesteps (N,) or (), shaped to multiply latents `like`."""
+        at = t.detach().double().cpu().clamp(0, len(self._alphas) - 1)
+        low = at.floor().long()
+        alpha = torch.lerp(self._alphas[low], self._alphas[at.ceil().long()], at - low)
+        a, s = alpha.sqrt().to(like), (1 - alpha).sqrt().to(like)
+        return (a.view(-1, 1, 1, 1), s.view(-1, 1, 1, 1)) if a.ndim else (a, s)
+
+    def moved(self, t: Tensor, prediction: Tensor, by: Tensor) -> Tensor:
+        """Give the prediction whose clean latents lie `by` (N, C, h, w) further."""
+        if self.kind == "sample":
+            return prediction + by
+        a, s = self.rates(t, prediction)
+        return prediction - by / s if self.kind == "v_prediction" else prediction - by * a / s
+
+
+def clean_latents(scheduler: Any) -> CleanLatents:
+    """Return the scheduler's ``to_x0(x, t, prediction)``."""
+    return CleanLatents(scheduler)
 
 
 def _takes_generator(scheduler: Any) -> bool:

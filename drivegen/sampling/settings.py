@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from drivegen.errors import InputError, nearest
+from drivegen.plugin import Denoiser
+from drivegen.sampling.guidance import classifier_free, telescoping
 from drivegen.sampling.samplers import check_sampler
 
 MAX_STEPS = 1000
@@ -18,13 +20,14 @@ MAX_STEPS = 1000
 class Sampling:
     """Sampling defaults of a model.
 
-    guidance is the scale s of u + s·(c − u), 1 = none; null names the plugins that its unconditional half nulls (None = all);
-    shared_noise starts every view from the same noise; guidance_rescale is φ of Lin et al. (2023), 0 = off.
+    guidance is the scale s of u + s·(c − u), 1 = none, and null names the plugins that its unconditional half nulls (None =
+    all); or guidance gives a weight a plugin (`telescoping`), and null is not read. shared_noise starts every view from the
+    same noise; guidance_rescale is φ of Lin et al. (2023), 0 = off.
     """
 
     sampler: str = "unipc"
     steps: int = 20
-    guidance: float = 2.0
+    guidance: float | Mapping[str, float] = 2.0
     guidance_rescale: float = 0.0
     null: tuple[str, ...] | None = None
     shared_noise: bool = False
@@ -33,8 +36,11 @@ class Sampling:
         check_sampler(self.sampler)
         if isinstance(self.steps, bool) or not isinstance(self.steps, int) or not 1 <= self.steps <= MAX_STEPS:
             raise InputError(f"sampling steps {self.steps!r} must be a whole number from 1 to {MAX_STEPS}")
-        for name, top in (("guidance", 100.0), ("guidance_rescale", 1.0)):
-            value = getattr(self, name)
+        weights = {"guidance": self.guidance}
+        if isinstance(self.guidance, Mapping):
+            weights = {f"guidance of {name!r}": weight for name, weight in self.guidance.items()}
+        checks = [*((name, value, 100.0) for name, value in weights.items()), ("guidance_rescale", self.guidance_rescale, 1.0)]
+        for name, value, top in checks:
             number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
             if not number or not 0 <= value <= top:
                 raise InputError(f"sampling {name} {value!r} must be a number from 0 to {top:g}")
@@ -67,10 +73,17 @@ class Sampling:
     def nulled(self, names: Iterable[str]) -> tuple[str, ...]:
         """Return which of the model's plugins (names) guidance nulls; raises InputError on a name that is not among them."""
         names = tuple(names)
-        if self.null is None:
+        chosen = tuple(self.guidance) if isinstance(self.guidance, Mapping) else self.null
+        if chosen is None:
             return names
-        for name in self.null:
+        for name in chosen:
             if name not in names:
                 has = f"{', '.join(names) or 'none'}{nearest(name, names)}"
                 raise InputError(f"guidance nulls {name!r}, but the plugins are {has}")
-        return self.null
+        return chosen
+
+    def guided(self, denoise: Denoiser, names: Iterable[str]) -> Denoiser:
+        """Put this guidance around a denoiser of a model with these plugins, in order."""
+        if isinstance(self.guidance, Mapping):
+            return telescoping(denoise, self.guidance, names, self.guidance_rescale)
+        return classifier_free(denoise, self.guidance, self.nulled(names), self.guidance_rescale)
