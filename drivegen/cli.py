@@ -81,16 +81,29 @@ def generate(
     all_samples: Annotated[bool, typer.Option("--all", help="Every sample of the scene, or of the dataset.")] = False,
     num: Annotated[int | None, typer.Option(help="At most this many samples.")] = None,
     model: Annotated[str, typer.Option(help="'tiny', a model folder, or a single-file checkpoint.")] = "tiny",
+    plugin: Annotated[
+        list[str] | None, typer.Option(metavar="FOLDER", help="Add a plugin saved alone: its folder, file or hub id.")
+    ] = None,
+    lora: Annotated[list[str] | None, typer.Option(metavar="FILE[=SCALE]", help="Add a LoRA; may be repeated.")] = None,
+    input_: Annotated[
+        list[str] | None, typer.Option("--input", metavar="PLUGIN=FILE", help="Give a plugin a file, such as a picture.")
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="Folder with the configurations of a single-file checkpoint.")] = None,
     prompt: Annotated[str | None, typer.Option(help="Text in place of each sample's description.")] = None,
     negative_prompt: Annotated[str | None, typer.Option(help="Text to stay away from.")] = None,
     steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None,
-    guidance: Annotated[float | None, typer.Option(help="Guidance scale; 1 is none.")] = None,
+    guidance: Annotated[
+        list[str] | None, typer.Option(metavar="W|PLUGIN=W", help="Guidance scale, 1 is none; or a weight a plugin, repeated.")
+    ] = None,
     sampler: Annotated[str | None, typer.Option(help="unipc, dpm++, ddim, euler, ddpm, pndm …")] = None,
     seed: Annotated[int, typer.Option(help="Same seed, same settings, same machine: same bytes.")] = 0,
     without: Annotated[list[str] | None, typer.Option(metavar="PLUGIN", help="Null a plugin; may be repeated.")] = None,
     scale: Annotated[
         list[str] | None, typer.Option(metavar="PLUGIN=X", help="1 as trained, 0 absent; may be repeated.")
+    ] = None,
+    range_: Annotated[
+        list[str] | None,
+        typer.Option("--range", metavar="PLUGIN=START:END", help="Fractions of the steps between which it is there."),
     ] = None,
     strength: Annotated[float | None, typer.Option(help="Start from the recorded pictures: 0 keeps them, 1 nothing.")] = None,
     size: Annotated[str | None, typer.Option(metavar="HEIGHTxWIDTH", help="Size of each image. Default: the model's.")] = None,
@@ -108,16 +121,18 @@ def generate(
         prompt,
         negative_prompt,
         steps,
-        guidance,
+        tuple(guidance or ()),
         sampler,
         seed,
         tuple(without or ()),
         tuple(scale or ()),
+        tuple(range_ or ()),
         strength,
         work.parse_size(size),
+        tuple(input_ or ()),
     )
     _quiet()
-    work.generate(out, selection, settings, work.Where(model, device, dtype, offload, config), _console())
+    work.generate(out, selection, settings, work.Where(model, device, dtype, offload, config, tuple(plugin or ()), tuple(lora or ())), _console())
 
 
 @app.command()
@@ -159,6 +174,43 @@ def train(
 
 convert = typer.Typer(help="Turn foreign checkpoints into models.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(convert, name="convert")
+
+
+@convert.command()
+@_guarded
+def controlnet(
+    src: Annotated[Path, typer.Argument(help="Folder of a diffusers ControlNetModel.")],
+    out: Annotated[Path, typer.Argument(help="Plugin folder to write.")],
+    picture: Annotated[str, typer.Option(help="What it reads: layout, boxes, lanes, depth, bev …, or 'given'.")] = "given",
+    attends_to: Annotated[
+        list[str] | None, typer.Option(metavar="PLUGIN", help="Whose tokens it sees; may be repeated. Default: text.")
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="Number format of the weights: float32, bfloat16 or float16.")] = "float32",
+) -> None:
+    """Write a ControlNet as a plugin folder."""
+    from drivegen.convert import diffusers_networks as work
+    from drivegen.convert.magicdrive import parse_dtype
+
+    _quiet()
+    work.convert(work.controlnet(src, picture, tuple(attends_to or ("text",))), out, parse_dtype(dtype))
+    _console().print(f"wrote {out}", highlight=False, soft_wrap=True)
+
+
+@convert.command("t2i_adapter")
+@_guarded
+def t2i_adapter(
+    src: Annotated[Path, typer.Argument(help="Folder of a diffusers T2IAdapter.")],
+    out: Annotated[Path, typer.Argument(help="Plugin folder to write.")],
+    picture: Annotated[str, typer.Option(help="What it reads: layout, boxes, lanes, depth, bev …, or 'given'.")] = "given",
+    dtype: Annotated[str, typer.Option(help="Number format of the weights: float32, bfloat16 or float16.")] = "float32",
+) -> None:
+    """Write a T2I-Adapter as a plugin folder."""
+    from drivegen.convert import diffusers_networks as work
+    from drivegen.convert.magicdrive import parse_dtype
+
+    _quiet()
+    work.convert(work.t2i_adapter(src, picture), out, parse_dtype(dtype))
+    _console().print(f"wrote {out}", highlight=False, soft_wrap=True)
 
 
 @convert.command()

@@ -16,13 +16,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from drivegen.errors import InputError, nearest
 from drivegen.manifest import Manifest, describe
 from drivegen.pipeline import Pipeline
-from drivegen.sampling import check_seed
+from drivegen.sampling import check_range, check_seed
 from drivegen.scene import Frame
 from drivegen.training.folder import held
 from drivegen.views import check_name
 
-BUILT_IN = (7, 0)
-"""(seed, index) of the scene of the procedural city that is generated when no data are given."""
+BUILT_IN = Path(__file__).parent / "assets" / "scene"
+"""The dataset that is generated from when no data are given: one frame of the procedural city."""
 
 
 @dataclass(frozen=True)
@@ -47,14 +47,9 @@ class Selection:
 
     def frames(self) -> _Frames:
         """Open the data and return the frames, read one by one."""
-        if self.data is None:
-            from drivegen import world
-
-            scene = world.build(*BUILT_IN, frames=self.num or 1).scene
-            return _Frames([frame.token for frame in scene.frames], list(scene.frames).__getitem__)
         from drivegen import nuscenes
 
-        dataset = nuscenes.open(self.data, self.version)
+        dataset = nuscenes.open(self.data or BUILT_IN, self.version)
         tokens = dataset.samples(self.scene)
         if self.samples:
             for token in self.samples:
@@ -91,13 +86,15 @@ class Settings:
     prompt: str | None = None
     negative_prompt: str | None = None
     steps: int | None = None
-    guidance: float | None = None
+    guidance: tuple[str, ...] = ()
     sampler: str | None = None
     seed: int = 0
     without: tuple[str, ...] = ()
     scales: tuple[str, ...] = ()
+    ranges: tuple[str, ...] = ()
     strength: float | None = None
     size: tuple[int, int] | None = None
+    inputs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -109,16 +106,28 @@ class Where:
     dtype: str = "auto"
     offload: bool = False
     config_folder: Path | None = None
+    plugins: tuple[str, ...] = ()
+    loras: tuple[str, ...] = ()
+
+    def pipeline(self) -> Pipeline:
+        """Load the model, and what is added to it."""
+        pipe = Pipeline.from_pretrained(self.model, self.device, self.dtype, self.offload, self.config_folder)
+        for source in self.plugins:
+            pipe.add_plugin(source)
+        for text in self.loras:
+            pipe.load_lora(*parse_lora(text))
+        return pipe
 
 
 def generate(out: Path, selection: Selection, settings: Settings, where: Where, console: Console) -> None:
     """Generate the selected frames into OUT/<sample_token>/, with sheets and a manifest."""
-    scales = parse_scales(settings.scales)
+    scales, ranges, guidance = parse_scales(settings.scales), parse_ranges(settings.ranges), parse_guidance(settings.guidance)
+    inputs = parse_inputs(settings.inputs)
     check_seed(settings.seed)
     with held(out):
         manifest = Manifest(out)
         frames = selection.frames()
-        pipe = Pipeline.from_pretrained(where.model, where.device, where.dtype, where.offload, where.config_folder)
+        pipe = where.pipeline()
         steps = settings.steps or pipe.model.sampling.steps
         with manifest, _progress(console, len(frames) * steps) as advance:
             started, images = time.monotonic(), 0
@@ -129,8 +138,9 @@ def generate(out: Path, selection: Selection, settings: Settings, where: Where, 
                 folder = out / check_name(frame.token, "sample token")
                 views = pipe(
                     frame, prompt=settings.prompt, negative_prompt=settings.negative_prompt, seed=settings.seed,
-                    num_inference_steps=settings.steps, guidance_scale=settings.guidance, sampler=settings.sampler,
-                    scales=scales, without=settings.without, size=settings.size, strength=settings.strength,
+                    num_inference_steps=settings.steps, guidance_scale=guidance, sampler=settings.sampler,
+                    scales=scales, ranges=ranges, without=settings.without, size=settings.size, strength=settings.strength,
+                    inputs=inputs,
                     image=None if settings.strength is None else recorded(frame),
                     callback_on_step_end=lambda pipe, i, t, state, n=number: advance(n * steps + i + 1),
                 )  # fmt: skip
@@ -146,6 +156,57 @@ def generate(out: Path, selection: Selection, settings: Settings, where: Where, 
 
 def parse_scales(given: Sequence[str]) -> dict[str, float]:
     """Read PLUGIN=X options."""
+    return _by_plugin("--scale", given, "PLUGIN=X with a number X of 0 or above, such as boxes=1.5")
+
+
+def parse_lora(text: str) -> tuple[str, float]:
+    """Read FILE[=SCALE]."""
+    file, equals, number = text.rpartition("=")
+    if not equals:
+        return text, 1.0
+    try:
+        return file, float(number)
+    except ValueError:
+        return text, 1.0  # the equals sign is in the file's name
+
+
+def parse_inputs(given: Sequence[str]) -> dict[str, str]:
+    """Read PLUGIN=FILE options."""
+    out: dict[str, str] = {}
+    for text in given:
+        name, _, value = text.partition("=")
+        if not name or not value or name in out:
+            raise InputError(f"--input {text!r} must be PLUGIN=FILE, once a plugin, such as image_prompt=photo.jpg")
+        out[name] = value
+    return out
+
+
+def parse_guidance(given: Sequence[str]) -> float | dict[str, float] | None:
+    """Read one number, or PLUGIN=W options; None where there is none."""
+    if len(given) == 1 and "=" not in given[0]:
+        try:
+            return float(given[0])
+        except ValueError:
+            raise InputError(f"--guidance {given[0]!r} must be a number, or PLUGIN=W such as text=3") from None
+    return _by_plugin("--guidance", given, "PLUGIN=W with a number W of 0 or above (or one number for all)") or None
+
+
+def parse_ranges(given: Sequence[str]) -> dict[str, tuple[float, float]]:
+    """Read PLUGIN=START:END options."""
+    out: dict[str, tuple[float, float]] = {}
+    for text in given:
+        name, _, ends = text.partition("=")
+        try:
+            start, end = (float(value) for value in ends.split(":"))
+        except ValueError:
+            raise InputError(f"--range {text!r} must be PLUGIN=START:END, such as layout=0:0.6") from None
+        if name in out:
+            raise InputError(f"--range names {name!r} twice")
+        out[name] = check_range(name, start, end)
+    return out
+
+
+def _by_plugin(option: str, given: Sequence[str], form: str) -> dict[str, float]:
     out: dict[str, float] = {}
     for text in given:
         name, equals, value = text.partition("=")
@@ -154,9 +215,9 @@ def parse_scales(given: Sequence[str]) -> dict[str, float]:
         except ValueError:
             number = -1.0
         if not name or not equals or not 0 <= number < float("inf"):
-            raise InputError(f"--scale {text!r} must be PLUGIN=X with a number X of 0 or above, such as boxes=1.5")
+            raise InputError(f"{option} {text!r} must be {form}")
         if name in out:
-            raise InputError(f"--scale names {name!r} twice")
+            raise InputError(f"{option} names {name!r} twice")
         out[name] = number
     return out
 

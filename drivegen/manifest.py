@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +61,9 @@ def describe(views: Views, model: Model, folder: Path, root: Path) -> list[dict[
     common = {
         "model": str(model.folder or ""), "model_sha256": model.digest, "plugins": dict(s.scales), "without": list(s.without),
         "prompt": s.prompt, "negative_prompt": s.negative_prompt, "sampler": s.sampler, "steps": s.steps,
-        "guidance": s.guidance,
-        "guidance_rescale": s.guidance_rescale, "strength": s.strength, "seed": s.seed, "size": list(s.size), "dtype": s.dtype,
+        "guidance": dict(s.guidance) if isinstance(s.guidance, Mapping) else s.guidance,
+        "ranges": {name: list(ends) for name, ends in s.ranges.items()}, "regions": list(s.regions), "classifier": s.classifier,
+        "loras": dict(s.loras), "guidance_rescale": s.guidance_rescale, "strength": s.strength, "seed": s.seed, "size": list(s.size), "dtype": s.dtype,
         "device": s.device, "threads": s.threads, "versions": library_versions(),
     }  # fmt: skip
     lines = []

@@ -14,15 +14,19 @@ from torch import Tensor
 
 from drivegen import data, runtime
 from drivegen.errors import InputError
+from drivegen.extensions import Extensions
 from drivegen.host import Host
-from drivegen.model import Model, check_size, load
+from drivegen.model import check_size, load
+from drivegen.raster import region_mask
+from drivegen.regions import Region
 from drivegen.sampling import (
+    Classifier,
     HostDenoiser,
     Sampling,
     build_scheduler,
     camera_generators,
+    check_range,
     check_seed,
-    classifier_free,
     clean_latents,
     draw_noise,
     remembered_projections,
@@ -49,17 +53,17 @@ class _Job:
     negative_prompt: str
     size: tuple[int, int]
     callback: Callback | None
+    ranges: Mapping[str, tuple[float, float]]
+    regions: Mapping[str, Any]
+    classifier: Classifier | None
 
 
-class Pipeline:
+class Pipeline(Extensions):
     """A model that turns frames into the images that their cameras would see.
 
     ``Pipeline(model)`` uses the model's host as it is: its device, its dtype, its weights (so a training run can look at its
     own); `from_pretrained` loads one and chooses.
     """
-
-    def __init__(self, model: Model) -> None:
-        self.model = model
 
     @classmethod
     def from_pretrained(
@@ -80,21 +84,6 @@ class Pipeline:
         else:
             model.host.to(target)
         return cls(model)
-
-    @property
-    def host(self) -> Host:
-        """The model's host."""
-        return self.model.host
-
-    @property
-    def device(self) -> torch.device:
-        """Where the networks compute."""
-        return runtime.device_of(self.host.backbone.unet)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Number format of the UNet's weights."""
-        return next(self.host.backbone.unet.parameters()).dtype
 
     def ignored(self, frame: Frame) -> tuple[str, ...]:
         """Name what the frame holds and a model with text alone cannot follow."""
@@ -123,10 +112,12 @@ class Pipeline:
         negative_prompt: str | None = None,
         seed: int | Sequence[int] = 0,
         num_inference_steps: int | None = None,
-        guidance_scale: float | None = None,
+        guidance_scale: float | Mapping[str, float] | None = None,
         guidance_rescale: float | None = None,
         sampler: str | None = None,
         scales: Mapping[str, float] | None = None,
+        ranges: Mapping[str, tuple[float, float]] | None = None,
+        regions: Mapping[str, Any] | None = None,
         without: Sequence[str] = (),
         inputs: Mapping[str, Any] | None = None,
         image: Mapping[str, Image.Image] | Sequence[Image.Image] | Image.Image | None = None,
@@ -134,17 +125,20 @@ class Pipeline:
         size: tuple[int, int] | None = None,
         output_type: str = "pil",
         callback_on_step_end: Callback | None = None,
+        classifier: Classifier | None = None,
         generator: torch.Generator | None = None,
     ) -> Iterator[Views]:
         """Yield the views of each frame as they are done; frames are run one by one, so that none depends on the others.
 
-        prompt replaces each frame's description. seed is one for all frames, or one each; generator draws it. scales by plugin
-        name: 1 as trained, 0 absent; `without` names plugins to null. inputs go to the plugins' `prepare` by name. image (one a
-        camera, by channel or in ring order) with strength (0 to 1, default 0.8) starts from pictures. size is (height, width).
-        Whatever is None is the model's own default.
+        prompt replaces each frame's description. seed is one for all frames, or one each; generator draws it. guidance_scale is
+        one for all plugins that the model's guidance nulls, or a weight a plugin by name. By plugin name, too: scales, 1 as
+        trained, 0 absent; ranges, the (start, end) fractions of the steps outside of which it is absent; regions, where in the
+        pictures it is there (`raster.region_mask`); inputs, what goes to its `prepare`; `without` names those to null. image
+        (one a camera, by channel or in ring order) with strength (0 to 1, default 0.8) starts from pictures. size is (height,
+        width). classifier pulls. Whatever is None is the model's own default.
         """
         host = self.host
-        for name in (*(scales or {}), *without):
+        for name in (*(scales or {}), *without, *(ranges or {}), *(regions or {})):
             host.plugin(name)
         if output_type not in OUTPUT_TYPES:
             raise InputError(f"output_type {output_type!r} is not one of {', '.join(OUTPUT_TYPES)}")
@@ -162,7 +156,9 @@ class Pipeline:
         job = _Job(
             sampling, dict(scales or {}), tuple(dict.fromkeys(without)), self._inputs(inputs, negative_prompt), strength,
             output_type, negative_prompt or "", check_size(size or self.model.image_size, host.backbone), callback_on_step_end,
+            {name: check_range(name, *ends) for name, ends in (ranges or {}).items()}, dict(regions or {}), classifier,
         )  # fmt: skip
+        sampling.nulled(host.plugins)
         seeds = self._seeds(seed, generator, len(frames))
         if prompt is not None:
             frames = [replace(frame, description=prompt) for frame in frames]
@@ -195,28 +191,32 @@ class Pipeline:
     def _one(self, frame: Frame, seed: int, image: Any, job: _Job) -> Views:
         host, sampling, device = self.host, job.sampling, self.device
         frame = frame.resized(job.size[1], job.size[0])
-        plugins = {name: host.plugin(name) for name in host.plugins}
-        batch = data.collate([data.prepare(frame, plugins, job.inputs)], plugins, len(frame.cameras), [frame.token]).to(device)
+        plugins = {name: host.plugin(name) for name in host.plugins if job.scales.get(name, 1.0) != 0}
+        inputs = {name: given for name, given in job.inputs.items() if name in plugins or name not in host.plugins}
+        batch = data.collate([data.prepare(frame, plugins, inputs)], plugins, len(frame.cameras), [frame.token]).to(device)
         generators = camera_generators(seed, frame.channels, sampling.shared_noise)
         factor = host.backbone.vae_factor
         noise = draw_noise(generators, (host.backbone.latent_channels, job.size[0] // factor, job.size[1] // factor)).to(device)
-        with _evaluating(host), remembered_projections(host):
-            denoiser = HostDenoiser(host, batch, job.scales, job.without, self.dtype)
+        with _evaluating(host, frozen=job.classifier is not None), remembered_projections(host):
+            regions = {n: Region(torch.from_numpy(region_mask(frame, r))[:, None].to(device)) for n, r in job.regions.items()}
+            denoiser = HostDenoiser(host, batch, job.scales, job.without, self.dtype, job.ranges, regions)
             scheduler = build_scheduler(sampling.sampler, host.backbone.scheduler, sampling.steps, device)
-            denoise = classifier_free(denoiser, sampling.guidance, sampling.nulled(host.plugins), sampling.guidance_rescale)
+            denoise = sampling.guided(denoiser, host.plugins)
             to_x0 = clean_latents(scheduler)
-            for name, plugin in plugins.items():
-                if job.scales.get(name, 1.0) != 0:
-                    denoise = plugin.guide(denoise, to_x0) or denoise
+            for plugin in plugins.values():
+                denoise = plugin.guide(denoise, to_x0) or denoise
+            if job.classifier is not None:
+                denoise = job.classifier.guide(denoise, to_x0, frame, self._decode)
             x, timesteps = noise * scheduler.init_noise_sigma, scheduler.timesteps
             if job.strength is not None:
                 timesteps = start_at(scheduler, job.strength)
                 x = self._encode(frame, image)
                 if len(timesteps):
                     x = scheduler.add_noise(x, noise, timesteps[:1].repeat(len(x)))
+            denoiser.steps = max(1, len(timesteps))
 
             def after(i: int, t: Tensor, x: Tensor) -> Tensor | None:
-                denoiser.progress = (i + 1) / len(timesteps)
+                denoiser.step = i + 1
                 changed = job.callback(self, i, t, {"latents": x}) if job.callback else None
                 return (changed or {}).get("latents")
 
@@ -252,20 +252,26 @@ class Pipeline:
     def _settings(self, frame: Frame, seed: int, job: _Job) -> Settings:
         s = job.sampling
         scales = {name: float(job.scales.get(name, 1.0)) for name in self.host.plugins}
+        weights = {n: float(w) for n, w in s.guidance.items()} if isinstance(s.guidance, Mapping) else float(s.guidance)
         return Settings(
-            seed, s.sampler, s.steps, float(s.guidance), float(s.guidance_rescale), frame.description, job.negative_prompt,
-            job.strength, scales, job.without, job.size, str(self.dtype).removeprefix("torch."), str(self.device),
-            torch.get_num_threads(),
+            seed, s.sampler, s.steps, weights, float(s.guidance_rescale), frame.description, job.negative_prompt, job.strength,
+            scales, job.without, job.ranges, tuple(job.regions), str(job.classifier or ""), job.size,
+            str(self.dtype).removeprefix("torch."), str(self.device), torch.get_num_threads(), loras=self.loras,
         )  # fmt: skip
 
 
 @contextmanager
-def _evaluating(host: Host) -> Iterator[None]:
-    """Switch drop-out off for a while, and back where it was on."""
+def _evaluating(host: Host, frozen: bool = False) -> Iterator[None]:
+    """Switch drop-out off for a while, and with frozen the gradients of parameters, and back on where they were."""
     was = [module for module in host.modules() if module.training]
+    held = [parameter for parameter in host.parameters() if parameter.requires_grad and frozen]
     host.eval()
+    for parameter in held:
+        parameter.requires_grad_(False)
     try:
         yield
     finally:
         for module in was:
             module.training = True
+        for parameter in held:
+            parameter.requires_grad_(True)

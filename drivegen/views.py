@@ -26,7 +26,7 @@ class Settings:
     seed: int
     sampler: str
     steps: int
-    guidance: float
+    guidance: float | Mapping[str, float]
     guidance_rescale: float = 0.0
     prompt: str = ""
     negative_prompt: str = ""
@@ -35,6 +35,14 @@ class Settings:
     """Scale of every plugin of the model, in order; 0 = absent."""
     without: tuple[str, ...] = ()
     """Plugins that were null."""
+    ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    """Fractions of the steps between which a plugin was there; missing = throughout."""
+    regions: tuple[str, ...] = ()
+    """Plugins that were there in a part of the picture only."""
+    classifier: str = ""
+    """The classifier that pulled, as it describes itself."""
+    loras: Mapping[str, float] = field(default_factory=dict, kw_only=True)
+    """Scales of the LoRAs that were in."""
     size: tuple[int, int] = (0, 0)
     """(height, width) in pixels."""
     dtype: str = "float32"
