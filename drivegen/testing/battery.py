@@ -38,8 +38,8 @@ class Case:
     others: Mapping[str, Callable[[], Plugin]] = field(default_factory=dict)
     name: str = "mine"
 
-    def plugin(self, trained: bool = True) -> Plugin:
-        """Make the plugin; `trained` is applied once it is attached (see `host`)."""
+    def plugin(self) -> Plugin:
+        """Make the plugin."""
         torch.manual_seed(0)
         return self.make(**self.options)
 
