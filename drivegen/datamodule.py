@@ -76,7 +76,8 @@ class Sources:
             if name not in known:
                 raise InputError(f"val_scenes names {name!r}, which is in none of the datasets{nearest(name, known)}")
         for index, dataset in enumerate(self.datasets):
-            tables = _stat(sorted((dataset.root / dataset.version).glob("*.json")) + sorted((dataset.root / "maps").glob("expansion/*.json")))
+            files = [*(dataset.root / dataset.version).glob("*.json"), *dataset.root.glob("maps/expansion/*.json")]
+            tables = _stat(sorted(files))
             scenes = list(dataset.scenes)
             last = round(len(scenes) * val_scenes) if isinstance(val_scenes, float) else 0
             if isinstance(val_scenes, float) and val_scenes > 0 and len(scenes) > 1:
@@ -160,8 +161,8 @@ class FrameDataset(TorchDataset[tuple[FrameRef, data.Prepared, dict[str, np.ndar
         """Join frames of equal view count."""
         refs, prepared, pictures = zip(*items, strict=True)
         conditions = data.collate(prepared, self.plugins, refs[0].views, [ref.token for ref in refs])
-        kind = "moments" if all("moments" in p for p in pictures) else "pixels"
-        joined = torch.from_numpy(np.concatenate([p[kind] if kind in p else pixels_of(self.sources.frame(r)) for p, r in zip(pictures, refs, strict=True)]))
+        kind = "pixels" if self.moments is None else "moments"
+        joined = torch.from_numpy(np.concatenate([picture[kind] for picture in pictures]))
         return TrainBatch(conditions, **{kind: joined})
 
 
@@ -175,8 +176,8 @@ class DriveData(pl.LightningDataModule):
 
     def __init__(
         self, roots: Sequence[str | Path], host: Host, *, size: tuple[int, int], images: int = 12, version: str | None = None,
-        val_scenes: float | Sequence[str] = 0.0, max_frames: int | None = None, cache: str | Path | None = None, workers: int = 0,
-        seed: int = 0, batches: int | None = None,
+        val_scenes: float | Sequence[str] = 0.0, max_frames: int | None = None, cache: str | Path | None = None,
+        workers: int = 0, seed: int = 0, batches: int | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
         self.roots, self.host, self.size, self.images, self.version = list(roots), host, size, images, version

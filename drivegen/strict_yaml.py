@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import re
@@ -20,16 +21,20 @@ MAX_CHARACTERS = 1_000_000
 _CODE_KEYS = ("_target_", "class_path", "__class__")
 
 
+def _refused(problem: str, at: Any) -> yaml.MarkedYAMLError:
+    return yaml.MarkedYAMLError(problem=problem, problem_mark=at.start_mark)
+
+
 class _Loader(yaml.SafeLoader):
     """SafeLoader that refuses anchors, tags and duplicate keys, and reads ``1e-4`` as the number that it is."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         event = self.peek_event()
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
-            raise yaml.MarkedYAMLError(problem="anchors and aliases are not allowed; write the value out", problem_mark=event.start_mark)
+            raise _refused("anchors and aliases are not allowed; write the value out", event)
         tag = getattr(event, "tag", None)
-        if tag and not tag.startswith("tag:yaml.org,2002:") or tag and "python" in tag:
-            raise yaml.MarkedYAMLError(problem=f"the tag {tag!r} is not allowed", problem_mark=event.start_mark)
+        if tag and ("python" in tag or not tag.startswith("tag:yaml.org,2002:")):
+            raise _refused(f"the tag {tag!r} is not allowed", event)
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
@@ -37,9 +42,9 @@ class _Loader(yaml.SafeLoader):
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
             if not isinstance(key, str):
-                raise yaml.MarkedYAMLError(problem=f"the key {key!r} is not a name", problem_mark=key_node.start_mark)
+                raise _refused(f"the key {key!r} is not a name", key_node)
             if key in seen:
-                raise yaml.MarkedYAMLError(problem=f"the key {key!r} comes twice", problem_mark=key_node.start_mark)
+                raise _refused(f"the key {key!r} comes twice", key_node)
             seen.add(key)
         return super().construct_mapping(node, deep)
 
@@ -54,7 +59,7 @@ def parse(text: str, where: str) -> Any:
     if len(text) > MAX_CHARACTERS:
         raise InputError(f"{where} has {len(text):,} characters; a config has at most {MAX_CHARACTERS:,}")
     try:
-        return yaml.load(text, Loader=_Loader)  # noqa: S506  # a SafeLoader
+        return yaml.load(text, Loader=_Loader)  # a SafeLoader
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         at = f", line {mark.line + 1} column {mark.column + 1}" if mark else ""
@@ -97,7 +102,7 @@ def _check(value: Any, path: str) -> None:
     if isinstance(value, dict):
         for key, item in value.items():
             if key in _CODE_KEYS:
-                raise InputError(f"{path}{key} names a class to run ({item!r}); settings cannot, use `kind:` with a plugin's kind")
+                raise InputError(f"{path}{key} names code to run ({item!r}), which settings cannot; use `kind:`")
             _check(item, f"{path}{key}.")
     elif isinstance(value, list):
         for i, item in enumerate(value):
@@ -210,10 +215,8 @@ def _tuple(args: tuple[Any, ...], value: Any, path: str) -> tuple[Any, ...]:
 def _plain(kind: Any, value: Any, path: str) -> Any:
     words = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
     if kind is float and isinstance(value, str):
-        try:
-            value = float(value)  # `1e-4` on a command line that quotes it
-        except ValueError:
-            pass
+        with contextlib.suppress(ValueError):
+            value = float(value)  # `1e-4` in quotes
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):

@@ -28,9 +28,14 @@ def load(tmp_path: Path, text: str, *overrides: str) -> config.Config:
 
 def test_values_defaults_and_overrides(tmp_path):
     made = load(tmp_path, GOOD, "train.lr=2e-3", "data.roots=[a, b]", "plugins.b.kind=boxes", "preview.every=7")
-    assert made.train.lr == 2e-3 and made.train.steps == 10 and made.train.clip == 1.0
-    assert made.data.roots == ("a", "b") and made.data.size == (32, 48)
-    assert list(made.plugins) == ["a", "b"] and made.plugins["a"].drop == 0.25 and made.preview.every == 7
+    assert made.train.lr == 2e-3
+    assert made.train.steps == 10
+    assert made.train.clip == 1.0
+    assert made.data.roots == ("a", "b")
+    assert made.data.size == (32, 48)
+    assert list(made.plugins) == ["a", "b"]
+    assert made.plugins["a"].drop == 0.25
+    assert made.preview.every == 7
 
 
 @pytest.mark.parametrize("spelling", ["1e-4", "1E-4", "1.0e-4", "0.0001", "'1e-4'", "1e-04"])
@@ -70,7 +75,7 @@ def test_interpolation_of_other_keys(tmp_path):
         ("model.unet.in_channels=4", ["model", "unet"]),
         ("train", ["'train'", "key=value"]),
         ("output.x=1", ["output", "value"]),
-        ("model._target_=os.system", ["model._target_", "class"]),
+        ("model._target_=os.system", ["model._target_", "code"]),
         ("plugins.a.options.class_path=os.system", ["class_path"]),
         ("output=${oc.env:HOME}", ["resolver", "environment"]),
         ("output=${output}", ["c.yaml"]),
@@ -104,10 +109,10 @@ BOMB = "a: &a [x, x]\n" + "\n".join(f"{chr(98 + i)}: &{chr(98 + i)} [{', '.join(
     ],
 )
 def test_hostile_files_are_refused_at_once(tmp_path, text, said):
-    begun = time.perf_counter()
+    begun = time.process_time()
     with pytest.raises(InputError, match=said):
         load(tmp_path, text)
-    assert time.perf_counter() - begun < 2  # an alias bomb takes OmegaConf more than a minute
+    assert time.process_time() - begun < 2  # an alias bomb takes OmegaConf more than a minute
 
 
 def test_a_missing_or_binary_file(tmp_path):
@@ -119,7 +124,7 @@ def test_a_missing_or_binary_file(tmp_path):
 
 
 def test_required_settings_are_named(tmp_path):
-    with pytest.raises(InputError, match="train.steps is missing"):
+    with pytest.raises(InputError, match=r"train\.steps is missing"):
         load(tmp_path, GOOD.replace("steps: 10, ", ""))
 
 

@@ -15,3 +15,10 @@ def run(config: str | Path, overrides: Sequence[str] = (), resume: str | Path | 
     from drivegen.training.runner import run as start
 
     return start(Path(config), tuple(overrides), None if resume is None else str(resume))
+
+
+def export(checkpoint: str | Path, out: str | Path) -> Path:
+    """Write ``out/model`` from a checkpoint: what the run would have saved, had it ended there; returns the folder."""
+    from drivegen.training.runner import export as write
+
+    return write(Path(checkpoint), Path(out))

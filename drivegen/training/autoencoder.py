@@ -105,7 +105,8 @@ class AutoencoderModule(TrainedModule):
         edges = edge_distance(made, pixels)
         colour = colour_distance(made, pixels)
         kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).sum(dim=(1, 2, 3)).mean()
-        self.log_dict({"l1": l1.detach(), "edges": edges.detach(), "colour": colour.detach(), "kl": kl.detach(), "latent_std": mean.detach().std()})
+        parts = {"l1": l1, "edges": edges, "colour": colour, "kl": kl, "latent_std": mean.std()}
+        self.log_dict({name: value.detach() for name, value in parts.items()})
         total = self.loss.l1 * l1 + self.loss.edges * edges + self.loss.colour * colour + self.loss.kl * kl
         return self.checked(total, batch.samples)
 

@@ -86,7 +86,8 @@ class TrainedModule(pl.LightningModule):
         norm = nn.utils.clip_grad_norm_([p for _, p in self.trained()], limit)
         # Loss scaling of fp16 makes infinite gradients on purpose and skips the step.
         if self.settings.precision != "fp16" and not bool(torch.isfinite(norm)):
-            raise Diverged(f"the gradient is {float(norm)} at step {self.global_step}, samples {', '.join(self.samples)}; {_ADVICE}")
+            names = ", ".join(self.samples)
+            raise Diverged(f"the gradient is {float(norm)} at step {self.global_step}, samples {names}; {_ADVICE}")
         self.log("gradient_norm", norm)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -76,7 +76,13 @@ def plugin_digest(plugin: Plugin, tokenizer: Any) -> str:
 
     own = Path(sys.modules[type(plugin).__module__].__file__ or "")
     house = Path(drivegen.__file__).parent
-    files = [own, *(house / f"{name}.py" for name in ("scene", "geometry", "fourier", "references", "pictured")), *sorted(house.glob("raster/**/*.py"))]
+    files = [
+        own,
+        *(house / f"{name}.py" for name in ("scene", "geometry", "fourier", "references", "pictured")),
+        *sorted(house.glob("raster/**/*.py")),
+    ]
     code = [hashlib.sha256(p.read_bytes()).hexdigest() for p in files if p.is_file()]
-    words = hashlib.sha256(json.dumps(tokenizer.get_vocab(), sort_keys=True).encode()).hexdigest() if tokenizer is not None else ""
+    words = ""
+    if tokenizer is not None:
+        words = hashlib.sha256(json.dumps(tokenizer.get_vocab(), sort_keys=True).encode()).hexdigest()
     return digest(type(plugin).__module__, type(plugin).__qualname__, plugin.config, code, words)

@@ -17,7 +17,10 @@ from drivegen import weights
 from drivegen.config import differences
 from drivegen.errors import InputError
 
-FREE = ("preview", "data.workers", "data.cache", "output", "sampling", "train.checkpoint_every", "train.keep_checkpoints", "train.log_every")
+FREE = (
+    "preview", "data.workers", "data.cache", "output", "sampling", "save_dtype", "train.checkpoint_every",
+    "train.keep_checkpoints", "train.log_every",
+)  # fmt: skip
 """Settings that may change when a run is resumed: none of them changes what is learned."""
 
 
@@ -56,7 +59,8 @@ def check_config(checkpoint: Mapping[str, Any], config: Mapping[str, Any], path:
         raise InputError(f"{path} was not written by `drivegen train`; it has no config to compare with")
     changed = [d for d in differences(saved, config) if not re.match(rf"({'|'.join(map(re.escape, FREE))})[.:\[]", d)]
     if changed:
-        raise InputError(f"the config is not the one that {path} was made with: {'; '.join(changed)}; use the old one, or start anew")
+        shown = "; ".join(changed)
+        raise InputError(f"the config is not the one that {path} was made with: {shown}; use the old one, or start anew")
 
 
 class Checkpoints(pl.Callback):
@@ -72,7 +76,9 @@ class Checkpoints(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._saved = trainer.global_step
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         if trainer.global_step % self.every == 0 and trainer.global_step != self._saved:
             self.save(trainer)
 

@@ -35,7 +35,9 @@ class StopOnSignal(pl.Callback):
         self._before = {number: signal.signal(number, self._receive) for number in STATUS}
         self._step = trainer.global_step
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         whole, self._step = trainer.global_step != self._step, trainer.global_step
         if self.received and whole:
             self.checkpoints.save(trainer)

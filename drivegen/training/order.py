@@ -46,7 +46,8 @@ class Loader:
     """
 
     def __init__(
-        self, dataset: Dataset[Any], order: Order, collate: Callable[[list[Any]], Any], workers: int = 0, length: int | None = None,
+        self, dataset: Dataset[Any], order: Order, collate: Callable[[list[Any]], Any], workers: int = 0,
+        length: int | None = None,
     ) -> None:  # fmt: skip
         self.dataset, self.order, self.collate, self.workers, self.length = dataset, order, collate, workers, length
         self.position = 0

@@ -49,8 +49,9 @@ class Preview(pl.Callback):
         self.folder.mkdir(parents=True, exist_ok=True)
         save_png(picture, self.folder / f"step-{trainer.global_step:08d}.png")
         for logger in trainer.loggers:
-            if hasattr(logger.experiment, "add_image"):
-                logger.experiment.add_image("preview", np.asarray(picture), trainer.global_step, dataformats="HWC")
+            board: Any = getattr(logger, "experiment", None)
+            if hasattr(board, "add_image"):
+                board.add_image("preview", np.asarray(picture), trainer.global_step, dataformats="HWC")
 
 
 def grid(rows: Rows, gap_px: int = 2) -> Image.Image:

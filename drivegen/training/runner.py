@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from drivegen import config as configs
-from drivegen import lora
+from drivegen import lora, strict_yaml
 from drivegen import model as models
 from drivegen.config import Config
 from drivegen.errors import InputError
@@ -59,7 +59,7 @@ def _fit(config: Config, stage: ModelStage | AutoencoderStage, folder: Path, sta
     callbacks += [progress(train.log_every), saver, stop]
     trainer = trainer_for(config, folder, callbacks)
     trainer.fit(stage.module, datamodule=stage.data, ckpt_path=None if start is None else str(start))
-    if stop.status:
+    if stop.status and trainer.global_step < train.steps:
         print(f"stopped at step {trainer.global_step}; go on with --resume auto", flush=True)
         return stop.status
     saver.save(trainer)
@@ -68,17 +68,36 @@ def _fit(config: Config, stage: ModelStage | AutoencoderStage, folder: Path, sta
     return 0
 
 
+def export(path: Path, out: Path) -> Path:
+    """See `drivegen.training.export`."""
+    state = checkpoints.read(path)
+    if "drivegen_config" not in state:
+        raise InputError(f"{path} was not written by `drivegen train`; it does not say what its weights belong to")
+    config = strict_yaml.build(Config, state["drivegen_config"])
+    if config.stage != "model":
+        raise InputError(f"{path} is a first stage's; its network is written to the run's vae/ at the end")
+    stage = ModelStage(config)
+    stage.module.on_load_checkpoint(state)
+    averages = [v["average"] for k, v in state.get("callbacks", {}).items() if k.startswith("EMA")]
+    parameters = dict(stage.module.trained())
+    with torch.no_grad():
+        for name, value in {**state["state_dict"], **(averages[0] if averages else {})}.items():
+            parameters[name].copy_(value)
+    return stage.write(out, int(state["global_step"]))
+
+
 def trainer_for(config: Config, folder: Path, callbacks: list[pl.Callback]) -> pl.Trainer:
     """Make the Trainer of a run."""
     from pytorch_lightning.loggers import TensorBoardLogger
 
     train = config.train
+    bar = any(isinstance(callback, pl.callbacks.ProgressBar) for callback in callbacks)
     return pl.Trainer(
-        max_steps=train.steps, max_epochs=-1, min_epochs=0, accelerator={"cuda": "gpu"}.get(train.device, train.device), devices=1,
-        precision=_PRECISION[train.precision], accumulate_grad_batches=train.accumulate, logger=TensorBoardLogger(folder, "tensorboard", ""),
-        log_every_n_steps=min(train.log_every, train.steps), callbacks=callbacks, plugins=[checkpoints.AtomicIO()],
-        enable_checkpointing=False, enable_model_summary=False, enable_progress_bar=any(isinstance(c, pl.callbacks.ProgressBar) for c in callbacks),
-        default_root_dir=folder,
+        max_steps=train.steps, max_epochs=-1, min_epochs=0, accelerator={"cuda": "gpu"}.get(train.device, train.device),
+        devices=1, precision=_PRECISION[train.precision], accumulate_grad_batches=train.accumulate, callbacks=callbacks,
+        logger=TensorBoardLogger(folder, "tensorboard", ""), log_every_n_steps=min(train.log_every, train.steps),
+        plugins=[checkpoints.AtomicIO()], default_root_dir=folder,
+        enable_checkpointing=False, enable_model_summary=False, enable_progress_bar=bar,
     )  # fmt: skip
 
 
@@ -100,7 +119,8 @@ class ModelStage:
         data = config.data
         self.data = DriveData(
             data.roots, self.host, size=data.size, images=train.images, version=data.version, val_scenes=data.val_scenes,
-            max_frames=data.max_frames, cache=data.cache, workers=data.workers, seed=train.seed, batches=train.steps * train.accumulate,
+            max_frames=data.max_frames, cache=data.cache, workers=data.workers, seed=train.seed,
+            batches=train.steps * train.accumulate,
         )  # fmt: skip
 
     def draw(self) -> Rows:
