@@ -72,8 +72,9 @@ class Extensions:
         self._brought[name] = brought
         plugin.to(self.device, self.dtype).to(memory_format=torch.channels_last).eval().requires_grad_(False)  # type: ignore[call-overload]
         sampling, drop = self.model.sampling, (saved.get("training") or {}).get("drop")
-        if sampling.null is not None and drop != 0:  # it knows null, so guidance may use it
-            self.model = replace(self.model, sampling=replace(sampling, null=(*sampling.null, name)))
+        if (sampling.null is None) == (drop == 0):  # guidance uses null where a plugin knows it, and only there
+            others = tuple(n for n in self.host.plugins if n != name) if sampling.null is None else sampling.null
+            self.model = replace(self.model, sampling=replace(sampling, null=others if drop == 0 else (*others, name)))
         return name
 
     def remove_plugin(self, name: str) -> Plugin:

@@ -19,7 +19,7 @@ from diffusers import (
 from PIL import Image
 from typer.testing import CliRunner
 
-from drivegen import config, model, raster, registry
+from drivegen import config, raster, registry
 from drivegen.cli import app
 from drivegen.convert import diffusers_networks as networks
 from drivegen.errors import InputError
@@ -306,8 +306,9 @@ def test_converted_folders_hold_the_plugin(folders, tmp_path, kind: str, name: s
     assert result.exit_code == 0, result.output
     assert {"config.json", "model.safetensors"} <= {p.name for p in out.iterdir()}
     assert json.loads((out / "config.json").read_text())["kind"] == kind
-    pipe = pipeline({})
-    model.load_plugin(pipe.host, "mine", out)
+    pipe = pipeline({}, null=None)
+    assert pipe.add_plugin(out, "mine") == "mine"
+    assert pipe.model.sampling.null == ("text",)  # it was trained without null
     direct = pipeline({"mine": getattr(networks, kind)(folders[name], "layout")})
     frame = two_views()
     assert torch.equal(run(pipe, frame, num_inference_steps=1), run(direct, frame, num_inference_steps=1))

@@ -1,0 +1,81 @@
+"""Control scores with and without the referee's gradient pulling: classifier guidance, on unseen scenes of the city.
+
+    python scripts/classifier_guidance.py tiny --scenes 8 --scale 1 --limit 0.2 --out out/classifier
+
+The referee that pulls is the one that judges, so the gain says that the gradient arrives, not that pictures are better.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+
+from drivegen.errors import InputError
+
+
+def main(
+    model: Annotated[str, typer.Argument(help="'tiny', a model folder, or what `drivegen generate --model` takes")],
+    scenes: int = 8,
+    seed: Annotated[int, typer.Option(help="seed of the city; models must not have been trained on it")] = 20261,
+    scale: float = 1.0,
+    limit: Annotated[float, typer.Option(help="greatest move of a view's clean latents a step; 0: none")] = 0.2,
+    exact: Annotated[bool, typer.Option(help="differentiate through the network")] = True,
+    steps: Annotated[int | None, typer.Option(help="sampling steps; the model's own if left out")] = None,
+    without: Annotated[list[str] | None, typer.Option(help="plugins to null; may be repeated")] = None,
+    out: Path = Path("out/classifier"),
+    device: str = "auto",
+    dtype: str = "auto",
+) -> None:
+    """Generate each scene twice from one seed, judge both, print the scores, and keep a sheet of each."""
+    from drivegen.evaluate import referee
+    from drivegen.evaluate.cities import plain_city
+    from drivegen.evaluate.figures import GROUPS_SCORED
+    from drivegen.evaluate.head import LayoutHead
+    from drivegen.evaluate.labels import Judged, floor_overlaps, overlaps, truth_labels
+    from drivegen.evaluate.scores import bootstrap, control, ratio
+    from drivegen.evaluate.variants import Key, noise_seed
+    from drivegen.pipeline import Pipeline
+    from drivegen.sampling import Classifier
+
+    if scenes < 2:
+        raise InputError(f"--scenes {scenes} must be 2 or more: the score's floor is that of other scenes")
+    pipe, judge = Pipeline.from_pretrained(model, device=device, dtype=dtype), referee.default()
+    judge.net.to(pipe.device)
+    city = plain_city(out / "city", scenes, 1, seed, pipe.model.image_size)
+    classifier = Classifier(LayoutHead(judge), scale, exact=exact, limit=limit or None, name="referee")
+    truth, renders, found = {}, Judged(), {"without": Judged(), "with": Judged()}
+    for scene in range(scenes):
+        key = Key(scene, 0)
+        frame = city.frames[key]
+        views = {channel: city.view(key, channel) for channel in frame.channels}
+        truth.update({(key, channel): truth_labels(view.classes) for channel, view in views.items()})
+        renders.add(judge, key, {channel: view.rgb for channel, view in views.items()})
+        for name, pulling in (("without", None), ("with", classifier)):
+            made = pipe(
+                frame, seed=noise_seed(seed, key), num_inference_steps=steps, without=without or (), classifier=pulling
+            )  # fmt: skip
+            found[name].add(judge, key, {channel: np.asarray(image) for channel, image in made.pictures().items()})
+            made.sheet().save(out / f"{key.name}-{name}.png")
+    print(f"{model}, {scenes} scenes, {classifier}")
+    for group, number in GROUPS_SCORED.items():
+        for name, judged in found.items():
+            own = [overlaps(truth, labels, number, scenes) for labels in (judged.labels, renders.labels)]
+            sums = np.concatenate([*own, floor_overlaps(truth, judged.labels, number, scenes)], axis=1)
+            score = bootstrap(sums, control)
+            print(
+                f"{group:9} {name:8} IoU {float(ratio(sums.sum(0)[:2])):.3f}  "
+                f"control {score.value:.3f} [{score.low:.3f}, {score.high:.3f}]"
+            )
+
+
+if __name__ == "__main__":
+    try:
+        typer.run(main)
+    except InputError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
