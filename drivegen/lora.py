@@ -274,7 +274,7 @@ def extract(host: Host) -> LoRA:
 
 def save(lora: LoRA, folder: str | Path, dtype: torch.dtype | None = None) -> Path:
     """Write a LoRA as diffusers does (and so many others read): a folder with one safetensors file; returns the file."""
-    state = {}
+    state: dict[str, Tensor] = {}
     for network, layers in lora.layers.items():
         for name, (a, b) in layers.items():
             # transformers' own name of the layers until version 5, which files keep.

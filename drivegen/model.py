@@ -224,7 +224,7 @@ def save_plugin(
         "sha256": weights.sha256(folder / "model.safetensors"),
     }  # fmt: skip
     weights.write_json(folder / "config.json", config)
-    text = cards.card(config["name"], json.loads(json.dumps(config)))
+    text = cards.card(str(config["name"]), json.loads(json.dumps(config)))
     weights.write_atomically(folder / "README.md", text.encode())
 
 

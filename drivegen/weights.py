@@ -93,7 +93,7 @@ def load_file(path: Path) -> State:
 
 def _flat(state: dict[Any, Any]) -> dict[Any, Any]:
     """Join the names of named groups of tensors by dots, as a safetensors file of the same would have them."""
-    out = {}
+    out: dict[Any, Any] = {}
     for key, value in state.items():
         out |= {f"{key}.{name}": tensor for name, tensor in value.items()} if isinstance(value, dict) else {key: value}
     return out

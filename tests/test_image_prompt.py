@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 from torch import Tensor
 
-from drivegen import data, references
+from drivegen import data, nuscenes, references, training
 from drivegen.errors import InputError
 from drivegen.host import Host
+from drivegen.pipeline import Pipeline
 from drivegen.plugin import Plugin
 from drivegen.registry import load
 from drivegen.sampling import HostDenoiser, classifier_free
+from drivegen.scene import Scene
 from drivegen.testing.frames import frame
 from drivegen.testing.models import randomize, tiny_backbone
 
@@ -163,3 +168,73 @@ def test_one_picture_is_encoded_once() -> None:
     same = photo(1)
     found = references.references(SCENE, {"CAM_FRONT": [same, photo(2)], "CAM_FRONT_LEFT": same})
     assert len(found.images) == 2
+
+
+def dataset(root: Path) -> Path:
+    """One scene of two frames with pictures, and one to look at."""
+    scenes = []
+    for number in range(2):
+        frames = []
+        for step in range(2):
+            one = frame(step, views=2)
+            cameras = []
+            for camera in one.cameras:
+                path = root / "samples" / camera.channel / f"{number}-{step}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                photo(10 * number + step, camera.image_size).save(path)
+                cameras.append(replace(camera, image_path=path))
+            boxes = tuple(
+                replace(b, instance=f"{b.instance}-{number}", token=f"{number}-{step}-{b.instance}") for b in one.boxes
+            )
+            frames.append(
+                replace(one, token=f"s{number}f{step}", cameras=tuple(cameras), boxes=boxes, timestamp_us=step * 500000)
+            )
+        scenes.append(Scene(f"scene-{number}", tuple(frames), "a street", "boston-seaport", f"scene-{number}-token"))
+    nuscenes.write(scenes, root)
+    return root
+
+
+def test_trains_beside_a_lora_and_is_grafted(tmp_path: Path) -> None:
+    """Two steps on the user's own pictures, cached; the plugin's folder works on the untouched base, as does the LoRA's."""
+    tiny_backbone().save(tmp_path / "base")
+    values = {
+        "output": str(tmp_path / "run"),
+        "model": {"base": str(tmp_path / "base"), "image_encoder": {
+            "hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 32,
+            "patch_size": 8, "projection_dim": 20,
+        }},
+        "plugins": {"image_prompt": {"kind": "image_prompt", "drop": 0.3}},
+        "lora": {"rank": 2},
+        "drop_groups": [{"names": ["text", "image_prompt"], "probability": 0.2}],
+        "data": {
+            "roots": [str(dataset(tmp_path / "data"))], "size": [48, 64], "val_scenes": ["scene-1"],
+            "cache": str(tmp_path / "cache"),
+        },
+        "train": {"steps": 2, "images": 4, "warmup": 0, "lr": 1e-3, "precision": "32", "device": "cpu", "log_every": 1},
+        "sampling": {"sampler": "ddim", "steps": 2, "guidance": 2.0, "null": ["text", "image_prompt"]},
+    }  # fmt: skip
+    (tmp_path / "train.yaml").write_text(yaml.safe_dump(values))
+    assert training.run(tmp_path / "train.yaml") == 0
+    (cached,) = (tmp_path / "cache").glob("image_prompt-*")
+    with np.load(next(iter(sorted(cached.glob("*.npz"))))) as arrays:
+        assert "pixels" not in arrays  # what the frozen encoder makes of them is kept
+        assert arrays["features"].shape == (2, 20)
+    made = Pipeline.from_pretrained(tmp_path / "run" / "model", dtype="float32")
+    values_of = made.host.plugin("image_prompt").state_dict()
+    assert all(float(value.abs().sum()) > 0 for key, value in values_of.items() if "to_v_ip" in key)
+    plain = Pipeline.from_pretrained(tmp_path / "base", dtype="float32")
+    plain.model = replace(plain.model, sampling=replace(made.model.sampling, null=("text",)), image_size=(48, 64))
+    assert all(
+        torch.equal(v, plain.host.backbone.unet.state_dict()[k]) for k, v in made.host.backbone.unet.state_dict().items()
+    )
+    alone = tmp_path / "run" / "model" / "plugins" / "image_prompt"
+    assert "| steps | 2 |" in (alone / "README.md").read_text()
+    plain.add_plugin(alone, components={"image_encoder": tmp_path / "run" / "model" / "image_encoder"})
+    given = {"inputs": {"image_prompt": photo(3)}, "output_type": "latent"}
+    ours, whole = plain(SCENE, **given), made(SCENE, **given)
+    assert all(torch.equal(ours[channel], whole[channel]) for channel in ours)
+    plain.load_lora(tmp_path / "run" / "lora")
+    changed = plain(SCENE, **given)
+    assert plain.loras == {"lora": 1.0}
+    assert not torch.equal(changed["CAM_FRONT"], ours["CAM_FRONT"])
+    assert changed.settings.loras == {"lora": 1.0}

@@ -112,8 +112,9 @@ class ImagePrompt(Plugin):
             return rearrange(out, "b v g i t c -> (b v) g (i t) c")
 
         sites = {}
-        for key, site in self.ip_adapter.items():
-            k, v = (rows(f(tokens), None if null is None else f(null)) for f in (site.to_k_ip, site.to_v_ip))  # type: ignore[union-attr]
+        for key, module in self.ip_adapter.items():
+            site: Any = module
+            k, v = (rows(f(tokens), None if null is None else f(null)) for f in (site.to_k_ip, site.to_v_ip))
             sites[key] = (k, v)
         even = masks.shape[-1] == 0 and bool((scale == 1).all())
         where = None if even else Weights(scale.flatten(0, 1), masks.flatten(0, 1))
@@ -124,7 +125,8 @@ class ImagePrompt(Plugin):
         if features is None:
             pixels = arrays["pixels"]
             features = self._features(pixels.flatten(0, 1)).unflatten(0, pixels.shape[:2])
-        return self.image_proj(features.flatten(0, 1)).unflatten(0, features.shape[:2])  # type: ignore[no-any-return]
+        tokens: Tensor = self.image_proj(features.flatten(0, 1))
+        return tokens.unflatten(0, features.shape[:2])
 
     @torch.no_grad()
     def _features(self, pixels: Tensor) -> Tensor:
@@ -146,7 +148,8 @@ class ImagePrompt(Plugin):
                 features = self._encoded(parameter.new_zeros(1, 3, self.side, self.side))
         else:
             features = parameter.new_zeros(1, encoder.config.projection_dim)
-        return self.image_proj(features)  # type: ignore[no-any-return]
+        tokens: Tensor = self.image_proj(features)
+        return tokens
 
 
 def before_last_layer(encoder: Any, x: Tensor) -> Tensor:
@@ -154,9 +157,9 @@ def before_last_layer(encoder: Any, x: Tensor) -> Tensor:
 
     Asked for hidden states, transformers would leave hooks behind that can be neither copied nor pickled.
     """
-    last: nn.Module = next(m for name, m in encoder.named_modules() if name.endswith("encoder.layers"))[-1]  # type: ignore[index]
+    layers: Any = next(module for name, module in encoder.named_modules() if name.endswith("encoder.layers"))
     seen: list[Tensor] = []
-    hook = last.register_forward_pre_hook(
+    hook = layers[-1].register_forward_pre_hook(
         lambda module, args, kwargs: seen.append(args[0] if args else kwargs["hidden_states"]), with_kwargs=True
     )
     try:
@@ -195,9 +198,10 @@ class Resampler(nn.Module):
         """Project (M, P, E) to (M, T, D)."""
         x = self.proj_in(x.to(self.proj_in.weight.dtype))
         latents: Tensor = self.latents.expand(len(x), -1, -1)
-        for gather, feed_forward in self.layers:  # type: ignore[misc]
-            latents = gather(x, latents) + latents
-            latents = feed_forward(latents) + latents
+        for layer in self.layers:
+            part: Any = layer
+            latents = part[0](x, latents) + latents
+            latents = part[1](latents) + latents
         out: Tensor = self.norm_out(self.proj_out(latents))
         return out
 
@@ -218,7 +222,8 @@ class Gather(nn.Module):
         latents = self.norm2(latents)
         k, v = self.to_kv(torch.cat([self.norm1(x), latents], dim=1)).chunk(2, dim=-1)
         out = attend(self.to_q(latents), k, v, self.heads)
-        return self.to_out(out)  # type: ignore[no-any-return]
+        gathered: Tensor = self.to_out(out)
+        return gathered
 
 
 def _feed_forward(width: int) -> nn.Sequential:
@@ -279,15 +284,16 @@ class Stream(nn.Module):
             return None
         sites, bias, weights = now.signal.data
         keys, values = sites[self.key]
-        query, site = now.scratch.pop("query"), now.site
+        query = now.scratch.pop("query")
+        site: Any = now.site
         each = None if weights is None else weights.at(query.shape[1], now.latent_size).to(query.dtype)
         total: Tensor | None = None
         for g in range(keys.shape[1]):
-            out = attend(query, keys[:, g], values[:, g], site.heads, None if bias is None else bias[:, g])  # type: ignore[arg-type]
+            out = attend(query, keys[:, g], values[:, g], site.heads, None if bias is None else bias[:, g])
             out = out if each is None else out * each[:, g]
             total = out if total is None else total + out
         assert total is not None
-        return without_bias(site.to_out[0], total) / site.rescale_output_factor  # type: ignore[index, no-any-return, operator]
+        return without_bias(site.to_out[0], total) / site.rescale_output_factor
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = None) -> Tensor:
