@@ -217,7 +217,7 @@ def test_a_classifier_pulls_the_pictures(pipe: Pipeline, exact: bool) -> None:
 
     def bright(views, of):
         seen.append((tuple(views.shape), of.token))
-        return views.mean((1, 2, 3)) * 200
+        return views.mean((1, 2, 3)) * 2000
 
     classifier = Classifier(bright, exact=exact, name="bright")
     plain, pulled = pipe(frame, output_type="pt"), pipe(frame, output_type="pt", classifier=classifier)

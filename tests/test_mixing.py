@@ -195,16 +195,18 @@ def test_regions_in_the_pipeline(host, frame) -> None:
 
 
 def test_boxes_as_regions_are_where_the_layout_shows_them(frame) -> None:
+    judged = 0
     for box in frame.boxes:
         alone = replace(frame, boxes=(box,))
         seen = np.stack([raster.layout(alone, camera).box_class > 0 for camera in frame.cameras])
         if seen.sum() < 60:
             continue
+        judged += 1
         masks = raster.region_mask(frame, box.instance)
         assert np.array_equal(masks, raster.region_mask(frame, box))
         both, either = ((masks > 0) & seen).sum(), ((masks > 0) | seen).sum()
-        assert both / either > 0.75, box.instance  # polygons are rounded to whole pixels, rays are not
-        assert not (seen & ~(masks > 0)).any()
+        assert both / either > 0.99, box.instance
+    assert judged >= 3
     pair = raster.region_mask(frame, ["car-a", "truck-a"])
     assert np.array_equal(pair, np.maximum(*(raster.region_mask(frame, name) for name in ("car-a", "truck-a"))))
 
@@ -214,7 +216,7 @@ def test_masks_and_polygons_by_camera(frame) -> None:
     front = frame.channels.index("CAM_FRONT")
     left = np.zeros(SIZE, bool)
     left[:, : width // 2] = True
-    corners = [(0, 0), (width // 2 - 1, 0), (width // 2 - 1, height), (0, height)]
+    corners = [(0, 0), (width // 2, 0), (width // 2, height), (0, height)]
     for given in (left, left.astype(np.float32), left.astype(np.uint8) * 255, Image.fromarray(left), corners):
         masks = raster.region_mask(frame, {"CAM_FRONT": given})
         assert np.array_equal(masks[front], left)
@@ -225,9 +227,9 @@ def test_masks_and_polygons_by_camera(frame) -> None:
 @pytest.mark.parametrize(
     ("region", "words"),
     [
-        ({"CAM_FRNT": True}, "did you mean 'CAM_FRONT'"), ("car-b", "no box of instance"), (7, "a region is"), ([], "a region is"),
-        ({"CAM_FRONT": np.zeros((2, 2))}, "mask is"), ({"CAM_FRONT": np.full(SIZE, 3.0)}, "0 to 1"),
-        ({"CAM_FRONT": [(0, 0), (1, 1)]}, "polygon|points"), ({"CAM_FRONT": 3}, "not int"),
+        ({"CAM_FRNT": True}, "did you mean 'CAM_FRONT'"), ("car-b", "no box of instance"), (7, "a region is"),
+        ([], "a region is"), ({"CAM_FRONT": np.zeros((2, 2))}, "mask is"), ({"CAM_FRONT": np.full(SIZE, 3.0)}, "0 to 1"),
+        ({"CAM_FRONT": [(0, 0), (1, 1)]}, "is not a polygon"), ({"CAM_FRONT": 3}, "not int"),
     ],
 )  # fmt: skip
 def test_other_regions_are_refused(frame, region, words: str) -> None:

@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import shapely
 from numpy.typing import NDArray
+from shapely.geometry.base import BaseGeometry
 
 from drivegen.errors import InputError
-from drivegen.raster.birdseye import paint_areas
 from drivegen.raster.boxes import box_faces
-from drivegen.scene import Box3D, Camera, Frame, MapPolygon
+from drivegen.scene import Box3D, Camera, Frame
 
 Mask = NDArray[np.float32]
 
@@ -50,10 +51,22 @@ def _box(frame: Frame, box: str | Box3D) -> Box3D:
 
 def _of_boxes(camera: Camera, boxes: Sequence[Box3D]) -> Mask:
     width, height = camera.image_size
-    mask = np.zeros((height, width), np.uint8)
+    mask = np.zeros((height, width), np.float32)
     for box in boxes:
-        paint_areas(mask, [MapPolygon(face.pixels) for face in box_faces(camera, box)], lambda points: points)
-    return mask.astype(np.float32)
+        _fill(mask, shapely.union_all([shapely.make_valid(shapely.Polygon(face.pixels)) for face in box_faces(camera, box)]))
+    return mask
+
+
+def _fill(mask: Mask, shape: BaseGeometry) -> None:
+    """Set the pixels whose centre lies in a shape."""
+    if shape.is_empty:
+        return
+    height, width = mask.shape
+    low, high = np.array(shape.bounds).reshape(2, 2).clip(0, (width, height))
+    (left, top), (right, bottom) = np.floor(low).astype(int), np.ceil(high).astype(int)
+    ys, xs = np.mgrid[top:bottom, left:right] + 0.5
+    shapely.prepare(shape)
+    mask[top:bottom, left:right][shapely.contains_xy(shape, xs, ys)] = 1
 
 
 def _view(camera: Camera, given: Any) -> Mask:
@@ -62,12 +75,12 @@ def _view(camera: Camera, given: Any) -> Mask:
         return np.full((height, width), given, np.float32)
     if isinstance(given, (list, tuple)):
         try:
-            polygon = MapPolygon(np.array(given, dtype=np.float64))
-        except (ValueError, TypeError) as error:
+            polygon = shapely.Polygon(np.array(given, dtype=np.float64).reshape(-1, 2))
+        except (ValueError, TypeError, shapely.errors.GEOSException) as error:
             raise InputError(f"{camera.channel}: {given!r:.80} is not a polygon of three or more (x, y) pixels") from error
-        mask = np.zeros((height, width), np.uint8)
-        paint_areas(mask, [polygon], lambda points: points)
-        return mask.astype(np.float32)
+        mask = np.zeros((height, width), np.float32)
+        _fill(mask, shapely.make_valid(polygon))
+        return mask
     if hasattr(given, "convert"):
         given = np.asarray(given.convert("L").resize((width, height)))
     if not isinstance(given, np.ndarray):
