@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from drivegen import raster
-from drivegen.control import control_branch, embedding_channels, run_branch, zero
+from drivegen.control import control_branch, embedding_channels, run_branch
 from drivegen.errors import InputError
 from drivegen.plugin import Arrays, Context, Plugin, Residuals, Signal, per_row, where_kept
 from drivegen.scene import BEV_CLASSES, Frame
@@ -34,7 +34,8 @@ class BEVEmbedding(nn.Module):
         a, b = channels[-2:]
         blocks += [nn.Conv2d(a, a, 3, padding=pad), nn.Conv2d(a, b, 3, padding=pad, stride=(2, 1))]
         self.blocks = nn.ModuleList(blocks)
-        self.conv_out = zero(nn.Conv2d(channels[-1], outputs, 3, padding=1))
+        # Not zero: the branch ends in zero convolutions, and a second zero in a row would only delay the first gradient.
+        self.conv_out = nn.Conv2d(channels[-1], outputs, 3, padding=1)
 
     def forward(self, raster: Tensor, size: tuple[int, int]) -> Tensor:
         """Embed (B, c, x, y) for latents of size (h, w)."""

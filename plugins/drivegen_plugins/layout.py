@@ -39,7 +39,10 @@ class Layout(Plugin):
         stages = halvings(backbone.vae_factor) + 1
         channels = (self.channels + (self.channels[-1],) * stages)[:stages]
         self.branch = control_branch(backbone.unet, self.width)
-        self.embedder: nn.Module = ControlNetConditioningEmbedding(embedding_channels(self.branch), CHANNELS, channels)
+        embedder: Any = ControlNetConditioningEmbedding(embedding_channels(self.branch), CHANNELS, channels)
+        # The branch ends in zero convolutions: a second zero in a row would only delay the first gradient.
+        embedder.conv_out.reset_parameters()
+        self.embedder: nn.Module = embedder
         self.attends(self.branch)
 
     def prepare(self, frame: Frame, given: Any = None) -> dict[str, np.ndarray]:
