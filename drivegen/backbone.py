@@ -213,7 +213,8 @@ def save_model(model: Any, folder: Path, stem: str, dtype: torch.dtype | None) -
         (folder / "config.json").write_text(model.config.to_json_string(), encoding="utf-8")
     else:
         model.save_config(folder)
-    state = {k: v.to(dtype) if dtype is not None and v.is_floating_point() else v for k, v in weights.plain_state(model).items()}
+    whole = weights.plain_state(model)
+    state = {k: v.to(dtype) if dtype is not None and v.is_floating_point() else v for k, v in whole.items()}
     weights.save_state(state, folder / f"{stem}.safetensors")
 
 

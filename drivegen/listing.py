@@ -10,6 +10,7 @@ from pathlib import Path
 
 from drivegen import registry
 
+
 @dataclass(frozen=True)
 class Listed:
     """One plugin kind: summary is its docstring's first line, parameters as they are written, problem why it cannot be used."""

@@ -218,7 +218,8 @@ def save_plugin(
     weights.save_state(state, folder / "model.safetensors")
     before = plugin.__dict__.get("_saved", {})
     config = {
-        "kind": kind, "name": name or before.get("name") or kind, "version": _kind_version(kind), "requires": list(plugin.requires),
+        "kind": kind, "name": name or before.get("name") or kind, "version": _kind_version(kind),
+        "requires": list(plugin.requires),
         "arguments": plugin.config, "base": before.get("base") if base is None else base,
         "training": (before.get("training") if training is None else training) or {}, "versions": library_versions(),
         "sha256": weights.sha256(folder / "model.safetensors"),

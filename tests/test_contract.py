@@ -36,7 +36,10 @@ NEEDS: dict[str, dict[str, Any]] = {
     "t2i_adapter": {"given": {"CAM_FRONT": DRAWING}, "backbone": partial(tiny_backbone, unet=THREE_LEVELS)},
     "image_prompt": {
         "backbone": partial(tiny_backbone, image_encoder=True),
-        "given": {"CAM_FRONT": PHOTOS[:2], "CAM_FRONT_LEFT": {"images": PHOTOS[1:], "scale": [0.7, 1.2], "masks": [None, LEFT]}},
+        "given": {
+            "CAM_FRONT": PHOTOS[:2],
+            "CAM_FRONT_LEFT": {"images": PHOTOS[1:], "scale": [0.7, 1.2], "masks": [None, LEFT]},
+        },
     },
 }
 """What callers pass, and backbones with more than most have."""

@@ -35,8 +35,8 @@ class Layout:
     DETECTION_CLASSES, 255 another kind. heading (2, H, W) float16: sine and cosine of the object's heading against the viewing
     ray, counter-clockwise from above (0, 1 = seen from behind), 0 off boxes. side uint8: 0 none, 1 front, 2 rear, 3 left,
     4 right, 5 top (or underside). visibility uint8: the box's annotated level, 1 (0-40 % is seen) to 4, which is also that of
-    a box without one; 0 off boxes. depth_m float16: distance along the optical axis of the box or, where none is, of the ground;
-    0 for none.
+    a box without one; 0 off boxes. depth_m float16: distance along the optical axis of the box or, where none is, of the
+    ground; 0 for none.
     """
 
     map_bits: NDArray[np.uint8]
