@@ -82,7 +82,7 @@ def generate(
     num: Annotated[int | None, typer.Option(help="At most this many samples.")] = None,
     model: Annotated[str, typer.Option(help="'tiny', a model folder, or a single-file checkpoint.")] = "tiny",
     plugin: Annotated[
-        list[str] | None, typer.Option(metavar="FOLDER", help="Add a plugin saved alone: its folder, file or hub id.")
+        list[str] | None, typer.Option(metavar="[NAME=]FOLDER", help="Add a plugin saved alone: its folder, file or hub id.")
     ] = None,
     lora: Annotated[list[str] | None, typer.Option(metavar="FILE[=SCALE]", help="Add a LoRA; may be repeated.")] = None,
     input_: Annotated[
@@ -132,7 +132,8 @@ def generate(
         tuple(input_ or ()),
     )
     _quiet()
-    work.generate(out, selection, settings, work.Where(model, device, dtype, offload, config, tuple(plugin or ()), tuple(lora or ())), _console())
+    where = work.Where(model, device, dtype, offload, config, tuple(plugin or ()), tuple(lora or ()))
+    work.generate(out, selection, settings, where, _console())
 
 
 @app.command()

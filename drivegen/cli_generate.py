@@ -112,8 +112,9 @@ class Where:
     def pipeline(self) -> Pipeline:
         """Load the model, and what is added to it."""
         pipe = Pipeline.from_pretrained(self.model, self.device, self.dtype, self.offload, self.config_folder)
-        for source in self.plugins:
-            pipe.add_plugin(source)
+        for text in self.plugins:
+            name, equals, source = text.partition("=")
+            pipe.add_plugin(*((source, name) if equals and name.isidentifier() else (text,)))
         for text in self.loras:
             pipe.load_lora(*parse_lora(text))
         return pipe

@@ -103,6 +103,23 @@ def test_another_name_and_a_lora_beside(folder: Path, tmp_path: Path) -> None:
     assert torch.equal(latents(other), changed)
 
 
+def test_from_the_command_line(folder: Path, tmp_path: Path) -> None:
+    """--plugin, --lora and --input."""
+    from drivegen import lora
+    from drivegen.cli_generate import Where, parse_inputs, parse_lora
+
+    layer = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
+    file = lora.save(lora.LoRA({"unet": {layer: (torch.randn(2, 64), torch.randn(64, 2))}}), tmp_path)
+    where = Where(str(folder.parent), "cpu", "float32", plugins=(f"second={folder}",), loras=(f"{file}=0.5",))
+    made = where.pipeline()
+    assert list(made.host.plugins) == ["text", "image_prompt", "second"]
+    assert made.loras == {file.stem: 0.5}
+    assert parse_lora("a=b/c.safetensors") == ("a=b/c.safetensors", 1.0)
+    assert parse_inputs(["image_prompt=x=y.jpg"]) == {"image_prompt": "x=y.jpg"}
+    with pytest.raises(InputError, match="once a plugin"):
+        parse_inputs(["image_prompt=a.jpg", "image_prompt=b.jpg"])
+
+
 def test_misfits_are_refused(folder: Path, tmp_path: Path) -> None:
     encoder = {"image_encoder": folder.parent / "image_encoder"}
     narrow = pipe(unet={"cross_attention_dim": 16, "block_out_channels": (16, 32)}, seed=1)
