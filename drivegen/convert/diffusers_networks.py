@@ -22,7 +22,8 @@ def controlnet(folder: str | Path, picture: str = "given", attends_to: tuple[str
     InputError on anything else than such a folder.
     """
     network, state = _read(Path(folder), "ControlNetModel")
-    plugin = registry.load("controlnet")(picture, network, attends_to)
+    kind: Any = registry.load("controlnet")
+    plugin: Plugin = kind(picture, network, attends_to)
     placed = {
         f"embedder.{k.removeprefix(_EMBEDDER)}" if k.startswith(_EMBEDDER) else f"branch.{k}": v for k, v in state.items()
     }
@@ -36,7 +37,8 @@ def t2i_adapter(folder: str | Path, picture: str = "given") -> Plugin:
     picture names one of `raster.PICTURES`, or "given". Raises InputError on anything else than such a folder.
     """
     network, state = _read(Path(folder), "T2IAdapter")
-    plugin = registry.load("t2i_adapter")(picture, network)
+    kind: Any = registry.load("t2i_adapter")
+    plugin: Plugin = kind(picture, network)
     gains = {k: torch.ones_like(v) for k, v in plugin.state_dict().items() if k.startswith("gains.")}
     weights.load_strict(plugin, {**gains, **{f"adapter.{k}": v for k, v in state.items()}}, str(folder))
     return plugin

@@ -36,7 +36,7 @@ class Sampling:
         check_sampler(self.sampler)
         if isinstance(self.steps, bool) or not isinstance(self.steps, int) or not 1 <= self.steps <= MAX_STEPS:
             raise InputError(f"sampling steps {self.steps!r} must be a whole number from 1 to {MAX_STEPS}")
-        weights = {"guidance": self.guidance}
+        weights: dict[str, Any] = {"guidance": self.guidance}
         if isinstance(self.guidance, Mapping):
             weights = {f"guidance of {name!r}": weight for name, weight in self.guidance.items()}
         checks = [*((name, value, 100.0) for name, value in weights.items()), ("guidance_rescale", self.guidance_rescale, 1.0)]
