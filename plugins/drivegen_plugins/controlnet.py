@@ -51,6 +51,8 @@ class ControlNet(PicturePlugin):
                 backbone.unet, conditioning_channels=self.channels,
                 conditioning_embedding_out_channels=(*(16, 32, 96, *[256] * stages)[: stages - 1], 256),
             )  # fmt: skip
+            # The branch ends in zero convolutions: a second zero in a row would only delay the first gradient.
+            net.controlnet_cond_embedding.conv_out.reset_parameters()
             self._hold(net, network_config(net.config))
         _check_fit(self.branch, self.embedder, backbone)
         self.attends(self.branch)
