@@ -98,7 +98,9 @@ class DriveModule(TrainedModule):
 
     def _timesteps(self, grid: Grid) -> Tensor:
         groups = grid.scenes * grid.frames if self.settings.same_t else grid.rows
-        t = torch.randint(self.schedule.steps, (groups,))
+        # One draw spread evenly: each t is uniform, and every batch holds early and late ones, so losses vary less.
+        spread = (torch.rand(()) + torch.arange(groups) / groups) % 1
+        t = (spread * self.schedule.steps).long().clamp(max=self.schedule.steps - 1)
         return t.repeat_interleave(grid.rows // groups)
 
     def _noise(self, clean: Tensor, grid: Grid) -> Tensor:
