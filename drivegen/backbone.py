@@ -210,6 +210,7 @@ def save_model(model: Any, folder: Path, stem: str, dtype: torch.dtype | None) -
     """Write config.json and one safetensors file, floating-point tensors in `dtype`."""
     folder.mkdir(parents=True, exist_ok=True)
     if hasattr(model.config, "to_json_string"):
+        model.config.architectures = [type(model).__name__]  # so that the folder says by itself what it holds
         (folder / "config.json").write_text(model.config.to_json_string(), encoding="utf-8")
     else:
         model.save_config(folder)

@@ -50,7 +50,7 @@ def folder(source: Pipeline, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model's folder and, beside it, its image prompt alone."""
     root = tmp_path_factory.mktemp("shared")
     models.save(source.host, root / "model", source.model.sampling, image_size=(48, 64))
-    return source.save_plugin("image_prompt", root / "model" / "photo")
+    return source.save_plugin("image_prompt", root / "photo")
 
 
 def test_the_folder_says_what_it_is(source: Pipeline, folder: Path) -> None:
@@ -69,7 +69,7 @@ def test_grafted_and_removed(source: Pipeline, folder: Path) -> None:
     other = pipe(sampling=Sampling(steps=2, null=("text",)))
     before = {name: value.clone() for name, value in other.host.state_dict().items()}
     modules, plain, sampling = [id(m) for m in other.host.modules()], latents(other), other.model.sampling
-    name = other.add_plugin(folder, components={"image_encoder": folder.parent / "image_encoder"})
+    name = other.add_plugin(folder, components={"image_encoder": folder.parent / "model" / "image_encoder"})
     assert name == "image_prompt"
     assert other.model.sampling.null == ("text", "image_prompt")
     assert torch.equal(latents(other, image_prompt=PHOTO), latents(source, image_prompt=PHOTO))
@@ -110,7 +110,7 @@ def test_from_the_command_line(folder: Path, tmp_path: Path) -> None:
 
     layer = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
     file = lora.save(lora.LoRA({"unet": {layer: (torch.randn(2, 64), torch.randn(64, 2))}}), tmp_path)
-    where = Where(str(folder.parent), "cpu", "float32", plugins=(f"second={folder}",), loras=(f"{file}=0.5",))
+    where = Where(str(folder.parent / "model"), "cpu", "float32", plugins=(f"second={folder}",), loras=(f"{file}=0.5",))
     made = where.pipeline()
     assert list(made.host.plugins) == ["text", "image_prompt", "second"]
     assert made.loras == {file.stem: 0.5}
@@ -121,7 +121,7 @@ def test_from_the_command_line(folder: Path, tmp_path: Path) -> None:
 
 
 def test_misfits_are_refused(folder: Path, tmp_path: Path) -> None:
-    encoder = {"image_encoder": folder.parent / "image_encoder"}
+    encoder = {"image_encoder": folder.parent / "model" / "image_encoder"}
     narrow = pipe(unet={"cross_attention_dim": 16, "block_out_channels": (16, 32)}, seed=1)
     with pytest.raises(InputError, match=r"made for another base.*cross_attention_dim 32 there and 16 here"):
         narrow.add_plugin(folder, components=encoder)
@@ -153,7 +153,8 @@ def test_misfits_are_refused(folder: Path, tmp_path: Path) -> None:
 def test_released_files(source: Pipeline, folder: Path, suffix: str, tmp_path: Path) -> None:
     """The official layout, flat or in groups, with the image encoder beside it, as released folders have it."""
     state = source.host.plugin("image_prompt").state_dict()
-    path = folder.parent / f"ip-adapter_tiny{suffix}"
+    (tmp_path / "image_encoder").symlink_to(folder.parent / "model" / "image_encoder")
+    path = tmp_path / f"ip-adapter_tiny{suffix}"
     if suffix == ".bin":
         groups: dict[str, dict[str, Tensor]] = {"image_proj": {}, "ip_adapter": {}}
         for key, value in state.items():
@@ -166,7 +167,7 @@ def test_released_files(source: Pipeline, folder: Path, suffix: str, tmp_path: P
     assert other.add_plugin(path) == "image_prompt"
     assert torch.equal(latents(other, image_prompt=PHOTO), latents(source, image_prompt=PHOTO))
     with pytest.raises(InputError, match="no kind of plugin reads it"):
-        pipe().add_plugin(folder.parent / "unet" / "diffusion_pytorch_model.safetensors")
+        pipe().add_plugin(folder.parent / "model" / "unet" / "diffusion_pytorch_model.safetensors")
 
 
 def test_the_hub(source: Pipeline, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,7 +191,8 @@ def test_the_hub(source: Pipeline, folder: Path, monkeypatch: pytest.MonkeyPatch
     asked: list[Any] = []
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda repo_id, **options: asked.append(repo_id) or str(folder))
     other = pipe()
-    assert other.add_plugin("me/photos", components={"image_encoder": folder.parent / "image_encoder"}) == "image_prompt"
+    encoder = {"image_encoder": folder.parent / "model" / "image_encoder"}
+    assert other.add_plugin("me/photos", components=encoder) == "image_prompt"
     assert asked == ["me/photos"]
 
     def offline(repo_id: str, **options: Any) -> str:
