@@ -313,6 +313,7 @@ def test_previews_are_of_scenes_that_are_not_trained_on_and_repeat(config, tmp_p
 
 def test_caches_hold_what_is_computed_and_are_used(city, tmp_path, monkeypatch):
     def batches(cache: Path | None) -> list[Any]:
+        torch.manual_seed(0)
         host = Host(tiny_backbone(), {"text": registry.load("text")(), "layout": registry.load("layout")()})
         data = DriveData([city], host, size=SIZE, images=6, cache=cache)
         data.setup()
