@@ -141,7 +141,7 @@ def _load_folder(folder: Path) -> Model:
     extra = dict.fromkeys(name for cls in classes.values() for name in cls.requires if name not in REQUIRED)
     host = Host(Backbone.from_folder(folder, extra))
     for entry in index.plugins:
-        load_plugin(host, entry.name, folder / "plugins" / entry.name, entry.kind)
+        load_plugin(host, entry.name, folder / "plugins" / entry.name, entry.kind, alone=False)
     return Model(host, index.sampling, index.image_size, folder, index.about, digest_of(index.sha256))
 
 
@@ -169,12 +169,15 @@ def weight_files(folder: Path) -> list[str]:
     return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file() and p.suffix in _WEIGHT_SUFFIXES)
 
 
-def load_plugin(host: Host, name: str, folder: str | Path, kind: str | None = None) -> Plugin:
-    """Attach the plugin saved in a folder (config.json, model.safetensors) under a name, with its weights; returns it."""
+def load_plugin(host: Host, name: str, folder: str | Path, kind: str | None = None, alone: bool = True) -> Plugin:
+    """Attach the plugin saved in a folder (config.json, model.safetensors) under a name, with its weights; returns it.
+
+    alone checks the file's sha256 against config.json; a model's drivegen.json has been checked already.
+    """
     folder = Path(folder)
     saved = read_plugin_config(folder)
     file = folder / "model.safetensors"
-    if "sha256" in saved and file.is_file() and (found := weights.sha256(file)) != saved["sha256"]:
+    if alone and "sha256" in saved and file.is_file() and (found := weights.sha256(file)) != saved["sha256"]:
         raise InputError(f"{file} is damaged or was changed: its sha256 is {found}, config.json says {saved['sha256']}")
     if kind is not None and saved["kind"] != kind:
         raise InputError(f"{folder / 'config.json'} says kind {saved['kind']!r}, {INDEX} says {kind!r}")
