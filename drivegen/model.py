@@ -243,7 +243,8 @@ def save_own_plugin(model: Model, name: str, folder: str | Path, dtype: torch.dt
 
 def _base_name(model: Model) -> str:
     trained_on = model.about.get("training", {}).get("model", {}).get("base")
-    return Path(trained_on or model.folder or "unknown").name
+    path = Path(trained_on or model.folder or "unknown")
+    return path.parent.name if path.name == "model" else path.name  # a run's model is in RUN/model
 
 
 def save(
