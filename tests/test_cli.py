@@ -22,7 +22,7 @@ from tests.tiny_hosts import ALL, SIZE, tiny_host
 
 MANIFEST_FIELDS = {
     "sample_token", "camera", "file", "sha256", "model", "model_sha256", "plugins", "without", "prompt", "negative_prompt",
-    "sampler", "steps", "guidance", "guidance_rescale", "ranges", "regions", "classifier", "strength", "seed", "size", "dtype",
+    "sampler", "steps", "guidance", "guidance_rescale", "ranges", "regions", "classifier", "loras", "strength", "seed", "size", "dtype",
     "device", "threads", "versions",
 }  # fmt: skip
 
