@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from drivegen import registry
+from drivegen.hooks import HOOKS
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ def _read(entry: registry.Entry) -> Listed:
         return Listed(entry.kind, origin=entry.origin, target=entry.target, problem=str(error))
     family = list(_ancestors(classes[name], classes))
     defined = {f.name: f for cls in reversed(family) for f in cls.body if isinstance(f, ast.FunctionDef)}
-    hooks = tuple(hook for hook in registry.HOOKS if hook in defined)
+    hooks = tuple(hook for hook in HOOKS if hook in defined)
     summary = (ast.get_docstring(classes[name]) or "").strip().split("\n")[0]
     return Listed(entry.kind, summary, hooks, _parameters(defined.get("__init__")), entry.origin, entry.target)
 

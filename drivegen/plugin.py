@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from drivegen import registry
 from drivegen.errors import InputError
+from drivegen.hooks import HOOKS
 from drivegen.scene import Frame
 
 if TYPE_CHECKING:
@@ -261,7 +261,7 @@ class Plugin(nn.Module):
 
     def overridden(self) -> Iterator[str]:
         """Name the hooks that this class implements."""
-        return (name for name in registry.HOOKS if getattr(type(self), name) is not getattr(Plugin, name))
+        return (name for name in HOOKS if getattr(type(self), name) is not getattr(Plugin, name))
 
 
 def _needs_arguments(cls: type) -> bool:

@@ -16,9 +16,6 @@ if TYPE_CHECKING:
 
 GROUP = "drivegen.plugins"
 
-HOOKS = ("prepare", "collate", "attach", "encode", "precompute", "residuals", "weight", "loss", "guide")
-"""The hooks a plugin may implement, in the order of their use; here, where they can be had without torch."""
-
 
 @dataclass(frozen=True)
 class Entry:

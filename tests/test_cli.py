@@ -138,7 +138,7 @@ def test_generate_the_built_in_scene(tiny: Path, tmp_path: Path) -> None:
         (("--size", "10"), "HEIGHTxWIDTH"),
         (("--size", "63x112"), "multiples of 8"),
         (("--model", "/nowhere"), "no model at"),
-        (("--strength", 0.5), "recorded pictures"),
+        (("--strength", 2), "must be from 0"),
         (("--model", "DATA"), "model_index.json"),
         (("--out", "/proc/no"), "/proc/no"),
     ],
@@ -185,7 +185,7 @@ def test_interrupt_ends_with_130_and_whole_files(tiny: Path, data: Path, tmp_pat
         str(data),
     ]
     process = subprocess.Popen(
-        [*command, "--all", "--steps", "8"], stderr=subprocess.PIPE, env=os.environ | {"OMP_NUM_THREADS": "1"}
+        [*command, "--all", "--steps", "60"], stderr=subprocess.PIPE, env=os.environ | {"OMP_NUM_THREADS": "1"}
     )
     deadline = time.monotonic() + 120
     while not list(tmp_path.glob("*/sheet_boxes.png")) and time.monotonic() < deadline:

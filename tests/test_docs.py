@@ -15,7 +15,7 @@ import typer
 
 from drivegen import config, model, registry, strict_yaml, world
 from drivegen.cli import app
-from drivegen.registry import HOOKS
+from drivegen.hooks import HOOKS
 from drivegen.testing import CHECKS, Case
 
 HOUSE = Path(__file__).parents[1]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import sys
+import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -46,7 +48,7 @@ def write(
     jobs = [(str(out), seed, i, frames, size) for i in range(scenes)]
     _compile(seed)
     done: dict[int, Scene] = {}
-    for scene in _bar(_rendered(jobs, count), scenes, frames, progress):
+    for scene in _bar(_rendered(jobs, count, _start_method()), scenes, frames, progress):
         done[int(scene.name.removeprefix("scene-"))] = scene
     from drivegen import nuscenes
 
@@ -63,13 +65,21 @@ def _compile(seed: int) -> None:
     sweep(city.prepared(frame), frame.global_SE3_ego @ frame.ego_SE3_lidar)
 
 
-def _rendered(jobs: list[_Job], count: int) -> Iterator[Scene]:
+def _start_method() -> str:
+    """Choose how workers start, before a progress bar adds its thread.
+
+    A forked worker has the compiled renderer already and does not import the caller's script a second time; but a fork of a
+    process with threads (torch's, a test runner's) can hang on a lock that one of them held.
+    """
+    threads = threading.active_count() > 1 or "torch" in sys.modules
+    return "fork" if "fork" in multiprocessing.get_all_start_methods() and not threads else "spawn"
+
+
+def _rendered(jobs: list[_Job], count: int, method: str) -> Iterator[Scene]:
     """Yield the rendered scenes of the jobs as they are done, in `count` processes."""
     if count == 1:
         yield from (render_scene(*job) for job in jobs)
         return
-    # a forked worker has the compiled renderer already and does not import the caller's script a second time
-    method = "fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn"
     pool = ProcessPoolExecutor(count, multiprocessing.get_context(method), initializer=_single_thread)
     try:
         for future in as_completed([pool.submit(render_scene, *job) for job in jobs]):
