@@ -185,7 +185,11 @@ def test_interrupt_ends_with_130_and_whole_files(tiny: Path, data: Path, tmp_pat
         str(data),
     ]
     process = subprocess.Popen(
-        [*command, "--all", "--steps", "60"], stderr=subprocess.PIPE, env=os.environ | {"OMP_NUM_THREADS": "1"}
+        [*command, "--all", "--steps", "60"],
+        stderr=subprocess.PIPE,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        # A test run that was started in the background ignores the signal, and so would what it starts.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 120
     while not list(tmp_path.glob("*/sheet_boxes.png")) and time.monotonic() < deadline:
