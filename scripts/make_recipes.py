@@ -30,6 +30,8 @@ def main() -> None:
     pipe.host.plugin(args.name)
     data = nuscenes.open(args.data)
     tokens = data.samples()
+    if not all(-len(tokens) <= number < len(tokens) for number in (args.frame, args.photo)):
+        raise InputError(f"--frame {args.frame} and --photo {args.photo} must be among the {len(tokens)} samples of {args.data}")
     frame, other = data.frame(tokens[args.frame]), data.frame(tokens[args.photo])
     if frame.token == other.token:
         raise InputError("--frame and --photo are the same sample; the photo must be another")
@@ -37,6 +39,8 @@ def main() -> None:
     frame, other = frame.resized(width, height), other.resized(width, height)
     recorded = {camera.channel: nuscenes.load_image(camera) for camera in frame.cameras}
     photo = nuscenes.load_image(other.cameras[0])
+    # The description names a weather of its own, which would contradict the photo.
+    texts = [name for name in pipe.host.plugins if pipe.host.plugin(name).takes_prompt]
     common = {"seed": 3, "num_inference_steps": args.steps}
 
     def prompt(given: object) -> dict[str, object]:
@@ -46,7 +50,7 @@ def main() -> None:
         "recorded": recorded,
         "without an image prompt": pipe(frame, **common).pictures(),
         "variation: own pictures": pipe(frame, **prompt("own")).pictures(),
-        "weather and style of the photo": pipe(frame, **prompt({"images": photo, "scale": 0.6})).pictures(),
+        "weather and style of the photo": pipe(frame, without=texts, **prompt(photo)).pictures(),
         "mixed: recorded structure, the photo's look": pipe(frame, image=recorded, strength=0.7, **prompt(photo)).pictures(),
     }
     channels = frame.channels[: args.cameras]
