@@ -31,7 +31,7 @@ def main() -> None:
     data = nuscenes.open(args.data)
     tokens = data.samples()
     if not all(-len(tokens) <= number < len(tokens) for number in (args.frame, args.photo)):
-        raise InputError(f"--frame {args.frame} and --photo {args.photo} must be among the {len(tokens)} samples of {args.data}")
+        raise InputError(f"--frame {args.frame} and --photo {args.photo} must be among {len(tokens)} samples")
     frame, other = data.frame(tokens[args.frame]), data.frame(tokens[args.photo])
     if frame.token == other.token:
         raise InputError("--frame and --photo are the same sample; the photo must be another")
