@@ -160,14 +160,34 @@ def load_vae(folder: str) -> Any:
 
 
 def build_autoencoder(settings: AutoencoderConfig, seed: int) -> Any:
-    """Make the first stage's network, fresh or from a folder."""
+    """Make the first stage's network: fresh, from a folder, or, with both given, fresh with what it shares with the folder's."""
     from diffusers import AutoencoderKL
 
     torch.manual_seed(seed)
-    if settings.weights is not None:
-        if settings.network:
-            raise InputError("autoencoder.network and autoencoder.weights exclude each other: the folder has its configuration")
+    if settings.weights is not None and not settings.network:
         return load_vae(settings.weights)
     levels = len(settings.network.get("block_out_channels", (64,)))
     defaults = {"down_block_types": ["DownEncoderBlock2D"] * levels, "up_block_types": ["UpDecoderBlock2D"] * levels}
-    return _construct(AutoencoderKL, {**defaults, **settings.network}, "autoencoder.network")
+    vae = _construct(AutoencoderKL, {**defaults, **settings.network}, "autoencoder.network")
+    if settings.weights is not None:
+        take_over(vae, load_vae(settings.weights))
+    return vae
+
+
+@torch.no_grad()
+def take_over(vae: Any, source: Any) -> None:
+    """Copy what two AutoencoderKLs share: every weight of the same name, as far as both reach along each dimension.
+
+    So a first stage gets more latent channels or wider layers without losing what it has learned. Means and log-variances are
+    the halves of a tensor, and each is copied to its own half.
+    """
+    given = source.state_dict()
+    for name, own in vae.state_dict().items():
+        if name not in given or given[name].ndim != own.ndim:
+            continue
+        halves = 2 if name.startswith(("encoder.conv_out.", "quant_conv.")) else 1
+        inner = 2 if name == "quant_conv.weight" else 1
+        for mine, theirs in zip(own.chunk(halves), given[name].chunk(halves), strict=True):
+            for a, b in zip(mine.chunk(inner, 1) if inner > 1 else [mine], theirs.chunk(inner, 1) if inner > 1 else [theirs], strict=True):
+                shared = tuple(slice(0, min(m, n)) for m, n in zip(a.shape, b.shape, strict=True))
+                a[shared] = b[shared].to(a)

@@ -179,13 +179,13 @@ class AutoencoderStage:
         return rows
 
     def write(self, folder: Path, step: int) -> Path:
-        """Measure the latents' scale, and save the network's folder."""
+        """Standardise the latents, and save the network's folder."""
         from drivegen.backbone import save_model
-        from drivegen.training.autoencoder import measure_scale
+        from drivegen.training.autoencoder import standardise
 
         assert self.data.dataset is not None
         self.vae.eval()
-        self.vae.register_to_config(scaling_factor=measure_scale(self.vae, self.data.dataset))
+        standardise(self.vae, self.data.dataset)
         save_model(self.vae, folder / "vae", "diffusion_pytorch_model", DTYPES[self.config.save_dtype])
         return folder / "vae"
 
