@@ -15,7 +15,7 @@ ROOTS = {"drivegen": HOUSE / "drivegen", "drivegen_plugins": HOUSE / "plugins" /
 
 LEVELS = (
     ("",),  # the package itself: names its parts and imports them when they are asked for
-    ("errors", "hooks"),
+    ("errors", "hooks", "attention"),
     ("geometry", "fourier"),
     ("scene",),
     ("raster", "nuscenes", "plugin", "weights", "strict_yaml", "runtime", "regions"),
@@ -36,7 +36,7 @@ LEVELS = (
 )
 """Rooms from the ground up. A module may import what lies on a line above its own, and its own room."""
 
-FOR_PLUGINS = {"control", "errors", "fourier", "geometry", "pictured", "plugin", "raster", "references", "scene"}
+FOR_PLUGINS = {"attention", "control", "errors", "fourier", "geometry", "pictured", "plugin", "raster", "references", "scene"}
 """What a first-party plugin may import: no more than any third party's."""
 
 

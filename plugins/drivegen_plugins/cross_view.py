@@ -9,6 +9,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from drivegen.attention import attention
 from drivegen.control import zero
 from drivegen.errors import InputError
 from drivegen.plugin import Arrays, Now, Plugin, Signal
@@ -125,7 +126,7 @@ class CrossViewLayer(nn.Module):
         if self.attention == "add":
             # Four dimensions: with more, torch takes its slow path.
             each, keys, values = (z.flatten(0, 2) for z in (q[:, :, None].expand_as(k), k, v))
-            out = nn.functional.scaled_dot_product_attention(each, keys, values).unflatten(0, k.shape[:3])
+            out = attention(each, keys, values).unflatten(0, k.shape[:3])
             weights = present[..., None, None, None].to(q.dtype)
             return (out * weights).sum(2), present.sum(2).to(q.dtype)[..., None, None]
         some = present.any(2)
