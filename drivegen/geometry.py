@@ -22,6 +22,17 @@ NEAR_M = 0.1
 """Distance of the near plane in front of a camera, in metres: nearer geometry is clipped, not mirrored."""
 
 
+def finite(values: ArrayLike, shape: tuple[int, ...], what: str) -> Array:
+    """Copy finite numbers of one shape into an array that cannot be written; `what` names them where they are not."""
+    array = np.array(values, dtype=np.float64)
+    if array.shape != shape:
+        raise InputError(f"{what} has shape {array.shape}, expected {shape}")
+    if not np.isfinite(array).all():
+        raise InputError(f"{what} is not finite: {array.tolist()}")
+    array.flags.writeable = False
+    return array
+
+
 @dataclass(frozen=True, eq=False)
 class SE3:
     """A rigid transform: ``transform(p) = rotation @ p + translation``.

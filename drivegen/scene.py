@@ -1,4 +1,4 @@
-"""Driving scenes as frozen dataclasses: cameras, boxes, vector map, frames, scenes.
+"""Driving scenes as frozen dataclasses: boxes, vector map, frames, scenes; their cameras are of `drivegen.cameras`.
 
 Units are metres, seconds and radians unless a name says otherwise. The global frame is the map's. Everything can be built
 in Python; `drivegen.nuscenes` reads and writes the same objects.
@@ -7,7 +7,7 @@ in Python; `drivegen.nuscenes` reads and writes the same objects.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,8 +16,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from drivegen.cameras import Camera as Camera
+from drivegen.cameras import ResizeCrop as ResizeCrop
+from drivegen.cameras import ring_neighbours as ring_neighbours
+from drivegen.cameras import ring_order as ring_order
 from drivegen.errors import InputError, nearest
-from drivegen.geometry import SE3, Array
+from drivegen.geometry import SE3, Array, finite
 
 DETECTION_CLASSES = (
     "car", "truck", "construction_vehicle", "bus", "trailer", "barrier", "motorcycle", "bicycle", "pedestrian", "traffic_cone",
@@ -32,19 +36,6 @@ BEV_CLASSES = (
 LINE_LAYERS = ("road_divider", "lane_divider")
 """Map layers made of lines; every other layer is made of polygons."""
 
-NEIGHBOUR_LIMIT_RAD = math.radians(100.0)
-"""A camera further round than this is not a neighbour."""
-
-
-def _frozen(values: ArrayLike, shape: tuple[int, ...], what: str) -> Array:
-    array = np.array(values, dtype=np.float64)
-    if array.shape != shape:
-        raise InputError(f"{what} has shape {array.shape}, expected {shape}")
-    if not np.isfinite(array).all():
-        raise InputError(f"{what} is not finite: {array.tolist()}")
-    array.flags.writeable = False
-    return array
-
 
 def _points(values: ArrayLike, least: int, what: str) -> Array:
     array = np.asarray(values, dtype=np.float64)
@@ -53,93 +44,6 @@ def _points(values: ArrayLike, least: int, what: str) -> Array:
     if not np.isfinite(array).all():
         raise InputError(f"{what} is not finite: {array.tolist()[:8]}")
     return array
-
-
-@dataclass(frozen=True)
-class ResizeCrop:
-    """The step from a native image to the generated one: scale by `scale`, then cut (left_px, top_px, width_px, height_px).
-
-    left_px and top_px are in pixels of the scaled image.
-    """
-
-    scale: float
-    left_px: float
-    top_px: float
-    width_px: int
-    height_px: int
-
-    @classmethod
-    def cover(cls, native: tuple[int, int], size: tuple[int, int]) -> ResizeCrop:
-        """Fill `size` (width, height) from a `native` (width, height) image: sides cut evenly, height cut from the top.
-
-        The road is at the bottom of a driving image, so the sky is what goes (MagicDrive does the same: 1600x900 to 400x225,
-        one row off the top).
-        """
-        scale = max(size[0] / native[0], size[1] / native[1])
-        return cls(scale, (native[0] * scale - size[0]) / 2, native[1] * scale - size[1], size[0], size[1])
-
-    @property
-    def matrix(self) -> Array:
-        """(3, 3): homogeneous native pixels to generated pixels."""
-        return np.array([[self.scale, 0, -self.left_px], [0, self.scale, -self.top_px], [0, 0, 1.0]])
-
-
-@dataclass(frozen=True, eq=False)
-class Camera:
-    """A pinhole camera at its own moment.
-
-    K_native (3, 3) in pixels of the native image; ego_SE3_camera the mounting; global_SE3_ego the ego pose when *this* camera
-    fired (nuScenes cameras fire at different times); image_path the picture, where there is one.
-    """
-
-    channel: str
-    K_native: Array
-    width_px: int
-    height_px: int
-    ego_SE3_camera: SE3
-    global_SE3_ego: SE3
-    timestamp_us: int = 0
-    image_path: Path | None = None
-    resize: ResizeCrop | None = None
-
-    def __post_init__(self) -> None:
-        where = f"camera {self.channel!r}"
-        K = _frozen(self.K_native, (3, 3), f"{where}: intrinsics")
-        if K[0, 0] <= 0 or K[1, 1] <= 0 or not np.allclose(K[[1, 2, 2, 2], [0, 0, 1, 2]], (0, 0, 0, 1)):
-            fix = "fx, fy > 0, 0 below the diagonal and a last row 0 0 1 are needed"
-            raise InputError(f"{where}: intrinsics {K.tolist()} are not a pinhole's; {fix}")
-        if self.width_px < 1 or self.height_px < 1:
-            raise InputError(f"{where}: image size {self.width_px}x{self.height_px} must be positive")
-        object.__setattr__(self, "K_native", K)
-
-    @property
-    def K_image(self) -> Array:
-        """Intrinsics (3, 3) in pixels of the generated image."""
-        return self.K_native if self.resize is None else self.resize.matrix @ self.K_native
-
-    @property
-    def image_size(self) -> tuple[int, int]:
-        """(width, height) of the generated image, in pixels."""
-        return (self.width_px, self.height_px) if self.resize is None else (self.resize.width_px, self.resize.height_px)
-
-    @property
-    def global_SE3_camera(self) -> SE3:
-        """Camera pose in the global frame when it fired."""
-        return self.global_SE3_ego @ self.ego_SE3_camera
-
-    @property
-    def yaw_rad(self) -> float:
-        """Direction of the optical axis seen from above, in the ego frame (0 = ahead, counter-clockwise)."""
-        return math.atan2(self.ego_SE3_camera.rotation[1, 2], self.ego_SE3_camera.rotation[0, 2])
-
-    def resized(self, width_px: int, height_px: int) -> Camera:
-        """Return this camera set to generate width_px x height_px images (`ResizeCrop.cover`).
-
-        A resize that gives this size already stays as it is.
-        """
-        if self.resize is not None and (self.resize.width_px, self.resize.height_px) == (width_px, height_px):
-            return self
-        return replace(self, resize=ResizeCrop.cover((self.width_px, self.height_px), (width_px, height_px)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,7 +66,7 @@ class Box3D:
 
     def __post_init__(self) -> None:
         where = f"box {self.token or self.instance or self.category!r}"
-        size = _frozen(self.size_wlh_m, (3,), f"{where}: size")
+        size = finite(self.size_wlh_m, (3,), f"{where}: size")
         if (size <= 0).any():
             raise InputError(f"{where}: size {size.tolist()} m must be positive (width, length, height)")
         object.__setattr__(self, "size_wlh_m", size)
@@ -273,30 +177,6 @@ class VectorMap:
             {name: tuple(group[i] for i in hits(name)) for name, group in self.polygons.items()},
             {name: tuple(group[i] for i in hits(name)) for name, group in self.lines.items()},
         )
-
-
-def ring_order(cameras: Iterable[Camera]) -> tuple[Camera, ...]:
-    """Sort cameras clockwise seen from above, starting left of the most forward one (FL, F, FR, BR, B, BL)."""
-    clockwise = sorted(cameras, key=lambda c: (-c.yaw_rad, c.channel))
-    if not clockwise:
-        return ()
-    front = min(range(len(clockwise)), key=lambda i: (abs(clockwise[i].yaw_rad), clockwise[i].channel))
-    start = (front - 1) % len(clockwise)
-    return tuple(clockwise[start:] + clockwise[:start])
-
-
-def ring_neighbours(cameras: tuple[Camera, ...]) -> tuple[tuple[int, ...], ...]:
-    """Give each camera of a ring the indices of the next one on either side within 100 degrees; duplicates merge."""
-    count = len(cameras)
-
-    def apart(a: Camera, b: Camera) -> float:
-        return abs((a.yaw_rad - b.yaw_rad + math.pi) % (2 * math.pi) - math.pi)
-
-    table = []
-    for i in range(count):
-        sides = dict.fromkeys(j for j in ((i - 1) % count, (i + 1) % count) if j != i)
-        table.append(tuple(j for j in sides if apart(cameras[i], cameras[j]) <= NEIGHBOUR_LIMIT_RAD))
-    return tuple(table)
 
 
 @dataclass(frozen=True, eq=False)

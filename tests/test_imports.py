@@ -17,6 +17,7 @@ LEVELS = (
     ("",),  # the package itself: names its parts and imports them when they are asked for
     ("errors", "hooks", "attention"),
     ("geometry", "fourier"),
+    ("cameras",),
     ("scene",),
     ("raster", "nuscenes", "plugin", "weights", "strict_yaml", "runtime", "regions"),
     ("world", "registry", "tokens", "regions", "references", "control", "pictured", "data", "config", "inspect_model", "sheet"),
