@@ -222,6 +222,28 @@ def test_pictures_agree_with_the_layout() -> None:
     assert not off.any()
 
 
+def test_the_layouts_colours_are_ade20ks() -> None:
+    """Facts of the table by which the segmentation ControlNets' training pictures were painted (MMSegmentation's)."""
+    facts = {
+        "car": (0, 102, 200), "truck": (255, 0, 20), "bus": (255, 0, 245), "motorcycle": (163, 0, 255),
+        "bicycle": (255, 245, 0), "pedestrian": (150, 5, 61), "barrier": (255, 184, 6), "traffic_cone": (255, 184, 6),
+        "trailer": (255, 0, 20), "construction_vehicle": (255, 0, 20), "movable_object.debris": (0, 255, 20),
+    }  # fmt: skip
+    view = camera("CAM", 0.0, size=(112, 64))
+    place = SE3(np.eye(3), view.global_SE3_camera.translation + np.array([8.0, 0.0, 0.0]))
+    for category, colour in facts.items():
+        frame = Frame("one", (view,), (Box3D(category, place, np.array([2.0, 2.0, 2.0])),))
+        assert tuple(raster.picture("layout").draw(frame, view)[:, 32, 56]) == colour, category
+    frame = street_frame().resized(SIZE[1], SIZE[0])
+    bits = raster.layout(frame, frame.cameras[0]).map_bits
+    drawn = raster.picture("layout").draw(frame, frame.cameras[0])
+    walkway = (bits >> BEV_CLASSES.index("walkway")) & 1 == 1
+    road = (bits >> BEV_CLASSES.index("drivable_area")) & 1 == 1
+    assert (drawn[:, walkway] == np.array([[235], [255], [7]])).all()
+    assert (drawn[:, road & ~walkway] == 140).all()
+    assert walkway.any() or road.any()
+
+
 def test_the_birds_eye_picture_is_upright_for_each_camera() -> None:
     """20 m ahead of any camera and 5 m to its right is above the lower edge by 2/5 of the height, right of the middle."""
     for yaw in (0.0, 55.0, 180.0, -110.0):

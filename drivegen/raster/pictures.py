@@ -13,27 +13,9 @@ from drivegen.errors import InputError, nearest
 from drivegen.geometry import SE3, Array
 from drivegen.raster.birdseye import Mask, bev
 from drivegen.raster.boxes import box_edges
+from drivegen.raster.palette import BOXES, GROUND, LINES, OTHER, RGB
 from drivegen.raster.view import OTHER_CLASS, Layout, layout
 from drivegen.scene import BEV_CLASSES, DETECTION_CLASSES, LINE_LAYERS, Box3D, Camera, Frame
-
-RGB = tuple[int, int, int]
-
-# Colours of ADE20K's 150 classes (road, sidewalk, earth, car, truck, bus, van, bicycle, minibike, person, fence …), which
-# released segmentation ControlNets were trained with. What ADE20K has no class for stays the ground that it lies on.
-_GROUND: dict[str, RGB] = {
-    "drivable_area": (140, 140, 140), "ped_crossing": (140, 140, 140), "walkway": (235, 255, 7), "stop_line": (140, 140, 140),
-    "carpark_area": (140, 140, 140), "road_block": (140, 140, 140),
-}  # fmt: skip
-_BOXES: dict[str, RGB] = {
-    "car": (0, 102, 200), "truck": (255, 0, 20), "construction_vehicle": (255, 0, 20), "bus": (255, 0, 245),
-    "trailer": (255, 0, 20), "barrier": (255, 184, 6), "motorcycle": (163, 0, 255), "bicycle": (255, 245, 0),
-    "pedestrian": (150, 5, 61), "traffic_cone": (255, 184, 6),
-}  # fmt: skip
-_OTHER: RGB = (120, 120, 70)
-_LINES: dict[str, RGB] = {
-    "road_divider": (255, 200, 0), "lane_divider": (255, 255, 255), "ped_crossing": (0, 255, 255), "stop_line": (255, 0, 0),
-}  # fmt: skip
-"""Colours of the lanes' picture, which no released checkpoint fixes."""
 
 AHEAD_M = 50.0
 """What the bird's-eye picture of a camera shows, from the camera at its lower edge to its upper edge."""
@@ -69,10 +51,10 @@ def _paint(bits: Mask, colours: Mapping[str, RGB], out: Drawn) -> None:
 def _layout(frame: Frame, camera: Camera) -> Drawn:
     view = layout(frame, camera)
     out = np.zeros((3, *view.map_bits.shape), np.uint8)
-    _paint(view.map_bits, _GROUND, out)
+    _paint(view.map_bits, GROUND, out)
     for i, name in enumerate(DETECTION_CLASSES):
-        out[:, view.box_class == 1 + i] = np.array(_BOXES[name], np.uint8)[:, None]
-    out[:, view.box_class == OTHER_CLASS] = np.array(_OTHER, np.uint8)[:, None]
+        out[:, view.box_class == 1 + i] = np.array(BOXES[name], np.uint8)[:, None]
+    out[:, view.box_class == OTHER_CLASS] = np.array(OTHER, np.uint8)[:, None]
     return out
 
 
@@ -86,7 +68,7 @@ def _layout_channels(frame: Frame, camera: Camera) -> Drawn:
 def _lanes(frame: Frame, camera: Camera) -> Drawn:
     bits = layout(frame, camera).map_bits
     out = np.zeros((3, *bits.shape), np.uint8)
-    _paint(bits, {name: _LINES[name] for name in ("ped_crossing", "stop_line", *LINE_LAYERS)}, out)
+    _paint(bits, {name: LINES[name] for name in ("ped_crossing", "stop_line", *LINE_LAYERS)}, out)
     return out
 
 
@@ -136,7 +118,7 @@ def _cut(segment: Array, width: int, height: int) -> Array | None:
 
 
 def _colour(box: Box3D) -> RGB:
-    return _OTHER if box.detection_class is None else _BOXES[box.detection_class]
+    return OTHER if box.detection_class is None else BOXES[box.detection_class]
 
 
 def _above(frame: Frame, camera: Camera) -> tuple[NDArray[np.uint8], Callable[[Array], Array]]:
@@ -163,7 +145,7 @@ def _bev(frame: Frame, camera: Camera) -> Drawn:
     masks, to_pixels = _above(frame, camera)
     bits = np.bitwise_or.reduce(masks << np.arange(len(BEV_CLASSES), dtype=np.uint8)[:, None, None])
     out = np.zeros((3, *bits.shape), np.uint8)
-    _paint(bits, {**_GROUND, **_LINES}, out)
+    _paint(bits, {**GROUND, **LINES}, out)
     flat = np.ascontiguousarray(out.transpose(1, 2, 0))
     for box in frame.boxes:
         cv2.fillPoly(flat, [_outline(box, to_pixels)], _colour(box), cv2.LINE_8, 4)
