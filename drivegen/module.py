@@ -22,7 +22,8 @@ class DriveModule(TrainedModule):
     """Training of a host; works with any `pytorch_lightning.Trainer`.
 
     drop gives the probability of null by plugin name (missing = 0), drop_groups joint draws; train_plugins names the plugins
-    that train (None = all). UNet and text encoder train where settings say so. Raises InputError for an unknown name.
+    that train (None = all); those of a loaded model, which are frozen, are set to learn. UNet and text encoder train where
+    settings say so. Raises InputError for an unknown name.
     """
 
     def __init__(
@@ -49,6 +50,8 @@ class DriveModule(TrainedModule):
         for name in host.plugins:
             if train_plugins is not None and name not in train_plugins:
                 self._frozen.append(host.plugin(name).requires_grad_(False))
+            else:
+                host.plugin(name).unfreeze()
         if settings.gradient_checkpointing:
             host.enable_gradient_checkpointing()
 

@@ -213,6 +213,13 @@ class Plugin(nn.Module):
         finally:
             del self.__dict__["_attaching"]
         self.sites, self.__dict__["networks"] = tuple(attaching.sites), tuple(attaching.networks)
+        self.__dict__["_learns"] = frozenset(name for name, p in self.named_parameters() if p.requires_grad)
+
+    def unfreeze(self) -> None:
+        """Let learn what `attach` made to learn, if nothing of this plugin does: loading a model freezes all of it."""
+        if not any(p.requires_grad for p in self.parameters()):
+            for name, parameter in self.named_parameters():
+                parameter.requires_grad_(name in self.__dict__["_learns"])
 
     @property
     def backbone(self) -> Backbone:
