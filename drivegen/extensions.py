@@ -58,6 +58,7 @@ class Extensions:
         name = name or str(saved.get("name") or kind or registry.kind_of(cls(**arguments)))
         if name in self.host.plugins:
             raise InputError(f"there is a plugin named {name!r} already; add this one under another name")
+        self._check_loras()
         brought = self._bring(cls, path, components or {})
         loaded, self._loras = self._loras, {}
         lora.remove(self.host)  # a plugin builds its layers from the UNet's own
@@ -122,6 +123,7 @@ class Extensions:
         """
         if not -100 <= scale <= 100:
             raise InputError(f"scale {scale} of a LoRA must be a number from -100 to 100")
+        self._check_loras()
         name = name or Path(source).stem
         before = dict(self._loras)
         self._loras[name] = (lora.read(source), float(scale))
@@ -137,8 +139,17 @@ class Extensions:
         """Take one LoRA out, or all of them; the layers are then the very ones that were there before."""
         if name is not None and name not in self._loras:
             raise InputError(f"there is no LoRA {name!r} in this model; it has {', '.join(self._loras) or 'none'}")
+        self._check_loras()
         self._loras = {} if name is None else {n: v for n, v in self._loras.items() if n != name}
         self._apply()
+
+    def _check_loras(self) -> None:
+        """Refuse to touch the layers of a LoRA that was not loaded here: it would be lost, and its optimiser would not know."""
+        there = lora.parameters(self.host)
+        ours = any(scale != 0 for _, scale in self._loras.values())
+        if there and (not ours or any(p.requires_grad for _, p in there)):
+            fix = "put in what else you need first, or save it with drivegen.lora.save(drivegen.lora.extract(host), FOLDER)"
+            raise InputError(f"the model has a LoRA in training ({there[0][0]} …), which this would take out; {fix}")
 
     def _apply(self) -> None:
         lora.apply(self.host, [pair for pair in self._loras.values() if pair[1] != 0])
