@@ -105,6 +105,10 @@ def generate(
         list[str] | None,
         typer.Option("--range", metavar="PLUGIN=START:END", help="Fractions of the steps between which it is there."),
     ] = None,
+    region: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PLUGIN=CAMERA[:MASK]", help="Where in a camera's picture it is: white in a mask's file, or all."),
+    ] = None,
     strength: Annotated[float | None, typer.Option(help="Start from the recorded pictures: 0 keeps them, 1 nothing.")] = None,
     size: Annotated[str | None, typer.Option(metavar="HEIGHTxWIDTH", help="Size of each image. Default: the model's.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
@@ -130,6 +134,7 @@ def generate(
         strength,
         work.parse_size(size),
         tuple(input_ or ()),
+        tuple(region or ()),
     )
     _quiet()
     where = work.Where(model, device, dtype, offload, config, tuple(plugin or ()), tuple(lora or ()))

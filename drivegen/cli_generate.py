@@ -95,6 +95,7 @@ class Settings:
     strength: float | None = None
     size: tuple[int, int] | None = None
     inputs: tuple[str, ...] = ()
+    regions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ class Where:
 def generate(out: Path, selection: Selection, settings: Settings, where: Where, console: Console) -> None:
     """Generate the selected frames into OUT/<sample_token>/, with sheets and a manifest."""
     scales, ranges, guidance = parse_scales(settings.scales), parse_ranges(settings.ranges), parse_guidance(settings.guidance)
-    inputs = parse_inputs(settings.inputs)
+    inputs, regions = parse_inputs(settings.inputs), parse_regions(settings.regions)
     check_seed(settings.seed)
     with held(out):
         manifest = Manifest(out)
@@ -141,7 +142,7 @@ def generate(out: Path, selection: Selection, settings: Settings, where: Where, 
                     frame, prompt=settings.prompt, negative_prompt=settings.negative_prompt, seed=settings.seed,
                     num_inference_steps=settings.steps, guidance_scale=guidance, sampler=settings.sampler,
                     scales=scales, ranges=ranges, without=settings.without, size=settings.size, strength=settings.strength,
-                    inputs=inputs,
+                    inputs=inputs, regions=regions,
                     image=None if settings.strength is None else recorded(frame),
                     callback_on_step_end=lambda pipe, i, t, state, n=number: advance(n * steps + i + 1),
                 )  # fmt: skip
@@ -204,6 +205,24 @@ def parse_ranges(given: Sequence[str]) -> dict[str, tuple[float, float]]:
         if name in out:
             raise InputError(f"--range names {name!r} twice")
         out[name] = check_range(name, start, end)
+    return out
+
+
+def parse_regions(given: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Read PLUGIN=CAMERA[:MASK] options: a mask file is white where the plugin is, and without one all of the picture is."""
+    from drivegen.nuscenes.images import open_image
+
+    out: dict[str, dict[str, Any]] = {}
+    for text in given:
+        name, _, rest = text.partition("=")
+        channel, colon, file = rest.partition(":")
+        if not name or not channel or (colon and not file):
+            form = "PLUGIN=CAMERA:MASK, or PLUGIN=CAMERA for all of its picture, such as layout=CAM_FRONT:mask.png"
+            raise InputError(f"--region {text!r} must be {form}")
+        views = out.setdefault(name, {})
+        if channel in views:
+            raise InputError(f"--region names {channel!r} of {name!r} twice")
+        views[channel] = open_image(Path(file), f"--region {name}={channel}").convert("L") if colon else True
     return out
 
 

@@ -86,6 +86,30 @@ def test_generate_from_data(tiny: Path, data: Path, tmp_path: Path) -> None:
     assert len(lines(out)) == len(channels)
 
 
+def test_generate_in_a_region(tiny: Path, data: Path, tmp_path: Path) -> None:
+    """In one camera's picture alone, and with an empty mask nowhere: then it is as if the plugin were absent."""
+    Image.new("1", (30, 20), 1).save(tmp_path / "all.png")
+    Image.new("L", SIZE[::-1], 0).save(tmp_path / "none.png")
+    runs = {
+        "there": (), "absent": ("--scale", "layout=0"), "whole": ("--region", "layout=CAM_FRONT"),
+        "file": ("--region", f"layout=CAM_FRONT:{tmp_path / 'all.png'}"),
+        "none": ("--region", f"layout=CAM_FRONT:{tmp_path / 'none.png'}"),
+    }  # fmt: skip
+    made = {}
+    for name, more in runs.items():
+        out = tmp_path / name
+        generate(tiny, out, "--data", data, "--steps", 1, "--guidance", 1, "--scale", "cross_view=0", *more)
+        made[name] = {line["camera"]: np.asarray(Image.open(out / line["file"])).astype(int) for line in lines(out)}
+        assert [line["regions"] for line in lines(out)][:1] == [["layout"] if "--region" in more else []]
+    near = lambda a, b, c: bool(np.abs(made[a][c] - made[b][c]).max() <= 1)  # noqa: E731
+    assert near("whole", "there", "CAM_FRONT")
+    assert near("file", "there", "CAM_FRONT")
+    assert near("whole", "absent", "CAM_BACK")
+    assert near("none", "absent", "CAM_FRONT")
+    assert not near("there", "absent", "CAM_FRONT")
+    assert not near("there", "absent", "CAM_BACK")
+
+
 def test_generate_selects_samples(tiny: Path, data: Path, tmp_path: Path) -> None:
     tokens = nuscenes.open(data).samples()
     for options, expected in (
@@ -127,6 +151,12 @@ def test_generate_the_built_in_scene(tiny: Path, tmp_path: Path) -> None:
         (("--scale", "boxes=-1"), "must be PLUGIN=X"),
         (("--scale", "boxes=nan"), "must be PLUGIN=X"),
         (("--scale", "boxes=1", "--scale", "boxes=2"), "'boxes' twice"),
+        (("--region", "layout"), "must be PLUGIN=CAMERA:MASK"),
+        (("--region", "layout=CAM_FRONT:"), "must be PLUGIN=CAMERA:MASK"),
+        (("--region", "layout=CAM_FRONT:/nowhere.png"), "/nowhere.png is missing"),
+        (("--region", "layout=CAM_FRONT", "--region", "layout=CAM_FRONT"), "twice"),
+        (("--region", "layout=CAM_FRNT"), "did you mean 'CAM_FRONT'"),
+        (("--region", "layuot=CAM_FRONT"), "did you mean 'layout'"),
         (("--without", "box"), "did you mean 'boxes'"),
         (("--seed", -1), "seed -1"),
         (("--sampler", "ddimm"), "did you mean 'ddim'"),
