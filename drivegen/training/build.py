@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from drivegen import lora, registry, weights
 from drivegen import model as models
@@ -185,9 +186,12 @@ def take_over(vae: Any, source: Any) -> None:
     for name, own in vae.state_dict().items():
         if name not in given or given[name].ndim != own.ndim:
             continue
-        halves = 2 if name.startswith(("encoder.conv_out.", "quant_conv.")) else 1
-        inner = 2 if name == "quant_conv.weight" else 1
-        for mine, theirs in zip(own.chunk(halves), given[name].chunk(halves), strict=True):
-            for a, b in zip(mine.chunk(inner, 1) if inner > 1 else [mine], theirs.chunk(inner, 1) if inner > 1 else [theirs], strict=True):
-                shared = tuple(slice(0, min(m, n)) for m, n in zip(a.shape, b.shape, strict=True))
-                a[shared] = b[shared].to(a)
+        rows = 2 if name.startswith(("encoder.conv_out.", "quant_conv.")) else 1
+        columns = 2 if name == "quant_conv.weight" else 1
+        for a, b in zip(_parts(own, rows, columns), _parts(given[name], rows, columns), strict=True):
+            shared = tuple(slice(0, min(m, n)) for m, n in zip(a.shape, b.shape, strict=True))
+            a[shared] = b[shared].to(a)
+
+
+def _parts(tensor: Tensor, rows: int, columns: int) -> list[Tensor]:
+    return [part for row in tensor.chunk(rows) for part in (row.chunk(columns, 1) if columns > 1 else [row])]
