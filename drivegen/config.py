@@ -156,7 +156,7 @@ class AutoencoderConfig:
     network: dict[str, Any] = field(default_factory=dict)
     """Arguments of diffusers' AutoencoderKL."""
     weights: str | None = None
-    """Folder of an AutoencoderKL to start from; with `network` beside it, of what that network takes over as far as shapes reach."""
+    """Folder of an AutoencoderKL to start from; with `network` beside it, what both have is copied."""
     crop: tuple[int, int] | None = None
     """(height, width) of random crops that are trained on, in pixels; None = whole images."""
     l1: float = _number(1.0, ge=0)

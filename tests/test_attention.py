@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from drivegen.attention import SHORT, attention
 
 
-@pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-6), (torch.bfloat16, 2e-2)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 2e-2)])
 @pytest.mark.parametrize("length", [7, SHORT + 1])
 def test_attention_and_its_gradients_are_torch_s(dtype: torch.dtype, tolerance: float, length: int) -> None:
     torch.manual_seed(0)

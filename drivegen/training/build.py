@@ -161,7 +161,7 @@ def load_vae(folder: str) -> Any:
 
 
 def build_autoencoder(settings: AutoencoderConfig, seed: int) -> Any:
-    """Make the first stage's network: fresh, from a folder, or, with both given, fresh with what it shares with the folder's."""
+    """Make the first stage's network: fresh, from a folder, or fresh with what it shares with the folder's."""
     from diffusers import AutoencoderKL
 
     torch.manual_seed(seed)
