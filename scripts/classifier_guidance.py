@@ -7,24 +7,24 @@ The referee that pulls is the one that judges, so the gain says that the gradien
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import typer
+from common import UNSEEN, Model, Seed, Steps, run
 
 from drivegen.errors import InputError
 
 
 def main(
-    model: Annotated[str, typer.Argument(help="'tiny', a model folder, or what `drivegen generate --model` takes")],
+    model: Model,
     scenes: int = 8,
-    seed: Annotated[int, typer.Option(help="seed of the city; models must not have been trained on it")] = 20261,
+    seed: Seed = UNSEEN,
     scale: float = 1.0,
     limit: Annotated[float, typer.Option(help="greatest move of a view's clean latents a step; 0: none")] = 0.2,
     exact: Annotated[bool, typer.Option(help="differentiate through the network")] = True,
-    steps: Annotated[int | None, typer.Option(help="sampling steps; the model's own if left out")] = None,
+    steps: Steps = None,
     without: Annotated[list[str] | None, typer.Option(help="plugins to null; may be repeated")] = None,
     out: Path = Path("out/classifier"),
     device: str = "auto",
@@ -33,10 +33,9 @@ def main(
     """Generate each scene twice from one seed, judge both, print the scores, and keep a sheet of each."""
     from drivegen.evaluate import referee
     from drivegen.evaluate.cities import plain_city
-    from drivegen.evaluate.figures import GROUPS_SCORED
+    from drivegen.evaluate.figures import GROUPS_SCORED, Truth, control_figures
     from drivegen.evaluate.head import LayoutHead
-    from drivegen.evaluate.labels import Judged, floor_overlaps, overlaps, truth_labels
-    from drivegen.evaluate.scores import bootstrap, control, ratio
+    from drivegen.evaluate.labels import Judged
     from drivegen.evaluate.variants import Key, noise_seed
     from drivegen.pipeline import Pipeline
     from drivegen.sampling import Classifier
@@ -47,13 +46,10 @@ def main(
     judge.net.to(pipe.device)
     city = plain_city(out / "city", scenes, 1, seed, pipe.model.image_size)
     classifier = Classifier(LayoutHead(judge), scale, exact=exact, limit=limit or None, name="referee")
-    truth, renders, found = {}, Judged(), {"without": Judged(), "with": Judged()}
-    for scene in range(scenes):
-        key = Key(scene, 0)
+    truth, found = Truth(scenes), {"without": Judged(), "with": Judged()}
+    for key in (Key(scene, 0) for scene in range(scenes)):
         frame = city.frames[key]
-        views = {channel: city.view(key, channel) for channel in frame.channels}
-        truth.update({(key, channel): truth_labels(view.classes) for channel, view in views.items()})
-        renders.add(judge, key, {channel: view.rgb for channel, view in views.items()})
+        truth.see(judge, key, {channel: city.view(key, channel) for channel in frame.channels})
         for name, pulling in (("without", None), ("with", classifier)):
             made = pipe(
                 frame, seed=noise_seed(seed, key), num_inference_steps=steps, without=without or (), classifier=pulling
@@ -61,21 +57,12 @@ def main(
             found[name].add(judge, key, {channel: np.asarray(image) for channel, image in made.pictures().items()})
             made.sheet().save(out / f"{key.name}-{name}.png")
     print(f"{model}, {scenes} scenes, {classifier}")
-    for group, number in GROUPS_SCORED.items():
-        for name, judged in found.items():
-            own = [overlaps(truth, labels, number, scenes) for labels in (judged.labels, renders.labels)]
-            sums = np.concatenate([*own, floor_overlaps(truth, judged.labels, number, scenes)], axis=1)
-            score = bootstrap(sums, control)
-            print(
-                f"{group:9} {name:8} IoU {float(ratio(sums.sum(0)[:2])):.3f}  "
-                f"control {score.value:.3f} [{score.low:.3f}, {score.high:.3f}]"
-            )
+    for name, judged in found.items():
+        figures = {figure.name: figure for figure in control_figures(truth, judged, name)}
+        for group in GROUPS_SCORED:
+            score, iou = figures[f"{group}_control"], figures[f"{group}_iou"]
+            print(f"{group:9} {name:8} IoU {iou.value:.3f}  control {score.value:.3f} [{score.low:.3f}, {score.high:.3f}]")
 
 
 if __name__ == "__main__":
-    try:
-        typer.run(main)
-    except InputError as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit(130)
+    run(main)

@@ -16,6 +16,7 @@ from typing import Annotated
 
 import torch
 import typer
+from common import UNSEEN, Model, Seed, Steps, run
 
 from drivegen import weights
 from drivegen.errors import InputError
@@ -29,12 +30,12 @@ def _less(text: str) -> dict[str, int]:
 
 
 def main(
-    model: Annotated[str, typer.Argument(help="'tiny', a model folder, or what `drivegen generate --model` takes")],
+    model: Model,
     scenes: int = 20,
     frames_per_scene: int = 10,
-    seed: Annotated[int, typer.Option(help="seed of the city; models must not have been trained on it")] = 20261,
+    seed: Seed = UNSEEN,
     out: Path = Path("out/measure"),
-    steps: Annotated[int | None, typer.Option(help="sampling steps; the model's own if left out")] = None,
+    steps: Steps = None,
     only: Annotated[str, typer.Option(help="variants by comma: all,no_layout,all-boxes,all-turned,all-second,null …")] = "",
     less: Annotated[str, typer.Option(help="frames a scene of costly kinds: boxes, turned, second, null")] = "second=3",
     pandaset: Annotated[Path, typer.Option(help="real scenes; skipped where absent")] = Path("../shared/data/pandaset"),
@@ -73,9 +74,4 @@ def main(
 
 
 if __name__ == "__main__":
-    try:
-        typer.run(main)
-    except InputError as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit(130)
+    run(main)

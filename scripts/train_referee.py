@@ -10,14 +10,12 @@ Seeds of the city: 1 to 98 train (models and the referee), 99 checks while train
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import torch
 import typer
-
-from drivegen.errors import InputError
+from common import run
 
 
 def main(
@@ -58,7 +56,4 @@ def main(
 
 
 if __name__ == "__main__":
-    try:
-        typer.run(main)
-    except InputError as error:
-        sys.exit(f"error: {error}")
+    run(main)

@@ -362,14 +362,12 @@ def test_renders_score_one(tmp_path):
     """The city's own pictures, put in the place of generated ones, have a control score of 1 and no excess error."""
     from drivegen.evaluate.cities import plain_city
     from drivegen.evaluate.figures import Truth, condition_figures, control_figures, frechet_figure
-    from drivegen.evaluate.labels import Judged, truth_labels
+    from drivegen.evaluate.labels import Judged
 
     city = plain_city(tmp_path / "city", 2, 1, 31, (48, 80), workers=1)
-    truth = Truth(2, {}, {}, {})
+    truth = Truth(2)
     for key, frame in city.frames.items():
-        views = {c: city.view(key, c) for c in frame.channels}
-        truth.labels.update({(key, c): truth_labels(view.classes) for c, view in views.items()})
-        truth.renders.add(random_referee(), key, {c: view.rgb for c, view in views.items()})
+        truth.see(random_referee(), key, {c: city.view(key, c) for c in frame.channels})
     truth.renders.labels.update(truth.labels)  # a referee that never errs
     time, weather = ({k: conditions_of(f.description)[i] for k, f in city.frames.items()} for i in (0, 1))
     right = {"time": {p: time[p[0]] for p in truth.labels}, "weather": {p: weather[p[0]] for p in truth.labels}}

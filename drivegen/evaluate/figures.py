@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from drivegen.evaluate.frechet import frechet_distance
-from drivegen.evaluate.labels import Judged, Labels, Place, floor_overlaps, overlaps, right
-from drivegen.evaluate.referee import DRIVABLE_GROUP, VEHICLE_GROUP
+from drivegen.evaluate.labels import Judged, Labels, Place, floor_overlaps, overlaps, right, truth_labels
+from drivegen.evaluate.referee import DRIVABLE_GROUP, VEHICLE_GROUP, Referee
 from drivegen.evaluate.scores import Estimate, bootstrap, control, excess, ratio, relative, share
 from drivegen.evaluate.variants import TURNED, Key
 from drivegen.geometry import Array
+from drivegen.world import View
 
 GROUPS_SCORED = {"drivable": DRIVABLE_GROUP, "vehicle": VEHICLE_GROUP}
 
@@ -35,10 +36,15 @@ class Truth:
     """What is true of a measurement's frames: labels by view, and by frame time and weather (indices)."""
 
     scenes: int
-    labels: Labels
-    time: Mapping[Key, int]
-    weather: Mapping[Key, int]
+    time: Mapping[Key, int] = field(default_factory=dict)
+    weather: Mapping[Key, int] = field(default_factory=dict)
+    labels: Labels = field(default_factory=dict)
     renders: Judged = field(default_factory=Judged)
+
+    def see(self, referee: Referee, key: Key, views: Mapping[str, View]) -> None:
+        """Take what cameras truly see of a frame: its labels, and what the referee says of the renders."""
+        self.labels.update({(key, channel): truth_labels(view.classes) for channel, view in views.items()})
+        self.renders.add(referee, key, {channel: view.rgb for channel, view in views.items()})
 
     def only(self, keys: Sequence[Key], channel: str | None = None) -> Labels:
         """Labels of some frames, of all their cameras or of one."""

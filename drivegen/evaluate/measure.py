@@ -20,7 +20,7 @@ from drivegen.evaluate.cities import City, plain_city, turned_city
 from drivegen.evaluate.consistency import colour_error, correspondences
 from drivegen.evaluate.figures import Figure, Truth
 from drivegen.evaluate.images import Job, Store, generate, reconstruct
-from drivegen.evaluate.labels import Judged, truth_labels
+from drivegen.evaluate.labels import Judged
 from drivegen.evaluate.referee import Referee
 from drivegen.evaluate.renders import conditions_of
 from drivegen.evaluate.variants import COLUMNS, TURNED, Key, Variant, donor, noise_seed, variants, with_boxes_of
@@ -151,12 +151,10 @@ class Measurement:
 
     def _truth(self, city: City, keys: Sequence[Key], channel: str | None = None) -> Truth:
         conditions = {key: conditions_of(city.frames[key].description) for key in keys}
-        truth = Truth(self.plan.scenes, {}, {k: c[0] for k, c in conditions.items()}, {k: c[1] for k, c in conditions.items()})
+        truth = Truth(self.plan.scenes, {k: c[0] for k, c in conditions.items()}, {k: c[1] for k, c in conditions.items()})
         for key in track(keys, "judging renders"):
             channels = [c for c in city.frames[key].channels if channel in (None, c)]
-            views = {c: city.view(key, c) for c in channels}
-            truth.labels.update({(key, c): truth_labels(view.classes) for c, view in views.items()})
-            truth.renders.add(self.referee, key, {c: view.rgb for c, view in views.items()})
+            truth.see(self.referee, key, {c: city.view(key, c) for c in channels})
         return truth
 
     def _reconstructions(self, keys: Sequence[Key]) -> Judged:
