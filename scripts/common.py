@@ -1,0 +1,28 @@
+"""What the scripts that measure have in common: their options, and how they end."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Annotated
+
+import typer
+
+from drivegen.errors import InputError
+
+Model = Annotated[str, typer.Argument(help="'tiny', a model folder, or what `drivegen generate --model` takes")]
+Seed = Annotated[int, typer.Option(help="seed of the city; models must not have been trained on it")]
+Steps = Annotated[int | None, typer.Option(help="sampling steps; the model's own if left out")]
+UNSEEN = 20261
+"""The city's seed that models are measured on."""
+
+
+def run(main: Callable[..., None]) -> None:
+    """Run a script's main function: bad input ends it with one line and status 2, Ctrl-C with status 130."""
+    try:
+        typer.run(main)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
