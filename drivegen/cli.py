@@ -178,7 +178,7 @@ def train(
         raise typer.Exit(status)
 
 
-convert = typer.Typer(help="Turn foreign checkpoints into models.", no_args_is_help=True, rich_markup_mode=None)
+convert = typer.Typer(help="Turn foreign checkpoints into models and plugins.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(convert, name="convert")
 
 
@@ -230,7 +230,7 @@ def magicdrive(
         bool, typer.Option("--half/--no-half", help="Round camera parameters to fp16, as released weights expect.")
     ] = True,
 ) -> None:
-    """Write a MagicDrive checkpoint as a model with the plugins camera, text, boxes, bev_map and cross_view."""
+    """Write a MagicDrive checkpoint as a model. Its plugins are camera, text, boxes, bev_map and cross_view."""
     from drivegen.convert import magicdrive as work
 
     _quiet()
@@ -244,7 +244,7 @@ def validate(
     root: Annotated[Path, typer.Argument(help="Folder of a nuScenes-format dataset.")],
     version: Annotated[str | None, typer.Option(help="Dataset version, where the root has several.")] = None,
 ) -> None:
-    """List everything that is wrong with a dataset; the status is 2 when there is an error."""
+    """List everything that is wrong with a dataset. The status is 2 when there is an error."""
     from drivegen import nuscenes
     from drivegen.cli_show import show_problems
 

@@ -53,7 +53,8 @@ def show_model(console: Console, folder: Path) -> None:
     )
     console.print(f"saved with: {', '.join(f'{k} {v}' for k, v in index['versions'].items())}", highlight=False, soft_wrap=True)
     for key, value in index["about"].items():
-        console.print(f"{escape(str(key))}: {escape(str(value))}", highlight=False, soft_wrap=True)
+        said = "settings recorded in drivegen.json" if isinstance(value, (dict, list)) else escape(str(value))
+        console.print(f"{escape(str(key))}: {said}", highlight=False, soft_wrap=True)
     console.print(f"sha256 of all {len(index['sha256'])} weight files agree")
 
 

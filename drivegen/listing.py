@@ -38,12 +38,12 @@ def _read(entry: registry.Entry) -> Listed:
         path = _find(module)
         tree = _parse(path)
         _check_imports(tree)
-        classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+        classes = _classes(tree)
         if name not in classes:
             raise _Broken(f"{path} has no class {name}")
     except _Broken as error:
         return Listed(entry.kind, origin=entry.origin, target=entry.target, problem=str(error))
-    family = list(_ancestors(classes[name], classes))
+    family = list(_ancestors(classes[name], tree))
     defined = {f.name: f for cls in reversed(family) for f in cls.body if isinstance(f, ast.FunctionDef)}
     hooks = tuple(hook for hook in HOOKS if hook in defined)
     summary = (ast.get_docstring(classes[name]) or "").strip().split("\n")[0]
@@ -100,12 +100,29 @@ def _check_imports(tree: ast.Module) -> None:
                 raise _Broken(f"line {node.lineno} imports {top!r}, which is not installed")
 
 
-def _ancestors(cls: ast.ClassDef, classes: dict[str, ast.ClassDef]) -> Iterator[ast.ClassDef]:
-    """Give a class and those that it inherits from in the same file, nearest first."""
+def _classes(tree: ast.Module) -> dict[str, ast.ClassDef]:
+    return {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+
+
+def _ancestors(cls: ast.ClassDef, tree: ast.Module) -> Iterator[ast.ClassDef]:
+    """Give a class and those that it inherits from below Plugin, of its own file or imported by name, nearest first."""
     yield cls
+    here = _classes(tree)
+    froms = [node for node in tree.body if isinstance(node, ast.ImportFrom) and node.level == 0 and node.module]
+    imported = {alias.asname or alias.name: (str(node.module), alias.name) for node in froms for alias in node.names}
     for base in cls.bases:
-        if isinstance(base, ast.Name) and base.id in classes and base.id != cls.name:
-            yield from _ancestors(classes[base.id], classes)
+        if not isinstance(base, ast.Name) or base.id == cls.name:
+            continue
+        if base.id in here:
+            yield from _ancestors(here[base.id], tree)
+        elif base.id in imported and imported[base.id] != ("drivegen.plugin", "Plugin"):
+            module, name = imported[base.id]
+            try:
+                other = _parse(_find(module))
+            except _Broken:  # the import itself is checked elsewhere; what it would bring is not known
+                continue
+            if name in _classes(other):
+                yield from _ancestors(_classes(other)[name], other)
 
 
 def _parameters(init: ast.FunctionDef | None) -> tuple[str, ...]:
