@@ -13,8 +13,6 @@ from drivegen import weights
 from drivegen.errors import InputError
 
 REQUIRED = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
-IGNORED = ("safety_checker", "feature_extractor", "image_encoder", "requires_safety_checker")
-"""Entries of a model_index.json that a backbone does without unless a plugin asks for them."""
 
 _STEMS = {"text_encoder": "model", "image_encoder": "model"}
 _TOKENIZERS = ("CLIPTokenizer", "CLIPTokenizerFast")
@@ -191,12 +189,15 @@ class Backbone(nn.Module):
         shift = getattr(self.vae.config, "shift_factor", None) or 0.0
         return self.vae.decode((latents / self.vae.config.scaling_factor + shift).to(self.vae.dtype)).sample
 
-    def save(self, folder: Path, dtype: torch.dtype | None = None) -> None:
-        """Write a folder that `StableDiffusionPipeline.from_pretrained` opens; weights in `dtype`, or as they are."""
+    def save(self, folder: Path, dtype: torch.dtype | None = None, shard: int | None = None) -> None:
+        """Write a folder that `StableDiffusionPipeline.from_pretrained` opens; weights in `dtype`, or as they are.
+
+        shard is the most bytes of a weight file; None: a file a network.
+        """
         index: dict[str, Any] = {"_class_name": "StableDiffusionPipeline", "_diffusers_version": _diffusers_version()}
         parts = {"unet": self.unet, "vae": self.vae, "text_encoder": self.text_encoder, **dict(self.components.items())}
         for name, model in parts.items():
-            save_model(model, folder / name, _STEMS.get(name, "diffusion_pytorch_model"), dtype)
+            save_model(model, folder / name, _STEMS.get(name, "diffusion_pytorch_model"), dtype, shard)
             library = _MODELS[type(model).__name__]
             index[name] = [library, type(model).__name__]
         self.tokenizer.save_pretrained(folder / "tokenizer")
@@ -206,8 +207,8 @@ class Backbone(nn.Module):
         weights.write_json(folder / "model_index.json", index)
 
 
-def save_model(model: Any, folder: Path, stem: str, dtype: torch.dtype | None) -> None:
-    """Write config.json and one safetensors file, floating-point tensors in `dtype`."""
+def save_model(model: Any, folder: Path, stem: str, dtype: torch.dtype | None, shard: int | None = None) -> None:
+    """Write config.json and safetensors, floating-point tensors in `dtype`; shard is the most bytes of a file."""
     folder.mkdir(parents=True, exist_ok=True)
     if hasattr(model.config, "to_json_string"):
         model.config.architectures = [type(model).__name__]  # so that the folder says by itself what it holds
@@ -216,7 +217,7 @@ def save_model(model: Any, folder: Path, stem: str, dtype: torch.dtype | None) -
         model.save_config(folder)
     whole = weights.plain_state(model)
     state = {k: v.to(dtype) if dtype is not None and v.is_floating_point() else v for k, v in whole.items()}
-    weights.save_state(state, folder / f"{stem}.safetensors")
+    weights.save_shards(state, folder, stem, shard)
 
 
 def load_tokenizer(folder: Path) -> Any:

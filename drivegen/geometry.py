@@ -131,7 +131,7 @@ class SE3:
 def project(K: Array, points_camera: ArrayLike) -> tuple[Array, Array]:
     """Project camera-frame points (..., 3) to pixels (..., 2) and depths (...) in metres.
 
-    Points at or behind the camera plane get NaN pixels, never mirrored ones; clip first (`clip_polygon`, `clip_segment`).
+    Points at or behind the camera plane get NaN pixels, never mirrored ones; clip first (`clip_polygon`, `clip_segments`).
     """
     points = np.asarray(points_camera, dtype=np.float64)
     depth = points[..., 2]
@@ -160,11 +160,11 @@ def clip_polygon(points_camera: Array, near_m: float = NEAR_M) -> Array:
     return np.array(out).reshape(-1, 3)
 
 
-def clip_segment(a: Array, b: Array, near_m: float = NEAR_M) -> tuple[Array, Array] | None:
-    """Clip the segment between camera-frame points a and b (3,) to z >= near_m; None when all of it is behind."""
-    if a[2] < near_m and b[2] < near_m:
-        return None
-    if a[2] >= near_m and b[2] >= near_m:
-        return a, b
-    cut = a + (b - a) * ((near_m - a[2]) / (b[2] - a[2]))
-    return (cut, b) if a[2] < near_m else (a, cut)
+def clip_segments(ends: Array, near_m: float = NEAR_M) -> Array:
+    """Clip camera-frame segments (..., 2, 3) to z >= near_m; NaN where all of one is behind."""
+    a, b = ends[..., 0, :], ends[..., 1, :]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        cut = a + (b - a) * ((near_m - a[..., 2]) / (b[..., 2] - a[..., 2]))[..., None]
+    a_in, b_in = a[..., 2:] >= near_m, b[..., 2:] >= near_m
+    out = np.stack([np.where(a_in, a, cut), np.where(b_in, b, cut)], axis=-2)
+    return np.where((a_in | b_in)[..., None, :], out, np.nan)

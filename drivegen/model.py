@@ -108,7 +108,6 @@ class Index:
     image_size: tuple[int, int]
     sampling: Sampling
     sha256: Mapping[str, str]
-    versions: Mapping[str, str]
     about: Mapping[str, Any]
 
 
@@ -131,7 +130,7 @@ def read_index(folder: Path) -> Index:
     for entry in plugins:
         if not entry.name.isidentifier():
             raise InputError(f"{path}: plugin name {entry.name!r} must be an identifier (letters, digits, underscores)")
-    return Index(plugins, (height, width), sampling, hashes, values.get("versions", {}), values.get("about", {}))
+    return Index(plugins, (height, width), sampling, hashes, values.get("about", {}))
 
 
 def _load_folder(folder: Path) -> Model:
@@ -249,11 +248,12 @@ def _base_name(model: Model) -> str:
 
 def save(
     host: Host, folder: str | Path, sampling: Sampling | None = None, dtype: torch.dtype | None = None,
-    image_size: tuple[int, int] | None = None, about: Mapping[str, Any] | None = None,
+    image_size: tuple[int, int] | None = None, about: Mapping[str, Any] | None = None, shard: int | None = None,
 ) -> Path:  # fmt: skip
     """Write a model folder, weights in `dtype` or as they are; an old folder is replaced only when the new one is whole.
 
-    image_size (height, width) in pixels; the UNet's own when None. Returns the folder.
+    image_size (height, width) in pixels; the UNet's own when None. shard is the most bytes of a file of the backbone's weights.
+    Returns the folder.
     """
     folder = Path(folder).absolute()
     model = Model(host, sampling or Sampling(), image_size or native_size(host.backbone), about=about or {})
@@ -262,7 +262,7 @@ def save(
     new, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{end}") for end in ("new", "old"))
     try:
         new.mkdir(parents=True)
-        host.backbone.save(new, dtype)
+        host.backbone.save(new, dtype, shard)
         for name in host.plugins:
             save_own_plugin(model, name, new / "plugins" / name, dtype)
         weights.write_json(new / INDEX, _index_of(model, new, about or {}))

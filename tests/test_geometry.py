@@ -9,7 +9,7 @@ import pytest
 from pyquaternion import Quaternion
 
 from drivegen.errors import InputError
-from drivegen.geometry import NEAR_M, SE3, clip_polygon, clip_segment, project
+from drivegen.geometry import NEAR_M, SE3, clip_polygon, clip_segments, project
 from drivegen.scene import ResizeCrop
 
 RNG = np.random.default_rng(0)
@@ -95,17 +95,12 @@ def test_polygon_clipping_keeps_the_part_in_front() -> None:
 
 def test_segment_clipping() -> None:
     a, b = np.array([0.0, 0, -1]), np.array([2.0, 4, 3])
-    cut = clip_segment(a, b)
-    assert cut is not None
-    assert cut[0][2] == pytest.approx(NEAR_M)
+    cut, back, behind, same = clip_segments(np.array([(a, b), (b, a), (a, a - (1, 0, 1)), (b, 2 * b)]))
+    assert cut[0, 2] == pytest.approx(NEAR_M)
     np.testing.assert_allclose(np.cross(cut[0] - a, b - a), 0, atol=1e-12)
     np.testing.assert_array_equal(cut[1], b)
-    back = clip_segment(b, a)
-    assert back is not None
-    np.testing.assert_allclose(back[1], cut[0])
-    assert clip_segment(a, a - (1, 0, 1)) is None
-    same = clip_segment(b, 2 * b)
-    assert same is not None
+    np.testing.assert_array_equal(back, cut[::-1])
+    assert np.isnan(behind).all()
     np.testing.assert_array_equal(same, (b, 2 * b))
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from drivegen.geometry import NEAR_M, Array, clip_polygon, project
+from drivegen.geometry import Array, clip_polygon, clip_segments, project
 from drivegen.scene import FACES, Box3D, Camera
 
 EDGES = ((0, 1), (1, 2), (2, 3), (3, 0), (4, 5), (5, 6), (6, 7), (7, 4), (0, 4), (1, 5), (2, 6), (3, 7))
@@ -25,16 +25,6 @@ class Face:
 def corners_in_camera(camera: Camera, box: Box3D) -> Array:
     """Return the (8, 3) corners in the camera's frame, with the ego pose of that camera's own moment."""
     return camera.global_SE3_camera.inverse().transform(box.corners())
-
-
-def clip_segments(ends: Array, near_m: float = NEAR_M) -> Array:
-    """Clip camera-frame segments (..., 2, 3) to z >= near_m; NaN where all of one is behind."""
-    a, b = ends[..., 0, :], ends[..., 1, :]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        cut = a + (b - a) * ((near_m - a[..., 2]) / (b[..., 2] - a[..., 2]))[..., None]
-    a_in, b_in = a[..., 2:] >= near_m, b[..., 2:] >= near_m
-    out = np.stack([np.where(a_in, a, cut), np.where(b_in, b, cut)], axis=-2)
-    return np.where((a_in | b_in)[..., None, :], out, np.nan)
 
 
 def box_edges(camera: Camera, box: Box3D) -> Array:

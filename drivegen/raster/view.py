@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drivegen.errors import InputError
-from drivegen.geometry import NEAR_M, Array, project
+from drivegen.geometry import NEAR_M, Array, clip_segments, project
 from drivegen.raster.birdseye import _CELLS, GROUND_RADII_M, ground
-from drivegen.raster.boxes import EDGES, clip_segments
+from drivegen.raster.boxes import EDGES
 from drivegen.scene import BEV_CLASSES, DETECTION_CLASSES, LINE_LAYERS, Box3D, Camera, Frame
 
 MAX_BOXES = 500

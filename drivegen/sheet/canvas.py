@@ -14,7 +14,6 @@ from PIL import Image, ImageDraw, ImageFont
 RGB = tuple[int, int, int]
 
 BACKGROUND: RGB = (13, 15, 19)
-PANEL: RGB = (21, 24, 30)
 TEXT: RGB = (232, 235, 240)
 DIM: RGB = (138, 146, 160)
 

@@ -132,7 +132,7 @@ def _buildings(rng: np.random.Generator, plan: Plan, style: Style, ground: _Grou
     return found
 
 
-def _trees(rng: np.random.Generator, plan: Plan, style: Style, ground: _Ground, kerb: list[Array]) -> list[Tree]:
+def _trees(rng: np.random.Generator, style: Style, ground: _Ground, kerb: list[Array]) -> list[Tree]:
     found: list[Tree] = []
     conifers = rng.uniform() < 0.25
 
@@ -186,5 +186,5 @@ def draw_blocks(rng: np.random.Generator, plan: Plan) -> Blocks:
                     red = plan.main_red == (number == 0)
                     poles.append(Pole(spot, heading + (math.pi if leg > 0 else 0.0), 4.2, 1, red))
     buildings = _buildings(rng, plan, style, ground)
-    trees = _trees(rng, plan, style, ground, kerb)
+    trees = _trees(rng, style, ground, kerb)
     return Blocks(style, tuple(buildings), tuple(trees), tuple(poles))

@@ -176,7 +176,7 @@ def _digger(b: Builder, look: Look, l: float, w: float, h: float, moving: bool) 
         for x in (-0.9, 0.33):
             b.put(
                 CYLINDER,
-                (x * l * 1.0 + 0.0 * l, y * w * 0.74, -h + 0.36),
+                (x * l, y * w * 0.74, -h + 0.36),
                 (0.33, 0.33, w * 0.24),
                 _STEEL,
                 axes=np.array([[1.0, 0, 0], [0, 0, 1.0], [0, -1.0, 0]]),

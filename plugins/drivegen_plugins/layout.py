@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from einops import rearrange
 from torch import Tensor, nn
 
 from drivegen import raster
@@ -75,13 +74,8 @@ def expand(arrays: Arrays) -> Tensor:
     classes = torch.cat([box == label for label in labels] + [box == 255], dim=2)
     side = torch.cat([arrays["side"][:, :, None] == k for k in range(1, _SIDES + 1)], dim=2)
     depth = arrays["depth_m"].float()[:, :, None]
-    # Nearness falls from 1 at the lens by half every 10 m, so that near and far boxes are told apart alike.
     seen = arrays["visibility"][:, :, None].float() / 4
+    # Nearness falls from 1 at the lens by half every 10 m, so that near and far boxes are told apart alike.
     near = torch.where(depth > 0, 10.0 / (10.0 + depth), 0.0)
     parts = [ground, classes, arrays["heading"], side, seen, near, depth > 0]
     return torch.cat([part.float() for part in parts], dim=2)
-
-
-def picture_of(arrays: Arrays) -> Tensor:
-    """Give the raster of one batch as (N, CHANNELS, H, W), for looking at."""
-    return rearrange(expand(arrays), "b v c h w -> (b v) c h w")
