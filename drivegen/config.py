@@ -185,6 +185,8 @@ class Config:
     sampling: dict[str, Any] = field(default_factory=dict)
     """Sampling defaults that are saved with the model."""
     save_dtype: Literal["fp32", "fp16", "bf16"] = "fp32"
+    save_shard_mb: int | None = _number(None, ge=1)
+    """The most megabytes (10⁶ bytes) of a file of the backbone's weights; None = a file a network."""
 
     def __post_init__(self) -> None:
         if (self.stage == "autoencoder") != (self.autoencoder is not None):

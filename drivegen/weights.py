@@ -64,6 +64,30 @@ def save_state(state: Mapping[str, Tensor], path: Path) -> None:
     write_atomically(path, save({k: v.detach().contiguous().cpu() for k, v in state.items()}, metadata={"format": "pt"}))
 
 
+def save_shards(state: Mapping[str, Tensor], folder: Path, stem: str, limit: int | None) -> None:
+    """Write a state as ``stem.safetensors``, or as shards of at most `limit` bytes and the index that diffusers reads.
+
+    A tensor above the limit is a shard by itself.
+    """
+    shards: list[dict[str, Tensor]] = [{}]
+    size = 0
+    for name, tensor in state.items():
+        if shards[-1] and limit is not None and size + tensor.nbytes > limit:
+            shards.append({})
+            size = 0
+        shards[-1][name] = tensor
+        size += tensor.nbytes
+    if len(shards) == 1:
+        save_state(state, folder / f"{stem}.safetensors")
+        return
+    names = [f"{stem}-{i:05d}-of-{len(shards):05d}.safetensors" for i in range(1, len(shards) + 1)]
+    for shard, name in zip(shards, names, strict=True):
+        save_state(shard, folder / name)
+    places = {key: name for shard, name in zip(shards, names, strict=True) for key in shard}
+    index = {"metadata": {"total_size": sum(t.nbytes for t in state.values())}, "weight_map": places}
+    write_json(folder / f"{stem}.safetensors.index.json", index)
+
+
 def load_file(path: Path) -> State:
     """Read one weight file; never runs code that a file brings. Raises InputError on a damaged or hostile file."""
     if not path.is_file():

@@ -61,10 +61,16 @@ def test_the_folder_is_as_promised(saved: Path) -> None:
         assert not {id(v) for v in state.values()} & {id(v) for v in own.values()}
 
 
-def test_diffusers_opens_the_base(saved: Path) -> None:
+@pytest.mark.parametrize("limit", [None, 100_000])
+def test_diffusers_opens_the_base(tmp_path: Path, saved: Path, limit: int | None) -> None:
     from diffusers import StableDiffusionPipeline
 
-    theirs = StableDiffusionPipeline.from_pretrained(str(saved), local_files_only=True)
+    folder = saved if limit is None else model.save(tiny_host(), tmp_path / "m", SAMPLING, image_size=SIZE, shard=limit)
+    shards = list((folder / "unet").glob("*-of-*.safetensors"))
+    assert bool(shards) == (limit is not None)
+    assert all(len(load_file(path)) == 1 or path.stat().st_size < 1.1 * (limit or 0) for path in shards)
+    assert model.load(folder).host.backbone.unet.state_dict().keys() == tiny_host().backbone.unet.state_dict().keys()
+    theirs = StableDiffusionPipeline.from_pretrained(str(folder), local_files_only=True)
     own = tiny_host().backbone
     for name in ("unet", "vae", "text_encoder"):
         state = getattr(own, name).state_dict()

@@ -153,6 +153,17 @@ def test_resume_from_a_named_checkpoint(config, tmp_path):
     assert all((written / name).read_bytes() == (exported / name).read_bytes() for name in files)
 
 
+def test_a_run_that_has_ended_is_made_longer(config, tmp_path):
+    constant = "train.schedule=constant"
+    assert training.run(config, [constant]) == 0
+    longer = [constant, f"output={tmp_path / 'longer'}"]
+    assert training.run(config, [*longer, "train.steps=2"]) == 0
+    assert training.run(config, longer, "auto") == 0
+    same_bits(tmp_path / "run" / "last.ckpt", tmp_path / "longer" / "last.ckpt")
+    with pytest.raises(InputError, match=r"train\.steps"):  # a shorter one has already been run
+        training.run(config, [*longer, "train.steps=3"], "auto")
+
+
 def test_refused_before_work(config, city, tmp_path):
     assert training.run(config, ["train.steps=1"]) == 0
     with pytest.raises(InputError, match="--resume auto"):

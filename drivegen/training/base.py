@@ -65,8 +65,8 @@ class TrainedModule(pl.LightningModule):
         return warm * 0.5 * (1 + math.cos(math.pi * done))
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Seed every generator from (seed, epoch, batch, rank), so that a resumed run draws what an unbroken one would."""
-        text = f"{self.settings.seed} {self.current_epoch} {batch_idx} {self.global_rank}"
+        """Seed every generator from (seed, batches so far, rank), so that a resumed run draws what an unbroken one would."""
+        text = f"{self.settings.seed} {self.trainer.fit_loop.total_batch_idx} {self.global_rank}"
         seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
         torch.manual_seed(seed)
         np.random.seed(seed)

@@ -18,8 +18,8 @@ from drivegen.config import differences
 from drivegen.errors import InputError
 
 FREE = (
-    "preview", "data.workers", "data.cache", "output", "sampling", "save_dtype", "train.checkpoint_every",
-    "train.keep_checkpoints", "train.log_every",
+    "preview", "data.workers", "data.cache", "output", "sampling", "save_dtype", "save_shard_mb",
+    "train.checkpoint_every", "train.keep_checkpoints", "train.log_every",
 )  # fmt: skip
 """Settings that may change when a run is resumed: none of them changes what is learned."""
 
@@ -57,7 +57,9 @@ def check_config(checkpoint: Mapping[str, Any], config: Mapping[str, Any], path:
     saved = checkpoint.get("drivegen_config")
     if saved is None:
         raise InputError(f"{path} was not written by `drivegen train`; it has no config to compare with")
-    changed = [d for d in differences(saved, config) if not re.match(rf"({'|'.join(map(re.escape, FREE))})[.:\[]", d)]
+    # A longer run: the schedule is that of the new length, from where the old one stands.
+    free = (*FREE, "train.steps") if config["train"]["steps"] > checkpoint["global_step"] else FREE
+    changed = [d for d in differences(saved, config) if not re.match(rf"({'|'.join(map(re.escape, free))})[.:\[]", d)]
     if changed:
         shown = "; ".join(changed)
         raise InputError(f"the config is not the one that {path} was made with: {shown}; use the old one, or start anew")

@@ -146,7 +146,8 @@ class ModelStage:
             if not any(settings.train for settings in self.config.plugins.values()):
                 return file
             print(f"wrote {file}", flush=True)
-        return models.save(self.host, folder / "model", self.sampling, dtype, self.config.data.size, about)
+        shard = None if self.config.save_shard_mb is None else self.config.save_shard_mb * 10**6
+        return models.save(self.host, folder / "model", self.sampling, dtype, self.config.data.size, about, shard)
 
 
 class AutoencoderStage:
