@@ -9,6 +9,9 @@ from torch import Tensor
 SHORT = 256
 """Below this length torch's fused CPU kernel costs two to six times as much as its parts, forward and backward in bf16."""
 
+SCORES_BYTES = 2**25
+"""Scores that `attention_by_parts` computes at one time; more of them leave a processor's caches."""
+
 
 def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Scaled dot-product attention of q (N, H, L, d) over k and v (N, H, S, d), without a mask: (N, H, L, d)."""
@@ -18,3 +21,17 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     flat = [z.flatten(0, 1) for z in (q, k, v)]
     weights = torch.bmm(flat[0] * q.shape[-1] ** -0.5, flat[1].transpose(1, 2)).softmax(-1)
     return torch.bmm(weights, flat[2]).unflatten(0, q.shape[:2])
+
+
+def attention_by_parts(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Attention of q (N, H, L, d) to k and v (N, H, S, d) under an additive mask that broadcasts to (N, H, L, S)."""
+    rows, heads, length, width = q.shape
+    size = max(1, SCORES_BYTES // (heads * length * k.shape[2] * q.element_size()))
+    bias = q.new_zeros(()) if mask is None else mask.to(q.dtype).expand(rows, heads, -1, -1)
+    parts = []
+    for i in range(0, rows, size):
+        a, b, c = (x[i : i + size].flatten(0, 1) for x in (q, k, v))
+        under = bias if mask is None else bias[i : i + size].flatten(0, 1)
+        scores = torch.baddbmm(under, a, b.transpose(1, 2), beta=0 if mask is None else 1, alpha=width**-0.5)
+        parts.append(torch.bmm(scores.softmax(-1), c).unflatten(0, (-1, heads)))
+    return parts[0] if len(parts) == 1 else torch.cat(parts)

@@ -29,6 +29,7 @@ from drivegen.sampling import (
     check_seed,
     clean_latents,
     draw_noise,
+    fast_generation,
     remembered_projections,
     sample,
     start_at,
@@ -197,7 +198,7 @@ class Pipeline(Extensions):
         generators = camera_generators(seed, frame.channels, sampling.shared_noise)
         factor = host.backbone.vae_factor
         noise = draw_noise(generators, (host.backbone.latent_channels, job.size[0] // factor, job.size[1] // factor)).to(device)
-        with _evaluating(host, frozen=job.classifier is not None), remembered_projections(host):
+        with _evaluating(host, frozen=job.classifier is not None), remembered_projections(host), fast_generation(host):
             regions = {n: Region(torch.from_numpy(region_mask(frame, r))[:, None].to(device)) for n, r in job.regions.items()}
             denoiser = HostDenoiser(host, batch, job.scales, job.without, self.dtype, job.ranges, regions)
             scheduler = build_scheduler(sampling.sampler, host.backbone.scheduler, sampling.steps, device)

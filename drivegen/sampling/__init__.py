@@ -2,6 +2,7 @@
 
 from drivegen.sampling.classifier import Classifier, classifier_guided
 from drivegen.sampling.denoiser import HostDenoiser, check_range, remembered_projections
+from drivegen.sampling.fast import fast_generation
 from drivegen.sampling.guidance import classifier_free, telescoping
 from drivegen.sampling.loop import clean_latents, sample, start_at
 from drivegen.sampling.noise import camera_generators, check_seed, draw_noise
@@ -9,7 +10,7 @@ from drivegen.sampling.samplers import SAMPLERS, build_scheduler
 from drivegen.sampling.settings import Sampling
 
 __all__ = [
-    "SAMPLERS", "Classifier", "HostDenoiser", "Sampling", "build_scheduler", "camera_generators", "check_range", "check_seed",
-    "classifier_free", "classifier_guided", "clean_latents", "draw_noise", "remembered_projections", "sample", "start_at",
-    "telescoping",
+    "SAMPLERS", "Classifier", "HostDenoiser", "Sampling", "build_scheduler", "camera_generators", "check_range",
+    "check_seed", "classifier_free", "classifier_guided", "clean_latents", "draw_noise", "fast_generation",
+    "remembered_projections", "sample", "start_at", "telescoping",
 ]  # fmt: skip

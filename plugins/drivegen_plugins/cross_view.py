@@ -103,18 +103,32 @@ class CrossViewLayer(nn.Module):
 
     def attend(self, stream: Tensor, neighbours: Tensor) -> Tensor:
         """Let each view of a normalised stream (N, L, C) attend to its neighbours (B, V, K), -1 = none: (B, V, L, C)."""
-        q, k, v = (
-            rearrange(f(stream), "(b v) l (h d) -> b v h l d", v=neighbours.shape[1], h=self.heads)
-            for f in (self.attn4.to_q, self.attn4.to_k, self.attn4.to_v)
-        )
-        mixed, count = self._mix(q, k, v, neighbours)
+        q, k, v = (f(stream) for f in (self.attn4.to_q, self.attn4.to_k, self.attn4.to_v))
+        mixed, count = self._add(q, k, v, neighbours) if self.attention == "add" else self._mix(q, k, v, neighbours)
         out: Any = self.attn4.to_out[0]
         # One output projection for the sum over neighbours: its bias counts once for each of them.
         return nn.functional.linear(rearrange(mixed, "b v h l d -> b v l (h d)"), out.weight) + count * out.bias
 
+    def _add(self, q: Tensor, k: Tensor, v: Tensor, neighbours: Tensor) -> tuple[Tensor, Tensor]:
+        """Sum over neighbours of attention to each (B, V, H, L, d), and how often the output bias counts (B, V, 1, 1)."""
+        scenes, views = neighbours.shape[:2]
+        first = views * torch.arange(scenes, device=q.device)[:, None]
+        present = (neighbours >= 0).to(q.dtype)
+        queries = rearrange(q, "n l (h d) -> n h l d", h=self.heads)
+        total: Tensor | None = None
+        for each, there in zip(neighbours.clamp(min=0).unbind(2), present.unbind(2), strict=True):
+            # Whole rows are gathered before heads are told apart: that is a plain copy.
+            rows = (first + each).flatten()
+            keys, values = (rearrange(z.index_select(0, rows), "n l (h d) -> n h l d", h=self.heads) for z in (k, v))
+            one = attention(queries, keys, values) * there.view(-1, 1, 1, 1)
+            total = one if total is None else total + one
+        total = torch.zeros_like(queries) if total is None else total
+        return total.unflatten(0, (scenes, views)), present.sum(2)[..., None, None]
+
     def _mix(self, q: Tensor, k: Tensor, v: Tensor, neighbours: Tensor) -> tuple[Tensor, Tensor]:
-        """Attention output (B, V, H, L, d) and how often the output bias counts (B, V, 1, 1)."""
-        views = q.shape[1]
+        """Attention to all that are seen at once (B, V, H, L, d), and whether the output bias counts (B, V, 1, 1)."""
+        views = neighbours.shape[1]
+        q, k, v = (rearrange(z, "(b v) l (h d) -> b v h l d", v=views, h=self.heads) for z in (q, k, v))
         if self.attention == "self":
             q, k, v = (rearrange(z, "b v h l d -> b h (v l) d") for z in (q, k, v))
             out = nn.functional.scaled_dot_product_attention(q, k, v)
@@ -123,12 +137,6 @@ class CrossViewLayer(nn.Module):
         index = neighbours.clamp(min=0)
         scenes = torch.arange(q.shape[0], device=q.device)[:, None, None]
         k, v = k[scenes, index], v[scenes, index]
-        if self.attention == "add":
-            # Four dimensions: with more, torch takes its slow path.
-            each, keys, values = (z.flatten(0, 2) for z in (q[:, :, None].expand_as(k), k, v))
-            out = attention(each, keys, values).unflatten(0, k.shape[:3])
-            weights = present[..., None, None, None].to(q.dtype)
-            return (out * weights).sum(2), present.sum(2).to(q.dtype)[..., None, None]
         some = present.any(2)
         # A view without neighbours attends to anything and is set to zero after.
         mask = (present | ~some[..., None]).repeat_interleave(k.shape[-2], dim=2)[:, :, None, None]

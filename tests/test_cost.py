@@ -1,0 +1,313 @@
+"""What a step costs: the fast path gives the plain path's numbers and leaves nothing behind; the bench counts and reports."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+
+from drivegen import attention
+from drivegen.data import Batch, collate, prepare
+from drivegen.evaluate import cost
+from drivegen.evaluate.cost import Diffusers, Ours, Size, latents, relative_error, timestep
+from drivegen.evaluate.cost_process import Task, Worker, count_flops
+from drivegen.evaluate.cost_table import Contender, Measured, as_json, markdown, spread
+from drivegen.host import Host
+from drivegen.sampling import HostDenoiser, classifier_free, fast, fast_generation, remembered_projections, telescoping
+from tests.street import street_frame
+from tests.tiny_hosts import ALL, SIZE, tiny_host
+
+CPU = torch.device("cpu")
+TINY = Size((32, 32, 64, 64), 2, 32, (8, 16))
+BENCH = Path(__file__).parents[1] / "scripts" / "bench.py"
+
+
+def bench() -> Any:
+    """The script as a module."""
+    if "bench" not in sys.modules:
+        spec = importlib.util.spec_from_file_location("bench", BENCH)
+        assert spec is not None
+        assert spec.loader is not None
+        sys.modules["bench"] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules["bench"])
+    return sys.modules["bench"]
+
+
+def plugins() -> dict[str, Any]:
+    """The plugins that the script measures, with the map's embedder that fits any size of latents."""
+    options = bench().parse(["--size", "small", "--device", "cpu"])
+    found = dict(bench().tasks(options)[1].plugins)
+    assert list(found) == ["camera", "text", "boxes", "bev_map", "cross_view"]
+    return found | {"bev_map": found["bev_map"] | {"embedder": "adaptive"}}
+
+
+@pytest.fixture(scope="module")
+def host() -> Host:
+    return tiny_host()
+
+
+@pytest.fixture(scope="module")
+def batch(host: Host) -> Batch:
+    frame = street_frame().resized(SIZE[1], SIZE[0])
+    modules = {name: host.plugin(name) for name in host.plugins}
+    return collate([prepare(frame, modules)], modules, len(frame.cameras), [frame.token])
+
+
+def noise(batch: Batch, seed: int) -> Tensor:
+    return torch.randn(batch.grid.rows, 4, SIZE[0] // 8, SIZE[1] // 8, generator=torch.Generator().manual_seed(seed))
+
+
+# -- the fast path --------------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("how", ["classifier_free", "telescoping"])
+def test_fast_is_the_same_numbers(host: Host, batch: Batch, how: str) -> None:
+    def run() -> list[Tensor]:
+        inner, weights = HostDenoiser(host, batch), dict.fromkeys(ALL[:2], 2.0) | {ALL[2]: 3.0}
+        denoise = classifier_free(inner, 3.0, ALL) if how == "classifier_free" else telescoping(inner, weights, ALL)
+        return [denoise(noise(batch, i), torch.tensor(901 - 300 * i)) for i in (0, 1, 1)]
+
+    plain = run()
+    with remembered_projections(host), fast_generation(host):
+        quick = run()
+    for a, b in zip(quick, plain, strict=True):
+        assert relative_error(a, b) < 1e-6
+    assert not torch.equal(plain[0], plain[1])
+
+
+@torch.no_grad()
+def test_what_both_halves_share_is_computed_once(host: Host, batch: Batch) -> None:
+    first = host.backbone.unet.down_blocks[0]
+    calls = {"resnet": 0, "attention": 0, "hook": 0, "later": 0}
+
+    def count(name: str) -> Any:
+        def counting(*args: Any) -> None:
+            calls[name] += 1
+
+        return counting
+
+    handles = [
+        first.resnets[0].conv1.register_forward_hook(count("resnet")),
+        first.attentions[0].transformer_blocks[0].attn1.to_q.register_forward_hook(count("attention")),
+        first.resnets[0].register_forward_hook(count("hook")),
+        first.attentions[0].transformer_blocks[0].attn2.to_q.register_forward_hook(count("later")),
+    ]
+    denoise = classifier_free(HostDenoiser(host, batch), 3.0, ALL)
+    with fast_generation(host):
+        for step in range(2):
+            denoise(noise(batch, step), torch.tensor(500))
+    for handle in handles:
+        handle.remove()
+    assert calls == {"resnet": 2, "attention": 2, "hook": 4, "later": 4}
+
+
+def test_nothing_is_repeated_where_gradients_are_wanted(host: Host, batch: Batch) -> None:
+    x = noise(batch, 0).requires_grad_()
+    denoise = HostDenoiser(host, batch)
+    with fast_generation(host):
+        with torch.no_grad():
+            denoise(x, torch.tensor(500))
+        (gradient,) = torch.autograd.grad(denoise(x, torch.tensor(500)).square().sum(), x)
+    (plain,) = torch.autograd.grad(HostDenoiser(host, batch)(x, torch.tensor(500)).square().sum(), x)
+    assert relative_error(gradient, plain) < 1e-5
+
+
+@torch.no_grad()
+def test_values_changed_in_place_are_seen() -> None:
+    layer = nn.Linear(3, 3)
+    repeating = fast._repeat(layer.forward)
+    x = torch.randn(2, 3)
+    before = repeating(x)
+    assert repeating(x.clone()) is before
+    x += 1
+    assert torch.equal(repeating(x), layer(x))
+    repeating(x).zero_()
+    assert torch.equal(repeating(x), layer(x))
+
+
+def test_nothing_is_left_behind(host: Host) -> None:
+    def fail() -> None:
+        with fast_generation(host):
+            assert any("forward" in vars(module) for module in host.modules())
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert not any("forward" in vars(module) for module in host.modules())
+    assert torch.overrides._get_current_function_mode_stack() == []
+
+
+@pytest.mark.parametrize("parts", [1, 3, 6])
+@pytest.mark.parametrize("masked", [False, True])
+def test_attention_by_parts(monkeypatch: pytest.MonkeyPatch, parts: int, masked: bool) -> None:
+    g = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(6, length, 2, 8, generator=g).bfloat16().transpose(1, 2) for length in (20, 12, 12))
+    mask = torch.zeros(6, 2, 1, 12) if masked else None
+    if mask is not None:
+        mask[:, :, :, 9:] = -math.inf
+        mask[:, :, :, 3] = math.log(0.5)
+        mask = mask.bfloat16()
+    wide, wide_mask = [z.float() for z in (q, k, v)], None if mask is None else mask.float()
+    exact = scaled_dot_product_attention(*wide, attn_mask=wide_mask)
+    monkeypatch.setattr(attention, "SCORES_BYTES", 6 // parts * 2 * 20 * 12 * 2)
+    with fast.AttentionByParts():
+        ours = scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    assert ours.dtype == torch.bfloat16
+    assert relative_error(ours, exact) < 1e-2
+    assert relative_error(attention.attention_by_parts(*wide, wide_mask), exact) < 1e-6
+
+
+def test_other_attention_is_torchs_own() -> None:
+    q = torch.randn(2, 2, 5, 8)
+    allowed = torch.ones(5, 5, dtype=torch.bool).tril()
+    with fast.AttentionByParts():
+        single, causal = scaled_dot_product_attention(q, q, q), scaled_dot_product_attention(q, q, q, is_causal=True)
+        half = scaled_dot_product_attention(q.bfloat16(), q.bfloat16(), q.bfloat16(), attn_mask=allowed)
+    assert torch.equal(single, scaled_dot_product_attention(q, q, q))
+    assert torch.equal(causal, scaled_dot_product_attention(q, q, q, is_causal=True))
+    assert torch.equal(half, scaled_dot_product_attention(q.bfloat16(), q.bfloat16(), q.bfloat16(), attn_mask=allowed))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_memory_is_kept_and_then_given_back() -> None:
+    def resident_mb() -> float:
+        line = next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith("VmRSS"))
+        return float(line.split()[1]) / 1024
+
+    before = resident_mb()
+    with fast.kept_memory():
+        torch.ones(200, 1024, 256)  # 200 MB, free again at once
+        assert resident_mb() > before + 150
+    assert resident_mb() < before + 50
+
+
+# -- the bench ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def ours() -> Ours:
+    return Ours(TINY, plugins(), torch.float32, CPU)
+
+
+def test_ours_is_the_plain_path(ours: Ours) -> None:
+    first = ours.step(latents(TINY, 0), timestep(0))
+    assert first.shape == (6, 4, 8, 16)
+    assert relative_error(first, ours.plain(latents(TINY, 0), timestep(0))) < 1e-5
+    assert relative_error(ours.step(latents(TINY, 0), timestep(0)), first) < 1e-6
+
+
+def test_every_condition_is_in_the_bench(ours: Ours) -> None:
+    x, t = latents(TINY, 1), timestep(1)
+    whole = ours.step(x, t)
+    for name in plugins():
+        absent = HostDenoiser(ours.host, ours.batch, scales={name: 0.0})
+        with torch.no_grad():
+            assert relative_error(classifier_free(absent, cost.GUIDANCE, cost.NULL)(x, t), whole) > 1e-4, name
+
+
+def test_flops_of_a_pair(ours: Ours) -> None:
+    theirs = Diffusers(TINY, torch.float32, CPU)
+    ours.step(latents(TINY, 2), timestep(2))
+    again = count_flops(lambda: ours.step(latents(TINY, 3), timestep(3)))
+    plain = count_flops(lambda: ours.plain(latents(TINY, 3), timestep(3)))
+    # Once, not twice or at each step: the first layers, keys and values, tokens and map.
+    assert 0 < again < plain
+    picture = count_flops(lambda: theirs.control.controlnet_cond_embedding(theirs.image))
+    baseline = count_flops(lambda: theirs.step(latents(TINY, 3), timestep(3)))
+    # What is left is UNet and branch on twelve rows each, and ours has attention between views beside them.
+    assert baseline - picture < again < 2 * (baseline - picture)
+    # A convolution of 4 to 32 channels, 3×3, on 12 rows of 28×50 has this many; attention's CPU kernel is counted as its parts.
+    conv = nn.Conv2d(4, 32, 3, padding=1)
+    assert count_flops(lambda: conv(torch.randn(12, 4, 28, 50))) == 2 * 9 * 4 * 32 * 12 * 28 * 50
+    q = torch.randn(1, 2, 20, 8)
+    assert count_flops(lambda: scaled_dot_product_attention(q, q, q)) == 2 * 2 * 2 * 20 * 20 * 8
+
+
+def test_a_worker_measures(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(cost.SIZES, "tiny", TINY)
+    worker = Worker(Task("drivegen", "tiny", torch.bfloat16, "cpu", torch.get_num_threads(), plugins()))
+    step = worker.step(0)
+    assert step.seconds > 0
+    assert step.processor_seconds > 0
+    assert worker.peak() > 2**26
+    assert worker.limit(64) > 1e6
+    sampled = worker.sampled(2)
+    assert sampled.shape == (6, 4, 8, 16)
+    assert cost.psnr(torch.from_numpy(sampled) + 1e-3, torch.from_numpy(sampled)) > 40
+
+
+def measured() -> Measured:
+    def contender(name: str, dtype: str, seconds: tuple[float, ...], flops: float, peak: float) -> Contender:
+        return Contender(name, dtype, seconds, tuple(2 * s for s in seconds), seconds[0] + 1, flops, peak * 2**30, 400e9)
+
+    return Measured(
+        contender("diffusers", "float32", (20.0, 10.0, 10.0), 4e12, 8),
+        contender("drivegen", "float32", (16.0, 10.0, 11.0), 5e12, 8.4),
+        contender("drivegen", "bfloat16", (8.0, 6.0, 5.0), 5e12, 4.5), 2e-6, 41.5, 4, 2, True,
+    )  # fmt: skip
+
+
+def test_the_table_of_given_timings() -> None:
+    m = measured()
+    assert str(spread(m.fp32.seconds, m.diffusers.seconds)) == "1.000 (0.800 to 1.100)"
+    text = markdown(m, {"machine": "a machine"})
+    lines = {line.split(" | ")[0].removeprefix("| "): line for line in text.splitlines()}
+    assert "1.000 (0.800 to 1.100) | ≤ 1.05 ✓ | FLOPs 1.250" in lines["time of a step, ours / diffusers, float32"]
+    assert "0.500 (0.455 to 0.600) | ≤ 0.5 ✓ | PSNR of latents 41.5 dB" in lines["time of a step, ours bfloat16 / ours float32"]
+    assert "1.050 | ≤ 1.1 ✓ | 8.40 GiB / 8.00 GiB" in lines["peak memory, ours / diffusers, float32"]
+    assert "1000%" not in text
+    assert "| 10.000 (10.000 to 20.000) | 400 | 400 GFLOP/s | 100% | 8.00 GiB |" in lines["diffusers, float32"]
+    assert "- machine: a machine" in text
+    assert "Not a quiet machine" not in text
+
+
+def test_the_table_tells_what_is_missed_and_who_disturbed() -> None:
+    m = measured()
+    slow = replace(m.fp32, seconds=(30.0, 30.0, 30.0), processor_seconds=(30.0, 30.0, 30.0))
+    text = markdown(replace(m, fp32=slow), {})
+    assert "≤ 1.05 ✗" in text
+    assert "**Not a quiet machine**: at worst a step got 50%" in text
+    gpu = markdown(replace(m, on_cpu=False, diffusers=replace(m.diffusers, dtype="bfloat16")), {})
+    assert "1.05" not in gpu
+    assert "ours / diffusers, bfloat16 | 0.500" in gpu
+
+
+def test_json_holds_every_round() -> None:
+    values = json.loads(json.dumps(as_json(measured(), {"size": "sd15"})))
+    assert values["time_ratio"] == {"median": 1.0, "least": 0.8, "greatest": 1.1}
+    assert values["flop_ratio"] == 1.25
+    assert values["contestants"][0]["seconds"] == [20.0, 10.0, 10.0]
+    assert values["size"] == "sd15"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--rounds", "0"], "--rounds 0"),
+        (["--threads", "-1"], "--threads -1"),
+        (["--device", "nowhere"], "nowhere"),
+        (["--dtype", "float8"], "float8"),
+        (["--dtype", "float16"], "float16"),
+        (["--out", __file__], "is a file"),
+    ],
+)
+def test_wrong_arguments_end_with_status_2(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert bench().main(arguments) == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["--size", "huge"], ["--rounds", "many"], ["--unknown"]])
+def test_unknown_options_end_with_status_2(arguments: list[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        bench().main(arguments)
+    assert ended.value.code == 2
