@@ -283,8 +283,8 @@ def test_first_stage(city, tmp_path):
             "crop": [16, 32],
         },
         "data": {"roots": [str(city)], "size": list(SIZE), "val_scenes": ["scene-2"]},
-        "train": {"steps": 30, "images": 4, "lr": 5e-3, "warmup": 3, "ema": 0.5, "log_every": 30, "device": "cpu"},
-        "preview": {"every": 30, "frames": 1},
+        "train": {"steps": 100, "images": 4, "lr": 5e-3, "warmup": 3, "ema": 0.5, "log_every": 100, "device": "cpu"},
+        "preview": {"every": 100, "frames": 1},
     }  # fmt: skip
     path = tmp_path / "first.yaml"
     path.write_text(yaml.safe_dump(values))
@@ -298,7 +298,7 @@ def test_first_stage(city, tmp_path):
     assert (latents.std((0, 2, 3)) - 1).abs().max() < 0.05
     assert latents.mean((0, 2, 3)).abs().max() < 0.05
     assert float(error) < float((module_data - module_data.mean((0, 2, 3), keepdim=True)).abs().mean())
-    for step in (0, 30):
+    for step in (0, 100):
         sheet = Image.open(tmp_path / "first" / "previews" / f"step-{step:08d}.png")
         assert sheet.size == (3 * SIZE[1] + 4, 2 * SIZE[0] + 2)
 
