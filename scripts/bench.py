@@ -88,8 +88,9 @@ def measure(options: argparse.Namespace) -> Measured:
             say(f"building {task.name} in {FORMATS[task.dtype]}")
             processes.append(Process(task))
             stack.callback(processes[-1].end)
-        say("first steps, which set up; arithmetic is counted in the second")
-        first: list[Step] = [process.ask("step", 0) for process in processes]
+        say("one step each to warm up, and one in which arithmetic is counted")
+        for process in processes:
+            process.ask("step", 0)
         flops = [process.ask("flops", 1) for process in processes]
         side = 4096 if options.size == "sd15" else 2048
         limits = [process.ask("limit", side) for process in processes]
@@ -101,11 +102,12 @@ def measure(options: argparse.Namespace) -> Measured:
             said = [f"{FORMATS[p.task.dtype]} {s[-1].seconds:.2f} s" for p, s in zip(processes, steps, strict=True)]
             say(f"round {round_ + 1} of {options.rounds}: diffusers {said[0]}, ours {said[1]}, {said[2]}")
         peaks = [process.ask("peak") for process in processes]
+        first: list[Step] = [process.ask("first_step", 2 + options.rounds) for process in processes]
         again = [process.ask("limit", side) for process in processes]
         say(f"latents of {PSNR_STEPS} steps in both formats")
         sampled: list[np.ndarray] = [process.ask("sampled", PSNR_STEPS) for process in processes[1:]]
         say("the plain path, for comparison")
-        error = processes[1].ask("error", 2 + options.rounds)
+        error = processes[1].ask("error", 3 + options.rounds)
     contenders = [
         Contender(
             p.task.name, FORMATS[p.task.dtype], tuple(s.seconds for s in own), tuple(s.processor_seconds for s in own),

@@ -239,6 +239,7 @@ def test_a_worker_measures(monkeypatch: pytest.MonkeyPatch) -> None:
     step = worker.step(0)
     assert step.seconds > 0
     assert step.processor_seconds > 0
+    assert worker.first_step(1).seconds > 0
     assert worker.peak() > 2**26
     assert worker.limit(64) > 1e6
     sampled = worker.sampled(2)

@@ -142,6 +142,10 @@ class Ours:
     def _begin(self) -> None:
         self._open.enter_context(remembered_projections(self.host))
         self._open.enter_context(fast_generation(self.host))
+        self.anew()
+
+    def anew(self) -> None:
+        """Forget what is constant over the steps of a generation, as another batch would."""
         self.denoiser = HostDenoiser(self.host, self.batch, dtype=self.dtype)
 
     @torch.no_grad()
@@ -154,7 +158,7 @@ class Ours:
         """Give the same prediction from weights in rows, by torch's own kernels, with nothing remembered."""
         self._open.close()
         self.host.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-        self.denoiser = HostDenoiser(self.host, self.batch, dtype=self.dtype)
+        self.anew()
         out = self.step(x, t)
         self.host.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._begin()

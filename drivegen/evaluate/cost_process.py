@@ -63,6 +63,12 @@ class Worker:
         self._wait()
         return Step(time.perf_counter() - start, time.process_time() - used)
 
+    def first_step(self, round_: int) -> Step:
+        """Run and time a step that computes what is constant over a generation as well."""
+        if isinstance(self.contestant, Ours):
+            self.contestant.anew()
+        return self.step(round_)
+
     def flops(self, round_: int) -> float:
         """Count the floating-point operations of one step: two for each multiplication with its addition."""
         return count_flops(lambda: self.contestant.step(latents(self.size, round_), timestep(round_)))

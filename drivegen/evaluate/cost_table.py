@@ -13,7 +13,7 @@ GOALS = {"fp32": 1.05, "bf16": 0.50, "memory": 1.1, "error": 1e-4}
 
 @dataclass(frozen=True)
 class Contender:
-    """One contestant's figures: seconds and processor seconds of each round, and those of the first step, which sets up.
+    """One contestant's figures: seconds and processor seconds of each round, and seconds of a generation's first step.
 
     limit_flops is what a large matrix product reaches in the same number format (operations a second).
     """
@@ -99,7 +99,7 @@ def rows(m: Measured) -> list[tuple[str, str, str, str]]:
         (f"peak memory, ours / diffusers, {ours.dtype}", f"{memory:.3f}", _goal(m, "memory", memory),
          f"{_gib(ours.peak_bytes)} / {_gib(theirs.peak_bytes)}; ours bfloat16 {_gib(m.bf16.peak_bytes)}"),
         ("relative error, ours / ours plain, float32", f"{m.error:.1e}", _goal(m, "error", m.error, always=True), ""),
-        ("once a generation, ours", extra, "", "tokens, map, keys and values: the first step less a later one"),
+        ("once a generation, ours", extra, "", "tokens, map, keys and values: a first step less the median one"),
     ]  # fmt: skip
 
 
