@@ -7,11 +7,13 @@ import json
 import math
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from diffusers.models.attention import FeedForward
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
@@ -145,6 +147,18 @@ def test_nothing_is_left_behind(host: Host) -> None:
         fail()
     assert not any("forward" in vars(module) for module in host.modules())
     assert torch.overrides._get_current_function_mode_stack() == []
+
+
+@torch.no_grad()
+def test_feed_forward_by_convolution_is_the_same_numbers(host: Host) -> None:
+    block = next(m for m in host.backbone.unet.modules() if isinstance(m, FeedForward))
+    x = torch.randn(3, 11, block.net[0].proj.in_features)
+    plain = block(x)
+    with fast.feed_forward_by_convolution(host):
+        assert isinstance(vars(block.net[0].proj)["forward"], partial)
+        assert relative_error(block(x), plain) < 1e-6
+        assert block(x.transpose(0, 1)).shape == (11, 3, x.shape[-1])
+    assert torch.equal(block(x), plain)
 
 
 @pytest.mark.parametrize("parts", [1, 3, 6])

@@ -6,6 +6,7 @@ import ctypes
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,6 +27,7 @@ def fast_generation(host: Host) -> Iterator[None]:
         if next(host.backbone.unet.parameters()).device.type == "cpu":
             stack.enter_context(kept_memory())
             stack.enter_context(repeated_once(host))
+            stack.enter_context(feed_forward_by_convolution(host))
             stack.enter_context(AttentionByParts())
         yield
 
@@ -60,11 +62,21 @@ def repeated_once(host: Host) -> Iterator[None]:
 
     A layer whose input equals its last one, value for value, gives its last output; hooks (taps) on it run every time.
     """
-    networks: list[Any] = [host.backbone.unet, *(n for name in host.plugins for n in host.plugin(name).networks)]
-    changed = [m for network in networks for m in _first_layers(network) if "forward" not in vars(m)]
+    with _replaced([m for network in _networks(host) for m in _first_layers(network)], lambda module: _repeat(module.forward)):
+        yield
+
+
+def _networks(host: Host) -> list[nn.Module]:
+    return [host.backbone.unet, *(n for name in host.plugins for n in host.plugin(name).networks)]
+
+
+@contextmanager
+def _replaced(modules: list[Any], forward: Callable[[Any], Callable[..., Any]]) -> Iterator[None]:
+    """Give modules another forward for a while, except where somebody else has done so already."""
+    changed = [module for module in modules if "forward" not in vars(module)]
     try:
         for module in changed:
-            module.forward = _repeat(module.forward)
+            module.forward = forward(module)
         yield
     finally:
         for module in changed:
@@ -118,6 +130,29 @@ def _equal(a: Any, b: Any) -> bool:
     if isinstance(a, Tensor) and isinstance(b, Tensor):
         return a.dtype == b.dtype and torch.equal(a, b)
     return a is b
+
+
+@contextmanager
+def feed_forward_by_convolution(host: Host) -> Iterator[None]:
+    """Compute the linear layers of feed-forwards, most of the linear arithmetic, as convolutions of one pixel.
+
+    torch gives linear layers in fp32 to MKL, which does not use the whole of an AMD processor, and convolutions to oneDNN.
+    """
+    from diffusers.models.attention import FeedForward
+
+    found = [m for network in _networks(host) for m in network.modules() if isinstance(m, FeedForward)]
+    layers = [m for one in found for m in one.modules() if type(m) is nn.Linear]
+    there = torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()
+    with _replaced(layers if there else [], lambda layer: partial(_as_convolution, layer)):
+        yield
+
+
+def _as_convolution(layer: nn.Linear, x: Tensor) -> Tensor:
+    if x.device.type != "cpu" or x.numel() == 0:
+        return nn.functional.linear(x, layer.weight, layer.bias)
+    pixels = x.reshape(1, 1, -1, x.shape[-1]).permute(0, 3, 1, 2)  # one row of them, channels last
+    out = nn.functional.conv2d(pixels, layer.weight[:, :, None, None], layer.bias)
+    return out.permute(0, 2, 3, 1).reshape(*x.shape[:-1], -1)
 
 
 @contextmanager
