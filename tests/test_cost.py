@@ -17,11 +17,11 @@ from diffusers.models.attention import FeedForward
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from drivegen import attention
+from drivegen import attention, runtime
 from drivegen.data import Batch, collate, prepare
 from drivegen.evaluate import cost
 from drivegen.evaluate.cost import Diffusers, Ours, Size, latents, relative_error, timestep
-from drivegen.evaluate.cost_process import Task, Worker, count_flops
+from drivegen.evaluate.cost_process import Step, Task, Worker, count_flops
 from drivegen.evaluate.cost_table import Contender, Measured, as_json, markdown, spread
 from drivegen.host import Host
 from drivegen.sampling import HostDenoiser, classifier_free, fast, fast_generation, remembered_projections, telescoping
@@ -265,11 +265,16 @@ def measured() -> Measured:
     def contender(name: str, dtype: str, seconds: tuple[float, ...], flops: float, peak: float) -> Contender:
         return Contender(name, dtype, seconds, tuple(2 * s for s in seconds), seconds[0] + 1, flops, peak * 2**30, 400e9)
 
-    return Measured(
+    contenders = (
         contender("diffusers", "float32", (20.0, 10.0, 10.0), 4e12, 8),
         contender("drivegen", "float32", (16.0, 10.0, 11.0), 5e12, 8.4),
-        contender("drivegen", "bfloat16", (8.0, 6.0, 5.0), 5e12, 4.5), 2e-6, 41.5, 4, 2, True,
-    )  # fmt: skip
+        contender("drivegen", "bfloat16", (8.0, 6.0, 5.0), 5e12, 4.5),
+    )
+    return Measured(contenders, 2e-6, 41.5, 4, 2, True)
+
+
+def without_bf16(m: Measured) -> Measured:
+    return replace(m, contenders=m.contenders[:2], psnr_db=None)
 
 
 def test_the_table_of_given_timings() -> None:
@@ -288,13 +293,81 @@ def test_the_table_of_given_timings() -> None:
 
 def test_the_table_tells_what_is_missed_and_who_disturbed() -> None:
     m = measured()
-    slow = replace(m.fp32, seconds=(30.0, 30.0, 30.0), processor_seconds=(30.0, 30.0, 30.0))
-    text = markdown(replace(m, fp32=slow), {})
+    theirs, fp32, bf16 = m.contenders
+    slow = replace(fp32, seconds=(30.0, 30.0, 30.0), processor_seconds=(30.0, 30.0, 30.0))
+    text = markdown(replace(m, contenders=(theirs, slow, bf16)), {})
     assert "≤ 1.05 ✗" in text
     assert "**Not a quiet machine**: at worst a step got 50%" in text
-    gpu = markdown(replace(m, on_cpu=False, diffusers=replace(m.diffusers, dtype="bfloat16")), {})
+    gpu = markdown(replace(m, on_cpu=False, contenders=(replace(theirs, dtype="bfloat16"), fp32, bf16)), {})
     assert "1.05" not in gpu
     assert "ours / diffusers, bfloat16 | 0.500" in gpu
+
+
+def test_the_table_without_bfloat16() -> None:
+    m = without_bf16(measured())
+    assert m.bf16 is None
+    assert m.ours is m.fp32
+    assert m.got == 1.0
+    whole, text = (markdown(x, {}).splitlines() for x in (measured(), m))
+    said = "| not measured: this processor has no instructions for bfloat16 |  |  |"
+    assert f"| time of a step, ours bfloat16 / ours float32 {said}" in text
+    assert [line for line in text if "bfloat16" in line and said not in line] == []
+    # The row of the contestant is gone, and nothing else.
+    assert len(text) == len(whole) - 1
+    assert [line for line in text if line.startswith("| drivegen")] == [x for x in whole if x.startswith("| drivegen, float32")]
+
+
+def test_json_without_bfloat16() -> None:
+    values = json.loads(json.dumps(as_json(without_bf16(measured()), {})))
+    assert values["bf16_ratio"] is None
+    assert values["psnr_db"] is None
+    assert [c["dtype"] for c in values["contestants"]] == ["float32", "float32"]
+    assert values["time_ratio"]["median"] == 1.0
+
+
+class Answers:
+    """A contestant's process that computes nothing."""
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+
+    def ask(self, name: str, *args: Any) -> Any:
+        if name == "sampled":
+            return (latents(TINY, 0) + (0.01 if self.task.dtype == torch.bfloat16 else 0.0)).numpy()
+        seconds = 1.0 if self.task.dtype == torch.bfloat16 else 2.0
+        step = Step(seconds, seconds)
+        return {"step": step, "first_step": step, "flops": 1e12, "limit": 1e12, "peak": 2.0**30, "error": 1e-6}[name]
+
+    def end(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("has", [True, False])
+def test_bfloat16_takes_part_where_the_processor_has_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str], has: bool
+) -> None:
+    monkeypatch.setattr(bench(), "Process", Answers)
+    monkeypatch.setattr(runtime, "has_bfloat16", lambda device: has)
+    arguments = ["--device", "cpu", "--rounds", "2", "--threads", str(torch.get_num_threads()), "--out", str(tmp_path)]
+    assert bench().main(arguments) == 0
+    values = json.loads((tmp_path / "figures.json").read_text())
+    assert [c["dtype"] for c in values["contestants"]] == ["float32", "float32"] + ["bfloat16"] * has
+    assert values["bf16_ratio"] == ({"median": 0.5, "least": 0.5, "greatest": 0.5} if has else None)
+    assert (values["psnr_db"] is not None) == has
+    out, progress = capsys.readouterr()
+    assert out == (tmp_path / "table.md").read_text() + "\n"
+    assert ("not measured" in out) != has
+    line = "round 2 of 2: diffusers in float32 2.00 s, drivegen in float32 2.00 s" + ", drivegen in bfloat16 1.00 s" * has
+    assert line in [said[10:] for said in progress.splitlines()]
+    assert ("in both formats" in progress) == has
+
+
+def test_bfloat16_asked_of_a_processor_without_it(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(runtime, "has_bfloat16", lambda device: False)
+    assert bench().main(["--device", "cpu", "--dtype", "bfloat16"]) == 2
+    assert "use auto, float32 or another --device" in capsys.readouterr().err
+    monkeypatch.setattr(runtime, "has_bfloat16", lambda device: True)
+    assert bench().parse(["--device", "cpu", "--dtype", "bfloat16"]).dtype == torch.bfloat16
 
 
 def test_json_holds_every_round() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 GOALS = {"fp32": 1.05, "bf16": 0.50, "memory": 1.1, "error": 1e-4}
 """Upper limits on a CPU: ours over diffusers in time, our bf16 over our fp32, ours over diffusers in memory, relative error."""
+WITHOUT_BF16 = "not measured: this processor has no instructions for bfloat16"
 
 
 @dataclass(frozen=True)
@@ -47,29 +48,44 @@ class Spread:
 
 @dataclass(frozen=True)
 class Measured:
-    """A whole run: diffusers and ours in one number format, ours in fp32 and in bf16, and how equal their numbers are.
+    """A whole run: the contenders, and how equal their numbers are.
 
-    error is ours against our plain path, in fp32; psnr_db that of our bf16 latents against our fp32 after psnr_steps steps.
+    contenders are diffusers, ours in fp32 and, where the processor has instructions for it, ours in bf16; diffusers is in one
+    of our formats. error is ours against our plain path, in fp32; psnr_db that of our bf16 latents, if any, against our fp32
+    after psnr_steps steps.
     """
 
-    diffusers: Contender
-    fp32: Contender
-    bf16: Contender
+    contenders: tuple[Contender, ...]
     error: float
-    psnr_db: float
+    psnr_db: float | None
     psnr_steps: int
     threads: int
     on_cpu: bool
 
     @property
-    def ours(self) -> Contender:
-        """Ours in the number format of diffusers."""
-        return self.fp32 if self.diffusers.dtype == self.fp32.dtype else self.bf16
+    def diffusers(self) -> Contender:
+        """What ours is compared with."""
+        return self.contenders[0]
 
     @property
-    def contenders(self) -> tuple[Contender, ...]:
-        """All three."""
-        return self.diffusers, self.fp32, self.bf16
+    def fp32(self) -> Contender:
+        """Ours in fp32."""
+        return self.contenders[1]
+
+    @property
+    def bf16(self) -> Contender | None:
+        """Ours in bf16, where it took part."""
+        return next((c for c in self.contenders[1:] if c.dtype == "bfloat16"), None)
+
+    @property
+    def ours(self) -> Contender:
+        """Ours in the number format of diffusers."""
+        return next(c for c in self.contenders[1:] if c.dtype == self.diffusers.dtype)
+
+    @property
+    def bf16_ratio(self) -> Spread | None:
+        """Time of ours in bf16 over ours in fp32."""
+        return spread(self.bf16.seconds, self.fp32.seconds) if self.bf16 else None
 
     @property
     def got(self) -> float:
@@ -88,16 +104,19 @@ def rows(m: Measured) -> list[tuple[str, str, str, str]]:
     """Give the table's lines: what, measured, goal, beside."""
     ours, theirs = m.ours, m.diffusers
     goal = "fp32" if ours.dtype == "float32" else None
-    time, halved = spread(ours.seconds, theirs.seconds), spread(m.bf16.seconds, m.fp32.seconds)
-    memory = ours.peak_bytes / theirs.peak_bytes
+    time, memory = spread(ours.seconds, theirs.seconds), ours.peak_bytes / theirs.peak_bytes
+    memories = f"{_gib(ours.peak_bytes)} / {_gib(theirs.peak_bytes)}"
+    halved = (WITHOUT_BF16, "", "")
+    if m.bf16 and m.bf16_ratio:
+        psnr = f"PSNR of latents {m.psnr_db:.1f} dB after {m.psnr_steps} steps"
+        halved = (str(m.bf16_ratio), _goal(m, "bf16", m.bf16_ratio.median), psnr)
+        memories += f"; ours bfloat16 {_gib(m.bf16.peak_bytes)}"
     extra = f"{ours.first_seconds - median(ours.seconds):.2f} s"
     return [
         (f"time of a step, ours / diffusers, {ours.dtype}", str(time), _goal(m, goal, time.median),
          f"FLOPs {ours.flops / theirs.flops:.3f}: {ours.flops / 1e12:.3f}e12 / {theirs.flops / 1e12:.3f}e12"),
-        ("time of a step, ours bfloat16 / ours float32", str(halved), _goal(m, "bf16", halved.median),
-         f"PSNR of latents {m.psnr_db:.1f} dB after {m.psnr_steps} steps"),
-        (f"peak memory, ours / diffusers, {ours.dtype}", f"{memory:.3f}", _goal(m, "memory", memory),
-         f"{_gib(ours.peak_bytes)} / {_gib(theirs.peak_bytes)}; ours bfloat16 {_gib(m.bf16.peak_bytes)}"),
+        ("time of a step, ours bfloat16 / ours float32", *halved),
+        (f"peak memory, ours / diffusers, {ours.dtype}", f"{memory:.3f}", _goal(m, "memory", memory), memories),
         ("relative error, ours / ours plain, float32", f"{m.error:.1e}", _goal(m, "error", m.error, always=True), ""),
         ("once a generation, ours", extra, "", "tokens, map, keys and values: a first step less the median one"),
     ]  # fmt: skip
@@ -138,7 +157,7 @@ def as_json(m: Measured, notes: Mapping[str, Any]) -> dict[str, Any]:
     ours, theirs = m.ours, m.diffusers
     derived = {
         "time_ratio": asdict(spread(ours.seconds, theirs.seconds)),
-        "bf16_ratio": asdict(spread(m.bf16.seconds, m.fp32.seconds)),
+        "bf16_ratio": asdict(m.bf16_ratio) if m.bf16_ratio else None,
         "memory_ratio": ours.peak_bytes / theirs.peak_bytes,
         "flop_ratio": ours.flops / theirs.flops,
         "relative_error": m.error,
