@@ -14,6 +14,10 @@ from drivegen.errors import InputError
 
 REQUIRED = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 
+_NETWORKS = ("unet", "vae", "text_encoder")
+_LDM_PREFIXES = ("model.diffusion_model.", "first_stage_model.", "cond_stage_model.")
+"""What the names of a single-file checkpoint's tensors begin with: one for each network."""
+
 _STEMS = {"text_encoder": "model", "image_encoder": "model"}
 _TOKENIZERS = ("CLIPTokenizer", "CLIPTokenizerFast")
 _MODELS = {
@@ -74,6 +78,56 @@ def _current_clip_keys(state: Mapping[str, Tensor], model: nn.Module) -> dict[st
     return out
 
 
+def _from_ldm(name: str, state: Mapping[str, Tensor], model: Any) -> dict[str, Tensor]:
+    """Pick a network's weights out of a single-file checkpoint, under the names that the network has here."""
+    from diffusers.loaders import single_file_utils as ldm
+
+    if name == "unet":
+        found = ldm.convert_ldm_unet_checkpoint(state, model.config)
+    elif name == "vae":
+        found = ldm.convert_ldm_vae_checkpoint(state, model.config)
+    else:
+        is_open_clip = ldm.is_open_clip_model(state)
+        found = ldm.convert_open_clip_checkpoint(model, state) if is_open_clip else ldm.convert_ldm_clip_checkpoint(state)
+        # Some files keep CLIP's projection, which Stable Diffusion does not use.
+        found = _current_clip_keys({k: v for k, v in found.items() if not k.endswith("text_projection.weight")}, model)
+    # The converters give None for some of the tensors that are not there; strict loading then names them.
+    return {k: v for k, v in found.items() if v is not None}
+
+
+def _hub_folder(path: Path, state: Mapping[str, Tensor]) -> Path:
+    """Fetch the configurations that diffusers would take for a single file; raises InputError when it cannot."""
+    from diffusers.loaders.single_file_utils import fetch_diffusers_config
+    from huggingface_hub import snapshot_download
+
+    name = fetch_diffusers_config(state)["pretrained_model_name_or_path"]
+    try:
+        return Path(snapshot_download(name, allow_patterns=["*.json", "*.txt"]))
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"cannot fetch the configurations for {path} from the hub's {name} ({str(error).splitlines()[0]}); name a folder "
+            "that has them with --config, or config_folder in Python"
+        ) from error
+
+
+def _read_index(folder: Path) -> dict[str, Any]:
+    """Read which classes a folder names; raises InputError unless they make a Stable Diffusion 1.x or 2.x model."""
+    index = weights.read_json(folder / "model_index.json")
+    missing = [name for name in REQUIRED if not isinstance(index.get(name), list) or index[name][1] is None]
+    if missing:
+        raise InputError(
+            f"{folder / 'model_index.json'} lacks {', '.join(missing)}; a Stable Diffusion 1.x or 2.x folder has them"
+        )
+    if index["tokenizer"][1] not in _TOKENIZERS:
+        raise InputError(f"{folder}: tokenizer {index['tokenizer'][1]!r} is not one of {', '.join(_TOKENIZERS)}")
+    return index
+
+
+def _load_scheduler(folder: Path, index: Mapping[str, Any]) -> Any:
+    config = weights.read_json(folder / "scheduler" / "scheduler_config.json")
+    return scheduler_class(index["scheduler"][1]).from_config(config)
+
+
 class Backbone(nn.Module):
     """The hosted networks; `component(name)` finds any of them, or None.
 
@@ -100,47 +154,45 @@ class Backbone(nn.Module):
         unet takes the place of the folder's own, which is then not read.
         """
         folder = Path(folder)
-        index = weights.read_json(folder / "model_index.json")
-        missing = [name for name in REQUIRED if not isinstance(index.get(name), list) or index[name][1] is None]
-        if missing:
-            raise InputError(
-                f"{folder / 'model_index.json'} lacks {', '.join(missing)}; a Stable Diffusion 1.x or 2.x folder has them"
-            )
-        names = {name: index[name][1] for name in REQUIRED}
-        if names["tokenizer"] not in _TOKENIZERS:
-            raise InputError(f"{folder}: tokenizer {names['tokenizer']!r} is not one of {', '.join(_TOKENIZERS)}")
+        index = _read_index(folder)
         loaded = {} if unet is None else {"unet": unet}
-        loaded |= {n: load_model(folder / n, names[n]) for n in ("unet", "vae", "text_encoder") if n not in loaded}
+        loaded |= {n: load_model(folder / n, index[n][1]) for n in _NETWORKS if n not in loaded}
         extra = {}
         for name in components:
             if not isinstance(index.get(name), list):
                 raise InputError(f"{folder} has no component {name!r}, which a plugin requires")
             extra[name] = load_model(folder / name, index[name][1])
-        config = weights.read_json(folder / "scheduler" / "scheduler_config.json")
-        scheduler = scheduler_class(names["scheduler"]).from_config(config)
-        return cls(
-            loaded["unet"], loaded["vae"], loaded["text_encoder"], load_tokenizer(folder / "tokenizer"), scheduler, extra
-        )
+        tokenizer, scheduler = load_tokenizer(folder / "tokenizer"), _load_scheduler(folder, index)
+        return cls(**loaded, tokenizer=tokenizer, scheduler=scheduler, components=extra)
 
     @classmethod
     def from_single_file(cls, path: str | Path, config_folder: str | Path | None = None) -> Backbone:
-        """Load a single-file Stable Diffusion checkpoint (LDM keys) through diffusers.
+        """Load a single-file Stable Diffusion 1.x/2.x checkpoint (LDM keys), in fp32.
 
-        config_folder names a local folder with the configurations and the tokenizer; without it diffusers asks its hub.
+        config_folder is a diffusers folder with the configurations and the tokenizer, whose weights are not read; without it
+        diffusers' choice is taken from its hub.
         """
-        from diffusers import StableDiffusionPipeline
-
         path = Path(path)
-        weights.load_file(path)  # refuses damaged or hostile files before diffusers sees them
-        options: dict[str, Any] = {} if config_folder is None else {"config": str(config_folder), "local_files_only": True}
-        try:
-            pipe = StableDiffusionPipeline.from_single_file(str(path), safety_checker=None, **options)
-        except (OSError, ValueError, KeyError) as error:
-            reason = str(error).splitlines()[0]
+        if config_folder is not None and not Path(config_folder).is_dir():
+            raise InputError(f"there is no folder of configurations at {str(config_folder)!r}")
+        state = weights.load_file(path)
+        missing = [prefix for prefix in _LDM_PREFIXES if not any(key.startswith(prefix) for key in state)]
+        if missing:
             raise InputError(
-                f"cannot read {path} ({reason}); offline, name a folder with SD's configurations and tokenizer"
-            ) from error
-        return cls(pipe.unet.float(), pipe.vae.float(), pipe.text_encoder.float(), pipe.tokenizer, pipe.scheduler)
+                f"{path} is not a single-file Stable Diffusion 1.x or 2.x checkpoint: no tensor's name begins with "
+                f"{' or '.join(missing)}"
+            )
+        folder = _hub_folder(path, state) if config_folder is None else Path(config_folder)
+        index = _read_index(folder)
+        loaded: dict[str, Any] = {}
+        for name in _NETWORKS:
+            loaded[name] = build_model(index[name][1], weights.read_json(folder / name / "config.json"))
+            try:
+                own = _from_ldm(name, state, loaded[name])
+            except KeyError as error:
+                raise InputError(f"{path}, as {folder / name} configures it, lacks {error.args[0]}") from error
+            weights.load_strict(loaded[name], own, f"{path}, as {folder / name} configures it,")
+        return cls(**loaded, tokenizer=load_tokenizer(folder / "tokenizer"), scheduler=_load_scheduler(folder, index))
 
     def component(self, name: str) -> Any:
         """Return a component by its folder name, or None."""

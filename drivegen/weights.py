@@ -162,7 +162,7 @@ def load_strict(module: nn.Module, state: Mapping[str, Tensor], where: str) -> N
     """Load every key and no other into a module; raises InputError that lists the first ten differences."""
     own = module.state_dict()
     problems = [f"missing {k}" for k in own if k not in state]
-    problems += [f"unexpected {k}" for k in state if k not in own]
+    problems += [f"unexpected {k}" for k in sorted(state) if k not in own]
     problems += [
         f"{k} is {tuple(state[k].shape)}, expected {tuple(own[k].shape)}"
         for k in own
