@@ -96,6 +96,7 @@ def generate(
         list[str] | None, typer.Option(metavar="W|PLUGIN=W", help="Guidance scale, 1 is none; or a weight a plugin, repeated.")
     ] = None,
     sampler: Annotated[str | None, typer.Option(help="unipc, dpm++, ddim, euler, ddpm, pndm …")] = None,
+    noise: Annotated[str | None, typer.Option(help="independent, shared, or sphere: the same where views overlap.")] = None,
     seed: Annotated[int, typer.Option(help="Same seed, same settings, same machine: same bytes.")] = 0,
     without: Annotated[list[str] | None, typer.Option(metavar="PLUGIN", help="Null a plugin; may be repeated.")] = None,
     scale: Annotated[
@@ -127,6 +128,7 @@ def generate(
         steps,
         tuple(guidance or ()),
         sampler,
+        noise,
         seed,
         tuple(without or ()),
         tuple(scale or ()),

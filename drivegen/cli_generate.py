@@ -88,6 +88,7 @@ class Settings:
     steps: int | None = None
     guidance: tuple[str, ...] = ()
     sampler: str | None = None
+    noise: str | None = None
     seed: int = 0
     without: tuple[str, ...] = ()
     scales: tuple[str, ...] = ()
@@ -140,7 +141,7 @@ def generate(out: Path, selection: Selection, settings: Settings, where: Where, 
                 folder = out / check_name(frame.token, "sample token")
                 views = pipe(
                     frame, prompt=settings.prompt, negative_prompt=settings.negative_prompt, seed=settings.seed,
-                    num_inference_steps=settings.steps, guidance_scale=guidance, sampler=settings.sampler,
+                    num_inference_steps=settings.steps, guidance_scale=guidance, sampler=settings.sampler, noise=settings.noise,
                     scales=scales, ranges=ranges, without=settings.without, size=settings.size, strength=settings.strength,
                     inputs=inputs, regions=regions,
                     image=None if settings.strength is None else recorded(frame),

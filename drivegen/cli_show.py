@@ -46,11 +46,9 @@ def show_model(console: Console, folder: Path) -> None:
     height, width = index["image_size"]
     s = index["sampling"]
     null = "all plugins" if s["null"] is None else ", ".join(s["null"]) or "none"
-    noise = "one for all views" if s["shared_noise"] else "independent for each view"
     console.print(f"images: {height}x{width} (height x width)", highlight=False, soft_wrap=True)
-    console.print(
-        f"sampling: {s['sampler']}, {s['steps']} steps, guidance {s['guidance']} (nulls {null}), noise {noise}", highlight=False
-    )
+    settings = f"{s['sampler']}, {s['steps']} steps, guidance {s['guidance']} (nulls {null}), noise {s['noise']}"
+    console.print(f"sampling: {settings}", highlight=False)
     console.print(f"saved with: {', '.join(f'{k} {v}' for k, v in index['versions'].items())}", highlight=False, soft_wrap=True)
     for key, value in index["about"].items():
         said = "settings recorded in drivegen.json" if isinstance(value, (dict, list)) else escape(str(value))

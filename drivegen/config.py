@@ -115,8 +115,8 @@ class TrainConfig:
     noise_offset: float = _number(0.0, ge=0, le=1)
     same_t: bool = True
     """All views of a scene share one timestep."""
-    shared_noise: bool = False
-    """All views of a scene share one noise."""
+    noise: Literal["independent", "shared"] = "independent"
+    """Whether all views of a scene share one noise."""
     sample_posterior: bool = True
     """Latents are sampled from the VAE's posterior; else its mean."""
     seed: int = _number(0, ge=0, lt=2**63)

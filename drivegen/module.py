@@ -108,7 +108,7 @@ class DriveModule(TrainedModule):
 
     def _noise(self, clean: Tensor, grid: Grid) -> Tensor:
         # Drawn on the CPU, so that a seed means the same on every device.
-        count = grid.scenes * grid.frames if self.settings.shared_noise else grid.rows
+        count = grid.scenes * grid.frames if self.settings.noise == "shared" else grid.rows
         noise = torch.randn(count, *clean.shape[1:]).repeat_interleave(grid.rows // count, dim=0)
         if self.settings.noise_offset:
             noise = noise + self.settings.noise_offset * torch.randn(grid.rows, clean.shape[1], 1, 1)

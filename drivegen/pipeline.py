@@ -32,6 +32,7 @@ from drivegen.sampling import (
     fast_generation,
     remembered_projections,
     sample,
+    sphere_noise,
     start_at,
 )  # fmt: skip
 from drivegen.scene import Frame
@@ -116,6 +117,7 @@ class Pipeline(Extensions):
         guidance_scale: float | Mapping[str, float] | None = None,
         guidance_rescale: float | None = None,
         sampler: str | None = None,
+        noise: str | None = None,
         scales: Mapping[str, float] | None = None,
         ranges: Mapping[str, tuple[float, float]] | None = None,
         regions: Mapping[str, Any] | None = None,
@@ -132,11 +134,11 @@ class Pipeline(Extensions):
         """Yield the views of each frame as they are done; frames are run one by one, so that none depends on the others.
 
         prompt replaces each frame's description. seed is one for all frames, or one each; generator draws it. guidance_scale is
-        one for all plugins that the model's guidance nulls, or a weight a plugin by name. By plugin name, too: scales, 1 as
-        trained, 0 absent; ranges, the (start, end) fractions of the steps outside of which it is absent; regions, where in the
-        pictures it is there (`raster.region_mask`); inputs, what goes to its `prepare`; `without` names those to null. image
-        (one a camera, by channel or in ring order) with strength (0 to 1, default 0.8) starts from pictures. size is (height,
-        width). classifier pulls. Whatever is None is the model's own default.
+        one for all plugins that the model's guidance nulls, or a weight a plugin by name; noise is "independent", "shared" or
+        "sphere" (`Sampling`). By plugin name, too: scales, 1 as trained, 0 absent; ranges, the (start, end) fractions of steps
+        outside of which it is absent; regions, where in the pictures it is there (`raster.region_mask`); inputs, what goes to
+        its `prepare`; `without` names those to null. image (one a camera, by channel or in ring order) with strength (0 to 1,
+        default 0.8) starts from pictures. size is (height, width). classifier pulls. Whatever is None is the model's own.
         """
         host = self.host
         for name in (*(scales or {}), *without, *(ranges or {}), *(regions or {})):
@@ -152,7 +154,7 @@ class Pipeline(Extensions):
             if not 0 <= scale < float("inf"):
                 raise InputError(f"scale {scale} of {name!r} must be a finite number, 0 or above")
         sampling = self.model.sampling.replaced(
-            steps=num_inference_steps, guidance=guidance_scale, guidance_rescale=guidance_rescale, sampler=sampler
+            steps=num_inference_steps, guidance=guidance_scale, guidance_rescale=guidance_rescale, sampler=sampler, noise=noise
         )
         job = _Job(
             sampling, dict(scales or {}), tuple(dict.fromkeys(without)), self._inputs(inputs, negative_prompt), strength,
@@ -195,9 +197,12 @@ class Pipeline(Extensions):
         plugins = {name: host.plugin(name) for name in host.plugins if job.scales.get(name, 1.0) != 0}
         inputs = {name: given for name, given in job.inputs.items() if name in plugins or name not in host.plugins}
         batch = data.collate([data.prepare(frame, plugins, inputs)], plugins, len(frame.cameras), [frame.token]).to(device)
-        generators = camera_generators(seed, frame.channels, sampling.shared_noise)
+        generators = camera_generators(seed, frame.channels, sampling.noise == "shared")
         factor = host.backbone.vae_factor
-        noise = draw_noise(generators, (host.backbone.latent_channels, job.size[0] // factor, job.size[1] // factor)).to(device)
+        shape = (host.backbone.latent_channels, job.size[0] // factor, job.size[1] // factor)
+        sphere = sampling.noise == "sphere"
+        noise = sphere_noise(seed, frame.cameras, shape, generators) if sphere else draw_noise(generators, shape)
+        noise = noise.to(device)
         with _evaluating(host, frozen=job.classifier is not None), remembered_projections(host), fast_generation(host):
             regions = {n: Region(torch.from_numpy(region_mask(frame, r))[:, None].to(device)) for n, r in job.regions.items()}
             denoiser = HostDenoiser(host, batch, job.scales, job.without, self.dtype, job.ranges, regions)
@@ -255,8 +260,8 @@ class Pipeline(Extensions):
         scales = {name: float(job.scales.get(name, 1.0)) for name in self.host.plugins}
         weights = {n: float(w) for n, w in s.guidance.items()} if isinstance(s.guidance, Mapping) else float(s.guidance)
         return Settings(
-            seed, s.sampler, s.steps, weights, float(s.guidance_rescale), frame.description, job.negative_prompt, job.strength,
-            scales, job.without, job.ranges, tuple(job.regions), str(job.classifier or ""), job.size,
+            seed, s.sampler, s.steps, weights, float(s.guidance_rescale), s.noise, frame.description, job.negative_prompt,
+            job.strength, scales, job.without, job.ranges, tuple(job.regions), str(job.classifier or ""), job.size,
             str(self.dtype).removeprefix("torch."), str(self.device), torch.get_num_threads(), loras=self.loras,
         )  # fmt: skip
 

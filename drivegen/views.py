@@ -28,6 +28,8 @@ class Settings:
     steps: int
     guidance: float | Mapping[str, float]
     guidance_rescale: float = 0.0
+    noise: str = "independent"
+    """What the views started from: `Sampling.noise`."""
     prompt: str = ""
     negative_prompt: str = ""
     strength: float | None = None

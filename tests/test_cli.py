@@ -25,7 +25,7 @@ from tests.tiny_hosts import ALL, SIZE, tiny_host
 
 MANIFEST_FIELDS = {
     "sample_token", "camera", "file", "sha256", "model", "model_sha256", "plugins", "without", "prompt", "negative_prompt",
-    "sampler", "steps", "guidance", "guidance_rescale", "ranges", "regions", "classifier", "loras", "strength", "seed",
+    "sampler", "steps", "guidance", "guidance_rescale", "noise", "ranges", "regions", "classifier", "loras", "strength", "seed",
     "size", "dtype", "device", "threads", "versions",
 }  # fmt: skip
 

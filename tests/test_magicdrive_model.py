@@ -48,7 +48,7 @@ def converted(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_folder_has_magicdrives_defaults(converted: Path) -> None:
     index = json.loads((converted / "drivegen.json").read_text())
     assert [plugin["name"] for plugin in index["plugins"]] == ["camera", "text", "boxes", "bev_map", "cross_view"]
-    expected = {"sampler": "unipc", "steps": 20, "guidance": 2.0, "null": ["camera", "text", "boxes"], "shared_noise": True}
+    expected = {"sampler": "unipc", "steps": 20, "guidance": 2.0, "null": ["camera", "text", "boxes"], "noise": "shared"}
     assert expected.items() <= index["sampling"].items()
     assert index["image_size"] == [64, 80]
 

@@ -16,7 +16,7 @@ from drivegen.sampling import Sampling
 from tests.street import street_frame
 from tests.tiny_hosts import ALL, SIZE, tiny_host
 
-SAMPLING = Sampling(sampler="ddim", steps=2, guidance=3.0, null=("text", "boxes"), shared_noise=True)
+SAMPLING = Sampling(sampler="ddim", steps=2, guidance=3.0, null=("text", "boxes"), noise="shared")
 
 
 @pytest.fixture(scope="module")

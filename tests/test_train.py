@@ -456,15 +456,14 @@ def test_drop_out_is_drawn_for_each_plugin_and_jointly_for_groups():
         DriveModule(host, TrainConfig(steps=1), {"aa": 0.1})
 
 
-@pytest.mark.parametrize(("same_t", "shared"), [(True, True), (False, False)])
-def test_time_and_noise_shared_by_a_scene_s_views(same_t, shared):
-    module = DriveModule(
-        Host(tiny_backbone(), {"c": registry.load("camera")()}), TrainConfig(steps=1, same_t=same_t, shared_noise=shared)
-    )
+@pytest.mark.parametrize(("same_t", "kind"), [(True, "shared"), (False, "independent")])
+def test_time_and_noise_shared_by_a_scene_s_views(same_t, kind):
+    host = Host(tiny_backbone(), {"c": registry.load("camera")()})
+    module = DriveModule(host, TrainConfig(steps=1, same_t=same_t, noise=kind))
     grid = Grid(3, 1, 4)
     t, noise = module._timesteps(grid).view(3, 4), module._noise(torch.zeros(12, 4, 2, 2), grid).view(3, 4, -1)
     assert bool((t == t[:, :1]).all()) == same_t
-    assert bool((noise == noise[:, :1]).all()) == shared
+    assert bool((noise == noise[:, :1]).all()) == (kind == "shared")
     assert not torch.equal(noise[0], noise[1])
 
 

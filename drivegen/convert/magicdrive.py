@@ -19,7 +19,7 @@ from drivegen.plugin import Plugin
 from drivegen.sampling import Sampling
 from drivegen.weights import State
 
-SAMPLING = Sampling("unipc", steps=20, guidance=2.0, null=("camera", "text", "boxes"), shared_noise=True)
+SAMPLING = Sampling("unipc", steps=20, guidance=2.0, null=("camera", "text", "boxes"), noise="shared")
 """MagicDrive's defaults: guidance nulls camera, text and boxes but keeps the map; all views start from one noise."""
 
 DTYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}

@@ -8,9 +8,10 @@ from drivegen.sampling.loop import clean_latents, sample, start_at
 from drivegen.sampling.noise import camera_generators, check_seed, draw_noise
 from drivegen.sampling.samplers import SAMPLERS, build_scheduler
 from drivegen.sampling.settings import Sampling
+from drivegen.sampling.sphere import sphere_noise
 
 __all__ = [
     "SAMPLERS", "Classifier", "HostDenoiser", "Sampling", "build_scheduler", "camera_generators", "check_range",
     "check_seed", "classifier_free", "classifier_guided", "clean_latents", "draw_noise", "fast_generation",
-    "remembered_projections", "sample", "start_at", "telescoping",
+    "remembered_projections", "sample", "sphere_noise", "start_at", "telescoping",
 ]  # fmt: skip

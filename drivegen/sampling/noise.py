@@ -1,4 +1,4 @@
-"""Noise from one CPU generator a camera, so that no view depends on the others, the batch or the device."""
+"""Noise from CPU generators, so that no view depends on the others, the batch or the device."""
 
 from __future__ import annotations
 
@@ -23,11 +23,12 @@ def check_seed(seed: int) -> int:
 def camera_generators(seed: int, channels: Sequence[str], shared: bool = False) -> list[torch.Generator]:
     """Return a CPU generator for each camera, seeded from (seed, channel); equal ones where the views share their noise."""
     check_seed(seed)
-    out = []
-    for channel in channels:
-        digest = hashlib.sha256(f"{seed}/{'' if shared else channel}".encode()).digest()
-        out.append(torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1))
-    return out
+    return [generator_of(f"{seed}/{'' if shared else channel}") for channel in channels]
+
+
+def generator_of(name: str) -> torch.Generator:
+    """Return a CPU generator whose state depends on the name alone."""
+    return torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") >> 1)
 
 
 def draw_noise(generators: Sequence[torch.Generator], shape: tuple[int, int, int]) -> Tensor:

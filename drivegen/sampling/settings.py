@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 from drivegen.errors import InputError, nearest
 from drivegen.plugin import Denoiser
@@ -15,14 +15,17 @@ from drivegen.sampling.samplers import check_sampler
 
 MAX_STEPS = 1000
 
+Noise = Literal["independent", "shared", "sphere"]
+
 
 @dataclass(frozen=True)
 class Sampling:
     """Sampling defaults of a model.
 
     guidance is the scale s of u + s·(c − u), 1 = none, and null names the plugins that its unconditional half nulls (None =
-    all); or guidance gives a weight a plugin (`telescoping`), and null is not read. shared_noise starts every view from the
-    same noise; guidance_rescale is φ of Lin et al. (2023), 0 = off.
+    all); or guidance gives a weight a plugin (`telescoping`), and null is not read; guidance_rescale is φ of Lin et al. (2023),
+    0 = off. noise is what the views start from: "independent", "shared" (all the same) or "sphere" (the same where they
+    overlap, `sphere_noise`).
     """
 
     sampler: str = "unipc"
@@ -30,7 +33,7 @@ class Sampling:
     guidance: float | Mapping[str, float] = 2.0
     guidance_rescale: float = 0.0
     null: tuple[str, ...] | None = None
-    shared_noise: bool = False
+    noise: Noise = "independent"
 
     def __post_init__(self) -> None:
         check_sampler(self.sampler)
@@ -44,6 +47,9 @@ class Sampling:
             number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
             if not number or not 0 <= value <= top:
                 raise InputError(f"sampling {name} {value!r} must be a number from 0 to {top:g}")
+        if self.noise not in get_args(Noise):
+            kinds = get_args(Noise)
+            raise InputError(f"sampling noise {self.noise!r} is not one of {', '.join(kinds)}{nearest(str(self.noise), kinds)}")
         if self.null is not None:
             if isinstance(self.null, str) or not all(isinstance(name, str) for name in self.null):
                 raise InputError(f"sampling null {self.null!r} must be a list of plugin names, or null for all plugins")

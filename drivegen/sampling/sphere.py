@@ -1,0 +1,62 @@
+"""Noise that overlapping views share: drawn on a sphere around the vehicle and seen by each camera."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from drivegen.cameras import Camera
+from drivegen.geometry import Array, project
+from drivegen.sampling.noise import generator_of
+
+RADIUS_M = 30.0
+"""Distance at which corresponding cells of two views see the same noise: about that of façades beside a street."""
+
+POINTS_A_CELL = 256
+"""Points on the whole sphere for each cell of one view; a nuScenes camera then has 3 (corner) to 12 points in a cell."""
+
+
+def sphere_noise(
+    seed: int, cameras: Sequence[Camera], shape: tuple[int, int, int], generators: Sequence[torch.Generator]
+) -> Tensor:
+    """Draw standard normal noise (N, C, h, w) in fp32 on the CPU that is the same where cameras see the same part of a sphere.
+
+    Points spread evenly over a sphere of RADIUS_M around the ego origin carry independent normal values; a cell of a view's
+    latents is the sum of those that it sees over the square root of their number. Each point falls into one cell of a view, so
+    that a view by itself is white noise exactly; a cell that sees none draws from its camera's generator. The sum over a
+    footprint is the integral noise of Chang et al., "How I Warped Your Noise" (2024).
+    """
+    channels, height, width = shape
+    points = _spread(2 ** math.ceil(math.log2(POINTS_A_CELL * height * width)))
+    field = torch.randn(len(points), channels, generator=generator_of(f"{seed}/sphere"))
+    out = []
+    for camera, generator in zip(cameras, generators, strict=True):
+        seen, cells = _cells(camera, points, height, width)
+        total = torch.zeros(height * width, channels).index_add_(0, cells, field[seen])
+        count = torch.bincount(cells, minlength=height * width)[:, None]
+        own = torch.randn(height * width, channels, generator=generator)
+        out.append(torch.where(count > 0, total / count.clamp(min=1).sqrt(), own).T.reshape(shape))
+    return torch.stack(out)
+
+
+@lru_cache(maxsize=2)
+def _spread(count: int) -> Array:
+    """Place points (count, 3) evenly on the sphere along a Fibonacci spiral, in metres in the ego frame."""
+    i = np.arange(count) + 0.5
+    z, angle = 1 - 2 * i / count, i * math.pi * (3 - math.sqrt(5))
+    ring = np.sqrt(1 - z * z)
+    return RADIUS_M * np.stack([ring * np.cos(angle), ring * np.sin(angle), z], -1)
+
+
+def _cells(camera: Camera, points: Array, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """Find which points (P,) a camera sees, and in which of its height x width cells, counted along rows."""
+    size = np.array(camera.image_size)
+    pixels, depth = project(camera.K_image, camera.ego_SE3_camera.inverse().transform(points))
+    inside = (depth > 0) & (pixels >= 0).all(-1) & (pixels < size).all(-1)
+    at = np.floor(pixels[inside] * (np.array([width, height]) / size)).astype(np.int64)
+    return torch.from_numpy(np.flatnonzero(inside)), torch.from_numpy(at[:, 1] * width + at[:, 0])
