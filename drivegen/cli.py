@@ -97,6 +97,9 @@ def generate(
     ] = None,
     sampler: Annotated[str | None, typer.Option(help="unipc, dpm++, ddim, euler, ddpm, pndm …")] = None,
     noise: Annotated[str | None, typer.Option(help="independent, shared, or sphere: the same where views overlap.")] = None,
+    agreement: Annotated[
+        float | None, typer.Option(help="Share of the steps, 0 to 1, in which overlapping views are made to agree.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Same seed, same settings, same machine: same bytes.")] = 0,
     without: Annotated[list[str] | None, typer.Option(metavar="PLUGIN", help="Null a plugin; may be repeated.")] = None,
     scale: Annotated[
@@ -129,6 +132,7 @@ def generate(
         tuple(guidance or ()),
         sampler,
         noise,
+        agreement,
         seed,
         tuple(without or ()),
         tuple(scale or ()),

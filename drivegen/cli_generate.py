@@ -89,6 +89,7 @@ class Settings:
     guidance: tuple[str, ...] = ()
     sampler: str | None = None
     noise: str | None = None
+    agreement: float | None = None
     seed: int = 0
     without: tuple[str, ...] = ()
     scales: tuple[str, ...] = ()
@@ -142,6 +143,7 @@ def generate(out: Path, selection: Selection, settings: Settings, where: Where, 
                 views = pipe(
                     frame, prompt=settings.prompt, negative_prompt=settings.negative_prompt, seed=settings.seed,
                     num_inference_steps=settings.steps, guidance_scale=guidance, sampler=settings.sampler, noise=settings.noise,
+                    agreement=settings.agreement,
                     scales=scales, ranges=ranges, without=settings.without, size=settings.size, strength=settings.strength,
                     inputs=inputs, regions=regions,
                     image=None if settings.strength is None else recorded(frame),

@@ -47,8 +47,8 @@ def show_model(console: Console, folder: Path) -> None:
     s = index["sampling"]
     null = "all plugins" if s["null"] is None else ", ".join(s["null"]) or "none"
     console.print(f"images: {height}x{width} (height x width)", highlight=False, soft_wrap=True)
-    settings = f"{s['sampler']}, {s['steps']} steps, guidance {s['guidance']} (nulls {null}), noise {s['noise']}"
-    console.print(f"sampling: {settings}", highlight=False)
+    settings = f"{s['sampler']}, {s['steps']} steps, guidance {s['guidance']} (nulls {null})"
+    console.print(f"sampling: {settings}, noise {s['noise']}, agreement {s['agreement']}", highlight=False, soft_wrap=True)
     console.print(f"saved with: {', '.join(f'{k} {v}' for k, v in index['versions'].items())}", highlight=False, soft_wrap=True)
     for key, value in index["about"].items():
         said = "settings recorded in drivegen.json" if isinstance(value, (dict, list)) else escape(str(value))

@@ -63,8 +63,8 @@ def describe(views: Views, model: Model, folder: Path, root: Path) -> list[dict[
         "prompt": s.prompt, "negative_prompt": s.negative_prompt, "sampler": s.sampler, "steps": s.steps,
         "guidance": dict(s.guidance) if isinstance(s.guidance, Mapping) else s.guidance,
         "ranges": {name: list(ends) for name, ends in s.ranges.items()}, "regions": list(s.regions), "classifier": s.classifier,
-        "loras": dict(s.loras), "guidance_rescale": s.guidance_rescale, "noise": s.noise, "strength": s.strength,
-        "seed": s.seed, "size": list(s.size), "dtype": s.dtype,
+        "loras": dict(s.loras), "guidance_rescale": s.guidance_rescale, "noise": s.noise,
+        "agreement": s.agreement, "strength": s.strength, "seed": s.seed, "size": list(s.size), "dtype": s.dtype,
         "device": s.device, "threads": s.threads, "versions": library_versions(),
     }  # fmt: skip
     lines = []

@@ -23,6 +23,7 @@ from drivegen.sampling import (
     Classifier,
     HostDenoiser,
     Sampling,
+    agreeing,
     build_scheduler,
     camera_generators,
     check_range,
@@ -30,6 +31,7 @@ from drivegen.sampling import (
     clean_latents,
     draw_noise,
     fast_generation,
+    overlaps,
     remembered_projections,
     sample,
     sphere_noise,
@@ -118,6 +120,7 @@ class Pipeline(Extensions):
         guidance_rescale: float | None = None,
         sampler: str | None = None,
         noise: str | None = None,
+        agreement: float | None = None,
         scales: Mapping[str, float] | None = None,
         ranges: Mapping[str, tuple[float, float]] | None = None,
         regions: Mapping[str, Any] | None = None,
@@ -134,8 +137,8 @@ class Pipeline(Extensions):
         """Yield the views of each frame as they are done; frames are run one by one, so that none depends on the others.
 
         prompt replaces each frame's description. seed is one for all frames, or one each; generator draws it. guidance_scale is
-        one for all plugins that the model's guidance nulls, or a weight a plugin by name; noise is "independent", "shared" or
-        "sphere" (`Sampling`). By plugin name, too: scales, 1 as trained, 0 absent; ranges, the (start, end) fractions of steps
+        one for all plugins that the model's guidance nulls, or a weight a plugin by name; noise and agreement
+        are as in `Sampling`. By plugin name, too: scales, 1 as trained, 0 absent; ranges, the (start, end) fractions of steps
         outside of which it is absent; regions, where in the pictures it is there (`raster.region_mask`); inputs, what goes to
         its `prepare`; `without` names those to null. image (one a camera, by channel or in ring order) with strength (0 to 1,
         default 0.8) starts from pictures. size is (height, width). classifier pulls. Whatever is None is the model's own.
@@ -154,8 +157,9 @@ class Pipeline(Extensions):
             if not 0 <= scale < float("inf"):
                 raise InputError(f"scale {scale} of {name!r} must be a finite number, 0 or above")
         sampling = self.model.sampling.replaced(
-            steps=num_inference_steps, guidance=guidance_scale, guidance_rescale=guidance_rescale, sampler=sampler, noise=noise
-        )
+            steps=num_inference_steps, guidance=guidance_scale, guidance_rescale=guidance_rescale, sampler=sampler, noise=noise,
+            agreement=agreement,
+        )  # fmt: skip
         job = _Job(
             sampling, dict(scales or {}), tuple(dict.fromkeys(without)), self._inputs(inputs, negative_prompt), strength,
             output_type, negative_prompt or "", check_size(size or self.model.image_size, host.backbone), callback_on_step_end,
@@ -209,6 +213,9 @@ class Pipeline(Extensions):
             scheduler = build_scheduler(sampling.sampler, host.backbone.scheduler, sampling.steps, device)
             denoise = sampling.guided(denoiser, host.plugins)
             to_x0 = clean_latents(scheduler)
+            if sampling.agreement > 0:
+                pairs = overlaps(frame.cameras, *shape[1:]).to(device)
+                denoise = agreeing(denoise, to_x0, pairs, lambda: denoiser.progress < sampling.agreement)
             for plugin in plugins.values():
                 denoise = plugin.guide(denoise, to_x0) or denoise
             if job.classifier is not None:
@@ -260,9 +267,10 @@ class Pipeline(Extensions):
         scales = {name: float(job.scales.get(name, 1.0)) for name in self.host.plugins}
         weights = {n: float(w) for n, w in s.guidance.items()} if isinstance(s.guidance, Mapping) else float(s.guidance)
         return Settings(
-            seed, s.sampler, s.steps, weights, float(s.guidance_rescale), s.noise, frame.description, job.negative_prompt,
-            job.strength, scales, job.without, job.ranges, tuple(job.regions), str(job.classifier or ""), job.size,
-            str(self.dtype).removeprefix("torch."), str(self.device), torch.get_num_threads(), loras=self.loras,
+            seed, s.sampler, s.steps, weights, float(s.guidance_rescale), s.noise, float(s.agreement),
+            frame.description, job.negative_prompt, job.strength, scales, job.without, job.ranges, tuple(job.regions),
+            str(job.classifier or ""), job.size, str(self.dtype).removeprefix("torch."), str(self.device),
+            torch.get_num_threads(), loras=self.loras,
         )  # fmt: skip
 
 

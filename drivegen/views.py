@@ -30,6 +30,8 @@ class Settings:
     guidance_rescale: float = 0.0
     noise: str = "independent"
     """What the views started from: `Sampling.noise`."""
+    agreement: float = 0.0
+    """For which share of the steps overlapping views were made to agree."""
     prompt: str = ""
     negative_prompt: str = ""
     strength: float | None = None

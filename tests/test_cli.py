@@ -25,8 +25,8 @@ from tests.tiny_hosts import ALL, SIZE, tiny_host
 
 MANIFEST_FIELDS = {
     "sample_token", "camera", "file", "sha256", "model", "model_sha256", "plugins", "without", "prompt", "negative_prompt",
-    "sampler", "steps", "guidance", "guidance_rescale", "noise", "ranges", "regions", "classifier", "loras", "strength", "seed",
-    "size", "dtype", "device", "threads", "versions",
+    "sampler", "steps", "guidance", "guidance_rescale", "noise", "agreement", "ranges", "regions", "classifier", "loras",
+    "strength", "seed", "size", "dtype", "device", "threads", "versions",
 }  # fmt: skip
 
 

@@ -210,6 +210,18 @@ def test_noise_belongs_to_the_camera() -> None:
     assert torch.equal(shared[0], shared[1])
 
 
+def test_noise_and_agreement_are_settings(frame) -> None:
+    ours = pipeline(noise="sphere", agreement=0.5)
+    seen = latents(ours, frame)
+    assert not torch.equal(seen, latents(ours, frame, agreement=0.0))
+    assert not torch.equal(seen, latents(ours, frame, noise="independent"))
+    assert torch.equal(latents(ours, frame, noise="independent", agreement=0.0), latents(pipeline(), frame))
+    settings = ours(frame, output_type="latent", agreement=1).settings
+    assert (settings.noise, settings.agreement) == ("sphere", 1.0)
+    with pytest.raises(InputError, match=r"agreement 1\.5 must be a number from 0 to 1"):
+        ours(frame, agreement=1.5)
+
+
 def test_without_leaks_nothing(pipe: Pipeline, frame) -> None:
     empty = replace(frame, boxes=())
     seen = latents(pipe, frame)

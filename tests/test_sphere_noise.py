@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from drivegen.errors import InputError
-from drivegen.sampling import Sampling, camera_generators, sphere_noise
-from drivegen.sampling.sphere import RADIUS_M
+from drivegen.sampling import Sampling, agreeing, camera_generators, clean_latents, overlaps, sphere_noise
+from drivegen.sampling.sphere import RADIUS_M, on_sphere
 from tests.street import RIG_DEG, camera
+from tests.tiny_models import tiny_backbone
 
 SHAPE = (4, 16, 28)
 RIG = [camera(channel, yaw).resized(224, 126) for channel, yaw in RIG_DEG.items()]
@@ -23,15 +24,9 @@ def noise(cameras, seed: int = 0, shape: tuple[int, int, int] = SHAPE) -> torch.
 def same_point(a, b) -> tuple[np.ndarray, np.ndarray]:
     """Cells of a whose middle, put onto the sphere, falls near the middle of a cell of b, and those cells of b."""
     _, h, w = SHAPE
-    rows, columns = (values.ravel() for values in np.mgrid[:h, :w])
-    scale = np.array(a.image_size) / (w, h)
-    pixels = np.stack([columns + 0.5, rows + 0.5], -1) * scale
-    rays = np.c_[pixels, np.ones(len(pixels))] @ np.linalg.inv(a.K_image).T @ a.ego_SE3_camera.rotation.T
-    start = a.ego_SE3_camera.translation
-    half, square = rays @ start, (rays**2).sum(-1)
-    along = (-half + np.sqrt(half**2 + square * (RADIUS_M**2 - start @ start))) / square
-    there = b.ego_SE3_camera.inverse().transform(start + rays * along[:, None])
-    at = (there @ b.K_image.T)[:, :2] / there[:, 2:] / scale - 0.5
+    points = on_sphere(a, h, w)
+    there = b.ego_SE3_camera.inverse().transform(points)
+    at = (there @ b.K_image.T)[:, :2] / there[:, 2:] / (np.array(b.image_size) / (w, h)) - 0.5
     inside = (there[:, 2] > 0) & (at.round() >= 0).all(-1) & (at.round() < (w, h)).all(-1)
     close = inside & (abs(at - at.round()) < 0.25).all(-1)
     cells = at[close].round().astype(int)
@@ -83,3 +78,70 @@ def test_a_narrow_lens_draws_its_own_where_it_sees_no_point():
 def test_an_unknown_noise_is_refused_with_the_nearest():
     with pytest.raises(InputError, match=r"noise 'spheer' is not one of .*did you mean 'sphere'"):
         Sampling(noise="spheer")
+
+
+# -- agreement -----------------------------------------------------------------------------------------------------------
+
+
+def agreed(cameras, clean: torch.Tensor, kind: str = "v_prediction", t: int = 600, active: bool = True) -> torch.Tensor:
+    """The clean latents that come out of a denoiser whose own are `clean`."""
+    to_x0 = clean_latents(tiny_backbone(prediction_type=kind).scheduler)
+    x, at = torch.randn(clean.shape, generator=torch.Generator().manual_seed(9)), torch.tensor(t)
+    start = torch.zeros_like(clean)
+    prediction = to_x0.moved(at, start, clean - to_x0(x, at, start))
+    guided = agreeing(lambda *_: prediction, to_x0, overlaps(cameras, *SHAPE[1:]), lambda: active)
+    return to_x0(x, at, guided(x, at))
+
+
+def latents(views: int) -> torch.Tensor:
+    return torch.randn(views, *SHAPE, generator=torch.Generator().manual_seed(2))
+
+
+def test_rays_meet_the_sphere_and_come_back_to_their_cells():
+    _, h, w = SHAPE
+    for seen in RIG:
+        points = on_sphere(seen, h, w)
+        np.testing.assert_allclose(np.linalg.norm(points, axis=-1), RADIUS_M, rtol=1e-9)
+        local = seen.ego_SE3_camera.inverse().transform(points)
+        pixels = (local @ seen.K_image.T)[:, :2] / local[:, 2:]
+        rows, columns = np.divmod(np.arange(h * w), w)
+        expected = (np.stack([columns, rows], -1) + 0.5) * np.array(seen.image_size) / (w, h)
+        np.testing.assert_allclose(pixels, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
+def test_views_of_one_pose_agree_on_their_mean(kind):
+    twins = [RIG[0], replace(RIG[0], channel="TWIN")]
+    clean = latents(2)
+    found = agreed(twins, clean, kind)
+    torch.testing.assert_close(found, clean.mean(0, keepdim=True).expand(2, -1, -1, -1), rtol=1e-4, atol=1e-4)
+
+
+def test_only_what_two_views_show_is_changed_and_by_neighbours_alone():
+    clean = latents(3)
+    found = agreed([*OVERLAPPING, RIG[4]], clean)  # the third looks back
+    torch.testing.assert_close(found[2], clean[2], rtol=1e-5, atol=1e-5)
+    pairs = overlaps(OVERLAPPING, *SHAPE[1:])
+    touched = torch.zeros(2 * SHAPE[1] * SHAPE[2], dtype=torch.bool)
+    touched[pairs[:, 0]] = True
+    changed = ((found[:2] - clean[:2]).abs().amax(1) > 1e-3).flatten()
+    assert torch.equal(changed, touched)
+    assert 0.1 < float(touched.float().mean()) < 0.6
+    first, second = (clean[:2].flatten(2).transpose(1, 2).flatten(0, 1)[column] for column in pairs.T)
+    now = found[:2].flatten(2).transpose(1, 2).flatten(0, 1)[pairs[:, 0]]
+    torch.testing.assert_close(now, (first + second) / 2, rtol=1e-4, atol=1e-4)
+
+
+def test_views_that_agree_already_stay_and_nothing_happens_when_it_is_over():
+    even = torch.full((2, *SHAPE), 0.7)
+    torch.testing.assert_close(agreed(OVERLAPPING, even), even, rtol=1e-5, atol=1e-5)
+    clean = latents(2)
+    torch.testing.assert_close(agreed(OVERLAPPING, clean, active=False), clean, rtol=1e-5, atol=1e-5)
+
+
+def test_overlaps_of_a_ring_go_both_ways():
+    _, h, w = SHAPE
+    views = (overlaps(RIG, h, w) // (h * w)).numpy()
+    seen = {tuple(pair) for pair in views.tolist()}
+    assert seen and {(b, a) for a, b in seen} == seen
+    assert all((b - a) % len(RIG) in (1, len(RIG) - 1) for a, b in seen)  # neighbours in the ring alone

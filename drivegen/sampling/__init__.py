@@ -1,5 +1,6 @@
 """The denoising loop over diffusers' schedulers: samplers, guidance, and everything constant computed once."""
 
+from drivegen.sampling.agreement import agreeing, overlaps
 from drivegen.sampling.classifier import Classifier, classifier_guided
 from drivegen.sampling.denoiser import HostDenoiser, check_range, remembered_projections
 from drivegen.sampling.fast import fast_generation
@@ -11,7 +12,7 @@ from drivegen.sampling.settings import Sampling
 from drivegen.sampling.sphere import sphere_noise
 
 __all__ = [
-    "SAMPLERS", "Classifier", "HostDenoiser", "Sampling", "build_scheduler", "camera_generators", "check_range",
+    "SAMPLERS", "Classifier", "HostDenoiser", "Sampling", "agreeing", "build_scheduler", "camera_generators", "check_range",
     "check_seed", "classifier_free", "classifier_guided", "clean_latents", "draw_noise", "fast_generation",
-    "remembered_projections", "sample", "sphere_noise", "start_at", "telescoping",
+    "overlaps", "remembered_projections", "sample", "sphere_noise", "start_at", "telescoping",
 ]  # fmt: skip

@@ -25,7 +25,7 @@ class Sampling:
     guidance is the scale s of u + s·(c − u), 1 = none, and null names the plugins that its unconditional half nulls (None =
     all); or guidance gives a weight a plugin (`telescoping`), and null is not read; guidance_rescale is φ of Lin et al. (2023),
     0 = off. noise is what the views start from: "independent", "shared" (all the same) or "sphere" (the same where they
-    overlap, `sphere_noise`).
+    overlap, `sphere_noise`); for the first share `agreement` of the steps overlapping views are made to agree (`agreeing`).
     """
 
     sampler: str = "unipc"
@@ -34,6 +34,7 @@ class Sampling:
     guidance_rescale: float = 0.0
     null: tuple[str, ...] | None = None
     noise: Noise = "independent"
+    agreement: float = 0.0
 
     def __post_init__(self) -> None:
         check_sampler(self.sampler)
@@ -42,7 +43,8 @@ class Sampling:
         weights: dict[str, Any] = {"guidance": self.guidance}
         if isinstance(self.guidance, Mapping):
             weights = {f"guidance of {name!r}": weight for name, weight in self.guidance.items()}
-        checks = [*((name, value, 100.0) for name, value in weights.items()), ("guidance_rescale", self.guidance_rescale, 1.0)]
+        shares = [("guidance_rescale", self.guidance_rescale, 1.0), ("agreement", self.agreement, 1.0)]
+        checks = [*((name, value, 100.0) for name, value in weights.items()), *shares]
         for name, value, top in checks:
             number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
             if not number or not 0 <= value <= top:

@@ -8,6 +8,7 @@ from functools import lru_cache
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from drivegen.cameras import Camera
@@ -36,7 +37,7 @@ def sphere_noise(
     field = torch.randn(len(points), channels, generator=generator_of(f"{seed}/sphere"))
     out = []
     for camera, generator in zip(cameras, generators, strict=True):
-        seen, cells = _cells(camera, points, height, width)
+        seen, cells = map(torch.from_numpy, cells_that_see(camera, points, height, width))
         total = torch.zeros(height * width, channels).index_add_(0, cells, field[seen])
         count = torch.bincount(cells, minlength=height * width)[:, None]
         own = torch.randn(height * width, channels, generator=generator)
@@ -53,10 +54,23 @@ def _spread(count: int) -> Array:
     return RADIUS_M * np.stack([ring * np.cos(angle), ring * np.sin(angle), z], -1)
 
 
-def _cells(camera: Camera, points: Array, height: int, width: int) -> tuple[Tensor, Tensor]:
+def on_sphere(camera: Camera, height: int, width: int) -> Array:
+    """Find where rays through the middles of a camera's cells, in rows, meet the sphere: (height · width, 3), NaN if never."""
+    rows, columns = (values.ravel() for values in np.mgrid[:height, :width])
+    pixels = (np.stack([columns, rows], -1) + 0.5) * np.array(camera.image_size) / (width, height)
+    rays = np.c_[pixels, np.ones(len(pixels))] @ np.linalg.inv(camera.K_image).T @ camera.ego_SE3_camera.rotation.T
+    start = camera.ego_SE3_camera.translation
+    half, square = rays @ start, (rays**2).sum(-1)
+    with np.errstate(invalid="ignore"):
+        along = (np.sqrt(half**2 + square * (RADIUS_M**2 - start @ start)) - half) / square
+    found: Array = start + rays * along[:, None]
+    return found
+
+
+def cells_that_see(camera: Camera, points: Array, height: int, width: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Find which points (P,) a camera sees, and in which of its height x width cells, counted along rows."""
     size = np.array(camera.image_size)
     pixels, depth = project(camera.K_image, camera.ego_SE3_camera.inverse().transform(points))
     inside = (depth > 0) & (pixels >= 0).all(-1) & (pixels < size).all(-1)
     at = np.floor(pixels[inside] * (np.array([width, height]) / size)).astype(np.int64)
-    return torch.from_numpy(np.flatnonzero(inside)), torch.from_numpy(at[:, 1] * width + at[:, 0])
+    return np.flatnonzero(inside), at[:, 1] * width + at[:, 0]

@@ -1,0 +1,50 @@
+"""Overlapping views agree: what each expects to see is averaged with what its neighbours expect at the same place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from drivegen.cameras import Camera
+from drivegen.plugin import Denoiser, ToX0
+from drivegen.sampling.sphere import cells_that_see, on_sphere
+
+
+def overlaps(cameras: Sequence[Camera], height: int, width: int) -> Tensor:
+    """List pairs (P, 2) of cells of the views' latents, counted through all views: what one shows, the other shows too.
+
+    A cell is taken to lie on the sphere of `sphere_noise` where the ray through its middle meets it.
+    """
+    size = height * width
+    pairs = [np.zeros((0, 2), dtype=np.int64)]
+    for i, camera in enumerate(cameras):
+        points = on_sphere(camera, height, width)
+        for j, other in enumerate(cameras):
+            if i != j:
+                seen, cells = cells_that_see(other, points, height, width)
+                pairs.append(np.stack([i * size + seen, j * size + cells], -1))
+    return torch.from_numpy(np.concatenate(pairs))
+
+
+def agreeing(denoise: Denoiser, to_x0: ToX0, pairs: Tensor, active: Callable[[], bool]) -> Denoiser:
+    """Replace each cell's clean latents by their mean with those of the cells paired with it, while active() is true.
+
+    The noise of x stays as it is, so that nothing is blurred but what the views expect (Bar-Tal et al. 2023, MultiDiffusion,
+    eq. 5, average the next x instead, and with it the noise).
+    """
+
+    def guided(x: Tensor, t: Tensor, known: Mapping[str, bool] | None = None) -> Tensor:
+        prediction = denoise(x, t, known)
+        if not len(pairs) or not active():
+            return prediction
+        clean = to_x0(x, t, prediction)
+        flat = clean.flatten(2).transpose(1, 2).flatten(0, 1)  # (cells, C)
+        total = flat.index_add(0, pairs[:, 0], flat[pairs[:, 1]])
+        count = 1 + torch.bincount(pairs[:, 0], minlength=len(flat))[:, None]
+        by = (total / count - flat).unflatten(0, (len(x), -1)).transpose(1, 2).reshape(x.shape)
+        return to_x0.moved(t, prediction, by)
+
+    return guided
