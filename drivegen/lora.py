@@ -25,6 +25,8 @@ from drivegen.host import Host
 
 FILE = "pytorch_lora_weights.safetensors"
 NETWORKS = ("unet", "text_encoder")
+_PEFT_STEM = "adapter_model"
+_FILES = (FILE, f"{_PEFT_STEM}.safetensors", "pytorch_lora_weights.bin", f"{_PEFT_STEM}.bin")
 _ADAPTER = "default"
 _PAIR = re.compile(r"(.+)\.lora_([AB])(?:\.default)?\.weight")
 _OTHER_KINDS = {
@@ -40,14 +42,18 @@ class LoRA:
 
 
 def read(source: str | Path) -> LoRA:
-    """Read a LoRA file, or a folder with one, as kohya, PEFT or diffusers write them; raises InputError for any other."""
+    """Read a LoRA file, or a folder with one, as kohya, PEFT or diffusers write them, in fp32.
+
+    Raises InputError for any other.
+    """
     path = Path(source).expanduser()
     if path.is_dir():
-        names = [name for name in (FILE, "adapter_model.safetensors", "pytorch_lora_weights.bin") if (path / name).is_file()]
+        names = [name for name in _FILES if (path / name).is_file()]
         if not names:
-            raise InputError(f"{path} holds no LoRA: neither {FILE} nor adapter_model.safetensors")
+            raise InputError(f"{path} holds no LoRA: none of {', '.join(_FILES)}")
         path = path / names[0]
-    state = weights.load_file(path)
+    # In fp32 before alpha is folded in: a product in a file's fp16 would round what diffusers and PEFT do not round.
+    state = {k: v.float() if v.is_floating_point() else v for k, v in weights.load_file(path).items()}
     for part, kind in _OTHER_KINDS.items():
         if any(part in key for key in state):
             raise InputError(f"{path} is a {kind} file; plain LoRA is read")
@@ -117,7 +123,7 @@ def _network_first(key: str) -> str:
 def _configurations(path: Path) -> dict[str, Mapping[str, Any]]:
     """Read PEFT's numbers by network: from adapter_config.json, or from what diffusers writes into the file's header."""
     beside = path.with_name("adapter_config.json")
-    if path.name == "adapter_model.safetensors":
+    if path.stem == _PEFT_STEM:
         if not beside.is_file():
             warnings.warn(f"{path} has no adapter_config.json beside it: alpha is taken to be the rank", stacklevel=4)
             return {}

@@ -24,6 +24,7 @@ from drivegen.sampling import Sampling
 from drivegen.testing import Case
 from drivegen.testing.frames import frame
 from drivegen.testing.models import randomize, tiny_backbone
+from tests.hostile import Hostile
 
 CASE = Case(registry.load("image_prompt"), backbone=lambda: tiny_backbone(image_encoder=True), frames=(frame(0, 2),))
 UNET = [
@@ -104,11 +105,12 @@ def theirs(host: Host, state: dict[str, Tensor], scale: float) -> Tensor:
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=["fp32", "fp16"])
 @pytest.mark.parametrize("layout", [kohya, diffusers_new, diffusers_old])
-def test_files_equal_diffusers(layout: Any, tmp_path: Path) -> None:
+def test_files_equal_diffusers(layout: Any, dtype: torch.dtype, tmp_path: Path) -> None:
     host = make()
-    state = layout(matrices(host))
-    save_file({k: v.contiguous() for k, v in state.items()}, tmp_path / "style.safetensors")
+    state = {name: value.to(dtype).contiguous() for name, value in layout(matrices(host)).items()}
+    save_file(state, tmp_path / "style.safetensors")
     plain = predict(host.backbone)
     pipe = Pipeline(Model(host, Sampling(), (48, 64)))
     assert pipe.load_lora(tmp_path / "style.safetensors", 0.7) == "style"
@@ -120,23 +122,27 @@ def test_files_equal_diffusers(layout: Any, tmp_path: Path) -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("layout", ["kohya", "peft"])
-def test_an_alpha_a_layer(layout: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=["fp32", "fp16"])
+@pytest.mark.parametrize("layout", ["kohya", "peft", "peft pickle"])
+def test_an_alpha_a_layer(layout: str, dtype: torch.dtype, tmp_path: Path) -> None:
     """Against the weights with the matrices added: with several alphas, diffusers reads kohya's as one."""
     host, twin = make(), make()
-    pairs = {n: p for n, p in matrices(host).items() if n.startswith("unet")}
-    alpha = lambda name: 1.5 if "attn1.to_q" in name else 6.0  # noqa: E731
+    pairs = {n: (a.to(dtype), b.to(dtype)) for n, (a, b) in matrices(host).items() if n.startswith("unet")}
+    alpha = lambda name: 1.25 if "attn1.to_q" in name else 5.0  # noqa: E731
     if layout == "kohya":
         save_file(kohya(pairs, alpha), tmp_path / "file.safetensors")
     else:
         named = diffusers_new(pairs)
         state = {f"base_model.model.{name.removeprefix('unet.')}": m for name, m in named.items()}
-        save_file(state, tmp_path / "adapter_model.safetensors")
-        config = {"r": 3, "lora_alpha": 6, "alpha_pattern": {"attn1.to_q": 1.5}}
+        if layout == "peft":
+            save_file(state, tmp_path / "adapter_model.safetensors")
+        else:
+            torch.save(state, tmp_path / "adapter_model.bin")
+        config = {"r": 3, "lora_alpha": 5, "alpha_pattern": {"attn1.to_q": 1.25}}
         (tmp_path / "adapter_config.json").write_text(json.dumps(config))
     Pipeline(Model(host, Sampling(), (48, 64))).load_lora(tmp_path / "file.safetensors" if layout == "kohya" else tmp_path)
     for name, (a, b) in pairs.items():
-        twin.backbone.unet.get_submodule(name.removeprefix("unet.")).weight += alpha(name) / 3 * b @ a
+        twin.backbone.unet.get_submodule(name.removeprefix("unet.")).weight += alpha(name) / 3 * b.float() @ a.float()
     expected = predict(twin.backbone)
     assert float((predict(host.backbone) - expected).norm() / expected.norm()) < 1e-5
 
@@ -231,6 +237,14 @@ def faults(host: Host) -> Iterator[tuple[dict[str, Tensor], str]]:
     yield {k: v.repeat(1, 2) if ".lora_A" in k else v for k, v in state.items()}, "another base"
     yield {k.replace("lora_A", "hada_w1_a"): v for k, v in state.items()}, "LoHa"
     yield {"something.weight": torch.zeros(2)}, "is not a LoRA"
+
+
+def test_a_hostile_pickle_is_never_run(tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+    torch.save({**diffusers_new(matrices(make())), "more": Hostile(mark)}, tmp_path / "adapter_model.bin")
+    with pytest.raises(InputError, match="was refused: it is not a file of plain tensors"):
+        lora.read(tmp_path)
+    assert not mark.exists()
 
 
 def test_misfits_are_refused_and_change_nothing(tmp_path: Path) -> None:

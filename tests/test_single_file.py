@@ -21,6 +21,7 @@ from drivegen.cli import app
 from drivegen.errors import InputError
 from drivegen.pipeline import Pipeline
 from drivegen.views import Views
+from tests.hostile import Hostile
 from tests.street import street_frame
 from tests.tiny_models import WIDTH, randomize, tiny_tokenizer
 
@@ -328,16 +329,6 @@ def test_a_file_without_one_tensor(tmp_path: Path, ldm: dict[str, Tensor], confi
     message = refused(path, configs, tmp_path / "out")
     assert f"{path}, as {configs / part} configures it," in message
     assert named in message.replace("text_model.", "")
-
-
-class Hostile:
-    """A pickle of this writes a file where it is loaded."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple:
-        return (Path.write_text, (self.path, "run"))
 
 
 @pytest.mark.parametrize("save", [torch.save, lambda state, path: path.write_bytes(pickle.dumps(state))], ids=["zip", "bare"])
