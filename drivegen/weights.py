@@ -16,6 +16,9 @@ from drivegen.errors import InputError
 
 State = dict[str, Tensor]
 
+_PICKLES = {"model": "pytorch_model"}
+"""Stems of pickles that are not those of safetensors: transformers writes model.safetensors and pytorch_model.bin."""
+
 
 def sha256(path: Path) -> str:
     """Return the hexadecimal SHA-256 of a file."""
@@ -133,7 +136,8 @@ def find_state(folder: Path, stem: str) -> tuple[Path, ...]:
 
     safetensors come before pickles, full precision before ``fp16`` variants.
     """
-    for name in (f"{stem}.safetensors", f"{stem}.fp16.safetensors", f"{stem}.bin", f"{stem}.fp16.bin"):
+    pickle = _PICKLES.get(stem, stem)
+    for name in (f"{stem}.safetensors", f"{stem}.fp16.safetensors", f"{pickle}.bin", f"{pickle}.fp16.bin"):
         if (folder / name).is_file():
             return (folder / name,)
         index = folder / f"{name}.index.json"
@@ -143,7 +147,7 @@ def find_state(folder: Path, stem: str) -> tuple[Path, ...]:
                 if Path(shard).name != shard:
                     raise InputError(f"{index} names the shard {shard!r}, which is outside of its folder; refused")
             return tuple(folder / shard for shard in shards)
-    raise InputError(f"no {stem}.safetensors or .bin in {folder}")
+    raise InputError(f"no {stem}.safetensors or {pickle}.bin in {folder}")
 
 
 def load_state(folder: Path, stem: str) -> State:

@@ -9,12 +9,15 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from drivegen import model, weights
+from drivegen.backbone import Backbone
 from drivegen.errors import InputError
 from drivegen.pipeline import Pipeline
 from drivegen.plugin import Plugin
 from drivegen.sampling import Sampling
+from tests.hostile import Hostile
 from tests.street import street_frame
 from tests.tiny_hosts import ALL, SIZE, tiny_host
+from tests.tiny_models import tiny_backbone
 
 SAMPLING = Sampling(sampler="ddim", steps=2, guidance=3.0, null=("text", "boxes"), noise="shared")
 
@@ -103,6 +106,47 @@ def test_a_plain_diffusers_folder_generates_from_text(tmp_path: Path) -> None:
     assert pipe.ignored(street_frame()) == ("cameras", "boxes", "map")
     night, day = (pipe(street_frame(), prompt=prompt, num_inference_steps=1)["CAM_FRONT"] for prompt in ("night", "day"))
     assert night.tobytes() != day.tobytes()
+
+
+def pickled(folder: Path, how: str) -> None:
+    """Put transformers' pickles in place of the safetensors of a network; its older ones have position ids."""
+    state = load_file(folder / "model.safetensors") | {"text_model.embeddings.position_ids": torch.arange(16)[None]}
+    (folder / "model.safetensors").unlink()
+    if how == "pytorch_model.bin.index.json":
+        parts = {"pytorch_model-00001-of-00002.bin": list(state)[::2], "pytorch_model-00002-of-00002.bin": list(state)[1::2]}
+        for name, keys in parts.items():
+            torch.save({key: state[key] for key in keys}, folder / name)
+        (folder / how).write_text(json.dumps({"weight_map": {key: name for name, keys in parts.items() for key in keys}}))
+    else:
+        half = {k: v.half() if v.is_floating_point() else v for k, v in state.items()}
+        torch.save(half if "fp16" in how else state, folder / how)
+
+
+@pytest.mark.parametrize("how", ["pytorch_model.bin", "pytorch_model.fp16.bin", "pytorch_model.bin.index.json"])
+def test_pickles_of_transformers_hold_the_same(tmp_path: Path, how: str) -> None:
+    """Of a folder's text encoder and image encoder, and of an image encoder that is brought."""
+    own = tiny_backbone(image_encoder=True)
+    own.save(tmp_path)
+    for name in ("text_encoder", "image_encoder"):
+        pickled(tmp_path / name, how)
+    loaded = Backbone.from_folder(tmp_path, ["image_encoder"])
+    loaded.add_component("brought", tmp_path / "image_encoder")
+    for name in ("text_encoder", "image_encoder", "brought"):
+        before = own.component(name.replace("brought", "image_encoder")).state_dict()
+        after = loaded.component(name).state_dict()
+        assert before.keys() == after.keys()
+        assert all(torch.equal(v.half().float() if "fp16" in how else v, after[key]) for key, v in before.items())
+
+
+@pytest.mark.parametrize("name", ["text_encoder", "image_encoder"])
+def test_a_hostile_pickle_of_transformers_is_never_run(tmp_path: Path, name: str) -> None:
+    tiny_backbone(image_encoder=True).save(tmp_path)
+    state = load_file(tmp_path / name / "model.safetensors")
+    (tmp_path / name / "model.safetensors").unlink()
+    torch.save({**state, "more": Hostile(tmp_path / "mark")}, tmp_path / name / "pytorch_model.bin")
+    with pytest.raises(InputError, match=r"pytorch_model\.bin was refused: it is not a file of plain tensors"):
+        Backbone.from_folder(tmp_path, ["image_encoder"])
+    assert not (tmp_path / "mark").exists()
 
 
 def test_saving_again_replaces_and_a_failed_save_keeps(folder: Path) -> None:
