@@ -84,7 +84,10 @@ class Extensions:
         self._drop(self._brought.pop(name, ()))
         sampling = self.model.sampling
         if sampling.null is not None:
-            self.model = replace(self.model, sampling=replace(sampling, null=tuple(n for n in sampling.null if n != name)))
+            sampling = replace(sampling, null=tuple(n for n in sampling.null if n != name))
+        if isinstance(sampling.guidance, Mapping):
+            sampling = replace(sampling, guidance={n: w for n, w in sampling.guidance.items() if n != name})
+        self.model = replace(self.model, sampling=sampling)
         return plugin
 
     def save_plugin(self, name: str, folder: str | Path, dtype: torch.dtype | None = None) -> Path:

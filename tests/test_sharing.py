@@ -85,6 +85,15 @@ def test_grafted_and_removed(source: Pipeline, folder: Path) -> None:
     assert other.model.sampling == sampling
 
 
+@pytest.mark.parametrize("weights", [{"text": 3.0, "camera": 1.5}, {"camera": 2.0}])
+def test_a_plugin_that_guidance_weighs_is_removed(weights: dict[str, float]) -> None:
+    """The model goes on with the other weights, as one that never had the plugin does."""
+    other, left = pipe(("text", "camera"), sampling=Sampling(steps=2, guidance=weights)), {"text": 3.0}
+    other.remove_plugin("camera")
+    assert other.model.sampling.guidance == {n: w for n, w in left.items() if n in weights}
+    assert torch.equal(latents(other), latents(pipe(sampling=other.model.sampling)))
+
+
 def test_another_name_and_a_lora_beside(folder: Path, tmp_path: Path) -> None:
     """A plugin that copies the UNet's layers is added as if no LoRA were there, and the LoRA stays."""
     from drivegen import lora
