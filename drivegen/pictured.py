@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from drivegen import raster
-from drivegen.errors import InputError
+from drivegen.errors import InputError, nearest
 from drivegen.plugin import Arrays, Plugin, Residuals, Signal
 from drivegen.scene import Camera, Frame, ResizeCrop
 
@@ -94,6 +95,20 @@ class PicturePlugin(Plugin):
     def read(self, picture: Tensor) -> Any:
         """Give what is constant over the steps of pictures (N, channels, H, W)."""
         raise NotImplementedError
+
+
+def network_arguments(kind: str, network_class: Any, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments that a released network's configuration gives its class.
+
+    A key that is none of them is left out where its value is null, as files of other versions of diffusers have such. Raises
+    InputError for any other.
+    """
+    known = list(inspect.signature(network_class.__init__).parameters)[1:]
+    for key, value in config.items():
+        if key not in known and value is not None:
+            what = f"{key!r} is no argument of diffusers' {network_class.__name__}{nearest(key, known)}"
+            raise InputError(f"{kind}: {what}; if the network does without it, take it out of its configuration")
+    return {key: value for key, value in config.items() if key in known}
 
 
 def _stack(pictures: list[np.ndarray]) -> np.ndarray:

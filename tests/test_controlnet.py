@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -52,7 +53,9 @@ def folders(tmp_path_factory) -> dict[str, Path]:
         "other": ControlNetModel.from_unet(unet, controlnet_conditioning_channel_order="bgr", load_weights_from_unet=False),
         "full": T2IAdapter(3, [32, 64, 64], 1, 8, "full_adapter"),
         "light": T2IAdapter(3, [32, 64], 2, 8, "light_adapter"),
+        "shuffle": ControlNetModel.from_unet(unet, load_weights_from_unet=False),
     }
+    nets["shuffle"].register_to_config(global_pool_conditions=True)
     for i, (name, net) in enumerate(nets.items()):
         randomize(net, 10 + i).save_pretrained(root / name)
     return {name: root / name for name in nets}
@@ -116,6 +119,21 @@ def test_one_controlnet_equals_diffusers_pipeline(folders) -> None:
             controlnet_conditioning_scale=scale, control_guidance_start=start, control_guidance_end=end,
         )  # fmt: skip
         close(ours, theirs)
+
+
+def test_a_controlnet_that_pools_globally_equals_diffusers_pipeline(folders, tmp_path) -> None:
+    """diffusers leaves it out of the unconditional half; so does guidance here once its folder is added."""
+    frame, pictures = two_views(), drawing(0)
+    networks.convert(networks.controlnet(folders["shuffle"]), tmp_path / "shuffle")
+    pipe = pipeline({}, guidance=4.0)
+    pipe.add_plugin(tmp_path / "shuffle")
+    assert pipe.model.sampling.null == ("text", "shuffle")
+    ours = run(pipe, frame, negative_prompt="fog", inputs={"shuffle": pictures}, scales={"shuffle": 0.8})
+    theirs = diffusers_run(
+        StableDiffusionControlNetPipeline, pipe, frame, {"controlnet": ControlNetModel.from_pretrained(folders["shuffle"])},
+        image=in_order(pictures, frame), controlnet_conditioning_scale=0.8,
+    )  # fmt: skip
+    close(ours, theirs)
 
 
 def test_two_controlnets_equal_diffusers_pipeline(folders) -> None:
@@ -318,6 +336,22 @@ def test_what_does_not_fit_is_refused(folders, tmp_path) -> None:
         registry.load("controlnet")(network={"conditioning_chanels": 3})
 
 
+@pytest.mark.parametrize(("kind", "name"), [("controlnet", "edges"), ("t2i_adapter", "light")])
+def test_settings_that_diffusers_does_not_know(folders, tmp_path, kind: str, name: str) -> None:
+    """Those of another version of diffusers: null says nothing and is let pass, anything else is refused."""
+    shutil.copytree(folders[name], tmp_path / name)
+    path, read = tmp_path / name / "config.json", getattr(networks, kind)
+    values = json.loads(path.read_text())
+    path.write_text(json.dumps(values | {"of_another_version": None}))
+    with torch.no_grad():
+        before, after = (read(folder).state_dict() for folder in (folders[name], tmp_path / name))
+    assert before.keys() == after.keys()
+    assert all(torch.equal(value, after[key]) for key, value in before.items())
+    path.write_text(json.dumps(values | {"of_another_version": False}))
+    with pytest.raises(InputError, match="'of_another_version' is no argument"):
+        read(tmp_path / name)
+
+
 # -- folders -------------------------------------------------------------------------------------------------------------
 
 
@@ -339,11 +373,12 @@ def test_converted_folders_hold_the_plugin(folders, tmp_path, kind: str, name: s
     assert "not empty" in again.output
 
 
-def test_the_recipe_trains_from_scratch() -> None:
-    """The configured plugin, on a tiny host: nothing at first, and one step of descent lowers its loss."""
-    recipe = config.load(HOUSE / "configs" / "controlnet_layout.yaml")
+@pytest.mark.parametrize("kind", ["controlnet", "t2i_adapter"])
+def test_the_recipe_trains_from_scratch(kind: str) -> None:
+    """The configured plugin, on a tiny host: nothing at first, and each of two steps of descent lowers its loss."""
+    recipe = config.load(HOUSE / "configs" / f"{kind}_layout.yaml")
     plugins = {n: registry.load(p.kind or "")(**p.options) for n, p in recipe.plugins.items() if n != "text"}
-    assert [registry.kind_of(p) for p in plugins.values()] == ["controlnet"]
+    assert [registry.kind_of(p) for p in plugins.values()] == [kind]
     pipe = pipeline(plugins, guidance=1.0)
     frame, host = two_views(), pipe.host
     name = next(iter(plugins))

@@ -47,12 +47,15 @@ def t2i_adapter(folder: str | Path, picture: str = "given") -> Plugin:
 def convert(plugin: Plugin, out: str | Path, dtype: torch.dtype | None = None) -> Path:
     """Write a plugin folder that is new or empty, in `dtype` or as the weights are; the folder's name becomes the plugin's.
 
-    It says that the network was trained without null, so that guidance leaves it known, as diffusers' pipelines do.
+    It says that the network was trained without null, so that guidance leaves it known, as diffusers' pipelines do; but not of
+    a ControlNet that pools its terms over the picture, which diffusers' pipeline leaves out of the unconditional half.
     """
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} exists and is not empty; name a new folder")
-    model.save_plugin(plugin, out, dtype, out.name if out.name.isidentifier() else "", training={"drop": 0})
+    pools = (plugin.config.get("network") or {}).get("global_pool_conditions")
+    training = {} if pools else {"drop": 0}
+    model.save_plugin(plugin, out, dtype, out.name if out.name.isidentifier() else "", training=training)
     return out
 
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
 
 from drivegen.control import halvings, run_branch, skip_channels
-from drivegen.errors import InputError, nearest
-from drivegen.pictured import GIVEN, PicturePlugin
+from drivegen.errors import InputError
+from drivegen.pictured import GIVEN, PicturePlugin, network_arguments
 from drivegen.plugin import Context, Residuals, Signal
 
 
@@ -81,10 +80,7 @@ def _agreed(channels: int | None, network: int) -> int:
 def _build(network: Mapping[str, Any]) -> Any:
     from diffusers import ControlNetModel
 
-    known = list(inspect.signature(ControlNetModel.__init__).parameters)[1:]
-    for key in network:
-        if key not in known:
-            raise InputError(f"controlnet: {key!r} is no argument of diffusers' ControlNetModel{nearest(key, known)}")
+    network = network_arguments("controlnet", ControlNetModel, network)
     for key in ("addition_embed_type", "class_embed_type", "encoder_hid_dim_type"):
         if network.get(key) is not None:
             raise InputError(f"controlnet: {key} {network[key]!r} is for SDXL and others, not for Stable Diffusion 1.x and 2.x")

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from drivegen.errors import InputError, nearest
-from drivegen.pictured import GIVEN, PicturePlugin
+from drivegen.errors import InputError
+from drivegen.pictured import GIVEN, PicturePlugin, network_arguments
 from drivegen.plugin import Context, Residuals, Signal
 
 
@@ -77,10 +76,7 @@ def _widths(channels: list[int], kind: str) -> list[int]:
 def _build(network: Mapping[str, Any]) -> Any:
     from diffusers import T2IAdapter as Network
 
-    known = list(inspect.signature(Network.__init__).parameters)[1:]
-    for key in network:
-        if key not in known:
-            raise InputError(f"t2i_adapter: {key!r} is no argument of diffusers' T2IAdapter{nearest(key, known)}")
+    network = network_arguments("t2i_adapter", Network, network)
     kind = network.get("adapter_type", "full_adapter")
     if kind not in ("full_adapter", "light_adapter"):
         raise InputError(f"t2i_adapter: adapter_type {kind!r} is not for Stable Diffusion 1.x and 2.x")
