@@ -6,7 +6,9 @@ if ! "$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13
     echo "drivegen needs Python 3.11 or 3.12; '$python' is $("$python" --version 2>&1). Name another with PYTHON=python3.11." >&2
     exit 2
 fi
-[ -x .venv/bin/python ] || "$python" -m venv .venv
+# A .venv whose making was interrupted has a Python and no pip: it is completed, or where that fails made anew.
+whole() { .venv/bin/python -m pip --version > /dev/null 2>&1; }
+whole || { "$python" -m venv .venv && whole; } || "$python" -m venv --clear .venv
 stamp=$(cat pyproject.toml constraints.txt | sha256sum | cut -d' ' -f1)
 if [ "$(cat .venv/.drivegen-installed 2>/dev/null)" != "$stamp" ]; then
     echo "Installing drivegen into .venv (once, a few minutes) ..." >&2
