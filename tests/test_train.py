@@ -35,6 +35,7 @@ from drivegen.training.build import build_autoencoder
 from drivegen.training.noise import Schedule, add_noise, loss_weights, target_of, training_schedule
 from drivegen.training.order import Order
 from drivegen.training.progress import Lines
+from drivegen.training.runner import ModelStage
 from tests.street import street_frame
 from tests.tiny_models import tiny_backbone
 
@@ -139,6 +140,57 @@ def test_interrupted_and_resumed_equals_unbroken(config, tmp_path, monkeypatch, 
     assert not (broken / "model").exists()
     assert training.run(config, [f"output={broken}"], "auto") == 0
     same_bits(whole / "last.ckpt", broken / "last.ckpt")
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_while_the_first_preview_is_drawn_ends_after_a_step(config, tmp_path, monkeypatch, number, status):
+    def draw(self: ModelStage) -> Any:
+        os.kill(os.getpid(), number)
+        return [[Image.new("RGB", (8, 8))]]
+
+    monkeypatch.setattr(ModelStage, "draw", draw)
+    handler = signal.getsignal(number)
+    assert training.run(config, ["preview.every=1"]) == status  # in the middle of the step's two batches, not before it
+    assert signal.getsignal(number) is handler
+    assert checkpoints.read(tmp_path / "run" / "last.ckpt")["global_step"] == 1
+    assert [p.name for p in (tmp_path / "run" / "previews").iterdir()] == ["step-00000000.png"]
+    assert not (tmp_path / "run" / "model").exists()
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize("where", [(DriveData, "setup"), (DriveModule, "on_fit_start"), (DriveModule, "configure_optimizers")])
+def test_a_signal_before_the_first_step_ends_at_once(config, tmp_path, monkeypatch, where, number, status, capsys):
+    def interrupted(*args: Any, **kwargs: Any) -> None:
+        os.kill(os.getpid(), number)
+        pytest.fail("went on")
+
+    monkeypatch.setattr(*where, interrupted)
+    handlers = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)}
+    assert training.run(config) == status
+    assert "stopped at once" in capsys.readouterr().out
+    assert {n: signal.getsignal(n) for n in handlers} == handlers
+    assert not (tmp_path / "run" / "last.ckpt").exists()
+
+
+@pytest.mark.parametrize(("first", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_second_ctrl_c_ends_in_the_middle_of_a_step(config, tmp_path, monkeypatch, first, status, capsys):
+    step = DriveModule.training_step
+
+    def interrupted(self: DriveModule, batch: Any, batch_idx: int) -> torch.Tensor:
+        if self.global_step == 2:
+            for number in (first, signal.SIGTERM, signal.SIGINT):  # a second SIGTERM alone ends nothing
+                os.kill(os.getpid(), number)
+            pytest.fail("went on")
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(DriveModule, "training_step", interrupted)
+    handler = signal.getsignal(signal.SIGINT)
+    assert training.run(config, ["train.checkpoint_every=1"]) == status
+    assert "last checkpoint" in capsys.readouterr().out
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert checkpoints.read(tmp_path / "run" / "last.ckpt")["global_step"] == 2
+    monkeypatch.undo()
+    assert training.run(config, ["train.steps=3"], "auto") == 0
 
 
 def test_resume_from_a_named_checkpoint(config, tmp_path):

@@ -13,11 +13,16 @@ STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
 
 class StopOnSignal(pl.Callback):
-    """Stops after the present optimiser step; a second Ctrl-C is not waited for."""
+    """Stops after the present optimiser step, and at once before the first; a second Ctrl-C is not waited for.
+
+    Signals are taken from `with stop:` on, which ends quietly where one broke it off. In a Trainer's callbacks it stands after
+    what a step must have done before it is saved, and before what takes long.
+    """
 
     def __init__(self, checkpoints: Checkpoints) -> None:
-        self.checkpoints, self.received = checkpoints, 0
+        self.checkpoints, self.received, self.broken_off = checkpoints, 0, False
         self._before: dict[int, Any] = {}
+        self._training = False
         self._step = -1
 
     @property
@@ -25,15 +30,29 @@ class StopOnSignal(pl.Callback):
         """Exit status: 0 where no signal came."""
         return STATUS[signal.Signals(self.received)] if self.received else 0
 
+    def __enter__(self) -> StopOnSignal:
+        self._before = {number: signal.signal(number, self._receive) for number in STATUS}
+        return self
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> bool:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
+        return self.broken_off and isinstance(error, (KeyboardInterrupt, SystemExit))  # Lightning makes an exit(1) of the first
+
     def _receive(self, number: int, frame: Any) -> None:
-        if self.received:
+        # A second SIGTERM says nothing new: `timeout`, for one, sends it to the process and again to its group.
+        again = bool(self.received) and number == signal.SIGINT
+        self.received = self.received or number
+        if again or not self._training:
+            self.broken_off = True
             raise KeyboardInterrupt
-        self.received = number
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # Lightning has put its own handlers in by now: SIGTERM would raise in the middle of a step.
-        self._before = {number: signal.signal(number, self._receive) for number in STATUS}
-        self._step = trainer.global_step
+        for number in self._before:
+            signal.signal(number, self._receive)
+        self._training, self._step = True, trainer.global_step
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -42,15 +61,3 @@ class StopOnSignal(pl.Callback):
         if self.received and whole:
             self.checkpoints.save(trainer)
             trainer.should_stop = True
-
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.restore()
-
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        self.restore()
-
-    def restore(self) -> None:
-        """Put the former handlers back."""
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        self._before = {}

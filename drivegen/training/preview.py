@@ -34,7 +34,8 @@ class Preview(pl.Callback):
             self.show(trainer, pl_module)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if trainer.global_step != self._step and trainer.global_step % self.every == 0:
+        due = trainer.global_step != self._step and trainer.global_step % self.every == 0
+        if due and not trainer.should_stop:  # who stops the run is not kept waiting
             self.show(trainer, pl_module)
         self._step = trainer.global_step
 

@@ -48,17 +48,21 @@ def run(path: Path, overrides: Sequence[str], resume: str | None) -> int:
 
 
 def _fit(config: Config, stage: ModelStage | AutoencoderStage, folder: Path, start: Path | None) -> int:
-    stage.data.setup()
     train = config.train
     ema = EMA(train.ema) if train.ema else None
     saver = checkpoints.Checkpoints(folder, train.checkpoint_every, train.keep_checkpoints, configs.to_dict(config))
     stop = StopOnSignal(saver)
     callbacks: list[pl.Callback] = [ema] if ema is not None else []
+    callbacks += [progress(train.log_every), saver, stop]
     if config.preview.every:
         callbacks.append(Preview(folder / "previews", config.preview.every, stage.draw, ema))
-    callbacks += [progress(train.log_every), saver, stop]
     trainer = trainer_for(config, folder, callbacks)
-    trainer.fit(stage.module, datamodule=stage.data, ckpt_path=None if start is None else str(start))
+    with stop:
+        stage.data.setup()
+        trainer.fit(stage.module, datamodule=stage.data, ckpt_path=None if start is None else str(start))
+    if stop.broken_off:
+        print("stopped at once, in the middle of something; --resume auto goes on from the last checkpoint", flush=True)
+        return stop.status
     if stop.status and trainer.global_step < train.steps:
         print(f"stopped at step {trainer.global_step}; go on with --resume auto", flush=True)
         return stop.status
