@@ -27,10 +27,12 @@ def join_tokens(
 
     Rows that would attend to nothing get one zero token, whose key and value are zero: the sum over an empty set.
     """
+    given = [signal.tokens for signal, _ in parts if signal.tokens is not None]
     some = [(signal, scale) for signal, scale in parts if signal.tokens is not None and signal.tokens.shape[1] > 0]
     if not some:
-        return Tokens(torch.zeros(grid.rows, 1, width, device=device, dtype=dtype), None)
-    states = torch.cat([per_row(_tokens(signal), grid).to(dtype) for signal, _ in some], dim=1)
+        given = [*given, torch.zeros(grid.rows, 1, width, device=device, dtype=dtype)]
+    # Tokens of length zero are joined too: a training step without boxes then has gradients for the boxes' weights, all zero.
+    states = torch.cat([per_row(tokens, grid).to(dtype) for tokens in given], dim=1)
     if all(signal.mask is None and scale == 1 for signal, scale in some):
         return Tokens(states, None)
     biases = []

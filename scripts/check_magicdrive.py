@@ -31,10 +31,10 @@ from drivegen.host import Host
 from drivegen.module import DriveModule
 from drivegen.plugin import Denoiser, Grid
 from drivegen.sampling import HostDenoiser, build_scheduler, classifier_free, sample
-from drivegen.weights import load_file, read_json
+from drivegen.weights import read_json
 
 sys.path.insert(0, str(Path(__file__).parent))
-from magicdrive_golden import Golden, Tensors, recorded
+from magicdrive_golden import Fixture, Golden, Tensors, recorded
 
 NULL = ("camera", "text", "boxes")
 LIMIT, GRADIENT_LIMIT = 1e-4, 1e-3
@@ -171,8 +171,8 @@ def sampling(golden: Golden, sampler: str, steps: int) -> Tensors:
 class OneStep(DriveModule):
     """drivegen's training step with the fixture's latents, noise, timesteps and dropped scenes in place of drawn ones."""
 
-    def __init__(self, host: Host, given: Tensors) -> None:
-        super().__init__(host, TrainConfig(steps=1, precision="32"))
+    def __init__(self, host: Host, given: Tensors, unet: bool) -> None:
+        super().__init__(host, TrainConfig(steps=1, precision="32", unet=unet))
         self.given, self.kept = given, {}
 
     def log(self, *args: Any, **kwargs: Any) -> None:
@@ -198,7 +198,7 @@ class OneStep(DriveModule):
 
 def train(golden: Golden, given: Tensors) -> Tensors:
     """One training step: noisy latents, loss, gradients by MagicDrive's names."""
-    module = OneStep(golden.host, given).train()
+    module = OneStep(golden.host, given, golden.trains_unet).train()
     batch = golden.batch
     # MagicDrive has one empty prompt for the whole batch.
     empty = golden.inputs["negative_prompt_embeds"][:1].expand_as(golden.inputs["negative_prompt_embeds"])
@@ -220,12 +220,27 @@ def train(golden: Golden, given: Tensors) -> Tensors:
     return out | {"encoder_hidden_states_with_cam": inside["encoder_hidden_states_with_cam"]}
 
 
-def gradient_norms(golden: Golden, ours: Tensors, theirs: Mapping[str, float]) -> Iterator[Line]:
-    """Compare the gradient norm of every trainable parameter; None on either side of the table is not compared."""
+def gradient_norms(golden: Golden, ours: Tensors, theirs: Mapping[str, float | None]) -> Iterator[Line]:
+    """Compare the gradient norm of every trainable parameter; null or missing means no gradient, and ours must then be 0."""
+    none = torch.zeros(())
     for key in sorted(theirs.keys() | golden.parameters.keys()):
-        norm, wanted = ours.get(f"grad.{key}"), theirs.get(key)
-        error = math.nan if norm is None or wanted is None else relative(norm.norm(), torch.tensor(wanted))
+        norm, wanted = ours.get(f"grad.{key}", none).norm(), theirs.get(key)
+        if wanted is None:
+            error = 0.0 if float(norm) == 0 else math.inf
+        else:
+            error = relative(norm, torch.tensor(wanted)) if key in golden.parameters else math.nan
         yield Line("train_grad_norms", key, error, GRADIENT_LIMIT)
+
+
+def read_norms(path: Path) -> dict[str, float | None]:
+    """Read gradient norms by MagicDrive's names; raises InputError on anything else than numbers and null."""
+    norms = read_json(path)
+    if not isinstance(norms, dict):
+        raise InputError(f"{path} must hold an object of gradient norms, not {type(norms).__name__}")
+    for key, value in norms.items():
+        if value is not None and not isinstance(value, (int, float)):
+            raise InputError(f"{path}: {key} is {value!r} and must be a number, or null for no gradient")
+    return norms
 
 
 def compare(file: str, ours: Tensors, theirs: Tensors, given: tuple[str, ...] = ()) -> Iterator[Line]:
@@ -242,20 +257,20 @@ def check(weights: Path, tensors: Path) -> Iterator[Line]:
     with torch.no_grad():
         for file, run in (("step", step), ("step_cfg", step_cfg)):
             if (tensors / f"{file}.safetensors").is_file():
-                yield from compare(file, run(golden), load_file(tensors / f"{file}.safetensors"))
+                yield from compare(file, run(golden), Fixture(tensors / f"{file}.safetensors"))
         for path in sorted(tensors.glob("sample_*.safetensors")):
-            theirs = load_file(path)
+            theirs = Fixture(path)
             name = re.fullmatch(r"sample_([a-z+_]+?)\d*", path.stem)
             if name is None:
                 raise InputError(f"{path}: no sampler in its name, such as sample_ddim4.safetensors")
             yield from compare(path.stem, sampling(golden, name[1], len(theirs["timesteps"])), theirs)
     if (tensors / "train.safetensors").is_file():
-        theirs = load_file(tensors / "train.safetensors")
+        theirs = Fixture(tensors / "train.safetensors")
         ours = train(golden, theirs)
         yield from compare("train", ours, theirs, given=("clean_latents", "noise", "timesteps", "drop_mask"))
         norms = tensors / "train_grad_norms.json"
         if norms.is_file():
-            yield from gradient_norms(golden, ours, read_json(norms))
+            yield from gradient_norms(golden, ours, read_norms(norms))
 
 
 def find_tensors(weights: Path) -> Path:

@@ -23,12 +23,26 @@ from drivegen.weights import load_file, read_json
 Tensors = dict[str, Tensor]
 
 
+class Fixture(dict[str, Tensor]):
+    """The tensors of a file; asking for one that is not there raises InputError."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(load_file(path))
+        self.path = path
+
+    def __missing__(self, name: str) -> Tensor:
+        raise InputError(f"{self.path}: there is no tensor {name!r}, without which nothing can be compared; add it")
+
+
 class Golden:
-    """MagicDrive's weights in a host, and its inputs in the form of a batch; text tokens come ready-made."""
+    """MagicDrive's weights in a host, and its inputs in the form of a batch; text tokens come ready-made.
+
+    parameters are those that MagicDrive trains, by its names: plugins', and all of the UNet's where trainable_state is "all".
+    """
 
     def __init__(self, weights: Path, tensors: Path) -> None:
         self.folder = tensors
-        self.inputs = load_file(tensors / "inputs.safetensors")
+        self.inputs = Fixture(tensors / "inputs.safetensors")
         table = tensors / "tensors.json"
         self.described: dict[str, dict[str, Any]] = read_json(table) if table.is_file() else {}
         checkpoint = magicdrive.read(weights, half=False)
@@ -38,6 +52,9 @@ class Golden:
         self.host = Host(backbone, plugins).eval()
         checkpoint.load_into(plugins)
         own = {(name, key): p for name, plugin in plugins.items() for key, p in plugin.named_parameters()}
+        self.trains_unet = read_json(weights / "unet" / "config.json").get("trainable_state") == "all"
+        if self.trains_unet:
+            own |= {("", key): p for key, p in checkpoint.unet.named_parameters()}
         self.parameters = {theirs: own[ours] for theirs, ours in checkpoint.places.items() if ours in own}
         neighbours = checkpoint.described.neighbours
         self.scenes, self.views = self.inputs["camera_param"].shape[:2]

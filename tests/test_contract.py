@@ -14,7 +14,11 @@ OPTIONS = {
         {"pixels": [40, 40], "channels": [8, 8, 16, 16]},
         {"pixels": [40, 40], "channels": [8, 8, 16, 16], "width": 0.5},
     ],
-    "boxes": [{}, {"masked": False, "in_image": False, "frame": "lidar", "learn_classes": False}, {"corners": "cxyz"}],
+    "boxes": [
+        {},
+        {"masked": False, "in_image": False, "frame": "lidar", "upright": True, "learn_classes": False},
+        {"corners": "cxyz"},
+    ],
     "camera": [{}, {"normalised": False, "half": True}],
     "controlnet": [{"picture": "layout"}, {"picture": "given", "attends_to": None}],
     "cross_view": [{}, {"attention": "concat", "connector": "gated"}, {"attention": "self"}],

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from pyquaternion import Quaternion
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -21,6 +23,7 @@ from drivegen.host import Host
 from drivegen.plugin import Arrays, Grid, Plugin, Signal
 from drivegen.scene import BEV_CLASSES, DETECTION_CLASSES, Box3D, Camera, Frame, MapPolygon, VectorMap
 from drivegen.weights import load_strict
+from tests.street import street_frame
 from tests.tiny_models import tiny_backbone, tiny_tokenizer
 
 EXTRA = Path(__file__).parents[2] / "shared" / "fixtures" / "magicdrive" / "golden_extra"
@@ -141,40 +144,55 @@ def test_box_embedder(name: str) -> None:
 # -- from a frame to MagicDrive's inputs -------------------------------------------------------------------------------
 
 RING = ("CAM_FRONT_LEFT", "CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_BACK_RIGHT", "CAM_BACK", "CAM_BACK_LEFT")
-EGO_SE3_LIDAR = SE3.from_yaw(-math.pi / 2, (0.94, 0.0, 1.84))  # lidar x right, y forward
+FLAT = SE3.from_yaw(-math.pi / 2, (0.94, 0.0, 1.84))  # lidar x right, y forward
+TILTED = SE3.from_quaternion([0.70779551, -0.00649224, 0.01064621, -0.70630729], (0.94, 0.0, 1.84))
+"""A mounting as in nuScenes, off the vertical by 1.4 degrees."""
 
 
-def plain_frame(theirs: dict[str, Tensor]) -> Frame:
-    """The sample as a nuScenes frame: boxes and cameras from their lidar frame into ego and global."""
+def standing(heading_rad: float, up: np.ndarray) -> np.ndarray:
+    """The rotation whose z is `up` and whose yaw, as pyquaternion reads it, is the heading: Rx·Ry·Rz."""
+    roll = Quaternion(axis=[1, 0, 0], angle=math.atan2(-up[1], up[2]))
+    pitch = Quaternion(axis=[0, 1, 0], angle=math.asin(up[0]))
+    return (roll * pitch * Quaternion(axis=[0, 0, 1], angle=heading_rad)).rotation_matrix
+
+
+def plain_frame(theirs: dict[str, Tensor], ego_SE3_lidar: SE3) -> Frame:
+    """The sample as a nuScenes frame: its boxes stand upright in the global frame, its cameras are theirs."""
     global_SE3_ego = SE3.from_yaw(0.4, (300.0, 120.0, 0.0))
-    lidar = global_SE3_ego @ EGO_SE3_LIDAR
+    lidar = global_SE3_ego @ ego_SE3_lidar
     boxes = []
     for row, label in zip(theirs["gt_bboxes_3d"].double().tolist(), theirs["gt_labels_3d"].tolist(), strict=True):
         x, y, z, w, l, h, yaw = row[:7]
         heading = -yaw - math.pi / 2
-        boxes.append(Box3D(DETECTION_CLASSES[label], lidar @ SE3.from_yaw(heading, (x, y, z)), np.array([w, l, h])))
+        pose = lidar @ SE3(standing(heading, lidar.rotation[2]), (x, y, z))
+        assert np.allclose(pose.rotation[:, 2], [0, 0, 1])
+        boxes.append(Box3D(DETECTION_CLASSES[label], pose, np.array([w, l, h])))
     cameras = []
     for channel, K, pose in zip(RING, theirs["camera_intrinsics"], theirs["camera2lidar"], strict=True):
         rotation, _ = np.linalg.qr(pose[:3, :3].double().numpy())  # fp32 matrices are not orthogonal enough
         rotation = rotation * np.sign((rotation * pose[:3, :3].double().numpy()).sum(0))
-        mount = EGO_SE3_LIDAR @ SE3(rotation, pose[:3, 3].double().numpy())
+        mount = ego_SE3_lidar @ SE3(rotation, pose[:3, 3].double().numpy())
         cameras.append(Camera(channel, K[:3, :3].double().numpy(), 1600, 900, mount, global_SE3_ego))
     return Frame(
         "sample", tuple(cameras), tuple(boxes), None, "Rain", "boston-seaport", global_SE3_ego=global_SE3_ego,
-        ego_SE3_lidar=EGO_SE3_LIDAR,
+        ego_SE3_lidar=ego_SE3_lidar,
     ).resized(400, 224)  # fmt: skip
 
 
 def magicdrive_plugins(*names: str) -> dict[str, Plugin]:
-    boxes = {"masked": False, "in_image": False, "frame": "lidar", "unit_m": 1.0, "raised": True, "max_boxes": 10_000}
+    boxes = {
+        "masked": False, "in_image": False, "frame": "lidar", "unit_m": 1.0, "upright": True, "raised": True,
+        "max_boxes": 10_000,
+    }  # fmt: skip
     options = {"camera": {"normalised": False}, "boxes": boxes, "text": {"template": TEMPLATE}, "bev_map": {}}
     return {name: registry.load(name)(**options[name]) for name in names}
 
 
 @golden
-def test_frame_to_camera_parameters_and_boxes() -> None:
+@pytest.mark.parametrize("mount", [FLAT, TILTED], ids=["flat", "tilted"])
+def test_frame_to_camera_parameters_and_boxes(mount: SE3) -> None:
     theirs = load_file(EXTRA / "preprocess.safetensors")
-    frame = plain_frame(theirs)
+    frame = plain_frame(theirs, mount)
     assert frame.channels == RING
     plugins = magicdrive_plugins("camera", "boxes")
     batch = data.collate([data.prepare(frame, plugins)], plugins, 6)
@@ -188,7 +206,7 @@ def test_frame_to_camera_parameters_and_boxes() -> None:
 @golden
 def test_every_corner_is_half_a_height_too_high_and_projections_are_not() -> None:
     theirs = load_file(EXTRA / "preprocess.safetensors")
-    frame = plain_frame(theirs)
+    frame = plain_frame(theirs, FLAT)
     order = [2, 1, 5, 6, 3, 0, 4, 7]
     lidar = (frame.global_SE3_ego @ frame.ego_SE3_lidar).inverse()
     right = torch.from_numpy(np.stack([lidar.transform(box.corners())[order] for box in frame.boxes]))
@@ -209,6 +227,66 @@ def test_every_corner_is_half_a_height_too_high_and_projections_are_not() -> Non
     # What reaches a view is judged by the right corners, although the tokens are made of the raised ones.
     kept = ahead.any(2).sum(1).tolist()
     assert magicdrive_plugins("boxes")["boxes"].prepare(frame)["mask"].sum(1).tolist() == kept
+
+
+def mmdet3d_corners(row: np.ndarray) -> np.ndarray:
+    """Corners (8, 3) of a lidar box (x, y, z, w, l, h, yaw) that stands on its centre; its yaw turns clockwise."""
+    x, y, z, w, l, h, yaw = row
+    unit = np.array([[0, 0, 0], [0, 0, 1], [0, 1, 1], [0, 1, 0], [1, 0, 0], [1, 0, 1], [1, 1, 1], [1, 1, 0]]) - [0.5, 0.5, 0]
+    turn = np.array([[math.cos(yaw), math.sin(yaw), 0], [-math.sin(yaw), math.cos(yaw), 0], [0, 0, 1]])
+    return (unit * [w, l, h]) @ turn.T + [x, y, z]
+
+
+def test_boxes_of_a_tilted_lidar_are_those_of_the_devkit() -> None:
+    """The devkit's lidar boxes, reduced to centre and yaw as mmdet3d's converter does, on a slope and with a tilted lidar."""
+    from nuscenes.utils.data_classes import Box
+
+    up_the_hill = Quaternion(axis=[0, 0, 1], angle=0.7) * Quaternion(axis=[0.6, 0.8, 0], angle=-0.06)
+    ego = SE3(up_the_hill.rotation_matrix, (280.0, 300.0, 4.0))
+    frame = replace(street_frame(), global_SE3_ego=ego, ego_SE3_lidar=TILTED)
+    theirs, known = [], [box for box in frame.boxes if box.detection_class is not None]
+    for own in known:
+        box = Box(own.global_SE3_object.translation, own.size_wlh_m, Quaternion(own.global_SE3_object.quaternion))
+        for pose in (ego, TILTED):
+            box.translate(-pose.translation)
+            box.rotate(Quaternion(pose.quaternion).inverse)
+        yaw = box.orientation.yaw_pitch_roll[0]
+        theirs.append(mmdet3d_corners(np.array([*box.center, *box.wlh, -yaw - math.pi / 2])))
+    plugin = magicdrive_plugins("boxes")["boxes"]
+    ours = plugin.prepare(frame)
+    lidar = ego @ TILTED
+    for v, camera in enumerate(frame.cameras):
+        lowered = [points - [0, 0, box.size_wlh_m[2] / 2] for points, box in zip(theirs, known, strict=True)]
+        depths = [camera.global_SE3_camera.inverse().transform(lidar.transform(points))[:, 2] for points in lowered]
+        expected = [points for points, depth in zip(theirs, depths, strict=True) if (depth > 0).any()]
+        assert ours["mask"][v].sum() == len(expected)
+        assert np.abs(ours["corners"][v, : len(expected)] - np.array(expected)).max() <= 1e-5
+    leaning = replace_options(plugin, upright=False).prepare(frame)
+    assert np.abs(leaning["corners"][leaning["mask"]] - ours["corners"][ours["mask"]]).max() > 0.05  # the difference it makes
+
+
+def replace_options(plugin: Plugin, **options: Any) -> Plugin:
+    return registry.load("boxes")(**{**plugin.config, **options})
+
+
+@pytest.mark.parametrize("boxes", [0, 1])
+@torch.no_grad()
+def test_a_batch_without_boxes_has_no_box_tokens(boxes: int) -> None:
+    """A frame without boxes alone has no token, beside one with a box it is padded like that one; a null token needs a mask."""
+    plugin = replace_options(magicdrive_plugins("boxes")["boxes"], hidden=8)
+    plugin.bind(tiny_backbone())
+    full = street_frame()
+    empty = replace(full, boxes=())
+    frames = [empty, replace(full, boxes=full.boxes[:boxes])]
+    items = [plugin.prepare(frame) for frame in frames]
+    arrays = {key: torch.from_numpy(value) for key, value in plugin.collate(items).items()}
+    tokens = plugin.encode(arrays, torch.tensor([True, True])).tokens
+    assert tokens is not None
+    assert tokens.shape[:2] == (12, boxes)
+    null = plugin.encode(arrays, torch.tensor([False, False])).tokens
+    assert null is not None
+    assert torch.equal(null[:6], tokens[:6])
+    assert replace_options(plugin, masked=True).collate(items)["mask"].shape == (2, 6, 1)
 
 
 def test_prompt_is_magicdrives() -> None:

@@ -62,9 +62,8 @@ def read(folder: str | Path, half: bool = True) -> Checkpoint:
             raise InputError(
                 f"{folder} is not a MagicDrive checkpoint: there is no {name}/config.json; name the folder of both"
             )
-    described = magicdrive_config.describe(
-        weights.read_json(folder / "unet" / "config.json"), weights.read_json(folder / "controlnet" / "config.json"), half
-    )
+    configs = (weights.read_json(folder / name / "config.json") for name in ("unet", "controlnet"))
+    described = magicdrive_config.describe(*configs, half=half, folder=folder)
     unet, control = ({k: v.float() for k, v in weights.load_state(folder / n, _STEM).items()} for n in ("unet", "controlnet"))
     return take_apart(described, unet, control, str(folder / "unet"))
 
@@ -78,7 +77,7 @@ def take_apart(described: Described, unet_state: State, control_state: State, wh
         for key, value in state.items():
             plugin, own = places[f"{network}.{key}"] = place(network, key)
             (states[plugin] if plugin else plain)[own] = value
-    unet = magicdrive_config.build_unet(described)
+    unet = magicdrive_config.build_unet(described, f"{where}/config.json")
     weights.load_strict(unet, plain, where)
     return Checkpoint(unet, described, states, places)
 
@@ -106,10 +105,16 @@ def convert(src: str | Path, out: str | Path, base: str | Path, half: bool = Tru
     """Write a model folder from a MagicDrive checkpoint and the Stable Diffusion folder it was trained on; returns it.
 
     VAE, text encoder, tokenizer and scheduler are the base's; weights are written in `dtype`, or in fp32. Raises InputError
-    when the two do not belong together, or when the view pairs are not a ring, which calibration would give.
+    when the two do not belong together, when the view pairs are not a ring, which calibration would give, or when nothing says
+    how large the images are.
     """
     checkpoint = read(src, half)
     described = checkpoint.described
+    if described.image_size is None:
+        raise InputError(
+            f"{Path(src) / 'unet' / 'config.json'}: img_size is null, and the map embedder does not say either how large the "
+            "images are; write the [height, width] in pixels that it was trained on there, such as [224, 400]"
+        )
     _check_ring(described.neighbours, src)
     backbone = Backbone.from_folder(base, unet=checkpoint.unet)
     width, encoder = backbone.token_width, int(backbone.text_encoder.config.hidden_size)

@@ -6,12 +6,14 @@ import inspect
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from drivegen.backbone import build_model
 from drivegen.control import SHARED
+from drivegen.convert.settings import Settings
 from drivegen.errors import InputError, nearest
 
 TEMPLATE = "A driving scene image at {location}. {description}."
@@ -28,11 +30,6 @@ BOX_EMBEDDERS = (f"{_NETWORKS}.bbox_embedder.ContinuousBBoxWithTextEmbedding",)
 _UNET_OWN = (
     "neighboring_view_pair", "neighboring_attn_type", "zero_module_type", "crossview_attn_type", "img_size", "trainable_state",
 )  # fmt: skip
-# What MagicDrive's classes take where a configuration is silent.
-_BOX_DEFAULTS: dict[str, Any] = {
-    "n_classes": 10, "class_token_dim": 768, "trainable_class_token": False, "embedder_num_freq": 4,
-    "proj_dims": (768, 512, 512, 768), "mode": "cxyz", "minmax_normalize": True,
-}  # fmt: skip
 _MAP_CHANNELS = {"default": (32, 64, 128, 256), "adaptive": (16, 32, 96, 256)}
 
 
@@ -46,48 +43,62 @@ class Described:
     image_size: tuple[int, int] | None
 
 
-def build_unet(described: Described) -> nn.Module:
-    """Build the plain UNet, freshly initialised."""
-    return build_model("UNet2DConditionModel", described.unet)
+def build_unet(described: Described, where: str = "unet/config.json") -> nn.Module:
+    """Build the plain UNet, freshly initialised; raises InputError on arguments that diffusers does not take."""
+    try:
+        return build_model("UNet2DConditionModel", described.unet)
+    except Exception as error:  # diffusers checks little: wrong values end in errors of any kind
+        raise InputError(f"{where}: diffusers cannot make a UNet2DConditionModel of it: {error}") from error
 
 
-def describe(unet: Any, control: Any, half: bool = True) -> Described:
-    """Read both configurations; raises InputError on a class, mode or option that has no counterpart here."""
-    for config, what in ((unet, "unet"), (control, "controlnet")):
-        if not isinstance(config, dict):
-            raise InputError(f"MagicDrive's {what}/config.json must hold an object, not {type(config).__name__}")
-    _look_up(str(unet.get("_class_name", UNETS[0])).rsplit(".", 1)[-1], UNETS, "unet: _class_name")
-    _look_up(str(control.get("_class_name", CONTROLS[0])).rsplit(".", 1)[-1], CONTROLS, "controlnet: _class_name")
-    _look_up(unet.get("crossview_attn_type", "basic"), ("basic",), "unet: crossview_attn_type")
-    _look_up(control.get("use_uncond_map"), (None,), "controlnet: use_uncond_map")
-    _look_up(control.get("controlnet_conditioning_channel_order", "rgb"), ("rgb",), "controlnet: channel order")
-    for key in SHARED:
+def describe(unet: Any, control: Any, half: bool = True, folder: str | Path = "") -> Described:
+    """Read both configurations; raises InputError on a wrong type, class, mode or option that has no counterpart here.
+
+    folder is where errors say that `unet/config.json` and `controlnet/config.json` are.
+    """
+    of_unet = Settings.of(unet, str(Path(folder, "unet", "config.json")))
+    of_control = Settings.of(control, str(Path(folder, "controlnet", "config.json")))
+    _check_class(of_unet, UNETS)
+    _check_class(of_control, CONTROLS)
+    of_unet.choice("crossview_attn_type", ("basic",), "basic")
+    of_control.choice("use_uncond_map", (None,))
+    of_control.choice("controlnet_conditioning_channel_order", ("rgb",), "rgb")
+    # True makes one number a channel of each residual, which no branch here does.
+    of_control.choice("global_pool_conditions", (False, None), False)
+    for key in (*SHARED, "block_out_channels"):
         if key in unet and key in control and unet[key] != control[key]:
-            raise InputError(f"{key} is {unet[key]!r} in the UNet and {control[key]!r} in the ControlNet; they must agree")
-    width = unet.get("cross_attention_dim", 1280)
+            raise InputError(
+                f"{key} is {unet[key]!r} in {of_unet.where} and {control[key]!r} in {of_control.where}; they must agree"
+            )
     options = {
-        "camera": _camera(control, half),
+        "camera": _camera(of_control, half),
         "text": {"template": TEMPLATE},
-        "boxes": _boxes(control, width, half),
-        "bev_map": _map(control),
+        "boxes": _boxes(of_control, of_unet.count("cross_attention_dim", 1280), half),
+        "bev_map": _map(of_control),
         "cross_view": {
-            "attention": _look_up(unet.get("neighboring_attn_type", "add"), ("add", "concat", "self"), "neighboring_attn_type"),
-            "connector": _look_up(
-                unet.get("zero_module_type", "zero_linear"), ("zero_linear", "gated", "none"), "zero_module_type"
-            ),
+            "attention": of_unet.choice("neighboring_attn_type", ("add", "concat", "self"), "add"),
+            "connector": of_unet.choice("zero_module_type", ("zero_linear", "gated", "none"), "zero_linear"),
         },
     }
-    size = unet.get("img_size")
-    return Described(_plain(unet), options, _neighbours(unet), None if size is None else (int(size[0]), int(size[1])))
+    return Described(_plain(unet), options, _neighbours(of_unet), _image_size(of_unet, of_control))
 
 
-def _look_up(value: Any, known: Any, what: str) -> Any:
-    if value not in known:
-        listed = ", ".join(str(k) for k in known)
-        raise InputError(
-            f"MagicDrive's {what} {value!r} is not one that is read here: {listed}{nearest(str(value), map(str, known))}"
-        )
-    return value
+def _check_class(config: Settings, known: tuple[str, ...]) -> None:
+    name = config.values.get("_class_name", known[0])
+    if str(name).rsplit(".", 1)[-1] not in known:
+        raise config.refused("_class_name", f"{' or '.join(known)}{nearest(str(name), known)}")
+
+
+def _image_size(unet: Settings, control: Settings) -> tuple[int, int] | None:
+    """Give (height, width) in pixels: the UNet's own word, or eight times the latents that a map embedder is made for."""
+    if unet.values.get("img_size") is not None:
+        height, width = unet.counts("img_size", 2)
+        return height, width
+    given = control.inside("map_embedder_param")
+    if control.values.get("map_embedder_cls") is None or given.values.get("conditioning_embedding_size") is None:
+        return None
+    height, width = given.counts("conditioning_embedding_size", 2)
+    return 8 * height, 8 * width
 
 
 def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -101,50 +112,54 @@ def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in config.items() if k in known}
 
 
-def _neighbours(config: Mapping[str, Any]) -> tuple[tuple[int, ...], ...]:
-    pairs = config.get("neighboring_view_pair")
+def _neighbours(unet: Settings) -> tuple[tuple[int, ...], ...]:
+    pairs = unet.values.get("neighboring_view_pair")
     try:
         table = {int(view): tuple(int(other) for other in others) for view, others in pairs.items()}  # type: ignore[union-attr]
     except (AttributeError, TypeError, ValueError) as error:
-        raise InputError(f"MagicDrive's unet: neighboring_view_pair {pairs!r} must map views to lists of views") from error
+        raise unet.refused("neighboring_view_pair", "an object of views and their lists of views") from error
     if sorted(table) != list(range(len(table))) or any(o not in table for others in table.values() for o in others):
-        raise InputError(f"MagicDrive's unet: neighboring_view_pair {pairs!r} must number its views from 0 without a gap")
+        raise unet.refused("neighboring_view_pair", "about views that are numbered from 0 without a gap")
     return tuple(table[view] for view in range(len(table)))
 
 
-def _camera(control: Mapping[str, Any], half: bool) -> dict[str, Any]:
-    given = control.get("cam_embedder_param") or {}
+def _camera(control: Settings, half: bool) -> dict[str, Any]:
+    given = control.inside("cam_embedder_param")
     for key, value in (("input_dims", 3), ("include_input", True), ("log_sampling", True)):
-        _look_up(given.get(key, value), (value,), f"cam_embedder_param.{key}")
-    _look_up(tuple(control.get("uncond_cam_in_dim", (3, 7))), ((3, 7),), "uncond_cam_in_dim")
-    return {"normalised": False, "half": half, "frequencies": int(given.get("num_freqs", 4))}
+        given.choice(key, (value,), value)
+    if control.counts("uncond_cam_in_dim", 2, (3, 7)) != (3, 7):
+        raise control.refused("uncond_cam_in_dim", "[3, 7]: intrinsics and the camera's place")
+    return {"normalised": False, "half": half, "frequencies": given.count("num_freqs", 4)}
 
 
-def _boxes(control: Mapping[str, Any], width: int, half: bool) -> dict[str, Any]:
-    _look_up(control.get("bbox_embedder_cls"), BOX_EMBEDDERS, "bbox_embedder_cls")
-    box = {**_BOX_DEFAULTS, **(control.get("bbox_embedder_param") or {})}
-    _look_up(box["n_classes"], (10,), "bbox_embedder_param.n_classes")
-    _look_up(box["mode"], ("all-xyz", "cxyz"), "bbox_embedder_param.mode")
-    position, first, second, out = box["proj_dims"]
-    _look_up(out, (width,), "bbox_embedder_param.proj_dims[3]")
+def _boxes(control: Settings, width: int, half: bool) -> dict[str, Any]:
+    control.choice("bbox_embedder_cls", BOX_EMBEDDERS)
+    given = control.inside("bbox_embedder_param")
+    given.choice("n_classes", (10,), 10)
+    # What MagicDrive's class takes where a configuration is silent.
+    position, first, second, out = given.counts("proj_dims", 4, (768, 512, 512, 768))
+    if out != width:
+        raise given.refused("proj_dims", f"four widths, the last one the UNet's cross_attention_dim, {width}")
     return {
-        "masked": False, "in_image": False, "frame": "lidar", "unit_m": 1.0, "raised": True, "corners": box["mode"],
-        "min_max": bool(box["minmax_normalize"]), "max_boxes": 10_000, "learn_classes": bool(box["trainable_class_token"]),
-        "hidden": [first, second], "position_width": position, "class_width": box["class_token_dim"],
-        "frequencies": box["embedder_num_freq"], "half_in_training": half,
+        "masked": False, "in_image": False, "frame": "lidar", "unit_m": 1.0, "upright": True, "raised": True,
+        "corners": given.choice("mode", ("all-xyz", "cxyz"), "cxyz"), "min_max": given.flag("minmax_normalize", True),
+        "max_boxes": 10_000, "learn_classes": given.flag("trainable_class_token", False), "hidden": [first, second],
+        "position_width": position, "class_width": given.count("class_token_dim", 768),
+        "frequencies": given.count("embedder_num_freq", 4), "half_in_training": half,
     }  # fmt: skip
 
 
-def _map(control: Mapping[str, Any]) -> dict[str, Any]:
-    embedder = MAP_EMBEDDERS[_look_up(control.get("map_embedder_cls"), MAP_EMBEDDERS, "map_embedder_cls")]
-    given = control.get("map_embedder_param") or {}
-    if control.get("map_embedder_cls") is None:
-        given = {
-            "conditioning_size": control.get("map_size"),
-            "block_out_channels": control.get("conditioning_embedding_out_channels"),
-        }
-    size = given.get("conditioning_size") or control.get("map_size")
-    if not isinstance(size, (list, tuple)) or len(size) != 3 or size[0] != 8:
-        raise InputError(f"MagicDrive's map size {size!r} must be [8, height, width]: the eight bird's-eye classes")
-    channels = given.get("block_out_channels") or _MAP_CHANNELS[embedder]
-    return {"pixels": [int(size[1]), int(size[2])], "embedder": embedder, "channels": list(channels)}
+def _map(control: Settings) -> dict[str, Any]:
+    name = control.choice("map_embedder_cls", MAP_EMBEDDERS)
+    embedder, given = MAP_EMBEDDERS[name], control.inside("map_embedder_param")
+    if name is None:
+        place, size_key, channels_key = control, "map_size", "conditioning_embedding_out_channels"
+    else:
+        place, size_key, channels_key = given, "conditioning_size", "block_out_channels"
+        if given.values.get(size_key) is None:
+            place, size_key = control, "map_size"
+    classes, height, width = place.counts(size_key, 3)
+    if classes != 8:
+        raise place.refused(size_key, "[8, height, width]: the eight bird's-eye classes")
+    channels = (control if name is None else given).counts(channels_key, 4, _MAP_CHANNELS[embedder])
+    return {"pixels": [height, width], "embedder": embedder, "channels": list(channels)}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import warnings
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -25,10 +27,11 @@ class BoxTokens(Plugin):
     """A token for each box that a view can see; boxes of no detection class are left out.
 
     masked hides padded slots from attention (MagicDrive attends to them); in_image keeps the boxes that reach a view's image
-    (MagicDrive: any corner ahead of the camera); frame is where corners are measured, in units of unit_m; raised puts corners
-    half a height too high, as MagicDrive's released weights learned them; max_boxes keeps the nearest of a view; corners
-    "cxyz" takes four of the eight, min_max scales them by MagicDrive's ranges; half_in_training rounds them to fp16 while
-    training; hidden, position_width and class_width are the embedder's widths (None = from the context's).
+    (MagicDrive: any corner ahead of the camera); frame is where corners are measured, in units of unit_m; upright keeps a box's
+    yaw in the lidar frame and stands it along that frame's z, raised puts its corners half a height too high (MagicDrive's
+    weights learned both); max_boxes keeps the nearest of a view; corners "cxyz" takes four of the eight, min_max scales them by
+    MagicDrive's ranges; half_in_training rounds them to fp16 while training; hidden, position_width and class_width are the
+    embedder's widths (None = from the context's).
     """
 
     def __init__(
@@ -36,6 +39,7 @@ class BoxTokens(Plugin):
         raised: bool = False, corners: Literal["all-xyz", "cxyz"] = "all-xyz", min_max: bool = False, max_boxes: int = 64,
         pad_to: int = 0, learn_classes: bool = True, hidden: int | tuple[int, int] | None = None,
         position_width: int | None = None, class_width: int | None = None, frequencies: int = 4, half_in_training: bool = False,
+        upright: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
         if frame not in ("lidar", "camera") or corners not in ("all-xyz", "cxyz"):
@@ -44,7 +48,7 @@ class BoxTokens(Plugin):
         self.corner_mode, self.min_max, self.max_boxes, self.pad_to = corners, min_max, max_boxes, pad_to
         self.learn_classes, self.hidden = learn_classes, hidden
         self.position_width, self.class_width = position_width, class_width
-        self.frequencies, self.half_in_training = frequencies, half_in_training
+        self.frequencies, self.half_in_training, self.upright = frequencies, half_in_training, upright
 
     def attach(self, backbone: Any) -> None:
         width = backbone.token_width
@@ -71,6 +75,8 @@ class BoxTokens(Plugin):
     def prepare(self, frame: Frame, given: Any = None) -> dict[str, np.ndarray]:
         known = [box for box in frame.boxes if box.detection_class is not None]
         lidar_SE3_global = (frame.global_SE3_ego @ frame.ego_SE3_lidar).inverse()
+        if self.upright:
+            known = [_upright(box, lidar_SE3_global) for box in known]
         views = []
         for camera in frame.cameras:
             camera_SE3_global = camera.global_SE3_camera.inverse()
@@ -97,7 +103,7 @@ class BoxTokens(Plugin):
     def _corners(self, box: Box3D, target_SE3_global: SE3) -> np.ndarray:
         points = box.corners()
         if self.raised:
-            points = points + np.array([0, 0, box.size_wlh_m[2] / 2])
+            points = points + box.global_SE3_object.rotation[:, 2] * (box.size_wlh_m[2] / 2)
         points = target_SE3_global.transform(points)[list(_ORDER)] / self.unit_m
         return points if self.corner_mode == "all-xyz" else points[list(_CXYZ)]
 
@@ -108,7 +114,8 @@ class BoxTokens(Plugin):
         return float(np.linalg.norm(points.mean(0)))
 
     def collate(self, items: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-        slots = max(1, self.pad_to, *(item["mask"].shape[1] for item in items))
+        # Without a mask every slot is attended to, so that no box must be no slot; a mask needs one slot for the null view.
+        slots = max(int(self.masked), self.pad_to, *(item["mask"].shape[1] for item in items))
         fill = {"corners": 0.0, "classes": -1, "mask": False}
 
         def pad(array: np.ndarray, value: Any) -> np.ndarray:
@@ -152,6 +159,15 @@ def _index(box: Box3D) -> int:
     name = box.detection_class
     assert name is not None
     return DETECTION_CLASSES.index(name)
+
+
+def _upright(box: Box3D, lidar_SE3_global: SE3) -> Box3D:
+    """Turn a box about its centre until it stands upright in the lidar frame, with the yaw that mmdet3d keeps of it."""
+    lidar_SE3_box = lidar_SE3_global @ box.global_SE3_object
+    # The yaw of R = Rx·Ry·Rz, as pyquaternion's yaw_pitch_roll: SE3.yaw_rad, of Rz·Ry·Rx, differs where R is tilted.
+    yaw = math.atan2(-lidar_SE3_box.rotation[0, 1], lidar_SE3_box.rotation[0, 0])
+    standing = SE3.from_yaw(yaw, lidar_SE3_box.translation)
+    return replace(box, global_SE3_object=lidar_SE3_global.inverse() @ standing)
 
 
 def _reaches(camera: Camera, points_camera: np.ndarray) -> bool:
