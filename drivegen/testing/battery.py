@@ -6,7 +6,7 @@ import copy
 import json
 import pickle
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from drivegen.backbone import Backbone
 from drivegen.host import Conditions, Host
 from drivegen.plugin import Arrays, Grid, Now, Plugin
 from drivegen.scene import Frame
-from drivegen.testing.frames import frame
+from drivegen.testing.frames import elsewhere, frame
 from drivegen.testing.models import tiny_backbone
 
 TOLERANCE = 1e-5
@@ -107,18 +107,17 @@ def same(a: Tensor, b: Tensor, what: str) -> None:
     assert torch.equal(a, b), f"{what}: not the same bits, largest difference {float((a - b).abs().max()):.2e}"
 
 
-def has_tokens(case: Case) -> bool:
-    """Tell whether the plugin appends tokens."""
-    host = case.host()
-    batch = case.batch(host)
-    return host.encode(batch.arrays, batch.grid).signals[case.name].tokens is not None
-
-
 @torch.no_grad()
 def identity_at_initialisation(case: Case) -> None:
-    """A fresh plugin changes nothing, unless it appends tokens, which enter the softmax."""
-    if not has_tokens(case):
-        close(case.run(case.host(trained=False)), case.run(case.host(alone=False)), "a fresh plugin against none")
+    """A fresh plugin changes nothing, but for the tokens that it appends: those enter the softmax."""
+    bare, fresh = case.host(alone=False), case.host(trained=False)
+    batch = case.batch(bare)
+    conditions = bare.encode(batch.arrays, batch.grid)
+    without = case.predict(bare, conditions)
+    batch = case.batch(fresh)
+    # The UNet is given the context of the bare host, so that all which remains of the plugin is what it adds elsewhere.
+    unseen = replace(fresh.encode(batch.arrays, batch.grid), joined={None: conditions.joined[None]})
+    close(case.predict(fresh, unseen), without, "a fresh plugin, tokens left out, against none")
 
 
 @torch.no_grad()
@@ -134,35 +133,60 @@ def has_an_effect(case: Case) -> None:
 
 @torch.no_grad()
 def null_leaks_nothing(case: Case) -> None:
-    """With keep False the result is the same bits whatever the arrays hold."""
+    """With keep False the result is the same bits whatever the arrays hold, and ``null_`` arrays know nothing of the frame."""
     host = case.host()
     batch = case.batch(host)
-    scrambled = {**batch.arrays, case.name: scramble(batch.arrays[case.name])}
-    other = data.Batch(batch.grid, scrambled)
-    same(case.run(host, keep=False, batch=other), case.run(host, keep=False, batch=batch), "null with other arrays")
     mixed = torch.tensor([False] + [True] * (len(case.frames) - 1))
     views = batch.grid.views
-    first = case.run(host, keep=mixed, batch=batch)[:views]
-    only_first = {k: torch.cat([scrambled[case.name][k][:1], v[1:]]) for k, v in batch.arrays[case.name].items()}
-    again = case.run(host, keep=mixed, batch=data.Batch(batch.grid, {**batch.arrays, case.name: only_first}))[:views]
-    same(again, first, "null in a mixed batch with other arrays")
+    null, first = case.run(host, keep=False, batch=batch), case.run(host, keep=mixed, batch=batch)[:views]
+    mine = batch.arrays[case.name]
+    for how, other in (("other", scramble(mine)), ("blank", blank(mine))):
+        arrays = {**batch.arrays, case.name: other}
+        same(case.run(host, keep=False, batch=data.Batch(batch.grid, arrays)), null, f"null with {how} arrays")
+        arrays[case.name] = {k: torch.cat([other[k][:1], v[1:]]) for k, v in mine.items()}
+        again = case.run(host, keep=mixed, batch=data.Batch(batch.grid, arrays))[:views]
+        same(again, first, f"null in a mixed batch with {how} arrays")
+    # Collated together, so that both have the same shapes.
+    count = len(case.frames)
+    pair = case.batch(host, (*case.frames, *map(elsewhere, case.frames))).arrays[case.name]
+    here, there = ({k: v[rows] for k, v in pair.items()} for rows in (slice(count), slice(count, None)))
+    swapped = {k: there[k] if k.startswith("null_") else v for k, v in here.items()}
+    nulls = [
+        case.run(host, keep=False, batch=data.Batch(batch.grid, {**batch.arrays, case.name: arrays}))
+        for arrays in (here, swapped)
+    ]
+    same(nulls[1], nulls[0], "null with the `null_` arrays of another frame")
 
 
 def scramble(arrays: Arrays) -> Arrays:
-    """Replace what arrays hold by something else of the same kind; ``null_`` arrays describe null itself and stay."""
+    """Replace every value by another of the same kind and range; ``null_`` arrays describe null itself and stay."""
     generator = torch.Generator().manual_seed(7)
+    return {key: value if key.startswith("null_") else _others(value, generator) for key, value in arrays.items()}
+
+
+def blank(arrays: Arrays) -> Arrays:
+    """Replace every array by its least value, or a float one by zeros: nothing that counts or sums is left of it."""
     out = {}
     for key, value in arrays.items():
-        if key.startswith("null_"):
-            out[key] = value
-        elif value.dtype == torch.bool:
-            out[key] = ~value
-        elif value.is_floating_point():
-            out[key] = torch.randn(value.shape, generator=generator).to(value.dtype)
-        else:
-            order = torch.randperm(value.numel(), generator=generator)
-            out[key] = value.flatten()[order].view_as(value)
+        fill = 0 if value.dtype == torch.bool or value.is_floating_point() or not value.numel() else int(value.min())
+        out[key] = value if key.startswith("null_") else torch.full_like(value, fill)
     return out
+
+
+def _others(value: Tensor, generator: torch.Generator) -> Tensor:
+    """Draw for each element a value that it does not have; integers stay in the range seen, as they may be indices."""
+    if not value.numel():
+        return value
+    if value.dtype == torch.bool:
+        return ~value
+    if value.is_floating_point():
+        return torch.randn(value.shape, generator=generator).to(value.dtype)
+    whole = value.long()
+    low, high = int(whole.min()), int(whole.max())
+    if low == high:  # a constant has no range: 0 and 1 are valid counts, labels and indices wherever it is one
+        return torch.full_like(value, 1 if low == 0 else 0)
+    step = torch.randint(1, high - low + 1, value.shape, generator=generator)
+    return (low + (whole - low + step) % (high - low + 1)).to(value.dtype)
 
 
 @torch.no_grad()
