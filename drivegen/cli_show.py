@@ -26,7 +26,10 @@ def _about(plugin: Listed) -> str:
         return f"[red]disabled: {escape(plugin.problem)}[/red]"
     hooks = f"[cyan]{' '.join(plugin.hooks)}[/cyan]"
     parameters = escape(", ".join(plugin.parameters)) or "no parameters"
-    return f"{escape(plugin.summary)}\n{hooks}\n[dim]{parameters}[/dim]\n"
+    doubt = f"[yellow]not checked: {escape(plugin.unchecked)}[/yellow]\n" if plugin.unchecked else ""
+    if doubt and not plugin.hooks:
+        return doubt
+    return f"{doubt}{escape(plugin.summary)}\n{hooks}\n[dim]{parameters}[/dim]\n"
 
 
 def show_model(console: Console, folder: Path) -> None:

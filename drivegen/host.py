@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from drivegen.backbone import Backbone
 from drivegen.errors import InputError, nearest
+from drivegen.names import check_name
 from drivegen.plugin import Arrays, Grid, Now, Plugin, Residuals, Signal
 from drivegen.regions import Region
 from drivegen.tokens import Tokens, join_tokens
@@ -185,9 +186,8 @@ class Host(nn.Module):
         self._hook()
 
     def add_plugin(self, name: str, plugin: Plugin) -> None:
-        """Attach a plugin under an instance name; raises InputError when the name is taken or is not an identifier."""
-        if not name.isidentifier():
-            raise InputError(f"plugin name {name!r} must be an identifier (letters, digits, underscores)")
+        """Attach a plugin under an instance name; raises InputError when the name is taken or none for a plugin."""
+        check_name(name)
         if name in self.plugins:
             raise InputError(f"there is a plugin named {name!r} already; give this one another name")
         plugin.bind(self.backbone)

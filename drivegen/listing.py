@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from drivegen import registry
 from drivegen.hooks import HOOKS
+from drivegen.source import Class, Missing, Module, Reader, Unclear, exists
 
 
 @dataclass(frozen=True)
 class Listed:
-    """One plugin kind: summary is its docstring's first line, parameters as they are written, problem why it cannot be used."""
+    """One plugin kind: summary is its docstring's first line, parameters as they are written, problem why it cannot be used.
+
+    unchecked says what could not be found out without importing it.
+    """
 
     kind: str
     summary: str = ""
@@ -23,6 +24,10 @@ class Listed:
     origin: str = ""
     target: str = ""
     problem: str = ""
+    unchecked: str = ""
+
+
+_PLUGIN = ("drivegen.plugin", "Plugin")
 
 
 def listed() -> tuple[Listed, ...]:
@@ -32,97 +37,82 @@ def listed() -> tuple[Listed, ...]:
 
 def _read(entry: registry.Entry) -> Listed:
     module, _, name = entry.target.partition(":")
+    reader = Reader()
     try:
         if entry.problem:
-            raise _Broken(entry.problem)
-        path = _find(module)
-        tree = _parse(path)
-        _check_imports(tree)
-        classes = _classes(tree)
-        if name not in classes:
-            raise _Broken(f"{path} has no class {name}")
-    except _Broken as error:
+            raise Missing(entry.problem)
+        _check_imports(reader, module)
+        cls = reader.look_up(module, name)
+        family = list(reader.ancestors(cls, _PLUGIN))
+        classes = [each for each in family if isinstance(each, Class)]
+        doubt = next((str(each) for each in family if isinstance(each, Unclear)), "")
+        if _PLUGIN in (each.names for each in classes):
+            doubt = ""
+        elif not doubt:
+            raise Missing(f"{entry.target} is not a {'.'.join(_PLUGIN)}")
+    except Missing as error:
         return Listed(entry.kind, origin=entry.origin, target=entry.target, problem=str(error))
-    family = list(_ancestors(classes[name], tree))
-    defined = {f.name: f for cls in reversed(family) for f in cls.body if isinstance(f, ast.FunctionDef)}
+    except Unclear as error:
+        return Listed(entry.kind, origin=entry.origin, target=entry.target, unchecked=str(error))
+    own = [each.node for each in classes if each.names != _PLUGIN]
+    defined = {f.name: f for node in reversed(own) for f in node.body if isinstance(f, ast.FunctionDef)}
     hooks = tuple(hook for hook in HOOKS if hook in defined)
-    summary = (ast.get_docstring(classes[name]) or "").strip().split("\n")[0]
-    return Listed(entry.kind, summary, hooks, _parameters(defined.get("__init__")), entry.origin, entry.target)
+    summary = (ast.get_docstring(cls.node) or "").strip().split("\n")[0]
+    return Listed(entry.kind, summary, hooks, _parameters(defined.get("__init__")), entry.origin, entry.target, unchecked=doubt)
 
 
-class _Broken(Exception):
-    """Why a plugin cannot be used."""
+def _check_imports(reader: Reader, entry: str) -> None:
+    """Find what cannot succeed when a module is imported, in it or in those of its package that come along.
 
-
-def _find(module: str) -> Path:
-    """Locate a module's source; only the finders run, never a package's `__init__`."""
-    top, *rest = module.split(".")
-    try:
-        spec = importlib.util.find_spec(top)
-    except (ImportError, ValueError):
-        spec = None
-    if spec is None:
-        raise _Broken(f"the package {top!r} is not installed")
-    if not rest:
-        if spec.origin is None:
-            raise _Broken(f"the module {top!r} has no source file")
-        return Path(spec.origin)
-    for folder in spec.submodule_search_locations or ():
-        base = Path(folder, *rest)
-        for path in (base.with_suffix(".py"), base / "__init__.py"):
-            if path.is_file():
-                return path
-    raise _Broken(f"the module {module!r} is not in the package {top!r}")
-
-
-def _parse(path: Path) -> ast.Module:
-    try:
-        return ast.parse(path.read_bytes(), str(path))
-    except (OSError, SyntaxError, ValueError) as error:
-        where = f", line {error.lineno}" if isinstance(error, SyntaxError) else ""
-        reason = error.msg if isinstance(error, SyntaxError) else str(error)
-        raise _Broken(f"{path}{where}: {type(error).__name__}: {reason}") from error
-
-
-def _check_imports(tree: ast.Module) -> None:
-    """Find an import at the module's top that cannot succeed, and a bare raise there."""
-    for node in tree.body:
-        names: list[str] = []
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
-            names = [node.module]
-        elif isinstance(node, ast.Raise):
-            raise _Broken(f"line {node.lineno} raises on import: {ast.unparse(node)[:120]}")
-        for name in names:
-            top = name.split(".")[0]
-            if importlib.util.find_spec(top) is None:
-                raise _Broken(f"line {node.lineno} imports {top!r}, which is not installed")
-
-
-def _classes(tree: ast.Module) -> dict[str, ast.ClassDef]:
-    return {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
-
-
-def _ancestors(cls: ast.ClassDef, tree: ast.Module) -> Iterator[ast.ClassDef]:
-    """Give a class and those that it inherits from below Plugin, of its own file or imported by name, nearest first."""
-    yield cls
-    here = _classes(tree)
-    froms = [node for node in tree.body if isinstance(node, ast.ImportFrom) and node.level == 0 and node.module]
-    imported = {alias.asname or alias.name: (str(node.module), alias.name) for node in froms for alias in node.names}
-    for base in cls.bases:
-        if not isinstance(base, ast.Name) or base.id == cls.name:
+    Only what stands at the top of a module is looked at: inside of try and if there may be another way.
+    """
+    own = entry.split(".")[0]
+    waiting, seen = _with_parents(entry), set[str]()
+    while waiting:
+        name = waiting.pop(0)
+        if name in seen:
             continue
-        if base.id in here:
-            yield from _ancestors(here[base.id], tree)
-        elif base.id in imported and imported[base.id] != ("drivegen.plugin", "Plugin"):
-            module, name = imported[base.id]
-            try:
-                other = _parse(_find(module))
-            except _Broken:  # the import itself is checked elsewhere; what it would bring is not known
-                continue
-            if name in _classes(other):
-                yield from _ancestors(_classes(other)[name], other)
+        seen.add(name)
+        try:
+            source = reader.module(name)
+        except Unclear:
+            continue
+        for node in source.tree.body:
+            where = f"line {node.lineno}" if name == entry else f"{source.path}, line {node.lineno}"
+            if isinstance(node, ast.Raise):
+                raise Missing(f"{where} raises on import: {ast.unparse(node)[:120]}")
+            for module in _imports(reader, source, node, where, own):
+                if module.split(".")[0] == own:
+                    waiting += _with_parents(module)
+
+
+def _imports(reader: Reader, source: Module, node: ast.stmt, where: str, own: str) -> list[str]:
+    """Return the modules that a statement imports; raises Missing where it cannot."""
+    if isinstance(node, ast.Import):
+        modules = [alias.name for alias in node.names]
+    elif isinstance(node, ast.ImportFrom):
+        modules = [source.target(node)]
+    else:
+        return []
+    for module in modules:
+        if exists(module.split(".")[0]) is False:
+            raise Missing(f"{where} imports {module.split('.')[0]!r}, which is not installed")
+        if exists(module) is False:
+            raise Missing(f"{where} imports {module!r}, which is not there")
+    # What other packages hold is known when they run; ours and the plugin's own are plain enough to be read.
+    if isinstance(node, ast.ImportFrom) and modules[0].split(".")[0] in (own, __name__.split(".")[0]):
+        for alias in node.names:
+            if alias.name != "*" and not reader.has(modules[0], alias.name):
+                raise Missing(f"{where} imports {alias.name!r} from {modules[0]!r}, which has none")
+            if exists(f"{modules[0]}.{alias.name}"):
+                modules.append(f"{modules[0]}.{alias.name}")
+    return modules
+
+
+def _with_parents(module: str) -> list[str]:
+    """Name the packages that a module is in, from the top, and the module itself: what an import of it runs."""
+    parts = module.split(".")
+    return [".".join(parts[:i]) for i in range(1, len(parts) + 1)]
 
 
 def _parameters(init: ast.FunctionDef | None) -> tuple[str, ...]:

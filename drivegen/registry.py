@@ -79,7 +79,7 @@ def load(kind: str) -> type[Plugin]:
 
     try:
         cls: Any = getattr(importlib.import_module(module), name)
-    except Exception as error:  # a broken plugin must break only itself, however it is broken
+    except (Exception, SystemExit) as error:  # a broken plugin must break only itself, however it is broken
         raise InputError(
             f"plugin kind {kind!r} ({entry.origin}) cannot be imported: {type(error).__name__}: {error}"
         ) from error

@@ -307,7 +307,8 @@ def install(folder: Path, package: str, kind: str, target: str, source: str) -> 
 )  # fmt: skip
 def test_a_broken_plugin_is_shown_and_breaks_nothing(tmp_path: Path, monkeypatch, source: str, reason: str) -> None:
     install(tmp_path, "broken_thing", "broken", "broken_thing:Mine", source)
-    install(tmp_path, "good_thing", "good", "good_thing:Good", "class Good:\n    '''It is good.'''\n    def loss(self): ...\n")
+    good = "from drivegen.plugin import Plugin\nclass Good(Plugin):\n    '''It is good.'''\n    def loss(self): ...\n"
+    install(tmp_path, "good_thing", "good", "good_thing:Good", good)
     monkeypatch.syspath_prepend(tmp_path)
     found = {entry.kind: entry for entry in listing.listed()}
     assert reason in found["broken"].problem

@@ -15,8 +15,8 @@ ROOTS = {"drivegen": HOUSE / "drivegen", "drivegen_plugins": HOUSE / "plugins" /
 
 LEVELS = (
     ("",),  # the package itself: names its parts and imports them when they are asked for
-    ("errors", "hooks", "attention"),
-    ("geometry", "fourier"),
+    ("errors", "hooks", "attention", "source"),
+    ("geometry", "fourier", "names"),
     ("cameras",),
     ("scene",),
     ("raster", "nuscenes", "plugin", "weights", "strict_yaml", "runtime", "regions"),
