@@ -11,14 +11,14 @@ from typing import Annotated, Any
 
 import typer
 
-from drivegen.errors import InputError
+from drivegen.errors import Diverged, InputError
 
 app = typer.Typer(
     name="drivegen", help="Camera images of driving scenes, under many conditions at once.", no_args_is_help=True,
     add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
 )  # fmt: skip
 
-BAD_INPUT, INTERRUPTED = 2, 130
+FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 
 
 def _console(stderr: bool = False) -> Any:
@@ -42,6 +42,9 @@ def _guarded(command: Callable[..., None]) -> Callable[..., None]:
             where = f" {error.filename}" if error.filename else ""
             _say(f"error: {error.strerror or error}{where}")
             raise typer.Exit(BAD_INPUT) from error
+        except Diverged as error:
+            _say(f"error: {error}")
+            raise typer.Exit(FAILED) from error
         except KeyboardInterrupt as error:
             _say("interrupted")
             raise typer.Exit(INTERRUPTED) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -126,6 +127,10 @@ class TrainConfig:
     keep_checkpoints: int = _number(2, ge=1)
     log_every: int = _number(50, ge=1)
 
+    def __post_init__(self) -> None:
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise InputError(f"betas = {list(self.betas)} is out of range; allowed: 0 <= beta < 1")
+
 
 @dataclass(frozen=True, kw_only=True)
 class LoraConfig:
@@ -138,6 +143,13 @@ class LoraConfig:
     """Pattern of the UNet's layers that it changes; a plugin's layers are not among them."""
     text_encoder: bool = False
     text_targets: str = r".*self_attn\.(q_proj|k_proj|v_proj|out_proj)"
+
+    def __post_init__(self) -> None:
+        for name in ("targets", "text_targets"):
+            try:
+                re.compile(getattr(self, name))
+            except re.error as error:
+                raise InputError(f"{name} = {getattr(self, name)!r} is not a regular expression: {error}") from error
 
 
 @dataclass(frozen=True, kw_only=True)

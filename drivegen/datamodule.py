@@ -68,7 +68,10 @@ class Sources:
 
         self.size = size
         self.datasets = [nuscenes.open(root, version) for root in roots]
-        named = set() if isinstance(val_scenes, float) else spelt_out(val_scenes)
+        share = float(val_scenes) if isinstance(val_scenes, (int, float)) else 0.0
+        if not 0 <= share < 1:
+            raise InputError(f"val_scenes = {share:g} is out of range; allowed: 0 <= share < 1, or a list of names")
+        named = set() if isinstance(val_scenes, (int, float)) else spelt_out(val_scenes)
         self.train: list[FrameRef] = []
         self.val: list[FrameRef] = []
         known = [scene for dataset in self.datasets for scene in dataset.scenes]
@@ -79,8 +82,8 @@ class Sources:
             files = [*(dataset.root / dataset.version).glob("*.json"), *dataset.root.glob("maps/expansion/*.json")]
             tables = _stat(sorted(files))
             scenes = list(dataset.scenes)
-            last = round(len(scenes) * val_scenes) if isinstance(val_scenes, float) else 0
-            if isinstance(val_scenes, float) and val_scenes > 0 and len(scenes) > 1:
+            last = round(len(scenes) * share)
+            if share > 0 and len(scenes) > 1:
                 last = max(1, last)
             held = named | set(scenes[len(scenes) - last :])
             for scene in scenes:
@@ -187,21 +190,47 @@ class DriveData(pl.LightningDataModule):
         self.sources: Sources | None = None
         self._dataset: FrameDataset | None = None
 
-    def setup(self, stage: str | None = None) -> None:
-        """Open the datasets and fill the caches; does nothing the second time."""
-        if self._dataset is not None:
-            return
+    def open(self) -> Sources:
+        """Open the datasets; does nothing the second time."""
+        if self.sources is not None:
+            return self.sources
         factor = self.host.backbone.vae_factor
         if any(n % factor for n in self.size):
             raise InputError(f"size {list(self.size)} must be multiples of {factor} pixels, the VAE's factor")
         self.sources = Sources(self.roots, self.size, self.version, self.val_scenes, self.max_frames)
+        return self.sources
+
+    def setup(self, stage: str | None = None) -> None:
+        """Open the datasets, try one frame, and fill the caches; does nothing the second time."""
+        if self._dataset is not None:
+            return
+        sources = self.open()
         light = {name: self.host.plugin(name).weightless() for name in self.host.plugins}
-        dataset = FrameDataset(self.sources, self.sources.train, light)
-        if self.cache is not None:
-            caches = Caches.of(self.cache, self.host, self.size)
+        dataset = FrameDataset(sources, sources.train, light)
+        caches = None if self.cache is None else Caches.of(self.cache, self.host, self.size)
+        if caches is not None:
             dataset.prepared, dataset.moments = caches.prepared, caches.moments
+        self._try(dataset)
+        if caches is not None:
             fill(caches, dataset, self.host, self.workers)
         self._dataset = dataset
+
+    @torch.no_grad()
+    def _try(self, dataset: FrameDataset) -> None:
+        """Bring one frame through the network, so that what a plugin refuses is refused before hours of caching."""
+        ref, prepared, _ = dataset[0]
+        host, parameter = self.host, next(self.host.backbone.unet.parameters())
+        batch = data.collate([prepared], dataset.plugins, ref.views, [ref.token]).to(parameter.device)
+        height, width = (n // host.backbone.vae_factor for n in self.size)
+        x = parameter.new_zeros(ref.views, host.backbone.unet.config.in_channels, height, width)
+        with torch.random.fork_rng(devices=[]):
+            conditions = host.encode(batch.arrays, batch.grid)
+            prediction = host(x, torch.zeros(ref.views, dtype=torch.long, device=x.device), conditions)
+        if not bool(torch.isfinite(prediction).all()):
+            tokens = {name: signal.tokens for name, signal in conditions.signals.items()}
+            guilty = [name for name, t in tokens.items() if t is not None and not bool(torch.isfinite(t).all())]
+            what = f"the tokens of {', '.join(guilty)} are" if guilty else "the prediction is"
+            raise InputError(f"{what} not finite for sample {ref.token!r}, before any training; look at options and weights")
 
     def train_dataloader(self) -> Loader:
         """Return the loader of the training frames."""

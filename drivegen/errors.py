@@ -1,13 +1,25 @@
-"""The one error a user's input can raise."""
+"""The one error a user's input can raise, and that of a training which cannot go on."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class InputError(ValueError):
     """Bad input: the message says what, where, which value and what to do; the command line exits with status 2."""
+
+
+class Diverged(RuntimeError):
+    """The loss or the gradient is NaN or infinite: the message names step and samples; the command line exits with status 1."""
+
+
+def at_least(least: float, **values: float | Sequence[float] | None) -> None:
+    """Raise InputError for the first of the named values (or of their items; None passes) that is below a bound."""
+    for name, value in values.items():
+        each = value if isinstance(value, Sequence) else () if value is None else (value,)
+        if not all(number >= least for number in each):
+            raise InputError(f"{name} = {value} is out of range; allowed: >= {least:g}")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -8,7 +8,7 @@ import math
 import re
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
@@ -18,6 +18,7 @@ from drivegen.errors import InputError, nearest
 
 T = TypeVar("T")
 MAX_CHARACTERS = 1_000_000
+_WORDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
 _CODE_KEYS = ("_target_", "class_path", "__class__")
 
 
@@ -149,6 +150,23 @@ def build(cls: type[T], values: Any, path: str = "") -> T:
         raise InputError(f"{path}: {error}" if path else str(error)) from error
 
 
+def arguments(call: Callable[..., Any], values: Mapping[str, Any], path: str) -> dict[str, Any]:
+    """Return named arguments, lists made tuples, each of the type that the callable's annotation gives it.
+
+    What has no annotation, or one that plain values cannot be, is passed on. Raises InputError naming path and value.
+    """
+    try:
+        hints = typing.get_type_hints(call)
+    except (NameError, TypeError, AttributeError):  # names that are imported for type checkers alone
+        hints = {}
+    return {name: _value(hints.get(name, Any), tuples(value), _join(path, name)) for name, value in values.items()}
+
+
+def tuples(value: Any) -> Any:
+    """Replace lists by tuples, at every depth."""
+    return tuple(map(tuples, value)) if isinstance(value, (list, tuple)) else value
+
+
 def _join(path: str, key: str) -> str:
     return f"{path}.{key}" if path else key
 
@@ -178,7 +196,7 @@ def _value(kind: Any, value: Any, path: str) -> Any:
         return value
     if dataclasses.is_dataclass(kind):
         return build(kind, value, path)  # type: ignore[arg-type]
-    if origin is dict:
+    if origin in (dict, Mapping):
         if not isinstance(value, Mapping):
             raise InputError(f"{path} must be a group of settings, and is {value!r}")
         return {k: _value(args[1], v, _join(path, k)) for k, v in value.items()}
@@ -213,14 +231,15 @@ def _tuple(args: tuple[Any, ...], value: Any, path: str) -> tuple[Any, ...]:
 
 
 def _plain(kind: Any, value: Any, path: str) -> Any:
-    words = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+    if not isinstance(kind, type) or kind not in _WORDS:
+        return value
     if kind is float and isinstance(value, str):
         with contextlib.suppress(ValueError):
             value = float(value)  # `1e-4` in quotes
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        raise InputError(f"{path} = {value!r} must be {words.get(kind, kind)}")
+        raise InputError(f"{path} = {value!r} must be {_WORDS[kind]}")
     if isinstance(value, float) and not math.isfinite(value):
         raise InputError(f"{path} = {value} must be finite")
     return value

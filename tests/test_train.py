@@ -27,7 +27,7 @@ from drivegen.datamodule import DriveData
 from drivegen.errors import InputError
 from drivegen.host import Host
 from drivegen.module import DriveModule
-from drivegen.plugin import Grid, Plugin
+from drivegen.plugin import Grid, Plugin, Signal
 from drivegen.scene import Scene
 from drivegen.training import checkpoint as checkpoints
 from drivegen.training.base import Diverged
@@ -216,7 +216,17 @@ def test_a_run_that_has_ended_is_made_longer(config, tmp_path):
         training.run(config, [*longer, "train.steps=3"], "auto")
 
 
-def test_refused_before_work(config, city, tmp_path):
+class Sick(Plugin):
+    """A plugin whose tokens are no numbers."""
+
+    def attach(self, backbone: Any) -> None:
+        self.token = torch.nn.Parameter(torch.full((backbone.token_width,), math.nan))
+
+    def encode(self, arrays, keep):
+        return Signal(self.token.expand(len(keep), 1, -1))
+
+
+def test_refused_before_work(config, city, tmp_path, monkeypatch):
     assert training.run(config, ["train.steps=1"]) == 0
     with pytest.raises(InputError, match="--resume auto"):
         training.run(config)
@@ -231,7 +241,9 @@ def test_refused_before_work(config, city, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot write to the output folder"):
         training.run(config, [f"output={tmp_path / 'file' / 'x'}"])
-    new = [f"output={tmp_path / 'new'}"]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setitem(registry._local, "sick", Sick)
+    new = [f"output={tmp_path / 'new' / 'deep'}", f"data.cache={tmp_path / 'other'}"]
     for override, said in [
         ("plugins.nobody.kind=txet", "did you mean 'text'"),
         ("plugins.boxes.options.max_boxs=3", "did you mean 'max_boxes'"),
@@ -241,10 +253,27 @@ def test_refused_before_work(config, city, tmp_path):
         ("drop_groups=[{names: [sky], probability: 0.1}]", "sky"),
         ("sampling.stepz=3", "did you mean 'steps'"),
         ("model.base=nothing", "nothing"),
+        ("train.device=cuda", "train.device"),
+        ("plugins.boxes.options.max_boxes=many", r"plugins\.boxes\.options\.max_boxes = 'many' must be a whole number"),
+        ("plugins.boxes.options.masked=maybe", "masked = 'maybe' must be true or false"),
+        ("plugins.boxes.options.max_boxes=-3", "max_boxes = -3 is out of range"),
+        ("plugins.boxes.options.unit_m=0", "unit_m = 0"),
+        ("plugins.boxes.options.hidden=[8]", "hidden"),
+        ("plugins.new={kind: camera, options: {normalised: perhaps}}", "normalised"),
+        ("plugins.new={kind: camera, options: {frequencies: 0}}", "frequencies = 0 is out of range"),
+        ("plugins.new={kind: layout, options: {channels: []}}", r"plugins\.new\.options: .*channels"),
+        ("plugins.new={kind: layout, options: {channels: [a]}}", r"channels\[0\] = 'a'"),
+        ("plugins.new={kind: layout, options: {attends_to: [nobody]}}", "nobody"),
+        ("plugins.new={kind: bev_map, options: {channels: [8]}}", r"plugins\.new\.options: .*channels"),
+        ("plugins.new={kind: bev_map, options: {classes: [moat]}}", "moat"),
+        ("plugins.new={kind: sick}", "the tokens of new are not finite for sample 's"),
+        ("data.val_scenes=0", "preview.every"),
     ]:
         with pytest.raises(InputError, match=said):
-            training.run(config, [*new, override])
-    assert not list((tmp_path / "new").glob("*.ckpt"))
+            training.run(config, [*new, "preview.every=5", override])
+        assert not list(tmp_path.glob("new/**/*")), override
+        assert not list(tmp_path.glob("other/**/*.npz")), override  # nothing was computed yet
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_second_run_into_the_same_folder_is_refused(config, tmp_path):
@@ -274,6 +303,45 @@ def test_nan_stops_with_step_and_samples_and_keeps_the_last_checkpoint(config, t
         training.run(config, settings)
     assert checkpoints.read(tmp_path / "run" / "last.ckpt")["global_step"] == 2
     assert not (tmp_path / "run" / "model").exists()
+
+
+def test_nan_is_one_line_and_status_one_on_the_command_line(config, monkeypatch):
+    from typer.testing import CliRunner
+
+    from drivegen.cli import app
+
+    monkeypatch.setitem(registry._local, "poison", Poison)
+    monkeypatch.setattr(Poison, "calls", 2)
+    done = CliRunner().invoke(app, ["train", str(config), "plugins.poison.kind=poison"])
+    assert done.exit_code == 1
+    assert done.stderr.splitlines()[-1].startswith("error: the loss is nan at step 0, samples s")
+    assert "Traceback" not in done.stderr
+
+
+def test_bad_input_in_a_data_worker_is_said_in_its_own_words(config, city, tmp_path):
+    root = Path(shutil.copytree(city, tmp_path / "city"))
+    broken = nuscenes.open(root).frame("s1f1").cameras[0].image_path
+    assert broken is not None
+    broken.write_bytes(b"no picture")
+    said = set()
+    for workers, cache in ((0, "null"), (1, "null"), (1, tmp_path / "new")):
+        settings = [f"output={tmp_path / 'out'}", f"data.roots=[{root}]", f"data.workers={workers}", f"data.cache={cache}"]
+        with pytest.raises(InputError, match=broken.name) as caught:
+            training.run(config, settings)
+        said.add(str(caught.value))
+    assert len(said) == 1
+    assert "Traceback" not in said.pop()
+
+
+def test_held_out_scenes_of_a_share_or_by_name(city):
+    host = Host(tiny_backbone())
+    for share, held in ((0, set()), (0.0, set()), (0.4, {"s2f0"}), (["scene-2"], {"s2f0"})):
+        sources = DriveData([city], host, size=SIZE, val_scenes=share).open()
+        assert {ref.token for ref in sources.val} == held
+        assert len(sources.train) + len(sources.val) == 6
+    for share in (1, 2, -0.5):
+        with pytest.raises(InputError, match="val_scenes"):
+            DriveData([city], host, size=SIZE, val_scenes=share).open()
 
 
 def test_only_what_is_chosen_trains_and_is_kept(config, base, tmp_path):

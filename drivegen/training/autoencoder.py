@@ -67,15 +67,21 @@ class ImageData(pl.LightningDataModule):
         self.sources: Sources | None = None
         self.dataset: Images | None = None
 
+    def open(self) -> Sources:
+        """Open the datasets; does nothing the second time."""
+        if self.sources is None:
+            self.sources = Sources(self.roots, self.size, self.version, self.val_scenes, self.max_frames)
+        return self.sources
+
     def setup(self, stage: str | None = None) -> None:
-        """Open the datasets and list the cameras."""
+        """Open the datasets and list the cameras; does nothing the second time."""
         if self.dataset is not None:
             return
         from rich.progress import track
 
-        self.sources = Sources(self.roots, self.size, self.version, self.val_scenes, self.max_frames)
-        frames = track(self.sources.train, "reading frames")
-        self.dataset = Images([camera for ref in frames for camera in self.sources.frame(ref).cameras])
+        sources = self.open()
+        frames = track(sources.train, "reading frames")
+        self.dataset = Images([camera for ref in frames for camera in sources.frame(ref).cameras])
 
     def train_dataloader(self) -> Loader:
         """Return the loader of the training images."""

@@ -14,12 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from drivegen.config import TrainConfig
-from drivegen.errors import InputError
+from drivegen.errors import Diverged, InputError
 from drivegen.training.fast import speed_up
-
-
-class Diverged(RuntimeError):
-    """The loss or the gradient is NaN or infinite; the message names step and samples."""
 
 
 class TrainedModule(pl.LightningModule):

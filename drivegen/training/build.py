@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from drivegen import lora, registry, weights
+from drivegen import lora, registry, strict_yaml, weights
 from drivegen import model as models
 from drivegen.backbone import Backbone, load_model, load_tokenizer, scheduler_class
 from drivegen.config import AutoencoderConfig, Config, ModelConfig, PluginConfig
@@ -87,7 +88,13 @@ def _add(host: Host, name: str, settings: PluginConfig) -> None:
         plugin = models.load_plugin(host, name, Path(settings.weights), settings.kind)
         _check_same(plugin, name, settings)
         return
-    host.add_plugin(name, _construct(registry.load(settings.kind), settings.options, f"plugins.{name}.options"))
+    cls, where = registry.load(settings.kind), f"plugins.{name}.options"
+    plugin = _construct(cls, strict_yaml.arguments(cls.__init__, settings.options, where), where)
+    if not settings.options:
+        host.add_plugin(name, plugin)
+        return
+    with _refusing(cls, where):
+        host.add_plugin(name, plugin)
 
 
 def _check_same(plugin: Plugin, name: str, settings: PluginConfig) -> None:
@@ -97,8 +104,7 @@ def _check_same(plugin: Plugin, name: str, settings: PluginConfig) -> None:
         raise InputError(f"plugins.{name}.kind is {settings.kind!r}, but the saved plugin is of kind {kind!r}")
     for key, value in settings.options.items():
         saved = plugin.config.get(key)
-        saved = list(saved) if isinstance(saved, tuple) else saved
-        if key not in plugin.config or saved != value:
+        if key not in plugin.config or strict_yaml.tuples(saved) != strict_yaml.tuples(value):
             raise InputError(f"plugins.{name}.options.{key} = {value!r}, but the saved plugin has {saved!r}; leave options out")
 
 
@@ -109,11 +115,18 @@ def _construct(cls: Any, options: Mapping[str, Any], where: str) -> Any:
         if key not in known:
             takes = ", ".join(known) or "none"
             raise InputError(f"unknown setting {where}.{key}{nearest(key, known)}; {cls.__name__} takes {takes}")
-    try:
+    with _refusing(cls, where):
         return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in options.items()})
-    except InputError:
-        raise
-    except (TypeError, ValueError, AttributeError, ZeroDivisionError, IndexError) as error:
+
+
+@contextmanager
+def _refusing(cls: Any, where: str) -> Iterator[None]:
+    """Say that it is the settings, not the program, which a class cannot be made with."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
+    except (TypeError, ValueError, AttributeError, ZeroDivisionError, IndexError, KeyError, RuntimeError) as error:
         raise InputError(f"{where}: {cls.__name__} refuses these settings: {error}") from error
 
 

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Subset
 from drivegen.host import Host
 from drivegen.plugin import Plugin
 from drivegen.training.cache import ArrayCache, digest, module_digest, plugin_digest
+from drivegen.training.order import own_words
 
 if TYPE_CHECKING:
     from drivegen.datamodule import FrameDataset
@@ -61,13 +62,14 @@ def fill(caches: Caches, dataset: FrameDataset, host: Host, workers: int) -> Non
     loader: Any = DataLoader(
         Subset(dataset, missing), batch_size=None, num_workers=workers, multiprocessing_context="fork" if workers else None
     )
-    for ref, prepared, picture in track(loader, f"caching {len(missing)} frames", total=len(missing)):
-        key = ref.key
-        if not caches.moments.has(key):
-            caches.moments.write(key, {"moments": encode_moments(host.backbone, _tensor(picture["pixels"]).to(device))})
-        for name, cache in caches.prepared.items():
-            if not cache.has(key):
-                cache.write(key, _arrays(host.plugin(name), prepared[name], device))
+    with own_words():
+        for ref, prepared, picture in track(loader, f"caching {len(missing)} frames", total=len(missing)):
+            key = ref.key
+            if not caches.moments.has(key):
+                caches.moments.write(key, {"moments": encode_moments(host.backbone, _tensor(picture["pixels"]).to(device))})
+            for name, cache in caches.prepared.items():
+                if not cache.has(key):
+                    cache.write(key, _arrays(host.plugin(name), prepared[name], device))
 
 
 def _tensor(array: Any) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from drivegen.errors import InputError
@@ -13,7 +13,11 @@ from drivegen.errors import InputError
 
 @contextmanager
 def held(folder: Path) -> Iterator[Path]:
-    """Make and lock an output folder; raises InputError when it cannot be written to or another run is in it."""
+    """Make and lock an output folder; raises InputError when it cannot be written to or another run is in it.
+
+    One into which nothing was written is taken away again.
+    """
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / f".probe.{os.getpid()}"
@@ -32,9 +36,22 @@ def held(folder: Path) -> Iterator[Path]:
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()
-        yield folder
+        try:
+            yield folder
+        finally:
+            _leave_no_trace(folder, made)
     finally:
         lock.close()
+
+
+def _leave_no_trace(folder: Path, made: list[Path]) -> None:
+    """Remove the lock from a folder that holds nothing else, and the folders that were made for it, if they are empty."""
+    with suppress(OSError):
+        if [path.name for path in folder.iterdir()] != [".lock"]:
+            return
+        (folder / ".lock").unlink()
+        for path in made:
+            path.rmdir()
 
 
 def resume_from(folder: Path, resume: str | None) -> Path | None:

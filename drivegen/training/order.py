@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
+
+from drivegen.errors import InputError
 
 
 class Order:
@@ -62,9 +65,10 @@ class Loader:
             self.dataset, batch_sampler=list(batches), collate_fn=self.collate, num_workers=self.workers,
             multiprocessing_context="fork" if self.workers else None,
         )  # fmt: skip
-        for batch in loader:
-            self.position += 1
-            yield batch
+        with own_words():
+            for batch in loader:
+                self.position += 1
+                yield batch
 
     def state_dict(self) -> dict[str, int]:
         """Return the position."""
@@ -73,3 +77,15 @@ class Loader:
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Go to a position."""
         self.position = int(state["position"])
+
+
+@contextmanager
+def own_words() -> Iterator[None]:
+    """Give an InputError of a data worker its own message, of which torch makes the end of a printed traceback."""
+    try:
+        yield
+    except InputError as error:
+        _, found, message = str(error).rpartition(f"\n{InputError.__module__}.{InputError.__qualname__}: ")
+        if not found:
+            raise
+        raise InputError(message.strip()) from error

@@ -33,6 +33,8 @@ _PRECISION: dict[str, Any] = {"32": "32-true", "bf16": "bf16-mixed", "fp16": "16
 def run(path: Path, overrides: Sequence[str], resume: str | None) -> int:
     """See `drivegen.training.run`."""
     config = configs.load(path, overrides)
+    if config.train.device == "cuda" and not torch.cuda.is_available():
+        raise InputError("train.device = 'cuda', and there is no such GPU here; use auto or cpu")
     with held(Path(config.output)) as folder:
         start = resume_from(folder, resume)
         if start is not None:
@@ -58,6 +60,8 @@ def _fit(config: Config, stage: ModelStage | AutoencoderStage, folder: Path, sta
         callbacks.append(Preview(folder / "previews", config.preview.every, stage.draw, ema))
     trainer = trainer_for(config, folder, callbacks)
     with stop:
+        if config.preview.every and not stage.data.open().val:
+            raise InputError("preview.every is set, but data.val_scenes holds no scene out to look at")
         stage.data.setup()
         trainer.fit(stage.module, datamodule=stage.data, ckpt_path=None if start is None else str(start))
     if stop.broken_off:
@@ -198,7 +202,5 @@ class AutoencoderStage:
 def held_out(data: Any, config: Config) -> list[Any]:
     """Return the preview's frames, spread over the scenes that are not trained on."""
     refs = data.sources.val
-    if not refs:
-        raise InputError("preview.every is set, but data.val_scenes holds no scene out to look at")
     count = min(config.preview.frames, len(refs))
     return [data.sources.frame(refs[i * len(refs) // count]) for i in range(count)]

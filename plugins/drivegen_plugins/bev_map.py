@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from drivegen import raster
 from drivegen.control import control_branch, embedding_channels, run_branch
-from drivegen.errors import InputError
+from drivegen.errors import InputError, at_least
 from drivegen.plugin import Arrays, Context, Plugin, Residuals, Signal, per_row, where_kept
 from drivegen.scene import BEV_CLASSES, Frame
 
@@ -65,6 +65,11 @@ class BEVMap(Plugin):
         super().__init__()
         if embedder not in ("adaptive", "default"):
             raise InputError(f"bev_map: embedder {embedder!r} must be 'adaptive' or 'default'")
+        if len(channels) < 2:
+            raise InputError(f"bev_map: channels = {list(channels)} must have two numbers or more")
+        if not extent_m > 0:
+            raise InputError(f"bev_map: extent_m = {extent_m:g} is out of range; allowed: > 0")
+        at_least(1, channels=tuple(channels), pixels=tuple(pixels))
         self.classes, self.pixels, self.extent_m = tuple(classes), (pixels[0], pixels[1]), extent_m
         self.embedder_kind, self.channels, self.width = embedder, tuple(channels), width
         self.attends_to = None if attends_to is None else tuple(attends_to)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from drivegen.errors import InputError
+from drivegen.errors import InputError, at_least
 from drivegen.fourier import fourier_features
 from drivegen.geometry import SE3, clip_polygon, project
 from drivegen.plugin import Arrays, Plugin, Signal
@@ -44,6 +44,11 @@ class BoxTokens(Plugin):
         super().__init__()
         if frame not in ("lidar", "camera") or corners not in ("all-xyz", "cxyz"):
             raise InputError(f"boxes: frame {frame!r} must be 'lidar' or 'camera', corners {corners!r} 'all-xyz' or 'cxyz'")
+        if not unit_m > 0:
+            raise InputError(f"boxes: unit_m = {unit_m:g} is out of range; allowed: > 0")
+        at_least(1, max_boxes=max_boxes, frequencies=frequencies, hidden=hidden)
+        at_least(1, position_width=position_width, class_width=class_width)
+        at_least(0, pad_to=pad_to)
         self.masked, self.in_image, self.frame, self.unit_m, self.raised = masked, in_image, frame, unit_m, raised
         self.corner_mode, self.min_max, self.max_boxes, self.pad_to = corners, min_max, max_boxes, pad_to
         self.learn_classes, self.hidden = learn_classes, hidden

@@ -9,6 +9,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from drivegen.errors import at_least
 from drivegen.fourier import fourier_features
 from drivegen.plugin import Arrays, Plugin, Signal, where_kept
 from drivegen.scene import Frame
@@ -23,6 +24,7 @@ class CameraTokens(Plugin):
 
     def __init__(self, normalised: bool = True, half: bool = False, frequencies: int = 4) -> None:
         super().__init__()
+        at_least(1, frequencies=frequencies)
         self.normalised, self.half_precision, self.frequencies = normalised, half, frequencies
 
     def attach(self, backbone: Any) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from drivegen.control import zero
-from drivegen.errors import InputError
+from drivegen.errors import InputError, at_least
 from drivegen.plugin import Arrays, Now, Plugin, Signal, where_kept
 from drivegen.references import OWN, joined, references, tables
 from drivegen.scene import Frame
@@ -41,6 +41,7 @@ class ImagePrompt(Plugin):
         super().__init__()
         if fit not in ("crop", "whole"):
             raise InputError(f"image_prompt: fit {fit!r} must be 'crop' or 'whole'")
+        at_least(1, tokens=tokens, depth=depth, heads=heads, hidden=hidden)
         self.plus, self.tokens, self.fit = plus, tokens or (16 if plus else 4), fit
         self.depth, self.heads, self.hidden = depth, heads, hidden
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from drivegen import raster
 from drivegen.control import control_branch, embedding_channels, halvings, run_branch
+from drivegen.errors import InputError, at_least
 from drivegen.plugin import Arrays, Context, Plugin, Residuals, Signal, where_kept
 from drivegen.scene import BEV_CLASSES, DETECTION_CLASSES, Frame
 
@@ -29,6 +30,9 @@ class Layout(Plugin):
         self, width: float = 1.0, channels: tuple[int, ...] = (16, 32, 96, 256), attends_to: tuple[str, ...] | None = None
     ) -> None:
         super().__init__()
+        if not channels:
+            raise InputError("layout: channels is empty; give at least one number")
+        at_least(1, channels=tuple(channels))
         self.width, self.channels = width, tuple(channels)
         self.attends_to = None if attends_to is None else tuple(attends_to)
 
