@@ -167,7 +167,7 @@ def world(
     parsed = parse_size(size)
     assert parsed is not None
     city.write(out, scenes, frames, seed, parsed, workers)
-    _console().print(f"{scenes} scenes of {frames} frames in {out}", highlight=False, soft_wrap=True)
+    _console().print(f"{scenes} scenes of {frames} frames in {out}", highlight=False, soft_wrap=True, markup=False)
 
 
 @app.command()
@@ -208,7 +208,7 @@ def controlnet(
 
     _quiet()
     work.convert(work.controlnet(src, picture, tuple(attends_to or ("text",))), out, parse_dtype(dtype))
-    _console().print(f"wrote {out}", highlight=False, soft_wrap=True)
+    _console().print(f"wrote {out}", highlight=False, soft_wrap=True, markup=False)
 
 
 @convert.command("t2i_adapter")
@@ -225,7 +225,7 @@ def t2i_adapter(
 
     _quiet()
     work.convert(work.t2i_adapter(src, picture), out, parse_dtype(dtype))
-    _console().print(f"wrote {out}", highlight=False, soft_wrap=True)
+    _console().print(f"wrote {out}", highlight=False, soft_wrap=True, markup=False)
 
 
 @convert.command()
@@ -244,7 +244,7 @@ def magicdrive(
 
     _quiet()
     work.convert(src, out, base, half, work.parse_dtype(dtype))
-    _console().print(f"wrote {out}", highlight=False, soft_wrap=True)
+    _console().print(f"wrote {out}", highlight=False, soft_wrap=True, markup=False)
 
 
 @app.command()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import signal
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -23,6 +25,11 @@ from drivegen.views import check_name
 
 BUILT_IN = Path(__file__).parent / "assets" / "scene"
 """The dataset that is generated from when no data are given: one frame of the procedural city."""
+
+LONGEST_SIDE = 8192
+"""Pixels; a typing error beyond it would keep the machine busy without an answer."""
+
+TERMINATED = 128 + signal.SIGTERM
 
 
 @dataclass(frozen=True)
@@ -128,7 +135,7 @@ def generate(out: Path, selection: Selection, settings: Settings, where: Where, 
     scales, ranges, guidance = parse_scales(settings.scales), parse_ranges(settings.ranges), parse_guidance(settings.guidance)
     inputs, regions = parse_inputs(settings.inputs), parse_regions(settings.regions)
     check_seed(settings.seed)
-    with held(out):
+    with _stopped_by_sigterm(), held(out):
         manifest = Manifest(out)
         frames = selection.frames()
         pipe = where.pipeline()
@@ -156,7 +163,25 @@ def generate(out: Path, selection: Selection, settings: Settings, where: Where, 
     console.print(
         f"{images} images of {len(frames)} frames in {took:.1f} s ({pipe.device}, {str(pipe.dtype).removeprefix('torch.')})"
     )
-    console.print(f"look at {folder / 'sheet.png'}", soft_wrap=True, highlight=False)
+    console.print(f"look at {folder / 'sheet.png'}", soft_wrap=True, highlight=False, markup=False)
+
+
+@contextlib.contextmanager
+def _stopped_by_sigterm() -> Iterator[None]:
+    """Leave with status 143 on SIGTERM as an exception does, so that the manifest still gets the frames that are done."""
+
+    def stop(number: int, frame: Any) -> None:
+        signal.signal(number, signal.SIG_IGN)  # a second one must not cut the manifest's writing short
+        raise SystemExit(TERMINATED)
+
+    if threading.current_thread() is not threading.main_thread():  # only there can a handler be set
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def parse_scales(given: Sequence[str]) -> dict[str, float]:
@@ -250,8 +275,10 @@ def parse_size(text: str | None) -> tuple[int, int] | None:
     if text is None:
         return None
     parts = text.lower().split("x")
-    if len(parts) != 2 or not all(part.isdigit() for part in parts):
+    if len(parts) != 2 or not all(part.isascii() and part.isdecimal() for part in parts):
         raise InputError(f"--size {text!r} must be HEIGHTxWIDTH in pixels, such as 224x400")
+    if any(len(part) > 9 or int(part) > LONGEST_SIDE for part in parts):
+        raise InputError(f"--size {text!r} is too large; each side may have at most {LONGEST_SIDE} pixels")
     return int(parts[0]), int(parts[1])
 
 

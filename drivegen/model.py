@@ -71,10 +71,12 @@ def locate(source: str | Path) -> Path:
 def load(source: str | Path, device: str | torch.device = "cpu", config_folder: str | Path | None = None) -> Model:
     """Load a model folder, a plain diffusers folder, a single-file checkpoint, or "tiny", in fp32 and evaluation mode.
 
-    A model without plugins gets a text plugin. config_folder serves single files (`Backbone.from_single_file`). Raises
-    InputError on a damaged, changed or unfitting file.
+    A model without plugins gets a text plugin. config_folder serves single files alone (`Backbone.from_single_file`).
+    Raises InputError on a damaged, changed or unfitting file, and when config_folder is given for a folder.
     """
     path = locate(source)
+    if config_folder is not None and path.is_dir():
+        raise InputError(f"{path} is a folder with its own configurations; leave out --config {config_folder}")
     if path.is_dir() and (path / INDEX).is_file():
         model = _load_folder(path)
     else:

@@ -287,3 +287,9 @@ def per_row(values: Tensor, grid: Grid) -> Tensor:
 def where_kept(keep: Tensor, kept: Tensor, null: Tensor) -> Tensor:
     """Choose `kept` (B, …) where keep (B,) and the broadcastable `null` elsewhere, so that nothing else gets through."""
     return torch.where(keep.view(-1, *([1] * (kept.ndim - 1))), kept, null.to(kept.dtype))
+
+
+def nothing_given(given: Any, kind: str) -> None:
+    """Raise InputError where a caller passed something to a plugin whose `prepare` reads the frame alone."""
+    if given is not None:
+        raise InputError(f"{kind} takes no input, it reads the frame; leave out what is given to it")

@@ -171,6 +171,11 @@ def test_generate_the_built_in_scene(tiny: Path, tmp_path: Path) -> None:
         (("--device", "cpu", "--offload"), "no GPU"),
         (("--size", "10"), "HEIGHTxWIDTH"),
         (("--size", "63x112"), "multiples of 8"),
+        (("--size", "²x8"), "HEIGHTxWIDTH"),
+        (("--size", "8000008x8"), "too large"),
+        (("--size", "9" * 5000 + "x8"), "too large"),
+        (("--input", "layout=foo"), "layout takes no input"),
+        (("--config", "DATA"), "leave out --config"),
         (("--model", "/nowhere"), "no model at"),
         (("--strength", 2), "must be from 0"),
         (("--model", "DATA"), "model_index.json"),
@@ -182,7 +187,22 @@ def test_bad_input_is_one_line_and_status_two(tiny: Path, data: Path, tmp_path: 
     result = generate(tiny, tmp_path / "out", *options, status=2)
     assert message in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
-    assert not list(tmp_path.rglob("*.png"))
+    assert not list(tmp_path.iterdir())  # not even an empty folder
+
+
+def test_what_was_there_stays_after_bad_input(tiny: Path, tmp_path: Path) -> None:
+    (tmp_path / "kept").mkdir()
+    generate(tiny, tmp_path / "kept" / "a" / "b", "--without", "box", status=2)
+    assert not list((tmp_path / "kept").iterdir())
+    (tmp_path / "kept" / "note").write_text("mine")
+    generate(tiny, tmp_path / "kept", "--without", "box", status=2)
+    assert (tmp_path / "kept" / "note").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["o[/b]", "[red]o[/red]"])
+def test_a_path_may_look_like_markup(tiny: Path, tmp_path: Path, name: str) -> None:
+    said = generate(tiny, tmp_path / name, "--steps", 1, "--guidance", 1).output
+    assert str(tmp_path / name) in said
 
 
 def test_a_dataset_token_cannot_leave_the_folder(tiny: Path, tmp_path: Path) -> None:
@@ -205,7 +225,8 @@ def test_two_runs_in_one_folder_and_a_foreign_manifest(tiny: Path, tmp_path: Pat
     assert (tmp_path / "manifest.jsonl").read_text() == "not json\n"
 
 
-def test_interrupt_ends_with_130_and_whole_files(tiny: Path, data: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("number", "status", "last"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, None)])
+def test_a_signal_ends_with_its_status_and_whole_files(tiny: Path, data: Path, tmp_path: Path, number, status, last) -> None:
     command = [
         sys.executable,
         "-m",
@@ -230,10 +251,11 @@ def test_interrupt_ends_with_130_and_whole_files(tiny: Path, data: Path, tmp_pat
         assert process.poll() is None
         time.sleep(0.1)
     time.sleep(0.2)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert errors.decode().strip().splitlines()[-1] == "interrupted"
+    assert process.returncode == status
+    if last:
+        assert errors.decode().strip().splitlines()[-1] == last
     assert len(lines(tmp_path)) == 6  # the first frame; the second was not finished
     for line in lines(tmp_path):
         assert weights.sha256(tmp_path / line["file"]) == line["sha256"]

@@ -12,7 +12,7 @@ SETUP = Path(__file__).parents[1] / "scripts" / "setup.sh"
 
 
 def test_an_environment_without_pip_is_completed(tmp_path: Path) -> None:
-    """What an interrupted `python -m venv` leaves: a Python, and no pip. The installation itself needs a network and is not run."""
+    """What an interrupted `python -m venv` leaves: a Python, no pip. The installation needs a network and is not run."""
     (tmp_path / "scripts").mkdir()
     shutil.copy(SETUP, tmp_path / "scripts")
     for name in ("pyproject.toml", "constraints.txt"):

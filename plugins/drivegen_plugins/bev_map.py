@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from drivegen import raster
 from drivegen.control import control_branch, embedding_channels, run_branch
 from drivegen.errors import InputError, at_least
-from drivegen.plugin import Arrays, Context, Plugin, Residuals, Signal, per_row, where_kept
+from drivegen.plugin import Arrays, Context, Plugin, Residuals, Signal, nothing_given, per_row, where_kept
 from drivegen.scene import BEV_CLASSES, Frame
 
 
@@ -80,6 +80,7 @@ class BEVMap(Plugin):
         self.attends(self.branch)
 
     def prepare(self, frame: Frame, given: Any = None) -> dict[str, np.ndarray]:
+        nothing_given(given, "bev_map")
         return {"map": raster.bev(frame, self.classes, self.pixels, self.extent_m)}
 
     def encode(self, arrays: Arrays, keep: Tensor) -> Signal:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from drivegen.errors import InputError, at_least
 from drivegen.fourier import fourier_features
 from drivegen.geometry import SE3, clip_polygon, project
-from drivegen.plugin import Arrays, Plugin, Signal
+from drivegen.plugin import Arrays, Plugin, Signal, nothing_given
 from drivegen.scene import DETECTION_CLASSES, FACES, Box3D, Camera, Frame
 
 # MagicDrive's corner order, front-right-low first, as indices into Box3D.corners.
@@ -78,6 +78,7 @@ class BoxTokens(Plugin):
         return 8 if self.corner_mode == "all-xyz" else len(_CXYZ)
 
     def prepare(self, frame: Frame, given: Any = None) -> dict[str, np.ndarray]:
+        nothing_given(given, "boxes")
         known = [box for box in frame.boxes if box.detection_class is not None]
         lidar_SE3_global = (frame.global_SE3_ego @ frame.ego_SE3_lidar).inverse()
         if self.upright:

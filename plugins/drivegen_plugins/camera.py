@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from drivegen.errors import at_least
 from drivegen.fourier import fourier_features
-from drivegen.plugin import Arrays, Plugin, Signal, where_kept
+from drivegen.plugin import Arrays, Plugin, Signal, nothing_given, where_kept
 from drivegen.scene import Frame
 
 
@@ -32,6 +32,7 @@ class CameraTokens(Plugin):
         self.uncond_cam = nn.Embedding(1, 21)
 
     def prepare(self, frame: Frame, given: Any = None) -> dict[str, np.ndarray]:
+        nothing_given(given, "camera")
         lidar_SE3_global = (frame.global_SE3_ego @ frame.ego_SE3_lidar).inverse()
         rows = []
         for camera in frame.cameras:

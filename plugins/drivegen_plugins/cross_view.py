@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from drivegen.attention import attention
 from drivegen.control import zero
 from drivegen.errors import InputError
-from drivegen.plugin import Arrays, Now, Plugin, Signal
+from drivegen.plugin import Arrays, Now, Plugin, Signal, nothing_given
 from drivegen.scene import Frame, ring_neighbours
 
 Attention = Literal["add", "concat", "self"]
@@ -43,6 +43,7 @@ class CrossView(Plugin):
         return CrossViewLayer(site.query_dim, site.heads, self.attention, self.connector_kind)
 
     def prepare(self, frame: Frame, given: Any = None) -> dict[str, np.ndarray]:
+        nothing_given(given, "cross_view")
         table = np.full((len(frame.cameras), 2), -1, dtype=np.int64)
         for i, others in enumerate(ring_neighbours(frame.cameras)):
             table[i, : len(others)] = others

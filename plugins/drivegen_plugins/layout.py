@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from drivegen import raster
 from drivegen.control import control_branch, embedding_channels, halvings, run_branch
 from drivegen.errors import InputError, at_least
-from drivegen.plugin import Arrays, Context, Plugin, Residuals, Signal, where_kept
+from drivegen.plugin import Arrays, Context, Plugin, Residuals, Signal, nothing_given, where_kept
 from drivegen.scene import BEV_CLASSES, DETECTION_CLASSES, Frame
 
 _SIDES = 5
@@ -49,6 +49,7 @@ class Layout(Plugin):
         self.attends(self.branch)
 
     def prepare(self, frame: Frame, given: Any = None) -> dict[str, np.ndarray]:
+        nothing_given(given, "layout")
         views = [raster.layout(frame, camera) for camera in frame.cameras]
         return {
             "map_bits": np.stack([view.map_bits for view in views]),
