@@ -10,10 +10,13 @@ from pathlib import Path
 import numpy as np
 
 from drivegen.errors import InputError
-from drivegen.geometry import SE3, Array, finite
+from drivegen.geometry import SE3, Array, finite, timestamp, whole
 
 NEIGHBOUR_LIMIT_RAD = math.radians(100.0)
 """A camera further round than this is not a neighbour."""
+
+MAX_SIDE_PX = 1_000_000
+"""Width and height of a picture beyond this are a mistake."""
 
 
 @dataclass(frozen=True)
@@ -69,8 +72,9 @@ class Camera:
         if K[0, 0] <= 0 or K[1, 1] <= 0 or not np.allclose(K[[1, 2, 2, 2], [0, 0, 1, 2]], (0, 0, 0, 1)):
             fix = "fx, fy > 0, 0 below the diagonal and a last row 0 0 1 are needed"
             raise InputError(f"{where}: intrinsics {K.tolist()} are not a pinhole's; {fix}")
-        if self.width_px < 1 or self.height_px < 1:
-            raise InputError(f"{where}: image size {self.width_px}x{self.height_px} must be positive")
+        for name in ("width_px", "height_px"):
+            object.__setattr__(self, name, whole(getattr(self, name), 1, MAX_SIDE_PX, f"{where}: image size: {name}"))
+        object.__setattr__(self, "timestamp_us", timestamp(self.timestamp_us, where))
         object.__setattr__(self, "K_native", K)
 
     @property

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -31,6 +32,25 @@ def finite(values: ArrayLike, shape: tuple[int, ...], what: str) -> Array:
         raise InputError(f"{what} is not finite: {array.tolist()}")
     array.flags.writeable = False
     return array
+
+
+def whole(value: Any, low: int, high: int, what: str) -> int:
+    """Return a whole number of any type (a NumPy integer, 32.0) as an int; InputError where it is none, or not low to high."""
+    try:
+        number = int(value)
+        if number == value and low <= number <= high:
+            return number
+    except (TypeError, ValueError, OverflowError):
+        pass
+    raise InputError(f"{what} is {value!r}; it must be a whole number from {low} to {high}")
+
+
+def timestamp(value: Any, what: str) -> int:
+    """Return a time in microseconds since 1970 as an int; InputError outside of the years 5 to 9892, as nanoseconds are."""
+    try:
+        return whole(value, -62 * 10**15, 250 * 10**15, f"{what}: timestamp_us")
+    except InputError as error:
+        raise InputError(f"{error}, in microseconds (nanoseconds need dividing by 1000)") from error
 
 
 @dataclass(frozen=True, eq=False)

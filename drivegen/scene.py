@@ -21,7 +21,7 @@ from drivegen.cameras import ResizeCrop as ResizeCrop
 from drivegen.cameras import ring_neighbours as ring_neighbours
 from drivegen.cameras import ring_order as ring_order
 from drivegen.errors import InputError, nearest
-from drivegen.geometry import SE3, Array, finite
+from drivegen.geometry import SE3, Array, finite, timestamp
 
 DETECTION_CLASSES = (
     "car", "truck", "construction_vehicle", "bus", "trailer", "barrier", "motorcycle", "bicycle", "pedestrian", "traffic_cone",
@@ -203,11 +203,13 @@ class Frame:
     def __post_init__(self) -> None:
         channels = [camera.channel for camera in self.cameras]
         if not 1 <= len(channels) <= 8:
-            raise InputError(f"frame {self.token!r} has {len(channels)} cameras; 1 to 8 are supported")
+            have = ", ".join(channels) or "none"
+            raise InputError(f"frame {self.token!r} has {len(channels)} cameras; 1 to 8 are supported, got {have}")
         if len(set(channels)) != len(channels):
             raise InputError(f"frame {self.token!r} has two cameras of one name: {sorted(channels)}")
         object.__setattr__(self, "cameras", ring_order(self.cameras))
         object.__setattr__(self, "boxes", tuple(self.boxes))
+        object.__setattr__(self, "timestamp_us", timestamp(self.timestamp_us, f"frame {self.token!r}"))
 
     @property
     def channels(self) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import struct
 import subprocess
 import sys
@@ -273,6 +274,55 @@ def test_an_existing_dataset_is_left_alone(tmp_path: Path) -> None:
         nuscenes.write([Scene("b", (simple("f1"),))], tmp_path / "file")
 
 
+def test_scenes_and_datasets_in_one_root_keep_their_own_files(tmp_path: Path) -> None:
+    shades = {}
+    for i, (name, version) in enumerate((("a b", "v1.0-mini"), ("a_b", "v1.0-mini"), ("a b", "v1.0-b"))):
+        Image.new("RGB", (32, 24), (60 * i, 0, 0)).save(tmp_path / "source.png")
+        (tmp_path / "source.bin").write_bytes(bytes(20 * i))
+        os.rename(tmp_path / "source.png", tmp_path / f"source{i}.png")
+        os.rename(tmp_path / "source.bin", tmp_path / f"source{i}.bin")
+        frame = simple(f"f{i}", lidar_path=tmp_path / f"source{i}.bin")
+        shades[version, f"f{i}"] = Scene(name, (frame.edit_camera("CAM_FRONT", image_path=tmp_path / f"source{i}.png"),))
+    root = tmp_path / "root"
+    for version in ("v1.0-mini", "v1.0-b"):
+        nuscenes.write([scene for (of, _), scene in shades.items() if of == version], root, version)
+    for (version, token), scene in shades.items():
+        frame, source = nuscenes.open(root, version).frame(token), scene.frames[0]
+        assert frame.lidar_path is not None
+        assert source.lidar_path is not None
+        assert frame.lidar_path.read_bytes() == source.lidar_path.read_bytes()
+        assert nuscenes.load_image(frame.cameras[0]).tobytes() == nuscenes.load_image(source.cameras[0]).tobytes()
+    damaged = nuscenes.open(root, "v1.0-b").frame("f2").cameras[0].image_path
+    assert damaged is not None
+    damaged.write_bytes(b"other")
+    with pytest.raises(InputError, match="is not what its name says"):
+        nuscenes.write([shades["v1.0-b", "f2"]], root, "v1.0-c")
+
+
+@pytest.mark.parametrize("location", ["../../../outside/m", "../up", "/tmp/m", "..", "a/b", "a\\b", "m\0", "\ud800", "x" * 300])
+def test_locations_that_lead_out_are_refused(location: str, broken: Path) -> None:
+    (broken.parent / "outside").mkdir(exist_ok=True)
+    shutil.copy(broken / "maps" / "expansion" / "boston-seaport.json", broken.parent / "outside" / "m.json")
+    before = set(broken.rglob("*"))
+    with pytest.raises(InputError, match=r"location|file name"):
+        nuscenes.write([Scene("a", (simple(),), location=location)], broken / "other" / "root")
+    assert set(broken.rglob("*")) == before
+    edit(broken, "log", lambda row: row.update(location=location))
+    with pytest.raises(InputError, match=r"location|file name"):
+        nuscenes.open(broken).frame("street-0")
+    assert [problem.severity for problem in nuscenes.validate(broken)] == ["error"]
+
+
+def test_a_map_that_links_out_of_the_root_is_refused(broken: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    path = broken / "maps" / "expansion" / "boston-seaport.json"
+    outside = tmp_path_factory.mktemp("outside") / "m.json"
+    path.rename(outside)
+    path.symlink_to(outside)
+    with pytest.raises(InputError, match="link to"):
+        nuscenes.open(broken).frame("street-0")
+    assert [problem.severity for problem in nuscenes.validate(broken)] == ["error"]
+
+
 def test_maps_of_one_place_are_joined_by_token(tmp_path: Path) -> None:
     frames = []
     for i, tokens in enumerate((("a", "b"), ("b", "c"))):
@@ -293,11 +343,19 @@ def test_import_is_light() -> None:
 # Faults
 
 
-@pytest.fixture
-def broken(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("small")
     frame = street_frame(0)
     frame = replace(frame, cameras=tuple(replace(view, width_px=32, height_px=18) for view in frame.cameras))
-    nuscenes.write([Scene("street", (frame,), location="boston-seaport")], tmp_path)
+    nuscenes.write([Scene("street", (frame,), location="boston-seaport", token="street-token")], folder)
+    return folder
+
+
+@pytest.fixture
+def broken(small: Path, tmp_path: Path) -> Path:
+    """A small dataset of one's own, to break."""
+    shutil.copytree(small, tmp_path, dirs_exist_ok=True)
     return tmp_path
 
 
@@ -332,6 +390,13 @@ BAD_ROWS: dict[str, tuple[str, Callable[[dict[str, Any]], Any], str]] = {
     "zero quaternion": ("sample_annotation", lambda row: row.update(rotation=[0, 0, 0, 0]), "unit length"),
     "off-unit quaternion": ("sample_annotation", lambda row: row.update(rotation=[0.998, 0, 0, 0]), "unit length"),
     "short quaternion": ("sample_annotation", lambda row: row.update(rotation=[1, 0, 0]), "unit length"),
+    "no modality": ("sensor", lambda row: row.pop("modality"), "has no modality"),
+    "sample without time": ("sample", lambda row: row.pop("timestamp"), "has no timestamp"),
+    "picture without time": ("sample_data", lambda row: row.pop("timestamp"), "has no timestamp"),
+    "nanoseconds": ("sample", lambda row: row.update(timestamp=row["timestamp"] * 1000), "microseconds"),
+    "no description": ("scene", lambda row: row.pop("description"), "has no description"),
+    "no count of points": ("sample_annotation", lambda row: row.pop("num_lidar_pts"), "has no num_lidar_pts"),
+    "chain in a loop": ("sample", lambda row: row.update(next=row["token"]), "comes back to it"),
     "no size": ("sample_annotation", lambda row: row.pop("size"), "size"),
 }
 
@@ -341,10 +406,11 @@ def test_bad_rows_are_refused_on_access_and_listed(name: str, broken: Path) -> N
     table, change, message = BAD_ROWS[name]
     token = edit(broken, table, change)
     with pytest.raises(InputError, match=message) as caught:
-        nuscenes.open(broken).frame("street-0")
+        nuscenes.open(broken).scene("street")
     assert token in str(caught.value)
     found = [problem for problem in nuscenes.validate(broken) if problem.severity == "error"]
-    assert [(problem.table, problem.token) for problem in found] == [(table, token)]
+    row = ("scene", "street-token") if name == "chain in a loop" else (table, token)
+    assert [(problem.table, problem.token) for problem in found] == [row]
     assert message in found[0].message
 
 
@@ -376,6 +442,24 @@ def test_all_problems_are_listed_at_once(broken: Path) -> None:
     expected.add(("sample_data", edit(broken, "sample_data", BAD_ROWS["missing image"][1], 2)))
     expected.add(("calibrated_sensor", edit(broken, "calibrated_sensor", BAD_ROWS["camera quaternion"][1], 3)))
     assert {(problem.table, problem.token) for problem in nuscenes.validate(broken)} == expected
+
+
+def test_too_many_cameras_are_named(broken: Path) -> None:
+    tables = {name: broken / "v1.0-mini" / f"{name}.json" for name in ("sensor", "calibrated_sensor", "sample_data")}
+    rows = {name: json.loads(path.read_text()) for name, path in tables.items()}
+    shot = rows["sample_data"][0]
+    mount = next(row for row in rows["calibrated_sensor"] if row["token"] == shot["calibrated_sensor_token"])
+    for i in range(4):
+        rows["sensor"].append({"token": f"s{i}", "channel": f"EXTRA_{i}", "modality": "camera"})
+        rows["calibrated_sensor"].append(mount | {"token": f"c{i}", "sensor_token": f"s{i}"})
+        rows["sample_data"].append(shot | {"token": f"d{i}", "calibrated_sensor_token": f"c{i}"})
+    for name, path in tables.items():
+        path.write_text(json.dumps(rows[name]))
+    with pytest.raises(InputError, match=r"10 cameras; 1 to 8 are supported.*CAM_FRONT.*EXTRA_3"):
+        nuscenes.open(broken).frame("street-0")
+    found = nuscenes.validate(broken)
+    assert [(problem.table, problem.token) for problem in found] == [("sample", "street-0")]
+    assert "10 cameras" in found[0].message
 
 
 def test_a_link_out_of_the_root_is_refused(broken: Path, tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -189,3 +189,19 @@ def test_no_boxes_and_no_map_are_valid() -> None:
     frame = replace(street_frame(), boxes=(), map=None, description="")
     assert frame.boxes == ()
     assert street_map().near((0, 0), 10).polygons["lane"] == ()
+
+
+def test_whole_numbers_of_any_type_and_times_in_microseconds() -> None:
+    view = camera("A", 0, size=(np.int64(32), 24.0), timestamp_us=np.int64(1_600_000_000_000_000))  # type: ignore[arg-type]
+    assert (view.width_px, view.height_px, view.timestamp_us) == (32, 24, 1_600_000_000_000_000)
+    assert {type(value) for value in (view.width_px, view.height_px, view.timestamp_us)} == {int}
+    frame = Frame("f", (view,), timestamp_us=np.int64(5))  # type: ignore[arg-type]
+    assert type(frame.timestamp_us) is int
+    for value in (1_600_000_000_000_000_000, 0.5, float("nan"), "5", None):
+        with pytest.raises(InputError, match=r"'f': timestamp_us.*microseconds"):
+            Frame("f", (view,), timestamp_us=value)  # type: ignore[arg-type]
+        with pytest.raises(InputError, match=r"'A': timestamp_us.*microseconds"):
+            replace(view, timestamp_us=value)
+    for value in (0, -3, 32.5, "32", 10**7):
+        with pytest.raises(InputError, match=r"'A': image size: height_px"):
+            replace(view, height_px=value)

@@ -90,6 +90,8 @@ def test_writing_refuses_and_never_looks_complete(dataset: Path, tmp_path: Path,
         world.write(dataset, 1, 1, 0, SIZE, progress=False)
     with pytest.raises(InputError, match="scenes"):
         world.write(tmp_path / "none", 0, 1, 0, SIZE, progress=False)
+    with pytest.raises(InputError, match=r"seed 0 to 2\^63 - 1"):
+        world.write(tmp_path / "none", 1, 1, 2**63, SIZE, progress=False)
     from drivegen.world import stored
 
     whole, calls = stored.store, []

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import os
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -21,39 +22,37 @@ def place_image(root: Path, camera: Camera, stem: str) -> str:
     """Return the file name, relative to root, of a camera's picture: where it is, a copy, or a grey one."""
     if camera.image_path is not None:
         source = Path(camera.image_path)
-        return _place(root, source, f"samples/{camera.channel}/{stem}{source.suffix}", f"camera {camera.channel!r}")
-    name = f"samples/{camera.channel}/{stem}.png"
-    _write_new(root / name, grey_png(camera.width_px, camera.height_px))
-    return name
+        return _place(root, source, f"samples/{camera.channel}/{stem}", source.suffix, f"camera {camera.channel!r}")
+    return _add(root, f"samples/{camera.channel}/{stem}", ".png", grey_png(camera.width_px, camera.height_px))
 
 
-def place_lidar(root: Path, source: Path | None, filename: str) -> str:
+def place_lidar(root: Path, source: Path | None, stem: str) -> str:
     """Return the file name, relative to root, of the lidar points (float32 x, y, z, intensity, ring)."""
-    name = f"samples/LIDAR_TOP/{filename}"
-    if source is not None:
-        return _place(root, Path(source), name, "LIDAR_TOP")
-    _write_new(root / name, b"")
-    return name
+    stem = f"samples/LIDAR_TOP/{stem}"
+    return _add(root, stem, ".pcd.bin", b"") if source is None else _place(root, Path(source), stem, ".pcd.bin", "LIDAR_TOP")
 
 
-def _place(root: Path, source: Path, name: str, where: str) -> str:
+def _place(root: Path, source: Path, stem: str, suffix: str, where: str) -> str:
     if not source.is_file():
         raise InputError(f"{where}: file {source} is missing")
     if source.resolve().is_relative_to(root.resolve()):
         return source.resolve().relative_to(root.resolve()).as_posix()
-    target = root / name
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    shutil.copyfile(source, temporary)
-    os.replace(temporary, target)
-    return name
+    return _add(root, stem, suffix, source.read_bytes())
 
 
-def _write_new(path: Path, data: bytes) -> None:
+def _add(root: Path, stem: str, suffix: str, data: bytes) -> str:
+    """Write a file under a name that its content is part of: scenes or datasets in one root never take each other's files."""
+    name = f"{stem}-{hashlib.sha256(data).hexdigest()[:12]}{suffix}"
+    path = root / name
+    if path.is_file():
+        if path.read_bytes() != data:
+            raise InputError(f"{path} exists already and is not what its name says; remove it, or choose another root")
+        return name
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     temporary.write_bytes(data)
     os.replace(temporary, path)
+    return name
 
 
 def count_points(frame: Frame, lidar: Path) -> list[int]:
@@ -91,9 +90,6 @@ def place_map_mask(root: Path, location: str, vector_map: VectorMap | None) -> s
     """Write the mask of drivable area and pavement that the devkit wants of a location (10 px/m, origin at the lower left)."""
     import cv2
 
-    name = f"maps/{location or 'none'}.png"
-    if vector_map is None and (root / name).exists():
-        return name
     layers = ("drivable_area", "walkway")
     areas = [] if vector_map is None else [area for layer in layers for area in vector_map.polygons.get(layer, ())]
     width = height = 1
@@ -105,9 +101,6 @@ def place_map_mask(root: Path, location: str, vector_map: VectorMap | None) -> s
     for area in areas:
         rings = (ring * (10, -10) + (0, height) for ring in (area.exterior, *area.holes))
         cv2.fillPoly(mask, [ring.round().astype(np.int32) for ring in rings], 255)
-    path = root / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    Image.fromarray(mask).save(temporary, "PNG")
-    os.replace(temporary, path)
-    return name
+    buffer = io.BytesIO()
+    Image.fromarray(mask).save(buffer, "PNG")
+    return _add(root, f"maps/{location or 'none'}", ".png", buffer.getvalue())

@@ -10,9 +10,9 @@ from typing import Any
 from drivegen.errors import InputError, nearest
 from drivegen.geometry import SE3
 from drivegen.nuscenes.images import open_image
-from drivegen.nuscenes.schema import inside
+from drivegen.nuscenes.schema import ROW_ERRORS, field_problems, inside, map_path
 from drivegen.nuscenes.validate import table_problems
-from drivegen.nuscenes.vectormap import map_path, read_map
+from drivegen.nuscenes.vectormap import read_map
 from drivegen.scene import Box3D, Camera, Frame, Scene, VectorMap
 
 
@@ -42,8 +42,13 @@ def _at(where: str) -> Iterator[None]:
         yield
     except InputError as error:
         raise InputError(f"{where}: {error}") from error
-    except (KeyError, TypeError, ValueError) as error:
+    except ROW_ERRORS as error:
         raise InputError(f"{where}: {type(error).__name__} {error}; the row is not as in the nuScenes schema") from error
+
+
+def _check(table: str, row: dict[str, Any]) -> None:
+    for _, message in field_problems(table, row):
+        raise InputError(f"{table} row {row['token']}: {message}; the row is not as in the nuScenes schema")
 
 
 class Dataset:
@@ -66,6 +71,9 @@ class Dataset:
                 raise InputError(f"dataset {self.root / version} cannot be opened: {type(error).__name__} {error}") from error
             more = f" (and {len(problems) - 1} more; drivegen.nuscenes.validate lists them)" if len(problems) > 1 else ""
             raise InputError(f"{problems[0]}{more}") from error
+        for table in ("scene", "log", "category", "sensor"):  # the short tables; rows of the others when they are read
+            for row in getattr(self.devkit, table):
+                _check(table, row)
         self._maps: dict[str, VectorMap | None] = {}
 
     @property
@@ -95,7 +103,7 @@ class Dataset:
         where = f"sample row {sample_token}"
         if sample_token not in self.devkit._token2ind["sample"]:
             raise InputError(f"dataset {self.root / self.version} has no sample {sample_token!r}; `samples()` lists them")
-        sample = self.devkit.get("sample", sample_token)
+        sample = self._get("sample", sample_token, where)
         scene = self._get("scene", sample["scene_token"], where)
         location = self._get("log", scene["log_token"], f"scene row {scene['token']}")["location"]
         rows = {channel: self._get("sample_data", token, where) for channel, token in sample["data"].items()}
@@ -122,9 +130,11 @@ class Dataset:
 
     def _get(self, table: str, token: str, where: str) -> dict[str, Any]:
         try:
-            return self.devkit.get(table, token)
+            row: dict[str, Any] = self.devkit.get(table, token)
         except (KeyError, TypeError) as error:
             raise InputError(f"{where}: names {table} {token!r}, which is not in {self.version}/{table}.json") from error
+        _check(table, row)
+        return row
 
     def _scene_row(self, name_or_token: str) -> dict[str, Any]:
         for row in self.devkit.scene:
@@ -179,6 +189,6 @@ class Dataset:
 
     def _map(self, location: str) -> VectorMap | None:
         if location not in self._maps:
-            path = map_path(self.root, location)
-            self._maps[location] = read_map(path, location) if path.is_file() else None
+            path = map_path(self.root, location) if location else None
+            self._maps[location] = read_map(path, location) if path is not None and path.is_file() else None
         return self._maps[location]

@@ -63,7 +63,7 @@ class Rows:
             samples.append(sample)
             for camera in frame.cameras:
                 data.setdefault(camera.channel, []).append(self._camera(scene, camera, sample, index))
-            lidar = place_lidar(self.root, frame.lidar_path, f"{_plain(scene.name)}__LIDAR_TOP__{index:04d}.pcd.bin")
+            lidar = place_lidar(self.root, frame.lidar_path, f"{_plain(scene.name)}__LIDAR_TOP__{index:04d}")
             data.setdefault("LIDAR_TOP", []).append(self._lidar(scene, frame, sample, lidar))
             self._boxes(scene, frame, sample, self.root / lidar, tracks)
         for chain in (samples, *data.values(), *tracks.values()):

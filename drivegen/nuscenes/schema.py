@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from drivegen.errors import InputError
 
@@ -26,6 +29,24 @@ LINKS = {
 }  # fmt: skip
 """Of each table, the fields that name rows of another one; a field with a plural name holds a list."""
 
+_NUMBER = (int, float)
+_PLACED = {"rotation": list, "translation": list}
+_READ: dict[str, dict[str, Any]] = {
+    "category": {"name": str}, "attribute": {"name": str}, "sensor": {"channel": str, "modality": str}, "ego_pose": _PLACED,
+    "calibrated_sensor": _PLACED | {"camera_intrinsic": list}, "log": {"location": str},
+    "scene": {"name": str, "description": str}, "sample": {"timestamp": _NUMBER, "description?": str},
+    "sample_data": {"timestamp": _NUMBER, "is_key_frame": int, "filename": str, "width": _NUMBER, "height": _NUMBER},
+    "sample_annotation": _PLACED | {"size": list, "num_lidar_pts": _NUMBER}, "map": {"filename": str},
+}  # fmt: skip
+FIELDS = {
+    name: {link: list if link.endswith("_tokens") else str for link in LINKS.get(name, {})} | _READ.get(name, {})
+    for name in TABLES
+}
+"""Of each table, the fields that are read, with their types; a `?` marks those that may be missing."""
+
+ROW_ERRORS = (KeyError, IndexError, TypeError, ValueError, AttributeError, ArithmeticError)
+"""What a row of another form than the schema's can raise where it is read."""
+
 MAY_BE_EMPTY = ("prev", "next", "visibility_token")
 """Link fields for which an empty string means none."""
 
@@ -47,15 +68,45 @@ CATEGORIES = (
 """The categories nuScenes knows."""
 
 
+def field_problems(table: str, row: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield (field, what is wrong with it) for each of `FIELDS` that a row lacks or that is of another type."""
+    for name, kind in FIELDS[table].items():
+        field = name.rstrip("?")
+        if field not in row:
+            if field == name:
+                yield field, f"has no {field}"
+            continue
+        value = row[field]
+        wrong = not isinstance(value, kind) or (kind is _NUMBER and isinstance(value, bool))
+        if wrong or (field.endswith("_tokens") and not all(isinstance(token, str) for token in value)):
+            what = {str: "a text", list: "a list", _NUMBER: "a number", int: "true or false"}[kind]
+            yield field, f"{field} is {repr(value)[:60]}, not {what}{' of tokens' if field.endswith('_tokens') else ''}"
+
+
 def make_token(*parts: object) -> str:
     """Return a token that depends on the parts alone: 32 hexadecimal digits."""
     return hashlib.md5("\x1f".join(map(str, parts)).encode(), usedforsecurity=False).hexdigest()
 
 
+def _nameable(filename: str) -> bool:
+    """Whether a file system takes the name: not empty, no NUL or half of a surrogate pair, no part of more than 255 bytes."""
+    try:
+        return bool(filename) and "\0" not in filename and all(len(os.fsencode(part)) < 256 for part in Path(filename).parts)
+    except UnicodeEncodeError:
+        return False
+
+
+def map_path(root: Path, location: str, where: str = "map") -> Path:
+    """Return where the map of a location lies; InputError when the location is no plain name or the file a link out of root."""
+    if not isinstance(location, str) or location in ("", "..") or Path(location).name != location or "\\" in location:
+        raise InputError(f"{where}: location {location!r} cannot name a map file; give it a plain name, without slashes")
+    return inside(root, f"maps/expansion/{location}.json", where)
+
+
 def inside(root: Path, filename: str, where: str) -> Path:
     """Return the path of a table's file name below root; InputError when it leads out of it (absolute, ``..``, a link)."""
     fix = "file names are relative to the data root and stay inside it"
-    if not filename or Path(filename).is_absolute() or ".." in Path(filename).parts:
+    if not isinstance(filename, str) or not _nameable(filename) or Path(filename).is_absolute() or ".." in Path(filename).parts:
         raise InputError(f"{where}: file name {filename!r} refused; {fix}")
     path = root / filename
     if not path.resolve().is_relative_to(root.resolve()):

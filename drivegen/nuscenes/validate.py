@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,8 +12,8 @@ from typing import Any
 from drivegen.errors import InputError
 from drivegen.geometry import SE3
 from drivegen.nuscenes.images import decode, open_image
-from drivegen.nuscenes.schema import CATEGORIES, LINKS, MAY_BE_EMPTY, TABLES, inside
-from drivegen.nuscenes.vectormap import map_path, read_map
+from drivegen.nuscenes.schema import CATEGORIES, LINKS, MAY_BE_EMPTY, ROW_ERRORS, TABLES, field_problems, inside, map_path
+from drivegen.nuscenes.vectormap import read_map
 from drivegen.scene import Box3D, Camera
 
 Tables = dict[str, list[dict[str, Any]]]
@@ -33,7 +33,7 @@ class Problem:
 
 
 def validate(root: str | Path, version: str | None = None) -> tuple[Problem, ...]:
-    """Check tables, links, poses, calibrations, boxes, maps and every image (decoded), and list all problems.
+    """Check tables, links, poses, calibrations, boxes, maps and every image (decoded), read every frame, and list all problems.
 
     Unknown categories and locations without a map are warnings: such boxes belong to no detection class, and such frames
     have no map. Raises InputError only when there is no dataset to check.
@@ -46,14 +46,18 @@ def validate(root: str | Path, version: str | None = None) -> tuple[Problem, ...
         raise InputError(f"data root {root} has several versions ({', '.join(names)}); name one")
     tables, problems = _load(root, names[0])
     if not problems:
-        problems = [*_link_problems(tables), *_map_row_problems(root, tables), *_value_problems(root, tables)]
+        problems = [*_row_problems(tables), *_map_row_problems(root, tables)]
+        opens = not problems
+        problems += _value_problems(root, tables)
+        if opens:
+            problems += _reading_problems(root, names[0], [problem for problem in problems if problem.severity == "error"])
     return tuple(problems)
 
 
 def table_problems(root: Path, version: str) -> tuple[Problem, ...]:
-    """List what is wrong with the tables alone: unreadable, repeated tokens, broken links."""
+    """List what is wrong with the tables alone: unreadable, repeated tokens, fields missing or of other types, broken links."""
     tables, problems = _load(root, version)
-    return tuple(problems or [*_link_problems(tables), *_map_row_problems(root, tables)])
+    return tuple(problems or [*_row_problems(tables), *_map_row_problems(root, tables)])
 
 
 def _load(root: Path, version: str) -> tuple[Tables, list[Problem]]:
@@ -62,15 +66,16 @@ def _load(root: Path, version: str) -> tuple[Tables, list[Problem]]:
     for name in TABLES:
         path = root / version / f"{name}.json"
         try:
-            tables[name] = json.loads(path.read_text(encoding="utf-8"))
-            if not all(isinstance(row, dict) and isinstance(row.get("token"), str) for row in tables[name]):
+            rows = tables[name] = json.loads(path.read_text(encoding="utf-8"))
+            named = (isinstance(row, dict) and isinstance(row.get("token"), str) for row in rows)
+            if not isinstance(rows, list) or not all(named):
                 raise ValueError("not a list of rows with a token each")
-        except (OSError, ValueError, TypeError) as error:
+        except (OSError, ValueError, TypeError, RecursionError) as error:
             problems.append(Problem(name, "", f"{path} cannot be read: {error}"))
     return tables, problems
 
 
-def _link_problems(tables: Tables) -> Iterator[Problem]:
+def _row_problems(tables: Tables) -> Iterator[Problem]:
     tokens = {name: {row["token"] for row in rows} for name, rows in tables.items()}
     for name, rows in tables.items():
         if len(tokens[name]) < len(rows):
@@ -80,9 +85,11 @@ def _link_problems(tables: Tables) -> Iterator[Problem]:
                     yield Problem(name, row["token"], "the token is used twice")
                 seen.add(row["token"])
         for row in rows:
+            wrong = dict(field_problems(name, row))
+            for message in wrong.values():
+                yield Problem(name, row["token"], message)
             for link, target in LINKS.get(name, {}).items():
-                if link not in row:
-                    yield Problem(name, row["token"], f"has no {link}")
+                if link in wrong:
                     continue
                 values = row[link] if isinstance(row[link], list) else [row[link]]
                 for value in values:
@@ -91,49 +98,75 @@ def _link_problems(tables: Tables) -> Iterator[Problem]:
 
 
 def _map_row_problems(root: Path, tables: Tables) -> Iterator[Problem]:
-    mapped = {token for row in tables["map"] for token in row.get("log_tokens", [])}
+    maps = [row for row in tables["map"] if not any(field_problems("map", row))]
+    mapped = {token for row in maps for token in row["log_tokens"]}
     for row in tables["log"]:
         if row["token"] not in mapped:
             yield Problem("log", row["token"], "is in no map row's log_tokens")
-    for row in tables["map"]:
+    for row in maps:
         try:
-            if not inside(root, row.get("filename", ""), "file").is_file():
+            if not inside(root, row["filename"], "file").is_file():
                 yield Problem("map", row["token"], f"mask {root / row['filename']} is missing")
         except InputError as error:
             yield Problem("map", row["token"], str(error))
 
 
 def _value_problems(root: Path, tables: Tables) -> Iterator[Problem]:
+    tables = {name: [row for row in rows if not any(field_problems(name, row))] for name, rows in tables.items()}
     rows = {name: {row["token"]: row for row in tables[name]} for name in tables}
     for name in ("ego_pose", "calibrated_sensor"):
         for row in tables[name]:
             yield from _tried(name, row, _pose)
     for row in tables["calibrated_sensor"]:
-        sensor = rows["sensor"].get(row.get("sensor_token", ""), {})
+        sensor = rows["sensor"].get(row["sensor_token"], {})
         if sensor.get("modality") == "camera":
             yield from _tried("calibrated_sensor", row, partial(_intrinsics, sensor))
     for row in tables["sample_annotation"]:
         yield from _tried("sample_annotation", row, lambda row: Box3D("", _pose(row), row["size"], token=row["token"]))
     for row in tables["category"]:
-        if row.get("name") not in CATEGORIES:
-            message = f"{row.get('name')!r} is not a nuScenes category: its boxes are of no detection class"
+        if row["name"] not in CATEGORIES:
+            message = f"{row['name']!r} is not a nuScenes category: its boxes are of no detection class"
             yield Problem("category", row["token"], message, "warning")
     for row in tables["sample_data"]:
-        mount = rows["calibrated_sensor"].get(row.get("calibrated_sensor_token", ""), {})
+        mount = rows["calibrated_sensor"].get(row["calibrated_sensor_token"], {})
         sensor = rows["sensor"].get(mount.get("sensor_token", ""), {})
         if sensor.get("modality") == "camera":
             yield from _tried("sample_data", row, partial(_image, root))
-        elif row.get("is_key_frame"):
+        elif row["is_key_frame"]:
             yield from _tried("sample_data", row, partial(_file, root))
-    for location in sorted({row.get("location", "") for row in tables["log"]}):
-        path = map_path(root, location)
-        if not path.is_file():
-            yield Problem("log", "", f"location {location!r} has no map {path}: its frames have none", "warning")
-            continue
+    for location in sorted({row["location"] for row in tables["log"]}):
         try:
-            read_map(path, location)
+            path = map_path(root, location) if location else None
+            if path is None or not path.is_file():
+                file = f"maps/expansion/{location or '<location>'}.json"
+                yield Problem("log", "", f"location {location!r} has no map {file}: its frames have none", "warning")
+            else:
+                read_map(path, location)
         except InputError as error:
             yield Problem("map", "", str(error))
+
+
+def _reading_problems(root: Path, version: str, known: list[Problem]) -> Iterator[Problem]:
+    """Read every scene and frame as a user would, and pass on what is refused for a reason that is not `known`."""
+    from drivegen.nuscenes.read import Dataset
+
+    def attempt(table: str, token: str, read: Callable[[str], object]) -> Iterator[Problem]:
+        try:
+            read(token)
+        except InputError as error:
+            message = str(error).removeprefix(f"{table} row {token}: ")
+            if not any((problem.token or problem.message) in str(error) for problem in known):
+                yield Problem(table, token, message)
+
+    try:
+        data = Dataset(root, version)
+    except InputError as error:
+        yield Problem("dataset", "", str(error))
+        return
+    for row in data.devkit.scene:
+        yield from attempt("scene", row["token"], data.samples)
+    for row in data.devkit.sample:
+        yield from attempt("sample", row["token"], data.frame)
 
 
 def _tried(table: str, row: dict[str, Any], check: Any) -> Iterator[Problem]:
@@ -141,7 +174,7 @@ def _tried(table: str, row: dict[str, Any], check: Any) -> Iterator[Problem]:
         check(row)
     except InputError as error:
         yield Problem(table, row["token"], str(error))
-    except (KeyError, TypeError, ValueError) as error:
+    except ROW_ERRORS as error:
         yield Problem(table, row["token"], f"{type(error).__name__} {error}")
 
 

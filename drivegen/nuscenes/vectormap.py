@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from drivegen.errors import InputError
 from drivegen.geometry import Array
-from drivegen.nuscenes.schema import make_token
+from drivegen.nuscenes.schema import ROW_ERRORS, make_token
 from drivegen.scene import MapLine, MapPolygon, VectorMap
 
 POLYGON_LAYERS = (
@@ -36,11 +36,6 @@ _RECORD_FIELDS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def map_path(root: Path, location: str) -> Path:
-    """Return where the map of a location lies."""
-    return root / "maps" / "expansion" / f"{location}.json"
-
-
 def read_map(path: Path, location: str) -> VectorMap:
     """Read a map-expansion file; every layer must be there, if only as an empty list.
 
@@ -49,22 +44,37 @@ def read_map(path: Path, location: str) -> VectorMap:
     """
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"map {path} cannot be read: {error}") from error
     if not isinstance(data, dict):
         raise InputError(f"map {path} is not a map expansion: a {type(data).__name__} and not an object of layers")
     missing = [name for name in ("node", "line", "polygon", *MAP_LAYERS) if name not in data]
     if missing:
         raise InputError(f"map {path} has no layer {', '.join(missing)}; add it (an empty list means there are none)")
-    return _Reader(path, data).vector_map(location)
+    reader = _Reader(path, data)
+    try:
+        return reader.vector_map(location)
+    except InputError:
+        raise
+    except ROW_ERRORS as error:
+        what = f"{type(error).__name__} {error}"
+        raise InputError(f"map {path}: {reader.at}: {what}; it is not as in the map expansion's schema") from error
 
 
 class _Reader:
     def __init__(self, path: Path, data: Mapping[str, Any]) -> None:
         self.path, self.data = path, data
-        self.nodes = {node["token"]: (node["x"], node["y"]) for node in data["node"]}
-        self.lines = {line["token"]: line for line in data["line"]}
-        self.areas = {area["token"]: area for area in data["polygon"]}
+        self.at = ""
+        self.nodes: dict[str, tuple[float, float]] = {}
+        self.lines: dict[str, Any] = {}
+        self.areas: dict[str, Any] = {}
+
+    def records(self, layer: str) -> Iterator[Any]:
+        """Yield the records of a layer, with `at` saying which one is being read."""
+        self.at = layer
+        for index, record in enumerate(self.data[layer]):
+            self.at = f"{layer} record {index}"
+            yield record
 
     def points(self, tokens: Iterable[str], where: str) -> Array:
         try:
@@ -87,10 +97,13 @@ class _Reader:
         return MapPolygon(exterior, tuple(hole for hole in holes if len(hole) >= 3), token)
 
     def vector_map(self, location: str) -> VectorMap:
+        self.nodes = {node["token"]: (node["x"], node["y"]) for node in self.records("node")}
+        self.lines = {line["token"]: line for line in self.records("line")}
+        self.areas = {area["token"]: area for area in self.records("polygon")}
         polygons, lines = {}, {}
         for layer in POLYGON_LAYERS:
             found = []
-            for record in self.data[layer]:
+            for record in self.records(layer):
                 if layer == "drivable_area":  # the one layer whose records hold several polygons
                     found += [self.polygon(layer, token, token) for token in record["polygon_tokens"]]
                 else:
@@ -98,7 +111,7 @@ class _Reader:
             polygons[layer] = tuple(found)
         for layer in MAP_LINE_LAYERS:
             kept = []
-            for record in self.data[layer]:
+            for record in self.records(layer):
                 where = f"{layer} {record['token']}"
                 if record["line_token"] not in self.lines:
                     raise InputError(f"map {self.path}: {where} names line {record['line_token']!r}, which is not in the file")

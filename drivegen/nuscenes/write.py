@@ -12,23 +12,24 @@ from typing import Any
 from drivegen.errors import InputError
 from drivegen.nuscenes.files import place_map_mask
 from drivegen.nuscenes.rows import Rows, scene_location
-from drivegen.nuscenes.schema import TABLES
-from drivegen.nuscenes.vectormap import map_json, map_path, merge_maps, read_map
+from drivegen.nuscenes.schema import TABLES, map_path
+from drivegen.nuscenes.vectormap import map_json, merge_maps, read_map
 from drivegen.scene import Scene, VectorMap
 
 
 def write(scenes: Sequence[Scene], root: str | Path, version: str = "v1.0-mini") -> None:
     """Write scenes below root as the nuScenes dataset `version`: tables, sample files and the map expansion.
 
-    Pictures and lidar files that lie below root are named where they are; others are copied to ``samples/<CHANNEL>/``. A camera
-    without a picture gets an even grey one of its native size and a frame without lidar an empty point file, so that the
-    devkit can render both. Tokens that are given stay; the others depend on content alone. A bare detection class becomes its
-    full category (``car`` → ``vehicle.car``). `num_lidar_pts` None is counted in the lidar file (the devkit's `points_in_box`),
-    0 without one. Scenes of one location share one map, joined by token. The tables come last, in one rename: a dataset is
-    there entirely or not at all. Velocities are not stored in this schema: readers derive them from the tracks.
+    Pictures and lidar files that lie below root are named where they are; others are copied to ``samples/<CHANNEL>/``, with
+    part of their content's hash in the name, so that no file of another scene or dataset is replaced. A camera without a
+    picture gets an even grey one of its native size and a frame without lidar an empty point file, so that the devkit can
+    render both. Tokens that are given stay; the others depend on content alone. A bare detection class becomes its full
+    category (``car`` → ``vehicle.car``). `num_lidar_pts` None is counted in the lidar file (the devkit's `points_in_box`), 0
+    without one. Scenes of one location share one map, joined by token. The tables come last, in one rename: a dataset is there
+    entirely or not at all. Velocities are not stored in this schema: readers derive them from the tracks.
 
     Raises InputError when the version exists already, names or tokens of scenes and frames repeat, a scene has no frames, times
-    do not increase, or a map of that location is there and differs.
+    do not increase, a location is no plain name, or a map of that location is there and differs.
     """
     root = Path(root)
     if not scenes:
@@ -37,7 +38,7 @@ def write(scenes: Sequence[Scene], root: str | Path, version: str = "v1.0-mini")
         raise InputError(f"version {version!r} must be of the form v1.0-<name>")
     if (root / version).exists():
         raise InputError(f"{root / version} exists already; choose another root or version, or remove it")
-    maps = _maps(scenes)
+    maps = _maps(root, scenes)
     temporary = root / f".{version}.{os.getpid()}.tmp"
     try:
         temporary.mkdir(parents=True)
@@ -58,15 +59,15 @@ def write(scenes: Sequence[Scene], root: str | Path, version: str = "v1.0-mini")
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _maps(scenes: Sequence[Scene]) -> dict[str, VectorMap]:
+def _maps(root: Path, scenes: Sequence[Scene]) -> dict[str, VectorMap]:
     found: dict[str, list[VectorMap]] = {}
     for scene in scenes:
         if not scene.frames:
             raise InputError(f"scene {scene.name!r} has no frames; leave it out")
         location = scene_location(scene)
         maps = [frame.map for frame in scene.frames if frame.map is not None]
-        if maps and (not location or Path(location).name != location):
-            raise InputError(f"scene {scene.name!r}: location {location!r} cannot name a map file; give it a plain name")
+        if maps or location:
+            map_path(root, location, f"scene {scene.name!r}")
         if maps:
             found.setdefault(location, []).extend(maps)
     return {location: merge_maps(maps, location) for location, maps in found.items()}

@@ -31,10 +31,10 @@ def write(
     written last, so an interrupted run looks incomplete. Raises InputError when `out` is not empty or a number is out of range.
     """
     out = Path(out)
-    if scenes < 1 or frames < 1 or seed < 0 or min(size) < 16:
+    if scenes < 1 or frames < 1 or not 0 <= seed < 2**63 or min(size) < 16:
         raise InputError(
             f"cannot write {scenes} scenes of {frames} frames, seed {seed}, size {size[0]}x{size[1]}; "
-            "scenes and frames must be 1 or more, the seed 0 or more, sizes 16 pixels or more"
+            "scenes and frames must be 1 or more, the seed 0 to 2^63 - 1, sizes 16 pixels or more"
         )
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} exists and is not empty; give a new folder, or empty it")
