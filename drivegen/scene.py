@@ -72,6 +72,7 @@ class Box3D:
         object.__setattr__(self, "size_wlh_m", size)
         if self.visibility not in (None, 1, 2, 3, 4):
             raise InputError(f"{where}: visibility {self.visibility!r} must be 1 to 4, or None")
+        object.__setattr__(self, "visibility", None if self.visibility is None else int(self.visibility))
         # nuScenes says NaN where a velocity cannot be estimated (one observation): unknown, so it stays.
         velocity = np.array(self.velocity_mps, dtype=np.float64)
         if velocity.shape != (3,):

@@ -292,6 +292,10 @@ def test_scenes_and_datasets_in_one_root_keep_their_own_files(tmp_path: Path) ->
         assert source.lidar_path is not None
         assert frame.lidar_path.read_bytes() == source.lidar_path.read_bytes()
         assert nuscenes.load_image(frame.cameras[0]).tobytes() == nuscenes.load_image(source.cameras[0]).tobytes()
+    mask = root / nuscenes.open(root, "v1.0-mini").devkit.map[0]["filename"]
+    before = mask.read_bytes()
+    nuscenes.write([Scene("mapped", (with_map(simple("f3"), 5),))], root, "v1.0-mapped")  # a map where there was none
+    assert mask.read_bytes() == before
     damaged = nuscenes.open(root, "v1.0-b").frame("f2").cameras[0].image_path
     assert damaged is not None
     damaged.write_bytes(b"other")

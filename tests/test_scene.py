@@ -195,6 +195,8 @@ def test_whole_numbers_of_any_type_and_times_in_microseconds() -> None:
     view = camera("A", 0, size=(np.int64(32), 24.0), timestamp_us=np.int64(1_600_000_000_000_000))  # type: ignore[arg-type]
     assert (view.width_px, view.height_px, view.timestamp_us) == (32, 24, 1_600_000_000_000_000)
     assert {type(value) for value in (view.width_px, view.height_px, view.timestamp_us)} == {int}
+    seen = Box3D("car", SE3.identity(), (1, 1, 1), visibility=np.float64(2)).visibility  # type: ignore[arg-type]
+    assert (seen, type(seen)) == (2, int)
     frame = Frame("f", (view,), timestamp_us=np.int64(5))  # type: ignore[arg-type]
     assert type(frame.timestamp_us) is int
     for value in (1_600_000_000_000_000_000, 0.5, float("nan"), "5", None):
