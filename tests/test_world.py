@@ -195,6 +195,42 @@ def test_nothing_collides_and_everything_stands_where_it_belongs(cities: list[wo
         assert not lanes.is_empty
 
 
+@pytest.mark.parametrize(("seed", "index"), [(9, 1), (9, 4), (11, 7), (3, 5)])
+def test_a_scene_of_twenty_seconds_stays_on_its_streets(seed: int, index: int) -> None:
+    """nuScenes's length: the ego is on the road and as fast as before, the traffic is on it too, and does not run out."""
+    frames = world.build(seed, index, 40, SIZE).scene.frames
+    assert frames[0].map is not None
+    drivable = shapely.union_all([shapely.Polygon(p.exterior, p.holes) for p in frames[0].map.polygons["drivable_area"]])
+    drivable = drivable.buffer(0.15)
+    steps = np.diff([frame.global_SE3_ego.translation for frame in frames], axis=0)
+    np.testing.assert_allclose(np.linalg.norm(steps, axis=1), np.linalg.norm(steps[0]), rtol=0.05, atol=1e-9)
+    for frame in frames[::3]:
+        ego = Box3D("car", frame.global_SE3_ego @ SE3.from_yaw(0, (1.4, 0, 0.8)), np.array([1.9, 4.7, 1.6]))
+        shapes = [shapely.Polygon(box.corners()[[0, 1, 5, 4], :2]) for box in (ego, *frame.boxes)]
+        pairs = shapely.STRtree(shapes).query(shapes, predicate="intersects").T
+        assert [(i, j) for i, j in pairs if i != j] == []
+        assert drivable.contains(shapes[0])
+        for box, shape in zip(frame.boxes, shapes[1:], strict=True):
+            assert not box.category.startswith("vehicle.") or drivable.contains(shape)
+        assert 3 * len(frame.boxes) > len(frames[0].boxes)
+
+
+def test_the_ego_brakes_before_its_road_ends_and_a_short_drive_is_as_drawn() -> None:
+    from drivegen.world.city import END_M, _Drive
+
+    road = world.build(0, 0).plan.roads[0]
+    for s0, speed in ((-25.0, 5.0), (15.0, 13.0), (-3.3, 9.7), (44.0, 0.0)):
+        short = _Drive.of(road, s0, speed, 4.5)
+        assert [short.along(t) for t in np.arange(0, 4.6, 0.05)] == [s0 + speed * t for t in np.arange(0, 4.6, 0.05)]
+        for time_s in (20.0, 30.0, 100.0):
+            places = np.array([_Drive.of(road, s0, speed, time_s).along(t) for t in np.arange(0, time_s + 0.1, 0.1)])
+            assert places.min() >= road.start_m + END_M
+            assert places.max() <= road.stop_m - END_M + 1e-9
+            assert np.diff(places).min() >= 0
+            assert np.diff(places).max() <= speed * 0.1 + 1e-9
+        assert places[-1] == pytest.approx(road.stop_m - END_M if speed else s0)
+
+
 def test_tracks_move_as_their_velocity_says(cities: list[world.CityScene]) -> None:
     moved = 0
     for city in cities:

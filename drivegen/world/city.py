@@ -18,7 +18,7 @@ from drivegen.world.conditions import Conditions
 from drivegen.world.describe import describe
 from drivegen.world.rig import Mount, draw_rig
 from drivegen.world.streets import Plan, Road, draw_plan
-from drivegen.world.traffic import KINDS, Track, box_pose, draw_tracks, keep_apart
+from drivegen.world.traffic import KINDS, SHORT_S, Track, box_pose, draw_tracks, keep_apart
 
 if TYPE_CHECKING:
     from drivegen.world.render import Prepared
@@ -34,6 +34,10 @@ FRAME_S = 0.5
 EGO_SIZE = np.array([1.9, 4.7, 1.7])
 EGO_AHEAD_M = 1.4
 """From the ego's origin (rear axle) to the middle of the car."""
+
+AWAY_M, END_M = 60.0, 10.0
+"""How far the ego stays from the main road's ends: where the scene is short enough, and at least."""
+BRAKE_MPS2 = 3.0
 
 
 @dataclass(eq=False)
@@ -119,10 +123,34 @@ def vector_map(plan: Plan, location: str, offset: Array, seed: int, index: int) 
     return VectorMap(location, polygons, lines)
 
 
-def _ego_pose(road: Road, s0: float, speed: float, t_s: float, offset: Array) -> SE3:
-    """The ego's rear axle on lane 0 of the main road."""
-    point, heading = road.curve.at(s0 + speed * t_s, road.lane_left_m(0))
-    return SE3.from_yaw(heading, (*(point + offset), 0.0))
+@dataclass(frozen=True, eq=False)
+class _Drive:
+    """The ego's way along lane 0 of the main road: from s0 at a constant speed, and to a stand before the road's end."""
+
+    road: Road
+    s0_m: float
+    speed_mps: float
+
+    @classmethod
+    def of(cls, road: Road, s0_m: float, speed_mps: float, time_s: float) -> _Drive:
+        """Start at s0, or further back where a drive of time_s would come too near to the road's end."""
+        way = speed_mps * time_s
+        margin = min(AWAY_M, max(END_M, (road.stop_m - road.start_m - way) / 2))
+        return cls(road, max(min(s0_m, road.stop_m - margin - way), road.start_m + margin), speed_mps)
+
+    def along(self, t_s: float) -> float:
+        """Arc length at a time."""
+        s = self.s0_m + self.speed_mps * t_s
+        brakes_m = self.road.stop_m - END_M - self.speed_mps**2 / (2 * BRAKE_MPS2)
+        if self.speed_mps == 0 or s <= brakes_m:
+            return s
+        braked_s = min(t_s - (brakes_m - self.s0_m) / self.speed_mps, self.speed_mps / BRAKE_MPS2)
+        return brakes_m + self.speed_mps * braked_s - BRAKE_MPS2 * braked_s**2 / 2
+
+    def pose(self, t_s: float, offset: Array) -> SE3:
+        """The rear axle."""
+        point, heading = self.road.curve.at(self.along(t_s), self.road.lane_left_m(0))
+        return SE3.from_yaw(heading, (*(point + offset), 0.0))
 
 
 def build(seed: int, index: int, frames: int = 1, size: tuple[int, int] = (128, 224)) -> CityScene:
@@ -146,27 +174,25 @@ def build(seed: int, index: int, frames: int = 1, size: tuple[int, int] = (128, 
 
     rng = streams[4]
     main = plan.roads[0]
-    tracks, speed = draw_tracks(rng, plan)
+    times = [i * FRAME_S for i in range(frames)]
+    tracks, speed = draw_tracks(rng, plan, streams[5], times[-1])
     s0 = float(rng.uniform(-25, 15))
     if plan.main_red:
         s0 = plan.gaps[0][0].start_m - float(rng.choice([4.2, 10.5, 17.0])) - float(rng.uniform(0, 0.6))
-    times = [i * FRAME_S for i in range(frames)]
+    drive = _Drive.of(main, s0, speed, times[-1])
     egos = []
     for t in times:
-        ego = _ego_pose(main, s0, speed, t, np.zeros(2))
+        ego = drive.pose(t, np.zeros(2))
         egos.append((ego.transform((EGO_AHEAD_M, 0, 0))[:2], ego.yaw_rad, EGO_SIZE))
     solid = [(b.centre, b.heading_rad, np.array([b.width_m, b.length_m, b.height_m])) for b in blocks.buildings]
     solid += [(p.centre, 0.0, np.array([0.3, 0.3, 5.0])) for p in blocks.poles]
     solid += [(t.centre, 0.0, np.array([0.5, 0.5, 5.0])) for t in blocks.trees]
     reach = SEEN_M + speed * times[-1] + 5
-    near = [
-        t
-        for t in tracks
-        if any((p := t.pose(s)) is not None and math.dist(p[0], egos[0][0]) < reach for s in (times[0], times[-1]))
-    ]
+    moments = times if times[-1] > SHORT_S else (times[0], times[-1])
+    near = [t for t in tracks if any((p := t.pose(s)) is not None and math.dist(p[0], egos[0][0]) < reach for s in moments)]
     near = keep_apart(near, egos, times, solid)
     world_map = vector_map(plan, location, offset, seed, index)
-    made = [_frame(seed, index, i, near, rig, main, s0, speed, offset, world_map, location) for i in range(frames)]
+    made = [_frame(seed, index, i, near, rig, drive, offset, world_map, location) for i in range(frames)]
     first = made[len(made) // 2]
     text = describe(conditions, plan, blocks.style, first.boxes, first.global_SE3_ego.translation[:2], offset)
     name = f"scene-{index:04d}"
@@ -176,16 +202,16 @@ def build(seed: int, index: int, frames: int = 1, size: tuple[int, int] = (128, 
 
 
 def _frame(
-    seed: int, index: int, i: int, tracks: list[Track], rig: tuple[Mount, ...], main: Road, s0: float, speed: float,
-    offset: Array, world_map: VectorMap, location: str,
+    seed: int, index: int, i: int, tracks: list[Track], rig: tuple[Mount, ...], drive: _Drive, offset: Array,
+    world_map: VectorMap, location: str,
 ) -> Frame:  # fmt: skip
     """The sample at i · 0.5 s."""
     t = i * FRAME_S
     stamp = 1_700_000_000_000_000 + index * 1_000_000_000 + int(t * 1e6)
-    ego = _ego_pose(main, s0, speed, t, offset)
+    ego = drive.pose(t, offset)
     cameras = []
     for mount in rig:
-        pose = _ego_pose(main, s0, speed, t + mount.delay_s, offset)
+        pose = drive.pose(t + mount.delay_s, offset)
         height, width = mount.size
         cameras.append(
             Camera(mount.channel, mount.K, width, height, mount.ego_SE3_camera, pose, stamp + round(mount.delay_s * 1e6))

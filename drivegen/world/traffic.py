@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -13,6 +13,10 @@ from drivegen.world.streets import PARKING_M, Plan, Road
 
 GROUND_M = 0.03
 """A box begins this far above the ground, so that no lidar point of the ground lies on its underside."""
+
+SHORT_S = 5.0
+"""In a scene no longer than this nobody who could be seen enters or leaves it. Longer ones have traffic that goes on; shorter
+ones keep the bytes that the embedded model was trained and measured on."""
 
 KINDS = {
     "car": ("vehicle.car", (1.75, 4.0, 1.42), (2.0, 4.9, 1.85)),
@@ -43,11 +47,14 @@ class Track:
     turn_rad: float
     attribute: str
     rank: int
+    ends_m: tuple[float, float] | None = None
+    """Arc lengths between which it exists; None = those of the curve."""
 
     def pose(self, t_s: float) -> tuple[Array, float, Array] | None:
-        """Position (2,), heading and velocity (2,) at a time; None once past the curve's end."""
+        """Position (2,), heading and velocity (2,) at a time; None outside of its ends."""
         s = self.s0_m + self.direction * self.speed_mps * t_s
-        if not self.curve.s_m[0] <= s <= self.curve.s_m[-1]:
+        low, high = self.ends_m or (self.curve.s_m[0], self.curve.s_m[-1])
+        if not low <= s <= high:
             return None
         point, along = self.curve.at(s, self.left_m)
         before, _ = self.curve.at(s - 0.25, self.left_m)
@@ -90,6 +97,7 @@ class Crowd:
     def __init__(self, rng: np.random.Generator, plan: Plan) -> None:
         self.rng, self.plan = rng, plan
         self.tracks: list[Track] = []
+        self.flows: list[tuple[Road, int, float, float]] = []
         self.busy = float(rng.uniform(0.25, 1.0))
         self.speed = float(rng.uniform(5, 13))
         self.special = rng.dirichlet([0.7, 0.7, 0.6, 0.6, 0.4, 0.5])
@@ -139,6 +147,31 @@ class Crowd:
             gone += size[1] / 2 + (self.rng.uniform(1.6, 3) if queue else self.rng.exponential(26 / self.busy) + 6)
             if queue and self.rng.uniform() < 0.3 / self.busy:
                 break
+
+    def flow(self, road: Road, lane: int, speed: float) -> None:
+        """Fill a lane whose light is green, all along its road."""
+        start, stop = (road.start_m, road.stop_m) if lane >= 0 else (road.stop_m, road.start_m)
+        self.lane(road, lane, start, stop, speed, queue=False)
+        if start in (road.curve.s_m[0], road.curve.s_m[-1]):  # a street that begins in a junction is entered by no one unseen
+            self.flows.append((road, lane, start, speed))
+
+    def go_on(self, rng: np.random.Generator, time_s: float) -> None:
+        """Make the traffic fit to be watched for time_s: more enters the roads, and whoever comes to a road's end is gone.
+
+        What enters gives way to everything that was there, and is drawn from `rng`.
+        """
+        self.rng, there = rng, len(self.tracks)
+        for road, lane, start, speed in self.flows:
+            before = start - math.copysign(speed * time_s, lane + 0.5)
+            self.lane(road, lane, before, start, speed, queue=False)
+        ends = {id(road.curve): (road.start_m, road.stop_m) for road in self.plan.roads}
+        for i, track in enumerate(self.tracks):
+            if i >= there:
+                track = replace(track, rank=track.rank + 10)
+            if track.speed_mps and id(track.curve) in ends:
+                low, high = ends[id(track.curve)]
+                track = replace(track, ends_m=(low + track.size_wlh_m[1] / 2, high - track.size_wlh_m[1] / 2))
+            self.tracks[i] = track
 
     def parked(self, road: Road, sections: list[tuple[float, float]]) -> None:
         """Cars along the kerb, and perhaps works fenced by barriers and cones."""
@@ -223,8 +256,13 @@ class Crowd:
                         self.add("car", Curve.straight(centre, turn, 1.0), 0.0, 0.0, 0.0, 1, "vehicle.parked", rank=5)
 
 
-def draw_tracks(rng: np.random.Generator, plan: Plan) -> tuple[list[Track], float]:
-    """Draw all tracks of a scene, and the speed of the ego's lane (0 where its light is red)."""
+def draw_tracks(
+    rng: np.random.Generator, plan: Plan, later: np.random.Generator, time_s: float
+) -> tuple[list[Track], float]:  # fmt: skip
+    """Draw all tracks of a scene of time_s, and the speed of the ego's lane (0 where its light is red).
+
+    `later` draws what a scene longer than SHORT_S needs besides.
+    """
     crowd = Crowd(rng, plan)
     people = float(rng.choice([0.03, 0.15, 0.4, 0.8], p=[0.2, 0.35, 0.3, 0.15]))
     for number, road in enumerate(plan.roads):
@@ -234,8 +272,7 @@ def draw_tracks(rng: np.random.Generator, plan: Plan) -> tuple[list[Track], floa
             direction = 1 if lane >= 0 else -1
             speed = crowd.speed * (1.0 if number == 0 and lane == 0 else float(rng.uniform(0.8, 1.2)))
             if not waits:
-                start, stop = (road.start_m, road.stop_m) if direction > 0 else (road.stop_m, road.start_m)
-                crowd.lane(road, lane, start, stop, speed, queue=False)
+                crowd.flow(road, lane, speed)
                 continue
             for i, (a, b) in enumerate(sections):
                 start, stop = (a, b) if direction > 0 else (b, a)
@@ -246,6 +283,8 @@ def draw_tracks(rng: np.random.Generator, plan: Plan) -> tuple[list[Track], floa
         crowd.pavement(road, sections, people if number == 0 else people * 0.6)
     crowd.crossings(people + 0.3)
     crowd.carparks()
+    if time_s > SHORT_S:
+        crowd.go_on(later, time_s)
     return crowd.tracks, 0.0 if plan.main_red else crowd.speed
 
 
@@ -285,7 +324,7 @@ def keep_apart(tracks: list[Track], ego: list[Footprint], times_s: list[float], 
     for track in sorted(tracks, key=lambda t: t.rank):
         poses = [track.pose(t) for t in times_s]
         states = [None if p is None else (p[0], p[1], track.size_wlh_m) for p in poses]
-        if states[0] is None and states[-1] is None:
+        if all(s is None for s in states):
             continue
         clash = any(s is not None and overlap(s, e, 1.0) for s, e in zip(states, ego, strict=True))
         clash = clash or any(s is not None and still.clash(s, 0.1) for s in (states[0], states[-1]))
