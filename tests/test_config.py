@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 
-from drivegen import config
+from drivegen import config, strict_yaml
 from drivegen.errors import InputError
 
 GOOD = """
@@ -136,6 +138,24 @@ def test_required_settings_are_named(tmp_path):
 def test_shipped_configs_are_valid(path):
     made = config.load(path)
     assert config.differences(config.to_dict(made), config.to_dict(config.load(path))) == []
+
+
+def test_arguments_are_of_the_annotated_types():
+    def made(
+        count: int = 1, share: float = 0.0, kind: Literal["a", "b"] = "a", size: int | tuple[int, int] | None = None,
+        names: tuple[str, ...] = (), options: Mapping[str, Any] | None = None, path: Path | None = None, other=None,
+    ) -> None:  # fmt: skip
+        pass
+
+    good = {"count": 2, "share": 1, "kind": "b", "size": [2, 3], "names": ["x"], "options": {"x": [1]}, "path": "p"}
+    good["other"] = [[1]]
+    expected = {**good, "share": 1.0, "size": (2, 3), "names": ("x",), "other": ((1,),)}
+    assert strict_yaml.arguments(made, good, "here") == expected
+    assert strict_yaml.arguments(made, {"size": None, "options": None, "unknown": 1}, "here")["unknown"] == 1
+    bad = {"count": "2", "share": True, "kind": "c", "size": [1, 2, 3], "names": "x", "options": 3}
+    for name, value in bad.items():
+        with pytest.raises(InputError, match=rf"^here\.{name}"):
+            strict_yaml.arguments(made, {name: value}, "here")
 
 
 def test_differences_name_both_values(tmp_path):

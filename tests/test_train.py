@@ -33,7 +33,7 @@ from drivegen.training import checkpoint as checkpoints
 from drivegen.training.base import Diverged
 from drivegen.training.build import build_autoencoder
 from drivegen.training.noise import Schedule, add_noise, loss_weights, target_of, training_schedule
-from drivegen.training.order import Order
+from drivegen.training.order import Loader, Order
 from drivegen.training.progress import Lines
 from drivegen.training.runner import ModelStage
 from tests.street import street_frame
@@ -331,6 +331,22 @@ def test_bad_input_in_a_data_worker_is_said_in_its_own_words(config, city, tmp_p
         said.add(str(caught.value))
     assert len(said) == 1
     assert "Traceback" not in said.pop()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("error", [InputError("Caught: no\nsecond line"), FileNotFoundError(2, "No such file", "a.png")])
+def test_errors_of_workers_are_as_those_of_the_process_itself(workers, error):
+    class Fails(list):
+        def __getitem__(self, index: int) -> Any:
+            try:
+                raise InputError("what it was at first")
+            except InputError as before:
+                raise error from before
+
+    order = Order([1], images=1, seed=0)
+    with pytest.raises(type(error)) as caught:
+        next(iter(Loader(Fails([0]), order, list, workers)))
+    assert str(caught.value) == str(error)
 
 
 def test_held_out_scenes_of_a_share_or_by_name(city):

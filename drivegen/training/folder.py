@@ -40,6 +40,7 @@ def held(folder: Path) -> Iterator[Path]:
             yield folder
         finally:
             _leave_no_trace(folder, made)
+            fcntl.flock(lock, fcntl.LOCK_UN)  # data workers have it open too, and may outlive this
     finally:
         lock.close()
 

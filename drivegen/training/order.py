@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -81,11 +82,12 @@ class Loader:
 
 @contextmanager
 def own_words() -> Iterator[None]:
-    """Give an InputError of a data worker its own message, of which torch makes the end of a printed traceback."""
+    """Give a data worker's error its own message, of which torch makes the end of a printed traceback."""
     try:
         yield
-    except InputError as error:
-        _, found, message = str(error).rpartition(f"\n{InputError.__module__}.{InputError.__qualname__}: ")
-        if not found:
+    except (InputError, OSError) as error:
+        kind, text = type(error), str(error)
+        ends = [m.end() for m in re.finditer(rf"^(?:[\w.]+\.)?{kind.__name__}: ", text, re.MULTILINE)]
+        if not text.startswith("Caught ") or not ends:
             raise
-        raise InputError(message.strip()) from error
+        raise kind(text[ends[-1] :].strip()) from error
