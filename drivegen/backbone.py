@@ -38,23 +38,40 @@ def scheduler_class(name: str) -> Any:
 
 
 def build_model(class_name: str, config: Mapping[str, Any]) -> nn.Module:
-    """Construct a model of the closed table from its configuration, freshly initialised."""
+    """Construct a model of the closed table from its configuration, freshly initialised; raises InputError where it cannot."""
     if class_name not in _MODELS:
         raise InputError(f"class {class_name!r} is not one that a model folder may name: {', '.join(_MODELS)}")
+    if not isinstance(config, Mapping):
+        raise InputError(f"the configuration of a {class_name} must be a mapping of settings, not {type(config).__name__}")
     settings = {k: v for k, v in config.items() if not k.startswith("_")}
-    if _MODELS[class_name] == "diffusers":
-        import diffusers
+    try:
+        if _MODELS[class_name] == "diffusers":
+            import diffusers
 
-        return getattr(diffusers, class_name).from_config(settings)
-    import transformers
+            return getattr(diffusers, class_name).from_config(settings)
+        import transformers
 
-    cls = getattr(transformers, class_name)
-    return cls(cls.config_class.from_dict(settings))
+        cls = getattr(transformers, class_name)
+        return cls(cls.config_class.from_dict(settings))
+    except Exception as error:  # settings reach deep into other libraries, which raise whatever a wrong one leads to
+        raise InputError(f"{class_name} cannot be built as configured: {_said(error)}") from error
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200] if str(error).strip() else 'no reason given'}"
+
+
+def _build_from(folder: Path, class_name: str) -> nn.Module:
+    config = weights.read_json(folder / "config.json")
+    try:
+        return build_model(class_name, config)
+    except InputError as error:
+        raise InputError(f"{folder / 'config.json'}: {error}") from error
 
 
 def load_model(folder: Path, class_name: str) -> nn.Module:
     """Construct a model from its folder and load its weights strictly, in fp32."""
-    model = build_model(class_name, weights.read_json(folder / "config.json"))
+    model = _build_from(folder, class_name)
     stem = "model" if _MODELS[class_name] == "transformers" else "diffusion_pytorch_model"
     state = {k: v.float() if v.is_floating_point() else v for k, v in weights.load_state(folder, stem).items()}
     if _MODELS[class_name] == "transformers":
@@ -113,7 +130,9 @@ def _hub_folder(path: Path, state: Mapping[str, Tensor]) -> Path:
 def _read_index(folder: Path) -> dict[str, Any]:
     """Read which classes a folder names; raises InputError unless they make a Stable Diffusion 1.x or 2.x model."""
     index = weights.read_json(folder / "model_index.json")
-    missing = [name for name in REQUIRED if not isinstance(index.get(name), list) or index[name][1] is None]
+    if not isinstance(index, dict):
+        raise InputError(f"{folder / 'model_index.json'} must hold an object, not {type(index).__name__}")
+    missing = [name for name in REQUIRED if _class_named(index.get(name)) is None]
     if missing:
         raise InputError(
             f"{folder / 'model_index.json'} lacks {', '.join(missing)}; a Stable Diffusion 1.x or 2.x folder has them"
@@ -123,9 +142,21 @@ def _read_index(folder: Path) -> dict[str, Any]:
     return index
 
 
+def _class_named(entry: Any) -> str | None:
+    """Return the class of an entry [library, class] of model_index.json, or None."""
+    return entry[1] if isinstance(entry, list) and len(entry) == 2 and isinstance(entry[1], str) else None
+
+
 def _load_scheduler(folder: Path, index: Mapping[str, Any]) -> Any:
-    config = weights.read_json(folder / "scheduler" / "scheduler_config.json")
-    return scheduler_class(index["scheduler"][1]).from_config(config)
+    path = folder / "scheduler" / "scheduler_config.json"
+    config = weights.read_json(path)
+    if not isinstance(config, dict):
+        raise InputError(f"{path} must hold an object, not {type(config).__name__}")
+    cls = scheduler_class(index["scheduler"][1])
+    try:
+        return cls.from_config(config)
+    except Exception as error:  # an unknown schedule is a NotImplementedError, a wrong type whatever it leads to
+        raise InputError(f"{path}: {cls.__name__} cannot be built as configured: {_said(error)}") from error
 
 
 class Backbone(nn.Module):
@@ -159,7 +190,7 @@ class Backbone(nn.Module):
         loaded |= {n: load_model(folder / n, index[n][1]) for n in _NETWORKS if n not in loaded}
         extra = {}
         for name in components:
-            if not isinstance(index.get(name), list):
+            if _class_named(index.get(name)) is None:
                 raise InputError(f"{folder} has no component {name!r}, which a plugin requires")
             extra[name] = load_model(folder / name, index[name][1])
         tokenizer, scheduler = load_tokenizer(folder / "tokenizer"), _load_scheduler(folder, index)
@@ -186,7 +217,7 @@ class Backbone(nn.Module):
         index = _read_index(folder)
         loaded: dict[str, Any] = {}
         for name in _NETWORKS:
-            loaded[name] = build_model(index[name][1], weights.read_json(folder / name / "config.json"))
+            loaded[name] = _build_from(folder / name, index[name][1])
             try:
                 own = _from_ldm(name, state, loaded[name])
             except KeyError as error:
@@ -203,8 +234,11 @@ class Backbone(nn.Module):
     def add_component(self, name: str, folder: Path) -> None:
         """Load an extra component, frozen, from its folder; raises InputError where the folder does not say what it is."""
         config, index = weights.read_json(folder / "config.json"), folder.parent / "model_index.json"
-        listed = weights.read_json(index).get(folder.name) if index.is_file() else None
-        kinds = [kind for kind in (config.get("architectures") or (listed or [])[1:]) if kind in _MODELS]
+        listed = weights.read_json(index) if index.is_file() else {}
+        named = config.get("architectures") if isinstance(config, dict) else None
+        if not isinstance(named, list):
+            named = [_class_named(listed.get(folder.name)) if isinstance(listed, dict) else None]
+        kinds = [kind for kind in named if isinstance(kind, str) and kind in _MODELS]
         if not kinds:
             raise InputError(f"{folder / 'config.json'} names no architecture among {', '.join(_MODELS)}")
         self.components[name] = load_model(folder, kinds[0]).eval().requires_grad_(False)

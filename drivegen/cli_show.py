@@ -34,29 +34,31 @@ def _about(plugin: Listed) -> str:
 
 def show_model(console: Console, folder: Path) -> None:
     """Print what is inside a model folder, after comparing its weights with their recorded hashes."""
-    found = contents(folder)
-    if found.index:
+    index = None
+    if (folder / "drivegen.json").exists():
         from drivegen.model import check_hashes, read_index
 
-        check_hashes(folder, read_index(folder).sha256)
+        index = read_index(folder)
+        check_hashes(folder, index.sha256)
+    found = contents(folder)
     console.print(f"[bold]{escape(str(folder))}[/bold]", highlight=False, soft_wrap=True)
     console.print(_parts_table(found))
     console.print(f"scheduler: {found.scheduler}", highlight=False, soft_wrap=True)
-    if not found.index:
+    if index is None:
         console.print("no plugins: it generates from text and ignores cameras, boxes and map")
         return
-    index = found.index
-    height, width = index["image_size"]
-    s = index["sampling"]
-    null = "all plugins" if s["null"] is None else ", ".join(s["null"]) or "none"
+    height, width = index.image_size
+    s = index.sampling
+    null = "all plugins" if s.null is None else ", ".join(s.null) or "none"
     console.print(f"images: {height}x{width} (height x width)", highlight=False, soft_wrap=True)
-    settings = f"{s['sampler']}, {s['steps']} steps, guidance {s['guidance']} (nulls {null})"
-    console.print(f"sampling: {settings}, noise {s['noise']}, agreement {s['agreement']}", highlight=False, soft_wrap=True)
-    console.print(f"saved with: {', '.join(f'{k} {v}' for k, v in index['versions'].items())}", highlight=False, soft_wrap=True)
-    for key, value in index["about"].items():
+    settings = escape(f"{s.sampler}, {s.steps} steps, guidance {s.guidance} (nulls {null})")
+    console.print(f"sampling: {settings}, noise {s.noise}, agreement {s.agreement}", highlight=False, soft_wrap=True)
+    versions = ", ".join(f"{k} {v}" for k, v in index.versions.items()) or "versions that are not recorded"
+    console.print(f"saved with: {escape(versions)}", highlight=False, soft_wrap=True)
+    for key, value in index.about.items():
         said = "settings recorded in drivegen.json" if isinstance(value, (dict, list)) else escape(str(value))
         console.print(f"{escape(str(key))}: {said}", highlight=False, soft_wrap=True)
-    console.print(f"sha256 of all {len(index['sha256'])} weight files agree")
+    console.print(f"sha256 of all {len(index.sha256)} weight files agree")
 
 
 def _parts_table(found: Contents) -> Table:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from drivegen import strict_yaml
 from drivegen.errors import InputError, nearest
+from drivegen.names import check_name
 
 
 def _number(default: Any, **bounds: float) -> Any:
@@ -207,6 +208,8 @@ class Config:
             raise InputError("model needs base, a model folder, or unet, text_encoder, tokenizer and vae from scratch")
         if self.lora is not None and (self.train.unet or self.train.text_encoder or self.stage != "model"):
             raise InputError("lora trains inside frozen networks: train.unet and train.text_encoder must be false")
+        for name in self.plugins:
+            check_name(name)
         for group in self.drop_groups:
             for name in group.names:
                 if self.model.base is None and name not in self.plugins:

@@ -38,17 +38,31 @@ def contents(folder: Path) -> Contents:
     """Read what a model folder holds; raises InputError on a damaged one."""
     from drivegen.weights import read_json  # brings torch, which `drivegen plugins` does without
 
-    listing = read_json(folder / "model_index.json")
+    listing = _object(read_json(folder / "model_index.json"), folder / "model_index.json")
     parts = []
     for name, value in listing.items():
         where = folder / name
-        if isinstance(value, list) and value[1] and list(where.glob("*.safetensors")) + list(where.glob("*.bin")):
-            parts.append(_part(where, name, str(value[1])))
-    index = read_json(folder / "drivegen.json") if (folder / "drivegen.json").exists() else {}
-    plugins = tuple(_part(folder / "plugins" / p["name"], p["name"], p["kind"]) for p in index.get("plugins", ()))
-    scheduler = listing.get("scheduler", [None, "none"])[1]
-    prediction = read_json(folder / "scheduler" / "scheduler_config.json").get("prediction_type", "epsilon")
+        named = value[1] if isinstance(value, list) and len(value) == 2 else None
+        if named and list(where.glob("*.safetensors")) + list(where.glob("*.bin")):
+            parts.append(_part(where, name, str(named)))
+    path = folder / "drivegen.json"
+    index = _object(read_json(path), path) if path.exists() else {}
+    try:
+        names = [(str(p["name"]), str(p["kind"])) for p in index.get("plugins", ())]
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{path}: plugins must be a list of objects with a name and a kind each") from error
+    plugins = tuple(_part(folder / "plugins" / name, name, kind) for name, kind in names)
+    named = listing.get("scheduler")
+    scheduler = named[1] if isinstance(named, list) and len(named) == 2 else "none"
+    path = folder / "scheduler" / "scheduler_config.json"
+    prediction = _object(read_json(path), path).get("prediction_type", "epsilon")
     return Contents(folder, tuple(parts), plugins, f"{scheduler}, {prediction}", index)
+
+
+def _object(value: Any, path: Path) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise InputError(f"{path} must hold an object, not {type(value).__name__}")
+    return value
 
 
 def _part(folder: Path, name: str, kind: str) -> Part:
@@ -56,19 +70,21 @@ def _part(folder: Path, name: str, kind: str) -> Part:
     for path in sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin")):
         size += path.stat().st_size
         if path.suffix == ".safetensors":
-            for tensor in _header(path).values():
-                count += math.prod(tensor["shape"])
-                dtypes.add(str(tensor["dtype"]))
+            for shape, dtype in _header(path):
+                count += math.prod(shape)
+                dtypes.add(dtype)
     return Part(name, kind, count, tuple(sorted(dtypes)), size)
 
 
-def _header(path: Path) -> dict[str, Any]:
+def _header(path: Path) -> list[tuple[list[int], str]]:
+    """Read the shape and dtype of each tensor."""
     try:
         with open(path, "rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
             if length > 100_000_000:
                 raise ValueError("its header is too long")
             header = json.loads(file.read(length))
-    except (OSError, struct.error, ValueError) as error:
-        raise InputError(f"{path} is not a whole safetensors file: {error}") from error
-    return {k: v for k, v in header.items() if k != "__metadata__"}
+        tensors = [tensor for name, tensor in header.items() if name != "__metadata__"]
+        return [([int(n) for n in tensor["shape"]], str(tensor["dtype"])) for tensor in tensors]
+    except (OSError, struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path} is not a whole safetensors file: {type(error).__name__}: {error}") from error

@@ -19,6 +19,7 @@ from drivegen import registry, weights
 from drivegen.backbone import REQUIRED, Backbone
 from drivegen.errors import InputError
 from drivegen.host import Host
+from drivegen.names import check_name
 from drivegen.plugin import Plugin
 from drivegen.sampling.settings import Sampling
 
@@ -111,6 +112,7 @@ class Index:
     sampling: Sampling
     sha256: Mapping[str, str]
     about: Mapping[str, Any]
+    versions: Mapping[str, str] = field(default_factory=dict)
 
 
 def read_index(folder: Path) -> Index:
@@ -122,6 +124,9 @@ def read_index(folder: Path) -> Index:
         raise InputError(f"{path} has format {found!r}; this version reads format {FORMAT}")
     try:
         height, width = values["image_size"]
+        about, versions = values.get("about", {}), values.get("versions", {})
+        if not all(isinstance(part, dict) for part in (about, versions, values["sampling"])):
+            raise TypeError("about, versions and sampling must be objects")
         plugins = tuple(PluginEntry(str(p["name"]), str(p["kind"]), str(p.get("version", ""))) for p in values["plugins"])
         hashes = {str(k): str(v) for k, v in values["sha256"].items()}
         sampling = Sampling.from_dict(values["sampling"], str(path))
@@ -130,9 +135,11 @@ def read_index(folder: Path) -> Index:
             raise
         raise InputError(f"{path} is not a model index: {type(error).__name__} {error}") from error
     for entry in plugins:
-        if not entry.name.isidentifier():
-            raise InputError(f"{path}: plugin name {entry.name!r} must be an identifier (letters, digits, underscores)")
-    return Index(plugins, (height, width), sampling, hashes, values.get("about", {}))
+        try:
+            check_name(entry.name)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
+    return Index(plugins, (height, width), sampling, hashes, about, {str(k): str(v) for k, v in versions.items()})
 
 
 def _load_folder(folder: Path) -> Model:
@@ -185,9 +192,12 @@ def load_plugin(host: Host, name: str, folder: str | Path, kind: str | None = No
     cls = registry.load(saved["kind"])
     try:
         plugin = cls(**saved["arguments"])
-    except TypeError as error:
-        raise InputError(f"{folder / 'config.json'}: {saved['kind']} does not take these arguments: {error}") from error
-    host.add_plugin(name, plugin)
+        host.add_plugin(name, plugin)
+    except InputError:
+        raise
+    except Exception as error:  # a wrong type raises wherever the plugin first makes use of it
+        what = f"{type(error).__name__}: {error}"
+        raise InputError(f"{folder / 'config.json'}: {saved['kind']} does not take these arguments: {what}") from error
     try:
         weights.load_strict(plugin, weights.load_file(file), str(folder))
     except InputError:
@@ -203,6 +213,9 @@ def read_plugin_config(folder: Path) -> dict[str, Any]:
     saved = weights.read_json(folder / "config.json")
     if not isinstance(saved, dict) or not isinstance(saved.get("kind"), str) or not isinstance(saved.get("arguments"), dict):
         raise InputError(f"{folder / 'config.json'} must hold a plugin's kind and arguments")
+    for part in ("base", "training"):
+        if not isinstance(saved.get(part) or {}, dict):
+            raise InputError(f"{folder / 'config.json'}: {part} must be an object, not {type(saved[part]).__name__}")
     return saved
 
 
@@ -213,13 +226,23 @@ def save_plugin(
     """Write a plugin as a folder of its own: config.json, model.safetensors and a card, with weights in `dtype` or as they are.
 
     base is what it was made for (`card.base_of` and a name) and training a summary; what a loaded plugin said of itself when
-    None.
+    None. Raises InputError where nothing can be written.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     kind = registry.kind_of(plugin)
     state = {k: v.to(dtype) if dtype is not None and v.is_floating_point() else v for k, v in plugin.state_dict().items()}
-    weights.save_state(state, folder / "model.safetensors")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        weights.save_state(state, folder / "model.safetensors")
+        _describe(plugin, folder, kind, name, base, training)
+    except OSError as error:
+        raise InputError(f"cannot write the plugin to {folder}: {error.strerror or error}") from error
+
+
+def _describe(
+    plugin: Plugin, folder: Path, kind: str, name: str, base: Mapping[str, Any] | None, training: Mapping[str, Any] | None
+) -> None:
+    """Write config.json and the card beside a plugin's weights."""
     before = plugin.__dict__.get("_saved", {})
     config = {
         "kind": kind, "name": name or before.get("name") or kind, "version": _kind_version(kind),

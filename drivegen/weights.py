@@ -142,7 +142,11 @@ def find_state(folder: Path, stem: str) -> tuple[Path, ...]:
             return (folder / name,)
         index = folder / f"{name}.index.json"
         if index.is_file():
-            shards = sorted(set(read_json(index).get("weight_map", {}).values()))
+            listed = read_json(index)
+            places = listed.get("weight_map") if isinstance(listed, dict) else None
+            if not isinstance(places, dict) or not all(isinstance(shard, str) for shard in places.values()):
+                raise InputError(f"{index} must hold a weight_map from the names of tensors to those of files")
+            shards = sorted(set(places.values()))
             for shard in shards:
                 if Path(shard).name != shard:
                     raise InputError(f"{index} names the shard {shard!r}, which is outside of its folder; refused")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from drivegen import registry
+from drivegen import config, registry
 from drivegen.errors import InputError
 from drivegen.host import Host
 from drivegen.names import check_name
@@ -55,3 +55,13 @@ def test_names_are_identifiers(name: str) -> None:
 @pytest.mark.parametrize("name", ["text", "camera", "Ähre", "_x", "plugins", "host", "layout_2"])
 def test_other_names_hold_a_plugin(name: str) -> None:
     assert check_name(name) == name
+
+
+def test_a_configuration_is_refused_before_any_work(tmp_path: Path) -> None:
+    text = "output: run\nplugins: {NAME: {kind: text}}\nmodel: {base: tiny}\n"
+    text += "data: {roots: [x], size: [8, 8]}\ntrain: {steps: 1}\n"
+    for name, said in (("values", "taken by torch's modules"), ("a-b", "must be an identifier")):
+        path = tmp_path / "run.yaml"
+        path.write_text(text.replace("NAME", name))
+        with pytest.raises(InputError, match=said):
+            config.load(path)
