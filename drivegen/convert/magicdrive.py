@@ -62,8 +62,8 @@ def read(folder: str | Path, half: bool = True) -> Checkpoint:
             raise InputError(
                 f"{folder} is not a MagicDrive checkpoint: there is no {name}/config.json; name the folder of both"
             )
-    configs = (weights.read_json(folder / name / "config.json") for name in ("unet", "controlnet"))
-    described = magicdrive_config.describe(*configs, half=half, folder=folder)
+    of_unet, of_control = (weights.read_json(folder / name / "config.json") for name in ("unet", "controlnet"))
+    described = magicdrive_config.describe(of_unet, of_control, half, folder)
     unet, control = ({k: v.float() for k, v in weights.load_state(folder / n, _STEM).items()} for n in ("unet", "controlnet"))
     return take_apart(described, unet, control, str(folder / "unet"))
 
