@@ -181,7 +181,8 @@ def test_several_adapters_equal_diffusers_multi_adapter(folders) -> None:
 @torch.no_grad()
 def test_each_attends_to_the_tokens_it_was_trained_with(folders) -> None:
     """Beside a plugin with tokens the UNet sees all of them, a released ControlNet text alone."""
-    frame = two_views().resized(SIZE[1], SIZE[0])
+    frame = street_frame().resized(SIZE[1], SIZE[0])
+    views = len(frame.cameras)
     boxes = registry.load("boxes")(masked=False)
     seen: dict[tuple[str, ...] | None, torch.Tensor] = {}
     for names in (("text",), None):
@@ -190,11 +191,11 @@ def test_each_attends_to_the_tokens_it_was_trained_with(folders) -> None:
         randomize(boxes, 5)
         arrays = {n: p.collate([p.prepare(frame)]) for n, p in ((n, host.plugin(n)) for n in host.plugins)}
         tensors = {n: {k: torch.from_numpy(v) for k, v in group.items()} for n, group in arrays.items()}
-        conditions = host.encode(tensors, Grid(1, 1, 2))
-        x, t = torch.randn(2, *LATENT, generator=torch.Generator().manual_seed(1)), torch.tensor([500, 500])
+        conditions = host.encode(tensors, Grid(1, 1, views))
+        x, t = torch.randn(views, *LATENT, generator=torch.Generator().manual_seed(1)), torch.full((views,), 500)
         seen[names] = host(x, t, conditions)
         text, box = (conditions.signals[name].tokens for name in ("text", "boxes"))
-        text = text.repeat_interleave(2, dim=0)
+        text = text.repeat_interleave(views, dim=0)
         everything = torch.cat([text, box], dim=1)
         picture = torch.stack([torch.from_numpy(raster.picture("layout").draw(frame, c)) for c in frame.cameras]) / 255
         net = ControlNetModel.from_pretrained(folders["edges"])
