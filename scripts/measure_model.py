@@ -37,7 +37,7 @@ def main(
     out: Path = Path("out/measure"),
     steps: Steps = None,
     only: Annotated[str, typer.Option(help="variants by comma: all,no_layout,all-boxes,all-turned,all-second,null …")] = "",
-    less: Annotated[str, typer.Option(help="frames a scene of costly kinds: boxes, turned, second, null")] = "second=3",
+    less: Annotated[str, typer.Option(help="frames a scene of kinds or variants: boxes, turned …")] = "second=3",
     pandaset: Annotated[Path, typer.Option(help="real scenes; skipped where absent")] = Path("../shared/data/pandaset"),
     report_only: Annotated[bool, typer.Option(help="judge the images that are there, generate none")] = False,
     device: str = "auto",

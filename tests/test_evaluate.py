@@ -318,6 +318,15 @@ def test_plan_refuses_what_it_cannot_do(tmp_path):
         Plan(tmp_path, frames=3, less={"boxes": 4})
 
 
+def test_fewer_frames_are_asked_for_by_kind_or_by_variant(tmp_path):
+    plan = Plan(tmp_path, scenes=2, frames=10, less={"turned": 1, "no_layout": 2, "null": 5})
+    counts = {v.name: len(plan.chosen(v)) for v in variants() if v.dataset == "city"}
+    fewer = {"all-turned": 2, "no_layout-turned": 2, "no_layout": 4, "null": 10}
+    assert counts == dict.fromkeys(counts, 20) | fewer
+    no_layout = next(v for v in variants() if v.name == "no_layout")
+    assert [(key.scene, key.frame) for key in plan.chosen(no_layout)] == [(0, 0), (0, 5), (1, 0), (1, 5)]
+
+
 @pytest.fixture(scope="module")
 def tiny_model(tmp_path_factory):
     from drivegen import model

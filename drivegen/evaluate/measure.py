@@ -23,7 +23,7 @@ from drivegen.evaluate.images import Job, Store, generate, reconstruct
 from drivegen.evaluate.labels import Judged
 from drivegen.evaluate.referee import Referee
 from drivegen.evaluate.renders import conditions_of
-from drivegen.evaluate.variants import COLUMNS, TURNED, Key, Variant, donor, noise_seed, variants, with_boxes_of
+from drivegen.evaluate.variants import COLUMNS, KINDS, TURNED, Key, Variant, donor, noise_seed, variants, with_boxes_of
 from drivegen.geometry import Array
 from drivegen.model import Model, weight_files
 from drivegen.pipeline import Pipeline
@@ -34,7 +34,8 @@ from drivegen.scene import Frame
 class Plan:
     """What is measured: scenes and frames of the city, its seed, and of which variants.
 
-    less gives the frames a scene for kinds of variants that are measured on fewer; only names the variants (None = all).
+    less gives the frames a scene for kinds of variants that are measured on fewer, or for one variant by its name; only names
+    the variants (None = all).
     """
 
     out: Path
@@ -54,14 +55,15 @@ class Plan:
         for name in self.only or ():
             if name not in names:
                 raise InputError(f"there is no variant {name!r}{nearest(name, names)}; there are {', '.join(names)}")
-        kinds = ("plain", "boxes", "second", "turned", "null")
+        kinds = sorted({*KINDS, *names})
         for kind, count in (self.less or {}).items():
             if kind not in kinds or not 1 <= count <= self.frames:
                 raise InputError(f"less {kind}={count}: kinds are {', '.join(kinds)}, frames a scene 1 to {self.frames}")
 
     def chosen(self, variant: Variant) -> list[Key]:
         """Frames on which a variant is measured: all, or as many as `less` says, spread evenly over each scene."""
-        count = (self.less or {}).get("null" if variant.column == "null" else variant.kind, self.frames)
+        less = self.less or {}
+        count = less.get(variant.name, less.get(variant.kind, self.frames))
         picked = [int(i * self.frames / count) for i in range(count)]
         return [Key(scene, frame) for scene in range(self.scenes) for frame in picked]
 
@@ -84,7 +86,8 @@ class Measurement:
         sampling = pipe.model.sampling.replaced(steps=plan.steps)
         self.settings: dict[str, Any] = {
             "weights": fingerprint(pipe.model), "city_seed": plan.seed, "image_size": list(self.size), "steps": sampling.steps,
-            "guidance": sampling.guidance, "sampler": sampling.sampler, "dtype": str(pipe.dtype).removeprefix("torch."),
+            "guidance": sampling.guidance, "guidance_rescale": sampling.guidance_rescale, "sampler": sampling.sampler,
+            "noise": sampling.noise, "agreement": sampling.agreement, "dtype": str(pipe.dtype).removeprefix("torch."),
             "frames_a_scene": plan.frames, "scenes": plan.scenes,
         }  # fmt: skip
         self.store.bind(json.loads(json.dumps(self.settings)))
