@@ -129,9 +129,7 @@ def _hub_folder(path: Path, state: Mapping[str, Tensor]) -> Path:
 
 def _read_index(folder: Path) -> dict[str, Any]:
     """Read which classes a folder names; raises InputError unless they make a Stable Diffusion 1.x or 2.x model."""
-    index = weights.read_json(folder / "model_index.json")
-    if not isinstance(index, dict):
-        raise InputError(f"{folder / 'model_index.json'} must hold an object, not {type(index).__name__}")
+    index = weights.read_object(folder / "model_index.json")
     missing = [name for name in REQUIRED if _class_named(index.get(name)) is None]
     if missing:
         raise InputError(
@@ -149,9 +147,7 @@ def _class_named(entry: Any) -> str | None:
 
 def _load_scheduler(folder: Path, index: Mapping[str, Any]) -> Any:
     path = folder / "scheduler" / "scheduler_config.json"
-    config = weights.read_json(path)
-    if not isinstance(config, dict):
-        raise InputError(f"{path} must hold an object, not {type(config).__name__}")
+    config = weights.read_object(path)
     cls = scheduler_class(index["scheduler"][1])
     try:
         return cls.from_config(config)

@@ -7,7 +7,6 @@ import math
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from drivegen.errors import InputError
 
@@ -25,20 +24,19 @@ class Part:
 
 @dataclass(frozen=True)
 class Contents:
-    """A model's networks and plugins, and its drivegen.json (empty for a plain diffusers folder)."""
+    """A model's networks and plugins."""
 
     folder: Path
     parts: tuple[Part, ...]
     plugins: tuple[Part, ...]
     scheduler: str
-    index: dict[str, Any]
 
 
 def contents(folder: Path) -> Contents:
     """Read what a model folder holds; raises InputError on a damaged one."""
-    from drivegen.weights import read_json  # brings torch, which `drivegen plugins` does without
+    from drivegen.weights import read_object  # brings torch, which `drivegen plugins` does without
 
-    listing = _object(read_json(folder / "model_index.json"), folder / "model_index.json")
+    listing = read_object(folder / "model_index.json")
     parts = []
     for name, value in listing.items():
         where = folder / name
@@ -46,7 +44,7 @@ def contents(folder: Path) -> Contents:
         if named and list(where.glob("*.safetensors")) + list(where.glob("*.bin")):
             parts.append(_part(where, name, str(named)))
     path = folder / "drivegen.json"
-    index = _object(read_json(path), path) if path.exists() else {}
+    index = read_object(path) if path.exists() else {}
     try:
         names = [(str(p["name"]), str(p["kind"])) for p in index.get("plugins", ())]
     except (KeyError, TypeError) as error:
@@ -55,14 +53,8 @@ def contents(folder: Path) -> Contents:
     named = listing.get("scheduler")
     scheduler = named[1] if isinstance(named, list) and len(named) == 2 else "none"
     path = folder / "scheduler" / "scheduler_config.json"
-    prediction = _object(read_json(path), path).get("prediction_type", "epsilon")
-    return Contents(folder, tuple(parts), plugins, f"{scheduler}, {prediction}", index)
-
-
-def _object(value: Any, path: Path) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise InputError(f"{path} must hold an object, not {type(value).__name__}")
-    return value
+    prediction = read_object(path).get("prediction_type", "epsilon")
+    return Contents(folder, tuple(parts), plugins, f"{scheduler}, {prediction}")
 
 
 def _part(folder: Path, name: str, kind: str) -> Part:

@@ -36,6 +36,14 @@ def read_json(path: Path) -> Any:
         raise InputError(f"{path} is not JSON: {error}") from error
 
 
+def read_object(path: Path) -> dict[str, Any]:
+    """Read a JSON file that holds an object; raises InputError as `read_json` does, and where it holds anything else."""
+    values = read_json(path)
+    if not isinstance(values, dict):
+        raise InputError(f"{path} must hold an object, not {type(values).__name__}")
+    return values
+
+
 def write_atomically(path: Path, data: bytes) -> None:
     """Put data at path so that a crash leaves the old file or the new one, never half."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")

@@ -31,7 +31,7 @@ from drivegen.host import Host
 from drivegen.module import DriveModule
 from drivegen.plugin import Denoiser, Grid
 from drivegen.sampling import HostDenoiser, build_scheduler, classifier_free, sample
-from drivegen.weights import read_json
+from drivegen.weights import read_object
 
 sys.path.insert(0, str(Path(__file__).parent))
 from magicdrive_golden import Fixture, Golden, Tensors, recorded
@@ -234,9 +234,7 @@ def gradient_norms(golden: Golden, ours: Tensors, theirs: Mapping[str, float | N
 
 def read_norms(path: Path) -> dict[str, float | None]:
     """Read gradient norms by MagicDrive's names; raises InputError on anything else than numbers and null."""
-    norms = read_json(path)
-    if not isinstance(norms, dict):
-        raise InputError(f"{path} must hold an object of gradient norms, not {type(norms).__name__}")
+    norms = read_object(path)
     for key, value in norms.items():
         if value is not None and not isinstance(value, (int, float)):
             raise InputError(f"{path}: {key} is {value!r} and must be a number, or null for no gradient")

@@ -226,7 +226,7 @@ def test_configurations_outside_of_the_tables_are_refused(part: str, change: dic
 
 def test_a_unet_that_diffusers_does_not_take_is_refused() -> None:
     described = magicdrive_config.describe({**SD15, "block_out_channels": [320, 640]}, BEV)
-    with pytest.raises(InputError, match=r"unet/config\.json: diffusers cannot make .*block_out_channels"):
+    with pytest.raises(InputError, match=r"unet/config\.json: UNet2DConditionModel cannot be built .*block_out_channels"):
         magicdrive_config.build_unet(described)
 
 

@@ -47,8 +47,8 @@ def build_unet(described: Described, where: str = "unet/config.json") -> nn.Modu
     """Build the plain UNet, freshly initialised; raises InputError on arguments that diffusers does not take."""
     try:
         return build_model("UNet2DConditionModel", described.unet)
-    except Exception as error:  # diffusers checks little: wrong values end in errors of any kind
-        raise InputError(f"{where}: diffusers cannot make a UNet2DConditionModel of it: {error}") from error
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
 
 
 def describe(unet: Any, control: Any, half: bool = True, folder: str | Path = "") -> Described:
