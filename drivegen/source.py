@@ -19,6 +19,10 @@ class Unclear(Exception):
     """What only running the code would tell."""
 
 
+class Sourceless(Unclear):
+    """A module that is there without Python source: compiled, or a folder."""
+
+
 _MORE_NAMES = re.compile(rb"^def __getattr__|\b(?:globals|locals|vars|exec|setattr)\(|\bsys\.modules\b", re.MULTILINE)
 _MORE_MODULES = re.compile(rb"\bsys\.modules\b|\b__path__\b")
 """Signs of a module that has more names, or of a package that has more modules, than its files show."""
@@ -200,8 +204,10 @@ def exists(module: str) -> bool | None:
         find(module)
     except Missing:
         return False
-    except Unclear as error:
-        return True if "no Python source" in str(error) else None
+    except Sourceless:
+        return True
+    except Unclear:
+        return None
     return True
 
 
@@ -216,7 +222,7 @@ def find(module: str) -> Path:
         raise Missing(f"the package {top!r} is not installed")
     if not rest:
         if spec.origin is None or not spec.origin.endswith(".py"):
-            raise Unclear(f"the module {top!r} has no Python source")
+            raise Sourceless(f"the module {top!r} has no Python source")
         return Path(spec.origin)
     folders = [Path(folder, *rest) for folder in spec.submodule_search_locations or ()]
     for base in folders:
@@ -224,7 +230,7 @@ def find(module: str) -> Path:
             if path.is_file():
                 return path
         if base.is_dir() or any(base.parent.glob(f"{base.name}.*.so")):
-            raise Unclear(f"the module {module!r} has no Python source")
+            raise Sourceless(f"the module {module!r} has no Python source")
     parent = module.rpartition(".")[0]
     if spec.submodule_search_locations is None or _may_hold_more(parent):
         raise Unclear(f"whether there is a module {module!r} is known only when {parent!r} runs")
