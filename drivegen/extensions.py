@@ -55,7 +55,7 @@ class Extensions:
         """
         path = locate(source)
         cls, arguments, saved = self._read(path, kind)
-        name = name or str(saved.get("name") or kind or registry.kind_of(cls(**arguments)))
+        name = name or str(saved.get("name") or saved["kind"])
         if name in self.host.plugins:
             raise InputError(f"there is a plugin named {name!r} already; add this one under another name")
         self._check_loras()
@@ -213,13 +213,7 @@ class Extensions:
             if path.is_dir():
                 plugin = models.load_plugin(self.host, name, path)
             else:
-                plugin = cls(**arguments)
-                self.host.add_plugin(name, plugin)
-                try:
-                    weights.load_strict(plugin, weights.load_file(path), str(path))
-                except InputError:
-                    self.host.remove_plugin(name)
-                    raise
+                plugin = models.attach(self.host, name, cls, arguments, path, path)
         except InputError as error:
             different = card.differences(base, here)
             if not different:

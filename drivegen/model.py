@@ -17,6 +17,7 @@ import torch
 from drivegen import card as cards
 from drivegen import registry, weights
 from drivegen.backbone import REQUIRED, Backbone
+from drivegen.construct import construct_plugin, refusing
 from drivegen.errors import InputError
 from drivegen.host import Host
 from drivegen.names import check_name
@@ -189,22 +190,26 @@ def load_plugin(host: Host, name: str, folder: str | Path, kind: str | None = No
         raise InputError(f"{file} is damaged or was changed: its sha256 is {found}, config.json says {saved['sha256']}")
     if kind is not None and saved["kind"] != kind:
         raise InputError(f"{folder / 'config.json'} says kind {saved['kind']!r}, {INDEX} says {kind!r}")
-    cls = registry.load(saved["kind"])
-    try:
-        plugin = cls(**saved["arguments"])
+    plugin = attach(host, name, registry.load(saved["kind"]), saved["arguments"], file, folder / "config.json")
+    plugin.to(next(host.backbone.unet.parameters()).device)
+    plugin.__dict__["_saved"] = saved
+    return plugin
+
+
+def attach(host: Host, name: str, cls: type[Plugin], arguments: Mapping[str, Any], file: Path, stated: Path) -> Plugin:
+    """Make a plugin, attach it under a name, and load its weights from a file; returns it.
+
+    stated is the file which says the arguments, for errors. Raises InputError, and leaves the host as it was, where one of them
+    is not what the plugin takes, or the weights do not fit.
+    """
+    plugin = construct_plugin(cls, arguments, f"{stated}: arguments")
+    with refusing(cls, str(stated)):  # many values are first made use of when layers are built
         host.add_plugin(name, plugin)
-    except InputError:
-        raise
-    except Exception as error:  # a wrong type raises wherever the plugin first makes use of it
-        what = f"{type(error).__name__}: {error}"
-        raise InputError(f"{folder / 'config.json'}: {saved['kind']} does not take these arguments: {what}") from error
     try:
-        weights.load_strict(plugin, weights.load_file(file), str(folder))
+        weights.load_strict(plugin, weights.load_file(file), str(file))
     except InputError:
         host.remove_plugin(name)
         raise
-    plugin.to(next(host.backbone.unet.parameters()).device)
-    plugin.__dict__["_saved"] = saved
     return plugin
 
 
@@ -213,9 +218,13 @@ def read_plugin_config(folder: Path) -> dict[str, Any]:
     saved = weights.read_json(folder / "config.json")
     if not isinstance(saved, dict) or not isinstance(saved.get("kind"), str) or not isinstance(saved.get("arguments"), dict):
         raise InputError(f"{folder / 'config.json'} must hold a plugin's kind and arguments")
-    for part in ("base", "training"):
-        if not isinstance(saved.get(part) or {}, dict):
-            raise InputError(f"{folder / 'config.json'}: {part} must be an object, not {type(saved[part]).__name__}")
+    base = saved.get("base") or {}
+    parts = {"base": base, "training": saved.get("training") or {}}
+    if isinstance(base, dict):
+        parts |= {f"base.{part}": base.get(part, {}) for part in ("sizes", "sha256_fp16")}
+    for part, value in parts.items():
+        if not isinstance(value, dict):
+            raise InputError(f"{folder / 'config.json'}: {part} must be an object, not {type(value).__name__}")
     return saved
 
 

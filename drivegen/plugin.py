@@ -143,9 +143,7 @@ class Plugin(nn.Module):
     def __new__(cls, *args: Any, **kwargs: Any) -> Plugin:
         self = super().__new__(cls)
         if cls.__init__ is not Plugin.__init__ and (args or kwargs or not _needs_arguments(cls)):
-            bound = inspect.signature(cls).bind(*args, **kwargs)
-            bound.apply_defaults()
-            self.__dict__["config"] = dict(bound.arguments)
+            self.__dict__["config"] = _named(inspect.signature(cls).bind(*args, **kwargs))
         else:
             self.__dict__["config"] = {}
         return self
@@ -269,6 +267,18 @@ class Plugin(nn.Module):
     def overridden(self) -> Iterator[str]:
         """Name the hooks that this class implements."""
         return (name for name in HOOKS if getattr(type(self), name) is not getattr(Plugin, name))
+
+
+def _named(call: inspect.BoundArguments) -> dict[str, Any]:
+    """Return all arguments of a call by name, defaults included."""
+    call.apply_defaults()
+    named = dict(call.arguments)
+    for parameter in call.signature.parameters.values():
+        if parameter.kind is parameter.VAR_KEYWORD:
+            named |= named.pop(parameter.name)
+        elif parameter.kind is parameter.VAR_POSITIONAL and not named[parameter.name]:
+            del named[parameter.name]
+    return named
 
 
 def _needs_arguments(cls: type) -> bool:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import inspect
 import math
 import re
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
@@ -80,7 +81,8 @@ def read(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
         raise InputError(f"{path} must be a mapping of settings, and is {type(tree).__name__}")
     for override in overrides:
         _override(tree, override)
-    _check(tree, "")
+    refuse_code(tree, "")
+    _refuse_resolvers(tree, "")
     return _resolve(tree, str(path))
 
 
@@ -98,18 +100,26 @@ def _override(tree: dict[str, Any], override: str) -> None:
     tree[keys[-1]] = parse(text, f"override {override!r}")
 
 
-def _check(value: Any, path: str) -> None:
-    """Refuse class paths anywhere, and interpolations that call a resolver (they read the environment)."""
-    if isinstance(value, dict):
-        for key, item in value.items():
-            if key in _CODE_KEYS:
-                raise InputError(f"{path}{key} names code to run ({item!r}), which settings cannot; use `kind:`")
-            _check(item, f"{path}{key}.")
-    elif isinstance(value, list):
-        for i, item in enumerate(value):
-            _check(item, f"{path}{i}.")
-    elif isinstance(value, str) and "${" in value and re.search(r"\$\{[^}]*:", value):
+def refuse_code(value: Any, path: str) -> None:
+    """Raise InputError for a key that names a class to make, at any depth; path is what stands before the key."""
+    for key, item in _items(value):
+        if key in _CODE_KEYS:
+            raise InputError(f"{path}{key} names code to run ({item!r}), which settings cannot; use `kind:`")
+        refuse_code(item, f"{path}{key}.")
+
+
+def _refuse_resolvers(value: Any, path: str) -> None:
+    """Refuse interpolations that call a resolver (they read the environment)."""
+    for key, item in _items(value):
+        _refuse_resolvers(item, f"{path}{key}.")
+    if isinstance(value, str) and "${" in value and re.search(r"\$\{[^}]*:", value):
         raise InputError(f"{path[:-1]} = {value!r} calls a resolver; only ${{other.key}} is allowed, environment access is off")
+
+
+def _items(value: Any) -> Iterable[tuple[Any, Any]]:
+    if isinstance(value, Mapping):
+        return value.items()
+    return enumerate(value) if isinstance(value, (list, tuple)) else ()
 
 
 def _resolve(tree: dict[str, Any], where: str) -> dict[str, Any]:
@@ -151,15 +161,33 @@ def build(cls: type[T], values: Any, path: str = "") -> T:
 
 
 def arguments(call: Callable[..., Any], values: Mapping[str, Any], path: str) -> dict[str, Any]:
-    """Return named arguments, lists made tuples, each of the type that the callable's annotation gives it.
+    """Return named arguments, each of the type that the callable's annotation gives it, lists made tuples where it says so.
 
     What has no annotation, or one that plain values cannot be, is passed on. Raises InputError naming path and value.
     """
     try:
         hints = typing.get_type_hints(call)
-    except (NameError, TypeError, AttributeError):  # names that are imported for type checkers alone
+    except Exception:  # names that are imported for type checkers alone, or whatever else an annotation may hold
         hints = {}
-    return {name: _value(hints.get(name, Any), tuples(value), _join(path, name)) for name, value in values.items()}
+    parameters = inspect.signature(call).parameters
+    checked = dict(values)
+    for name, value in values.items():
+        if name not in hints or name not in parameters or _holds_dataclass(hints[name]):
+            continue
+        parameter = parameters[name]
+        if _same(tuples(value), tuples(parameter.default)):
+            checked[name] = parameter.default  # whatever its annotation says: None for an `int`, say
+        elif parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):  # these say what each of several is
+            checked[name] = _value(hints[name], value, _join(path, name))
+    return checked
+
+
+def _same(value: Any, other: Any) -> bool:
+    return type(value) is type(other) and bool(value == other)
+
+
+def _holds_dataclass(kind: Any) -> bool:
+    return dataclasses.is_dataclass(kind) or any(map(_holds_dataclass, get_args(kind)))
 
 
 def tuples(value: Any) -> Any:
@@ -182,7 +210,7 @@ def _in_range(value: Any, bounds: Mapping[str, Any], path: str) -> None:
 
 
 def _value(kind: Any, value: Any, path: str) -> Any:
-    origin, args = get_origin(kind), get_args(kind)
+    origin, args = get_origin(kind) or kind, get_args(kind)
     if kind is Any:
         return value
     if origin in (Union, types.UnionType):
@@ -190,7 +218,7 @@ def _value(kind: Any, value: Any, path: str) -> Any:
     if origin is Literal:
         if isinstance(value, int) and not isinstance(value, bool) and str(value) in args:
             value = str(value)  # YAML reads 32 as a number where "32" is meant
-        if value not in args or isinstance(value, bool):
+        if not any(_same(value, arg) for arg in args):
             text = ", ".join(map(str, args))
             raise InputError(f"{path} = {value!r} is not one of {text}{nearest(str(value), map(str, args))}")
         return value
@@ -199,9 +227,12 @@ def _value(kind: Any, value: Any, path: str) -> Any:
     if origin in (dict, Mapping):
         if not isinstance(value, Mapping):
             raise InputError(f"{path} must be a group of settings, and is {value!r}")
-        return {k: _value(args[1], v, _join(path, k)) for k, v in value.items()}
+        return {k: _value(args[1] if args else Any, v, _join(path, k)) for k, v in value.items()}
     if origin is tuple:
-        return _tuple(args, value, path)
+        return _tuple(args or (Any, ...), value, path)
+    if origin in (list, Sequence):
+        items = _tuple((args[0] if args else Any, ...), value, path)
+        return list(items) if origin is list else items
     return _plain(kind, value, path)
 
 
@@ -211,11 +242,12 @@ def _union(args: tuple[Any, ...], value: Any, path: str) -> Any:
     rest = [a for a in args if a is not type(None)]
     if len(rest) == 1:
         return _value(rest[0], value, path)
+    made = []
     for kind in rest:
-        try:
-            return _value(kind, value, path)
-        except InputError:
-            continue
+        with contextlib.suppress(InputError):
+            made.append(_value(kind, value, path))
+    if made:  # 1 stays a whole number where it may be one, whatever else it may be
+        return next((m for m in made if type(m) is type(value)), made[0])
     names = " or ".join(getattr(get_origin(a) or a, "__name__", str(a)) for a in rest)
     raise InputError(f"{path} = {value!r} must be {names}")
 

@@ -34,6 +34,8 @@ def read_json(path: Path) -> Any:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
     except ValueError as error:
         raise InputError(f"{path} is not JSON: {error}") from error
+    except RecursionError as error:
+        raise InputError(f"{path} is nested too deeply") from error
 
 
 def read_object(path: Path) -> dict[str, Any]:

@@ -144,15 +144,20 @@ def test_arguments_are_of_the_annotated_types():
     def made(
         count: int = 1, share: float = 0.0, kind: Literal["a", "b"] = "a", size: int | tuple[int, int] | None = None,
         names: tuple[str, ...] = (), options: Mapping[str, Any] | None = None, path: Path | None = None, other=None,
+        several: list[int] = [], either: float | int = 0.5, loose: int = "", flag: Literal[True, "auto"] = "auto",  # noqa: B006
+        **more: int,
     ) -> None:  # fmt: skip
         pass
 
     good = {"count": 2, "share": 1, "kind": "b", "size": [2, 3], "names": ["x"], "options": {"x": [1]}, "path": "p"}
-    good["other"] = [[1]]
-    expected = {**good, "share": 1.0, "size": (2, 3), "names": ("x",), "other": ((1,),)}
-    assert strict_yaml.arguments(made, good, "here") == expected
+    good |= {"other": [[1]], "several": (1, 2), "either": 3, "loose": "", "flag": True, "more": {"x": 1}}
+    expected = {**good, "share": 1.0, "size": (2, 3), "names": ("x",), "several": [1, 2]}
+    found = strict_yaml.arguments(made, good, "here")
+    assert found == expected
+    assert {k: type(v) for k, v in found.items()} == {k: type(v) for k, v in expected.items()}
     assert strict_yaml.arguments(made, {"size": None, "options": None, "unknown": 1}, "here")["unknown"] == 1
     bad = {"count": "2", "share": True, "kind": "c", "size": [1, 2, 3], "names": "x", "options": 3}
+    bad |= {"several": [1, "2"], "either": "x", "loose": "x", "flag": 1}
     for name, value in bad.items():
         with pytest.raises(InputError, match=rf"^here\.{name}"):
             strict_yaml.arguments(made, {name: value}, "here")

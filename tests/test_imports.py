@@ -21,7 +21,7 @@ LEVELS = (
     ("scene",),
     ("raster", "nuscenes", "plugin", "weights", "strict_yaml", "runtime", "regions"),
     ("world", "registry", "tokens", "regions", "references", "control", "pictured", "data", "config", "inspect_model", "sheet"),
-    ("backbone", "listing", "views"),
+    ("backbone", "construct", "listing", "views"),
     ("host", "card"),
     ("sampling", "lora"),
     ("model", "testing"),

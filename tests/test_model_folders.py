@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 from pathlib import Path
@@ -11,12 +12,13 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from drivegen import model
+from drivegen import model, registry
 from drivegen.backbone import build_model
 from drivegen.cli import app
 from drivegen.errors import InputError
 from drivegen.extensions import Extensions
 from drivegen.inspect_model import contents
+from drivegen.plugin import Plugin
 from tests.tiny_hosts import SIZE, tiny_host
 
 NAMES = ("camera", "layout")
@@ -87,17 +89,72 @@ def test_an_index_with_values_of_other_types_is_named(folder: Path, changes: dic
         ("vae/config.json", {"up_block_types": 3}), ("text_encoder/config.json", {"hidden_size": "wide"}),
         ("scheduler/scheduler_config.json", {"beta_schedule": "crooked"}),
         ("scheduler/scheduler_config.json", {"num_train_timesteps": "many"}),
-        ("plugins/layout/config.json", {"arguments": {"channels": 3}}),
-        ("plugins/layout/config.json", {"arguments": {"channels": ["a"]}}),
-        ("plugins/camera/config.json", {"arguments": {"frequencies": "many"}}),
         ("plugins/camera/config.json", {"arguments": []}), ("plugins/camera/config.json", {"base": [1]}),
-        ("plugins/camera/config.json", {"training": "yes"}),
+        ("plugins/camera/config.json", {"base": {"sizes": 3}}), ("plugins/camera/config.json", {"training": "yes"}),
     ],
 )  # fmt: skip
 def test_a_configuration_that_cannot_be_built_is_named(folder: Path, name: str, changes: dict[str, Any]) -> None:
     change(folder / name, **changes)
     with pytest.raises(InputError, match=name):
         model.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "said"),
+    [
+        ("camera", {"frequencies": "many"}, "arguments.frequencies = 'many' must be a whole number"),
+        ("camera", {"frequencies": 0}, "arguments: frequencies = 0 is out of range; allowed: >= 1"),
+        ("camera", {"normalised": 1}, "arguments.normalised = 1 must be true or false"),
+        ("camera", {"freqencies": 4}, "arguments.freqencies = 4 is unknown (did you mean 'frequencies'?); CameraTokens takes n"),
+        ("camera", {"frequencies": {"_target_": "os.system"}}, "arguments.frequencies._target_ names code to run"),
+        *(("camera", f'{{"half": {"[" * depth}{"]" * depth}}}', " nested too deeply") for depth in (5_000, 100_000)),
+        ("layout", {"channels": 3}, "arguments.channels = 3 must be a list"),
+        ("layout", {"channels": [8, "a"]}, "arguments.channels[1] = 'a' must be a whole number"),
+        ("layout", {"channels": []}, "arguments: layout: channels is empty"),
+        ("layout", {"attends_to": "text"}, "arguments.attends_to = 'text' must be a list"),
+        ("layout", {"width": math.nan}, "arguments.width = nan must be finite"),
+    ],
+)  # fmt: skip
+def test_arguments_of_a_plugin_are_of_their_types(folder: Path, name: str, arguments: Any, said: str) -> None:
+    path = folder / "plugins" / name / "config.json"
+    written = arguments if isinstance(arguments, str) else json.dumps(arguments)
+    path.write_text(f'{{"kind": "{name}", "arguments": {written}}}')
+    with pytest.raises(InputError) as caught:
+        model.load(folder)
+    assert str(caught.value).startswith(str(path))
+    assert said in str(caught.value)
+
+
+def test_a_plugin_with_unfit_arguments_ends_generation_with_status_two(folder: Path, tmp_path: Path) -> None:
+    change(folder / "plugins" / "camera" / "config.json", arguments={"half": "no"})
+    done = CliRunner().invoke(app, ["generate", "--model", str(folder), "--out", str(tmp_path / "out")])
+    assert done.exit_code == 2
+    assert done.stderr.strip().splitlines()[-1].endswith("arguments.half = 'no' must be true or false")
+    assert "Traceback" not in done.output
+
+
+def test_a_plugin_without_annotations_gets_what_it_was_saved_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its lists are lists, whatever else it takes by name is given by name, and what it refuses is said in a sentence."""
+
+    class Plain(Plugin):
+        def __init__(self, sizes, mode=None, *rest, **others) -> None:  # type: ignore[no-untyped-def]
+            super().__init__()
+            self.sizes, self.total = sizes.copy(), sum(sizes)
+
+    monkeypatch.setitem(registry._local, "plain_of_a_test", Plain)
+    host = tiny_host(("camera",))
+    host.add_plugin("plain", Plain([1, 2], colour="red"))
+    saved = model.save(host, tmp_path / "m", image_size=SIZE)
+    made: Any = model.load(saved).host.plugin("plain")
+    assert made.config == {"sizes": [1, 2], "mode": None, "colour": "red"}
+    assert made.sizes == [1, 2]
+    assert made.weightless().config == made.config
+    change(saved / "plugins" / "plain" / "config.json", arguments={"sizes": ["a"]})
+    with pytest.raises(InputError, match=r"plain/config\.json: arguments: Plain refuses these settings: TypeError"):
+        model.load(saved)
+    change(saved / "plugins" / "plain" / "config.json", arguments={})
+    with pytest.raises(InputError, match=r"plain/config\.json: arguments: Plain refuses these settings: .*'sizes'"):
+        model.load(saved)
 
 
 @pytest.mark.parametrize("part", ["unet", "vae", "text_encoder", "plugins/camera"])

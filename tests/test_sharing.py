@@ -19,6 +19,7 @@ from drivegen.errors import InputError
 from drivegen.host import Host
 from drivegen.model import Model
 from drivegen.pipeline import Pipeline
+from drivegen.plugin import Plugin
 from drivegen.sampling import Sampling
 from drivegen.testing.frames import frame
 from drivegen.testing.models import randomize, tiny_backbone
@@ -156,6 +157,42 @@ def test_misfits_are_refused(folder: Path, tmp_path: Path) -> None:
         assert pipe(seed=3).add_plugin(folder, "photo", components=encoder) == "photo"
     with pytest.raises(InputError, match="is not a plugin's folder"):
         same.save_plugin("text", folder.parent)
+
+
+def test_a_folder_without_a_name_is_checked_too(tmp_path: Path) -> None:
+    """It gets its kind's name; arguments that the kind does not take are refused, and nothing has changed."""
+    pipe(("text", "camera")).save_plugin("camera", tmp_path)
+    path, other = tmp_path / "config.json", pipe()
+    saved = json.loads(path.read_text())
+    del saved["name"]
+    for arguments, said in [
+        ({"frequencies": "many"}, r"arguments\.frequencies = 'many' must be a whole number"),
+        ({"frequency": 4}, r"arguments\.frequency = 4 is unknown \(did you mean 'frequencies'\?\)"),
+        ({"frequencies": 0}, "frequencies = 0 is out of range"),
+    ]:
+        path.write_text(json.dumps(saved | {"arguments": arguments}))
+        with pytest.raises(InputError, match=rf"config\.json: arguments.*{said.removeprefix('arguments')}"):
+            other.add_plugin(tmp_path)
+        assert list(other.host.plugins) == ["text"]
+    path.write_text(json.dumps(saved))
+    assert other.add_plugin(tmp_path) == "camera"
+
+
+def test_a_released_file_of_odd_shapes_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a kind reads out of a file is checked as what a config.json says."""
+
+    class Odd(Plugin):
+        def __init__(self, width: int = 1) -> None:
+            super().__init__()
+
+        @classmethod
+        def arguments_for(cls, state: Any) -> dict[str, Any] | None:
+            return {"width": "wide"} if "odd" in state else None
+
+    monkeypatch.setitem(registry._local, "odd", Odd)
+    torch.save({"odd": torch.zeros(1)}, tmp_path / "odd.bin")
+    with pytest.raises(InputError, match=r"odd\.bin: arguments\.width = 'wide' must be a whole number"):
+        pipe().add_plugin(tmp_path / "odd.bin")
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".bin"])

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ from drivegen import lora, registry, strict_yaml, weights
 from drivegen import model as models
 from drivegen.backbone import Backbone, load_model, load_tokenizer, scheduler_class
 from drivegen.config import AutoencoderConfig, Config, ModelConfig, PluginConfig
+from drivegen.construct import construct, construct_plugin, refusing
 from drivegen.errors import InputError, nearest
 from drivegen.host import Host
 from drivegen.plugin import Plugin
@@ -89,11 +88,11 @@ def _add(host: Host, name: str, settings: PluginConfig) -> None:
         _check_same(plugin, name, settings)
         return
     cls, where = registry.load(settings.kind), f"plugins.{name}.options"
-    plugin = _construct(cls, strict_yaml.arguments(cls.__init__, settings.options, where), where)
+    plugin = construct_plugin(cls, {key: strict_yaml.tuples(value) for key, value in settings.options.items()}, where)
     if not settings.options:
         host.add_plugin(name, plugin)
         return
-    with _refusing(cls, where):
+    with refusing(cls, where):
         host.add_plugin(name, plugin)
 
 
@@ -106,28 +105,6 @@ def _check_same(plugin: Plugin, name: str, settings: PluginConfig) -> None:
         saved = plugin.config.get(key)
         if key not in plugin.config or strict_yaml.tuples(saved) != strict_yaml.tuples(value):
             raise InputError(f"plugins.{name}.options.{key} = {value!r}, but the saved plugin has {saved!r}; leave options out")
-
-
-def _construct(cls: Any, options: Mapping[str, Any], where: str) -> Any:
-    parameters = list(inspect.signature(cls.__init__).parameters.values())[1:]
-    known = [p.name for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
-    for key in options:
-        if key not in known:
-            takes = ", ".join(known) or "none"
-            raise InputError(f"unknown setting {where}.{key}{nearest(key, known)}; {cls.__name__} takes {takes}")
-    with _refusing(cls, where):
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in options.items()})
-
-
-@contextmanager
-def _refusing(cls: Any, where: str) -> Iterator[None]:
-    """Say that it is the settings, not the program, which a class cannot be made with."""
-    try:
-        yield
-    except InputError as error:
-        raise InputError(f"{where}: {error}") from error
-    except (TypeError, ValueError, AttributeError, ZeroDivisionError, IndexError, KeyError, RuntimeError) as error:
-        raise InputError(f"{where}: {cls.__name__} refuses these settings: {error}") from error
 
 
 def _backbone_from_scratch(settings: ModelConfig, size: tuple[int, int]) -> Backbone:
@@ -143,10 +120,10 @@ def _backbone_from_scratch(settings: ModelConfig, size: tuple[int, int]) -> Back
         "in_channels": vae.config.latent_channels, "out_channels": vae.config.latent_channels,
         "cross_attention_dim": text.config.hidden_size, "sample_size": [n // factor for n in size],
     }  # fmt: skip
-    unet = _construct(UNet2DConditionModel, {**defaults, **settings.unet}, "model.unet")
+    unet = construct(UNet2DConditionModel, {**defaults, **settings.unet}, "model.unet")
     options = dict(settings.scheduler)
     cls = scheduler_class(str(options.pop("class", "DDPMScheduler")))
-    return Backbone(unet, vae, text, tokenizer, _construct(cls, options, "model.scheduler"))
+    return Backbone(unet, vae, text, tokenizer, construct(cls, options, "model.scheduler"))
 
 
 def text_config(settings: Mapping[str, Any], tokenizer: Any) -> Any:
@@ -182,7 +159,7 @@ def build_autoencoder(settings: AutoencoderConfig, seed: int) -> Any:
         return load_vae(settings.weights)
     levels = len(settings.network.get("block_out_channels", (64,)))
     defaults = {"down_block_types": ["DownEncoderBlock2D"] * levels, "up_block_types": ["UpDecoderBlock2D"] * levels}
-    vae = _construct(AutoencoderKL, {**defaults, **settings.network}, "autoencoder.network")
+    vae = construct(AutoencoderKL, {**defaults, **settings.network}, "autoencoder.network")
     if settings.weights is not None:
         take_over(vae, load_vae(settings.weights))
     return vae
