@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -293,23 +291,14 @@ def save(
     model = Model(host, sampling or Sampling(), image_size or native_size(host.backbone), about=about or {})
     if folder.exists() and not (folder / INDEX).is_file() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder} exists and is not a drivegen model; choose another folder")
-    new, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{end}") for end in ("new", "old"))
     try:
-        new.mkdir(parents=True)
-        host.backbone.save(new, dtype, shard)
-        for name in host.plugins:
-            save_own_plugin(model, name, new / "plugins" / name, dtype)
-        weights.write_json(new / INDEX, _index_of(model, new, about or {}))
-        if folder.exists():
-            os.replace(folder, old)
-        os.replace(new, folder)
+        with weights.replacing(folder) as new:
+            host.backbone.save(new, dtype, shard)
+            for name in host.plugins:
+                save_own_plugin(model, name, new / "plugins" / name, dtype)
+            weights.write_json(new / INDEX, _index_of(model, new, about or {}))
     except OSError as error:
         raise InputError(f"cannot write the model to {folder}: {error.strerror or error}") from error
-    finally:
-        if old.exists() and not folder.exists():
-            os.replace(old, folder)
-        for leftover in (new, old):
-            shutil.rmtree(leftover, ignore_errors=True)
     return folder
 
 

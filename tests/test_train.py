@@ -193,6 +193,52 @@ def test_a_second_ctrl_c_ends_in_the_middle_of_a_step(config, tmp_path, monkeypa
     assert training.run(config, ["train.steps=3"], "auto") == 0
 
 
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_while_the_model_is_written_leaves_none_and_resuming_writes_it(config, tmp_path, monkeypatch, number, status):
+    settings, run = ["train.steps=1", "train.accumulate=1"], tmp_path / "run"
+    write, remove, signals = models.save_own_plugin, shutil.rmtree, []
+
+    def interrupted(*args: Any, **kwargs: Any) -> None:
+        write(*args, **kwargs)
+        assert list(run.glob(".model.*/plugins/*/model.safetensors"))
+        signals.append(number)
+        os.kill(os.getpid(), number)
+        pytest.fail("went on")
+
+    def disturbed(*args: Any, **kwargs: Any) -> None:
+        for again in (signal.SIGTERM, signal.SIGINT) if signals else ():
+            os.kill(os.getpid(), again)
+        remove(*args, **kwargs)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(models, "save_own_plugin", interrupted)
+        patched.setattr(shutil, "rmtree", disturbed)
+        handlers = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)}
+        assert training.run(config, settings) == status
+    assert signals == [number]
+    assert {n: signal.getsignal(n) for n in handlers} == handlers
+    assert not list(run.glob("*model*")) + list(run.glob(".model*"))
+    expected = training.export(run / "last.ckpt", tmp_path / "exported")
+    assert training.run(config, settings, "auto") == 0
+    files = models.weight_files(expected)
+    assert files == models.weight_files(run / "model")
+    assert all((run / "model" / name).read_bytes() == (expected / name).read_bytes() for name in files)
+
+
+def test_a_signal_in_the_last_step_ends_after_it(config, tmp_path, monkeypatch):
+    def interrupted(*args: Any, **kwargs: Any) -> None:
+        told(*args, **kwargs)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    told, settings = Lines.on_train_batch_end, ["train.steps=1", "train.accumulate=1"]
+    with monkeypatch.context() as patched:
+        patched.setattr(Lines, "on_train_batch_end", interrupted)
+        assert training.run(config, settings) == 143
+    assert not (tmp_path / "run" / "model").exists()
+    assert training.run(config, settings, "auto") == 0
+    assert models.load(tmp_path / "run" / "model").about["steps"] == 1
+
+
 def test_resume_from_a_named_checkpoint(config, tmp_path):
     assert training.run(config) == 0
     again = tmp_path / "again"

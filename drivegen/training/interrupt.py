@@ -13,7 +13,7 @@ STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
 
 class StopOnSignal(pl.Callback):
-    """Stops after the present optimiser step, and at once before the first; a second Ctrl-C is not waited for.
+    """Stops after the present optimiser step, at once before the first and after the last; a second Ctrl-C is not waited for.
 
     Signals are taken from `with stop:` on, which ends quietly where one broke it off. In a Trainer's callbacks it stands after
     what a step must have done before it is saved, and before what takes long.
@@ -22,7 +22,7 @@ class StopOnSignal(pl.Callback):
     def __init__(self, checkpoints: Checkpoints) -> None:
         self.checkpoints, self.received, self.broken_off = checkpoints, 0, False
         self._before: dict[int, Any] = {}
-        self._training = False
+        self._training = self._ending = False
         self._step = -1
 
     @property
@@ -42,11 +42,15 @@ class StopOnSignal(pl.Callback):
 
     def _receive(self, number: int, frame: Any) -> None:
         # A second SIGTERM says nothing new: `timeout`, for one, sends it to the process and again to its group.
-        again = bool(self.received) and number == signal.SIGINT
-        self.received = self.received or number
-        if again or not self._training:
+        first, self.received = not self.received, self.received or number
+        at_once = not self._training if first else number == signal.SIGINT and not self._ending
+        if at_once:
             self.broken_off = True
             raise KeyboardInterrupt
+
+    def ends_at_once(self) -> None:
+        """Say that the last step is saved: what is now written breaks off at a signal, and none disturbs its removal."""
+        self._training, self._ending = False, True
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # Lightning has put its own handlers in by now: SIGTERM would raise in the middle of a step.

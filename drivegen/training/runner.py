@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from drivegen import config as configs
-from drivegen import lora, strict_yaml
+from drivegen import lora, strict_yaml, weights
 from drivegen import model as models
 from drivegen.config import Config
 from drivegen.errors import InputError
@@ -64,16 +64,16 @@ def _fit(config: Config, stage: ModelStage | AutoencoderStage, folder: Path, sta
             raise InputError("preview.every is set, but data.val_scenes holds no scene out to look at")
         stage.data.setup()
         trainer.fit(stage.module, datamodule=stage.data, ckpt_path=None if start is None else str(start))
+        saver.save(trainer)
+        stop.ends_at_once()
+        if not stop.received:
+            with ema.applied(stage.module) if ema is not None else nullcontext():
+                print(f"wrote {stage.write(folder, trainer.global_step)}", flush=True)
     if stop.broken_off:
         print("stopped at once, in the middle of something; --resume auto goes on from the last checkpoint", flush=True)
-        return stop.status
-    if stop.status and trainer.global_step < train.steps:
+    elif stop.received:
         print(f"stopped at step {trainer.global_step}; go on with --resume auto", flush=True)
-        return stop.status
-    saver.save(trainer)
-    with ema.applied(stage.module) if ema is not None else nullcontext():
-        print(f"wrote {stage.write(folder, trainer.global_step)}", flush=True)
-    return 0
+    return stop.status
 
 
 def export(path: Path, out: Path) -> Path:
@@ -195,7 +195,8 @@ class AutoencoderStage:
         assert self.data.dataset is not None
         self.vae.eval()
         standardise(self.vae, self.data.dataset)
-        save_model(self.vae, folder / "vae", "diffusion_pytorch_model", DTYPES[self.config.save_dtype])
+        with weights.replacing(folder / "vae") as new:
+            save_model(self.vae, new, "diffusion_pytorch_model", DTYPES[self.config.save_dtype])
         return folder / "vae"
 
 
