@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from drivegen.errors import InputError
-from drivegen.geometry import SE3, Array, finite, timestamp, whole
+from drivegen.geometry import SE3, Array, file_path, finite, timestamp, whole
 
 NEIGHBOUR_LIMIT_RAD = math.radians(100.0)
 """A camera further round than this is not a neighbour."""
@@ -72,9 +72,12 @@ class Camera:
         if K[0, 0] <= 0 or K[1, 1] <= 0 or not np.allclose(K[[1, 2, 2, 2], [0, 0, 1, 2]], (0, 0, 0, 1)):
             fix = "fx, fy > 0, 0 below the diagonal and a last row 0 0 1 are needed"
             raise InputError(f"{where}: intrinsics {K.tolist()} are not a pinhole's; {fix}")
+        for name in ("ego_SE3_camera", "global_SE3_ego"):
+            SE3.check(getattr(self, name), f"{where}: {name}")
         for name in ("width_px", "height_px"):
             object.__setattr__(self, name, whole(getattr(self, name), 1, MAX_SIDE_PX, f"{where}: image size: {name}"))
         object.__setattr__(self, "timestamp_us", timestamp(self.timestamp_us, where))
+        object.__setattr__(self, "image_path", file_path(self.image_path, f"{where}: image_path"))
         object.__setattr__(self, "K_native", K)
 
     @property
@@ -102,6 +105,8 @@ class Camera:
 
         A resize that gives this size already stays as it is.
         """
+        for side in (width_px, height_px):
+            whole(side, 1, MAX_SIDE_PX, f"camera {self.channel!r}: generated image size {width_px!r}x{height_px!r}: side")
         if self.resize is not None and (self.resize.width_px, self.resize.height_px) == (width_px, height_px):
             return self
         return replace(self, resize=ResizeCrop.cover((self.width_px, self.height_px), (width_px, height_px)))

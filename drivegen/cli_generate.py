@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import signal
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,6 +18,7 @@ from drivegen.manifest import Manifest, describe
 from drivegen.pipeline import Pipeline
 from drivegen.sampling import check_range, check_seed
 from drivegen.scene import Frame
+from drivegen.stopping import raised_by_sigterm
 from drivegen.training.folder import held
 from drivegen.views import check_name
 
@@ -28,8 +27,6 @@ BUILT_IN = Path(__file__).parent / "assets" / "scene"
 
 LONGEST_SIDE = 8192
 """Pixels; a typing error beyond it would keep the machine busy without an answer."""
-
-TERMINATED = 128 + signal.SIGTERM
 
 
 @dataclass(frozen=True)
@@ -135,7 +132,7 @@ def generate(out: Path, selection: Selection, settings: Settings, where: Where, 
     scales, ranges, guidance = parse_scales(settings.scales), parse_ranges(settings.ranges), parse_guidance(settings.guidance)
     inputs, regions = parse_inputs(settings.inputs), parse_regions(settings.regions)
     check_seed(settings.seed)
-    with _stopped_by_sigterm(), held(out):
+    with raised_by_sigterm(), held(out):
         manifest = Manifest(out)
         frames = selection.frames()
         pipe = where.pipeline()
@@ -164,24 +161,6 @@ def generate(out: Path, selection: Selection, settings: Settings, where: Where, 
         f"{images} images of {len(frames)} frames in {took:.1f} s ({pipe.device}, {str(pipe.dtype).removeprefix('torch.')})"
     )
     console.print(f"look at {folder / 'sheet.png'}", soft_wrap=True, highlight=False, markup=False)
-
-
-@contextlib.contextmanager
-def _stopped_by_sigterm() -> Iterator[None]:
-    """Leave with status 143 on SIGTERM as an exception does, so that the manifest still gets the frames that are done."""
-
-    def stop(number: int, frame: Any) -> None:
-        signal.signal(number, signal.SIG_IGN)  # a second one must not cut the manifest's writing short
-        raise SystemExit(TERMINATED)
-
-    if threading.current_thread() is not threading.main_thread():  # only there can a handler be set
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def parse_scales(given: Sequence[str]) -> dict[str, float]:

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path, PurePath
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,14 +19,23 @@ from numpy.typing import ArrayLike, NDArray
 from drivegen.errors import InputError
 
 Array = NDArray[np.float64]
+T = TypeVar("T")
 
 NEAR_M = 0.1
 """Distance of the near plane in front of a camera, in metres: nearer geometry is clipped, not mirrored."""
 
 
+def numbers(values: ArrayLike, what: str) -> Array:
+    """Copy numbers of any shape into an array; InputError where they are none (a text, rows of several lengths)."""
+    try:
+        return np.array(values, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{what} is {values!r:.80}; it must be an array of numbers") from error
+
+
 def finite(values: ArrayLike, shape: tuple[int, ...], what: str) -> Array:
     """Copy finite numbers of one shape into an array that cannot be written; `what` names them where they are not."""
-    array = np.array(values, dtype=np.float64)
+    array = numbers(values, what)
     if array.shape != shape:
         raise InputError(f"{what} has shape {array.shape}, expected {shape}")
     if not np.isfinite(array).all():
@@ -43,6 +53,30 @@ def whole(value: Any, low: int, high: int, what: str) -> int:
     except (TypeError, ValueError, OverflowError):
         pass
     raise InputError(f"{what} is {value!r}; it must be a whole number from {low} to {high}")
+
+
+def instance_of(value: Any, kind: type, what: str, fix: str = "") -> None:
+    """Raise InputError where a value is of another type, such as a matrix in place of an SE3; fix says how to make one."""
+    if not isinstance(value, kind):
+        raise InputError(f"{what} is {type(value).__name__}, not {kind.__name__}{fix and f'; {fix}'}")
+
+
+def items_of(values: Any, kind: type[T], what: str) -> tuple[T, ...]:
+    """Return values of any sequence as a tuple; InputError where they are none, or one of them is of another type."""
+    try:
+        items = tuple(values)
+    except TypeError as error:
+        raise InputError(f"{what} is {type(values).__name__}; give a list of {kind.__name__}") from error
+    for index, value in enumerate(items):
+        instance_of(value, kind, f"{what}[{index}]")
+    return items
+
+
+def file_path(value: Any, what: str) -> Path | None:
+    """Return a file's name of any type as a path, None as None; InputError where it is no name (a picture itself, say)."""
+    if value is None or isinstance(value, (str, PurePath)):
+        return None if value is None else Path(value)
+    raise InputError(f"{what} is {type(value).__name__}, not the path of a file; save it to one and give its name")
 
 
 def timestamp(value: Any, what: str) -> int:
@@ -65,8 +99,7 @@ class SE3:
     translation: Array
 
     def __post_init__(self) -> None:
-        rotation = np.array(self.rotation, dtype=np.float64)
-        translation = np.array(self.translation, dtype=np.float64)
+        rotation, translation = numbers(self.rotation, "SE3: rotation"), numbers(self.translation, "SE3: translation")
         if rotation.shape != (3, 3) or translation.shape != (3,):
             raise InputError(f"SE3 needs a (3, 3) rotation and a (3,) translation, got {rotation.shape}, {translation.shape}")
         if not (np.isfinite(rotation).all() and np.isfinite(translation).all()):
@@ -85,7 +118,7 @@ class SE3:
     @classmethod
     def from_quaternion(cls, quaternion: ArrayLike, translation: ArrayLike) -> SE3:
         """Build from a quaternion (w, x, y, z) of unit length to 1e-3 and a translation (3,) in metres."""
-        q = np.array(quaternion, dtype=np.float64)
+        q = numbers(quaternion, "quaternion")
         if q.shape != (4,) or not np.isfinite(q).all() or abs(np.linalg.norm(q) - 1) > 1e-3:
             raise InputError(f"quaternion {q.tolist()} is not four finite numbers of unit length (w, x, y, z)")
         w, x, y, z = q / np.linalg.norm(q)
@@ -96,13 +129,18 @@ class SE3:
                 [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
             ]
         )
-        return cls(rotation, np.array(translation, dtype=np.float64))
+        return cls(rotation, numbers(translation, "SE3: translation"))
 
     @classmethod
     def from_yaw(cls, yaw_rad: float, translation: ArrayLike = (0.0, 0.0, 0.0)) -> SE3:
         """Build a turn about z (counter-clockwise seen from above) followed by a translation (3,) in metres."""
         c, s = math.cos(yaw_rad), math.sin(yaw_rad)
-        return cls(np.array([[c, -s, 0], [s, c, 0], [0, 0, 1.0]]), np.array(translation, dtype=np.float64))
+        return cls(np.array([[c, -s, 0], [s, c, 0], [0, 0, 1.0]]), numbers(translation, "SE3: translation"))
+
+    @staticmethod
+    def check(value: Any, what: str) -> None:
+        """Raise InputError where a value is no SE3: a 4x4 matrix, say."""
+        instance_of(value, SE3, what, "make one of a 4x4 matrix m with SE3(m[:3, :3], m[:3, 3])")
 
     @property
     def quaternion(self) -> Array:

@@ -21,7 +21,7 @@ from drivegen.cameras import ResizeCrop as ResizeCrop
 from drivegen.cameras import ring_neighbours as ring_neighbours
 from drivegen.cameras import ring_order as ring_order
 from drivegen.errors import InputError, nearest
-from drivegen.geometry import SE3, Array, finite, timestamp
+from drivegen.geometry import SE3, Array, file_path, finite, instance_of, items_of, numbers, timestamp
 
 DETECTION_CLASSES = (
     "car", "truck", "construction_vehicle", "bus", "trailer", "barrier", "motorcycle", "bicycle", "pedestrian", "traffic_cone",
@@ -38,7 +38,7 @@ LINE_LAYERS = ("road_divider", "lane_divider")
 
 
 def _points(values: ArrayLike, least: int, what: str) -> Array:
-    array = np.asarray(values, dtype=np.float64)
+    array = numbers(values, what)
     if array.ndim != 2 or array.shape[1] != 2 or len(array) < least:
         raise InputError(f"{what} has shape {array.shape}, expected (P, 2) with P >= {least}")
     if not np.isfinite(array).all():
@@ -66,6 +66,7 @@ class Box3D:
 
     def __post_init__(self) -> None:
         where = f"box {self.token or self.instance or self.category!r}"
+        SE3.check(self.global_SE3_object, f"{where}: global_SE3_object")
         size = finite(self.size_wlh_m, (3,), f"{where}: size")
         if (size <= 0).any():
             raise InputError(f"{where}: size {size.tolist()} m must be positive (width, length, height)")
@@ -74,7 +75,7 @@ class Box3D:
             raise InputError(f"{where}: visibility {self.visibility!r} must be 1 to 4, or None")
         object.__setattr__(self, "visibility", None if self.visibility is None else int(self.visibility))
         # nuScenes says NaN where a velocity cannot be estimated (one observation): unknown, so it stays.
-        velocity = np.array(self.velocity_mps, dtype=np.float64)
+        velocity = numbers(self.velocity_mps, f"{where}: velocity")
         if velocity.shape != (3,):
             raise InputError(f"{where}: velocity has shape {velocity.shape}, expected (3,) m/s")
         object.__setattr__(self, "velocity_mps", velocity)
@@ -155,6 +156,13 @@ class VectorMap:
     polygons: Mapping[str, tuple[MapPolygon, ...]] = field(default_factory=dict)
     lines: Mapping[str, tuple[MapLine, ...]] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        where = f"map of {self.location!r}"
+        polygons = {layer: items_of(group, MapPolygon, f"{where}: {layer}") for layer, group in self.polygons.items()}
+        lines = {layer: items_of(group, MapLine, f"{where}: {layer}") for layer, group in self.lines.items()}
+        object.__setattr__(self, "polygons", polygons)
+        object.__setattr__(self, "lines", lines)
+
     @cached_property
     def _bounds(self) -> dict[str, Array]:
         shapes = {name: [p.exterior for p in group] for name, group in self.polygons.items()}
@@ -202,15 +210,22 @@ class Frame:
     extras: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        channels = [camera.channel for camera in self.cameras]
+        where = f"frame {self.token!r}"
+        cameras = items_of(self.cameras, Camera, f"{where}: cameras")
+        object.__setattr__(self, "boxes", items_of(self.boxes, Box3D, f"{where}: boxes"))
+        if self.map is not None:
+            instance_of(self.map, VectorMap, f"{where}: map")
+        for name in ("global_SE3_ego", "ego_SE3_lidar"):
+            SE3.check(getattr(self, name), f"{where}: {name}")
+        channels = [camera.channel for camera in cameras]
         if not 1 <= len(channels) <= 8:
             have = ", ".join(channels) or "none"
             raise InputError(f"frame {self.token!r} has {len(channels)} cameras; 1 to 8 are supported, got {have}")
         if len(set(channels)) != len(channels):
             raise InputError(f"frame {self.token!r} has two cameras of one name: {sorted(channels)}")
-        object.__setattr__(self, "cameras", ring_order(self.cameras))
-        object.__setattr__(self, "boxes", tuple(self.boxes))
-        object.__setattr__(self, "timestamp_us", timestamp(self.timestamp_us, f"frame {self.token!r}"))
+        object.__setattr__(self, "cameras", ring_order(cameras))
+        object.__setattr__(self, "timestamp_us", timestamp(self.timestamp_us, where))
+        object.__setattr__(self, "lidar_path", file_path(self.lidar_path, f"{where}: lidar_path"))
 
     @property
     def channels(self) -> tuple[str, ...]:
@@ -267,7 +282,7 @@ class Frame:
         """Return this frame with one camera shifted (ego axes, metres) and turned about the vertical (counter-clockwise)."""
         mount = self.camera(channel).ego_SE3_camera
         turned = SE3.from_yaw(yaw_rad).rotation @ mount.rotation
-        moved = mount.translation + np.asarray(translation_m, dtype=np.float64)
+        moved = mount.translation + finite(translation_m, (3,), f"camera {channel!r}: translation")
         return self.edit_camera(channel, ego_SE3_camera=SE3(turned, moved))
 
     def drop_camera(self, channel: str) -> Frame:
@@ -285,3 +300,6 @@ class Scene:
     description: str = ""
     location: str = ""
     token: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "frames", items_of(self.frames, Frame, f"scene {self.name!r}: frames"))

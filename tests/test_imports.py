@@ -15,7 +15,7 @@ ROOTS = {"drivegen": HOUSE / "drivegen", "drivegen_plugins": HOUSE / "plugins" /
 
 LEVELS = (
     ("",),  # the package itself: names its parts and imports them when they are asked for
-    ("errors", "hooks", "attention", "source"),
+    ("errors", "hooks", "attention", "source", "stopping"),
     ("geometry", "fourier", "names"),
     ("cameras",),
     ("scene",),

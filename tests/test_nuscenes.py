@@ -466,6 +466,15 @@ def test_too_many_cameras_are_named(broken: Path) -> None:
     assert "10 cameras" in found[0].message
 
 
+def test_two_pictures_of_one_camera_are_named(broken: Path) -> None:
+    path = broken / "v1.0-mini" / "sample_data.json"
+    rows = json.loads(path.read_text())
+    path.write_text(json.dumps([*rows, rows[0] | {"token": "twin"}]))
+    found = nuscenes.validate(broken)
+    assert [(problem.token, problem.severity) for problem in found] == [("twin", "warning")]
+    assert f"has another key frame of CAM_FRONT_LEFT, row {rows[0]['token']}" in found[0].message
+
+
 def test_a_link_out_of_the_root_is_refused(broken: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     token, path = picture(broken)
     outside = tmp_path_factory.mktemp("outside") / "x.png"
@@ -591,6 +600,8 @@ def test_opening_what_is_not_there(broken: Path, tmp_path: Path) -> None:
         nuscenes.open(tmp_path / "nowhere")
     with pytest.raises(InputError, match=r"no v1\.0-\* folder"):
         nuscenes.open(tmp_path / "maps")
+    with pytest.raises(InputError, match=f"give the folder that holds .*, here .*{broken.name}$"):
+        nuscenes.open(broken / "v1.0-mini")
     with pytest.raises(InputError, match=r"did you mean 'v1\.0-mini'"):
         nuscenes.open(broken, "v1.0-mni")
     data = nuscenes.open(broken)

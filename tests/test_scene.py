@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import pickle
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +12,18 @@ import pytest
 
 from drivegen.errors import InputError
 from drivegen.geometry import SE3, project
-from drivegen.scene import Box3D, Camera, Frame, MapLine, MapPolygon, VectorMap, detection_class, ring_neighbours, ring_order
+from drivegen.scene import (
+    Box3D,
+    Camera,
+    Frame,
+    MapLine,
+    MapPolygon,
+    Scene,
+    VectorMap,
+    detection_class,
+    ring_neighbours,
+    ring_order,
+)
 from tests.street import RIG_DEG, camera, rectangle, street_boxes, street_frame, street_map
 
 NAN = float("nan")
@@ -82,6 +94,32 @@ def test_bad_intrinsics_name_the_camera(K: np.ndarray) -> None:
 def test_bad_sizes_name_the_box(size: tuple[float, ...]) -> None:
     with pytest.raises(InputError, match="tok-7"):
         Box3D("vehicle.car", SE3.identity(), size, token="tok-7")
+
+
+MATRIX, ONE = np.eye(4), SE3.identity()
+OF_ANOTHER_TYPE = {
+    "box 'car': global_SE3_object is ndarray, not SE3; make one of a 4x4": lambda: Box3D("car", MATRIX, (1, 1, 1)),
+    "box 'car': size is 'big'; it must be an array of numbers": lambda: Box3D("car", ONE, "big"),
+    "box 'car': velocity is 'fast'": lambda: Box3D("car", ONE, (1, 1, 1), velocity_mps="fast"),
+    "camera 'A': ego_SE3_camera is ndarray, not SE3": lambda: camera("A", 0, ego_SE3_camera=MATRIX),
+    "camera 'A': intrinsics is [[1, 2], [3]]; it must be": lambda: Camera("A", [[1, 2], [3]], 32, 18, ONE, ONE),
+    "camera 'A': generated image size 0x9: side is 0": lambda: camera("A", 0).resized(0, 9),
+    "camera 'CAM_BACK': translation has shape (), expected (3,)": lambda: street_frame().move_camera("CAM_BACK", 1.0),
+    "frame 'f': cameras is Camera; give a list of Camera": lambda: Frame("f", camera("A", 0)),
+    "frame 'f': boxes[0] is str, not Box3D": lambda: Frame("f", (camera("A", 0),), ["car"]),
+    "frame 'f': map is dict, not VectorMap": lambda: Frame("f", (camera("A", 0),), map={}),
+    "frame 'f': global_SE3_ego is ndarray, not SE3": lambda: Frame("f", (camera("A", 0),), global_SE3_ego=MATRIX),
+    "map of 'x': walkway[0] is ndarray, not MapPolygon": lambda: VectorMap("x", {"walkway": (MATRIX[:, :2],)}),
+    "map of 'x': road_divider is MapLine; give a list": lambda: VectorMap("x", {}, {"road_divider": MapLine(MATRIX[:2, :2])}),
+    "scene 's': frames is Frame; give a list of Frame": lambda: Scene("s", street_frame()),
+    "quaternion is 'a'; it must be": lambda: SE3.from_quaternion("a", (0, 0, 0)),
+}
+
+
+@pytest.mark.parametrize("message", OF_ANOTHER_TYPE)
+def test_what_is_of_another_type_is_named(message: str) -> None:
+    with pytest.raises(InputError, match=re.escape(message)):
+        OF_ANOTHER_TYPE[message]()
 
 
 def test_bad_visibility_and_map_shapes() -> None:

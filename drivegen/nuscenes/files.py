@@ -5,65 +5,88 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from drivegen.errors import InputError
-from drivegen.nuscenes.images import grey_png
+from drivegen.nuscenes.images import MAX_PIXELS, grey_png, open_image
+from drivegen.nuscenes.making import Making
 from drivegen.scene import Camera, Frame, VectorMap
 
 MASK_MAX_PIXELS = 400_000_000
 """A location larger than this at 10 px/m gets a 1x1 mask: the devkit's `render_egoposes_on_map` is then of no use there."""
 
 
-def place_image(root: Path, camera: Camera, stem: str) -> str:
-    """Return the file name, relative to root, of a camera's picture: where it is, a copy, or a grey one."""
-    if camera.image_path is not None:
-        source = Path(camera.image_path)
-        return _place(root, source, f"samples/{camera.channel}/{stem}", source.suffix, f"camera {camera.channel!r}")
-    return _add(root, f"samples/{camera.channel}/{stem}", ".png", grey_png(camera.width_px, camera.height_px))
+@dataclass(frozen=True)
+class Sample:
+    """A sample file that was looked at: `there` names it below root, or else `stem`, `suffix` and `read` say what to write."""
+
+    suffix: str
+    there: str = ""
+    stem: str = ""
+    read: Callable[[], bytes] = bytes
+
+    def add(self, made: Making) -> str:
+        """Write the file, if it is not there; return its name relative to root."""
+        return self.there or _add(made, self.stem, self.suffix, self.read())
 
 
-def place_lidar(root: Path, source: Path | None, stem: str) -> str:
-    """Return the file name, relative to root, of the lidar points (float32 x, y, z, intensity, ring)."""
-    stem = f"samples/LIDAR_TOP/{stem}"
-    return _add(root, stem, ".pcd.bin", b"") if source is None else _place(root, Path(source), stem, ".pcd.bin", "LIDAR_TOP")
+def find_image(root: Path, camera: Camera, stem: str, where: str) -> Sample:
+    """Look at the header of a camera's picture, and where it lies: in place, to be copied, or a grey one to be made.
+
+    root is resolved. Raises InputError where readers would refuse the picture for this camera.
+    """
+    size = (camera.width_px, camera.height_px)
+    if camera.image_path is None:
+        if camera.width_px * camera.height_px > MAX_PIXELS:
+            fix = "correct width_px and height_px"
+            raise InputError(f"{where}: its picture would have {size[0]}x{size[1]} pixels, more than {MAX_PIXELS:,}; {fix}")
+        return Sample(".png", stem=stem, read=partial(grey_png, *size))
+    open_image(camera.image_path, where, size, "camera").close()
+    return _found(root, camera.image_path, stem, camera.image_path.suffix)
 
 
-def _place(root: Path, source: Path, stem: str, suffix: str, where: str) -> str:
+def find_lidar(root: Path, source: Path | None, stem: str, where: str) -> Sample:
+    """Look at where the lidar points lie (float32 x, y, z, intensity, ring); without a source an empty file is to be made."""
+    if source is None:
+        return Sample(".pcd.bin", stem=stem)
     if not source.is_file():
-        raise InputError(f"{where}: file {source} is missing")
-    if source.resolve().is_relative_to(root.resolve()):
-        return source.resolve().relative_to(root.resolve()).as_posix()
-    return _add(root, stem, suffix, source.read_bytes())
+        raise InputError(f"{where}: lidar file {source} is missing; restore it, or leave out lidar_path")
+    if size := source.stat().st_size % 20:
+        fix = "points are rows of five float32: x, y, z, intensity, ring"
+        raise InputError(f"{where}: lidar file {source} has {size} bytes more than whole points; {fix}")
+    return _found(root, source, stem, ".pcd.bin")
 
 
-def _add(root: Path, stem: str, suffix: str, data: bytes) -> str:
+def _found(root: Path, source: Path, stem: str, suffix: str) -> Sample:
+    path = source.resolve()
+    if path.is_relative_to(root):
+        return Sample(path.suffix, there=path.relative_to(root).as_posix())
+    return Sample(suffix, stem=stem, read=source.read_bytes)
+
+
+def _add(made: Making, stem: str, suffix: str, data: bytes) -> str:
     """Write a file under a name that its content is part of: scenes or datasets in one root never take each other's files."""
     name = f"{stem}-{hashlib.sha256(data).hexdigest()[:12]}{suffix}"
-    path = root / name
-    if path.is_file():
-        if path.read_bytes() != data:
-            raise InputError(f"{path} exists already and is not what its name says; remove it, or choose another root")
-        return name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(data)
-    os.replace(temporary, path)
+    path = made.root / name
+    if not os.path.lexists(path):
+        made.file(name, data)
+    elif not path.is_file() or path.read_bytes() != data:
+        raise InputError(f"{path} exists already and is not what its name says; remove it, or choose another root")
     return name
 
 
-def count_points(frame: Frame, lidar: Path) -> list[int]:
+def count_points(frame: Frame) -> list[int]:
     """Count the lidar points in each box whose `num_lidar_pts` is None; the devkit's `points_in_box`, bit for bit."""
-    if all(box.num_lidar_pts is not None for box in frame.boxes):
-        return [int(box.num_lidar_pts or 0) for box in frame.boxes]
-    values = np.fromfile(lidar, dtype=np.float32)
-    if len(values) % 5:
-        raise InputError(f"lidar file {lidar} holds {len(values)} numbers, not rows of five (x, y, z, intensity, ring)")
-    points = values.reshape(-1, 5)[:, :3]
     known = [box.num_lidar_pts for box in frame.boxes]
+    if frame.lidar_path is None or None not in known:
+        return [int(count or 0) for count in known]
+    points = np.fromfile(frame.lidar_path, dtype=np.float32).reshape(-1, 5)[:, :3]
     return [_count(frame, i, points) if count is None else int(count) for i, count in enumerate(known)]
 
 
@@ -86,7 +109,7 @@ def _count(frame: Frame, index: int, points: np.ndarray) -> int:
     return int(points_in_box(other, close.T).sum())
 
 
-def place_map_mask(root: Path, location: str, vector_map: VectorMap | None) -> str:
+def add_map_mask(made: Making, location: str, vector_map: VectorMap | None) -> str:
     """Write the mask of drivable area and pavement that the devkit wants of a location (10 px/m, origin at the lower left)."""
     import cv2
 
@@ -103,4 +126,4 @@ def place_map_mask(root: Path, location: str, vector_map: VectorMap | None) -> s
         cv2.fillPoly(mask, [ring.round().astype(np.int32) for ring in rings], 255)
     buffer = io.BytesIO()
     Image.fromarray(mask).save(buffer, "PNG")
-    return _add(root, f"maps/{location or 'none'}", ".png", buffer.getvalue())
+    return _add(made, f"maps/{location or 'none'}", ".png", buffer.getvalue())

@@ -17,38 +17,42 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
 
 _CONVERTED = ("RGB", "RGBA", "RGBX", "L", "LA", "P", "PA", "1", "CMYK", "YCbCr")
 _ORIENTATION = 0x0112
+_MEND_SIZE = {
+    "row": "correct the row or the file",
+    "camera": "scale the picture, or correct the camera's width_px, height_px and K_native",
+}
 
 
-def open_image(path: Path, where: str, size: tuple[int, int] | None = None) -> Image.Image:
+def open_image(path: Path, where: str, size: tuple[int, int] | None = None, sized_by: str = "row") -> Image.Image:
     """Open an image without decoding it, after checking its header.
 
-    size (width, height) is what the tables say, in pixels. Raises InputError for a missing or non-image file, more than
-    MAX_PIXELS pixels, another size than the tables', 16-bit or floating-point pixels, and an EXIF rotation: calibrations hold
-    for the pixels as stored, so a viewer that turned them would show another camera.
+    size (width, height) is what the table's row, or the camera (`sized_by`), says, in pixels. Raises InputError for a missing
+    or non-image file, more than MAX_PIXELS pixels, another size than that, 16-bit or floating-point pixels, and an EXIF
+    rotation: calibrations hold for the pixels as stored, so a viewer that turned them would show another camera.
     """
     if not path.is_file():
-        raise InputError(f"{where}: image {path} is missing; restore the file or remove the row")
+        raise InputError(f"{where}: image {path} is missing; restore the file, or correct what names it")
     try:
         image = Image.open(path, formats=FORMATS)
     except UnidentifiedImageError as error:
         raise InputError(f"{where}: {path} is not an image ({', '.join(FORMATS)}); replace the file") from error
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise InputError(f"{where}: {path} cannot be read: {error}; replace the file") from error
-    problem = _header_problem(image, size)
+    problem = _header_problem(image, size, sized_by)
     if problem:
         image.close()
         raise InputError(f"{where}: image {path} {problem}")
     return image
 
 
-def _header_problem(image: Image.Image, size: tuple[int, int] | None) -> str:
+def _header_problem(image: Image.Image, size: tuple[int, int] | None, sized_by: str) -> str:
     width, height = image.size
     if width * height > MAX_PIXELS:
         return f"has {width}x{height} pixels, more than the {MAX_PIXELS:,} allowed; scale it down"
     if image.mode not in _CONVERTED:
         return f"has pixels of mode {image.mode!r}; save it with 8 bits a channel"
     if size is not None and (width, height) != tuple(size):
-        return f"has {width}x{height} pixels and its row says {size[0]}x{size[1]}; correct the row or the file"
+        return f"has {width}x{height} pixels and its {sized_by} says {size[0]}x{size[1]}; {_MEND_SIZE[sized_by]}"
     if _orientation(image) not in (0, 1):
         return "has an EXIF rotation; store the pixels upright and remove it"
     return ""
@@ -80,8 +84,8 @@ def load_image(camera: Camera) -> Image.Image:
     where = f"camera {camera.channel!r}"
     if camera.image_path is None:
         raise InputError(f"{where} has no picture (image_path is None); use a recorded frame, or generate one")
-    path = Path(camera.image_path)
-    image = decode(open_image(path, where, (camera.width_px, camera.height_px)), f"{where}: {path}")
+    path = camera.image_path
+    image = decode(open_image(path, where, (camera.width_px, camera.height_px), "camera"), f"{where}: {path}")
     crop = camera.resize
     if crop is None:
         return image

@@ -10,7 +10,7 @@ from typing import Any
 from drivegen.errors import InputError, nearest
 from drivegen.geometry import SE3
 from drivegen.nuscenes.images import open_image
-from drivegen.nuscenes.schema import ROW_ERRORS, field_problems, inside, map_path
+from drivegen.nuscenes.schema import ROW_ERRORS, field_problems, inside, map_path, no_version
 from drivegen.nuscenes.validate import table_problems
 from drivegen.nuscenes.vectormap import read_map
 from drivegen.scene import Box3D, Camera, Frame, Scene, VectorMap
@@ -27,8 +27,9 @@ def open(root: str | Path, version: str | None = None) -> Dataset:
     found = sorted(folder.name for folder in root.glob("v1.0-*") if folder.is_dir())
     if version is None:
         if len(found) != 1:
-            have = f"several versions ({', '.join(found)}); name one" if found else "no v1.0-* folder"
-            raise InputError(f"data root {root} has {have}")
+            if not found:
+                raise no_version(root)
+            raise InputError(f"data root {root} has several versions ({', '.join(found)}); name one")
         version = found[0]
     elif version not in found:
         hint = nearest(version, found)

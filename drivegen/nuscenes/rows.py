@@ -9,22 +9,24 @@ from pathlib import Path
 from typing import Any
 
 from drivegen.errors import InputError
-from drivegen.geometry import SE3
-from drivegen.nuscenes.files import count_points, place_image, place_lidar
-from drivegen.nuscenes.schema import CATEGORIES, FULL_CATEGORY, TABLES, VISIBILITY_LEVELS, make_token
+from drivegen.geometry import SE3, whole
+from drivegen.nuscenes.files import Sample, count_points, find_image, find_lidar
+from drivegen.nuscenes.making import Making
+from drivegen.nuscenes.schema import CATEGORIES, FULL_CATEGORY, TABLES, VISIBILITY_LEVELS, check_text, make_token
 from drivegen.scene import Box3D, Camera, Frame, Scene
 
 _CHANNEL = re.compile(r"[A-Za-z0-9_-]+")
 
 
 class Rows:
-    """The tables under construction; files are placed below root as their rows are made."""
+    """The tables under construction: scenes are looked at, then sample files are written and named in their rows."""
 
     def __init__(self, root: Path) -> None:
-        self.root = root
+        self.root = root.resolve()
         self.tables: dict[str, list[dict[str, Any]]] = {name: [] for name in TABLES}
         self.logs_by_location: dict[str, list[str]] = {}
         self._seen: dict[str, dict[str, dict[str, Any]]] = {name: {} for name in TABLES}
+        self._files: list[tuple[dict[str, Any], Sample]] = []
         for level, name in VISIBILITY_LEVELS.items():
             self._add("visibility", token=str(level), level=name, description="")
         for category in CATEGORIES:
@@ -41,7 +43,9 @@ class Rows:
         return token
 
     def add_scene(self, scene: Scene) -> None:
-        """Add a scene with its log, samples, sensors' data and annotations."""
+        """Add a scene with its log, samples, sensors' data and annotations; nothing is written."""
+        for what in ("name", "token", "description"):
+            check_text(getattr(scene, what), f"scene {scene.name!r}: {what}")
         if not scene.name or any(row["name"] == scene.name for row in self.tables["scene"]):
             raise InputError(f"scene name {scene.name!r} is empty or taken; every scene needs its own")
         times = [frame.timestamp_us for frame in scene.frames]
@@ -62,10 +66,9 @@ class Rows:
             sample = self._sample(scene, frame, index, token, description)
             samples.append(sample)
             for camera in frame.cameras:
-                data.setdefault(camera.channel, []).append(self._camera(scene, camera, sample, index))
-            lidar = place_lidar(self.root, frame.lidar_path, f"{_plain(scene.name)}__LIDAR_TOP__{index:04d}")
-            data.setdefault("LIDAR_TOP", []).append(self._lidar(scene, frame, sample, lidar))
-            self._boxes(scene, frame, sample, self.root / lidar, tracks)
+                data.setdefault(camera.channel, []).append(self._camera(scene, frame, camera, sample, index))
+            data.setdefault("LIDAR_TOP", []).append(self._lidar(scene, frame, sample, index))
+            self._boxes(scene, frame, sample, tracks)
         for chain in (samples, *data.values(), *tracks.values()):
             for earlier, later in pairwise(chain):
                 earlier["next"], later["prev"] = later["token"], earlier["token"]
@@ -78,6 +81,11 @@ class Rows:
         self._add("scene", token=token, log_token=log, nbr_samples=len(samples), first_sample_token=samples[0]["token"],
                   last_sample_token=samples[-1]["token"], name=scene.name, description=description)  # fmt: skip
 
+    def add_files(self, made: Making) -> None:
+        """Write the sample files that are not there yet, and name all in their rows."""
+        for row, sample in self._files:
+            row["filename"] = sample.add(made)
+
     def add_map(self, location: str, filename: str, logs: list[str]) -> None:
         """Add the map row of a location."""
         self._add("map", token=make_token("map", location), category="semantic_prior", filename=filename, log_tokens=logs)
@@ -89,6 +97,8 @@ class Rows:
         return token
 
     def _sample(self, scene: Scene, frame: Frame, index: int, scene_token: str, description: str) -> dict[str, Any]:
+        for what in ("token", "description"):
+            check_text(getattr(frame, what), f"scene {scene.name!r}, frame {index}: {what}")
         row = {"token": self._fresh("sample", frame.token, scene.name, index), "timestamp": int(frame.timestamp_us), "prev": "",
                "next": "", "scene_token": scene_token}  # fmt: skip
         if frame.description and frame.description != description:
@@ -101,34 +111,40 @@ class Rows:
         token = make_token("calibrated_sensor", scene.name, channel, fields, intrinsic)
         return self._once("calibrated_sensor", token, sensor_token=sensor, **fields, camera_intrinsic=intrinsic)
 
-    def _camera(self, scene: Scene, camera: Camera, sample: dict[str, Any], index: int) -> dict[str, Any]:
-        if not _CHANNEL.fullmatch(camera.channel) or camera.channel == "LIDAR_TOP":
-            raise InputError(f"camera name {camera.channel!r} cannot name a folder; use letters, digits, '_' and '-'")
-        filename = place_image(self.root, camera, f"{_plain(scene.name)}__{camera.channel}__{index:04d}")
+    def _camera(self, scene: Scene, frame: Frame, camera: Camera, sample: dict[str, Any], index: int) -> dict[str, Any]:
+        where = f"{_at(scene, frame)}, camera {camera.channel!r}"
+        if not _CHANNEL.fullmatch(check_text(camera.channel, f"{where}: name")) or camera.channel == "LIDAR_TOP":
+            raise InputError(f"{where}: its name cannot name a folder; use letters, digits, '_' and '-', and not LIDAR_TOP")
+        file = find_image(self.root, camera, _stem(scene, camera.channel, index), where)
         mount = self._mount(scene, camera.channel, "camera", camera.ego_SE3_camera, camera.K_native.tolist())
-        return self._sample_data(sample, camera.channel, mount, camera.global_SE3_ego, int(camera.timestamp_us), filename,
+        return self._sample_data(sample, camera.channel, mount, camera.global_SE3_ego, int(camera.timestamp_us), file,
                                  camera.width_px, camera.height_px)  # fmt: skip
 
-    def _lidar(self, scene: Scene, frame: Frame, sample: dict[str, Any], filename: str) -> dict[str, Any]:
+    def _lidar(self, scene: Scene, frame: Frame, sample: dict[str, Any], index: int) -> dict[str, Any]:
+        file = find_lidar(self.root, frame.lidar_path, _stem(scene, "LIDAR_TOP", index), _at(scene, frame))
         mount = self._mount(scene, "LIDAR_TOP", "lidar", frame.ego_SE3_lidar, [])
-        return self._sample_data(sample, "LIDAR_TOP", mount, frame.global_SE3_ego, int(frame.timestamp_us), filename, 0, 0)
+        return self._sample_data(sample, "LIDAR_TOP", mount, frame.global_SE3_ego, int(frame.timestamp_us), file, 0, 0)
 
-    def _sample_data(self, sample: dict[str, Any], channel: str, mount: str, pose: SE3, timestamp_us: int, filename: str,
+    def _sample_data(self, sample: dict[str, Any], channel: str, mount: str, pose: SE3, timestamp_us: int, file: Sample,
                      width: int, height: int) -> dict[str, Any]:  # fmt: skip
         token = make_token("sample_data", sample["token"], channel)
-        kind = "pcd" if channel == "LIDAR_TOP" else Path(filename).suffix.lstrip(".")
+        kind = "pcd" if channel == "LIDAR_TOP" else file.suffix.lstrip(".")
         ego = self._once("ego_pose", token, timestamp=timestamp_us, **_pose_fields(pose))
-        return self._add("sample_data", token=token, sample_token=sample["token"], ego_pose_token=ego,
-                         calibrated_sensor_token=mount, timestamp=timestamp_us, fileformat=kind, is_key_frame=True,
-                         height=height, width=width, filename=filename, prev="", next="")  # fmt: skip
+        row = self._add("sample_data", token=token, sample_token=sample["token"], ego_pose_token=ego,
+                        calibrated_sensor_token=mount, timestamp=timestamp_us, fileformat=kind, is_key_frame=True,
+                        height=height, width=width, filename="", prev="", next="")  # fmt: skip
+        self._files.append((row, file))
+        return row
 
-    def _boxes(self, scene: Scene, frame: Frame, sample: dict[str, Any], lidar: Path, tracks: dict[str, list[Any]]) -> None:
-        counts = count_points(frame, lidar)
+    def _boxes(self, scene: Scene, frame: Frame, sample: dict[str, Any], tracks: dict[str, list[Any]]) -> None:
+        for index, box in enumerate(frame.boxes):
+            _check_box(box, f"{_at(scene, frame)}, box {index}")
+        counts = count_points(frame)
         here = set()
         for index, (box, points) in enumerate(zip(frame.boxes, counts, strict=True)):
             instance = self._instance(scene, box, sample, index, tracks)
             if instance in here:
-                raise InputError(f"frame {frame.token!r} has two boxes of instance {box.instance!r}; give each its own")
+                raise InputError(f"{_at(scene, frame)}: two boxes of instance {box.instance!r}; give each its own")
             here.add(instance)
             token = box.token
             if not token or token in self._seen["sample_annotation"]:  # an edited copy of a frame keeps its boxes' tokens
@@ -166,5 +182,17 @@ def _pose_fields(pose: SE3) -> dict[str, list[float]]:
     return {"rotation": pose.quaternion.tolist(), "translation": pose.translation.tolist()}
 
 
-def _plain(name: str) -> str:
-    return re.sub(r"[^\w-]", "_", name)
+def _stem(scene: Scene, channel: str, index: int) -> str:
+    plain = re.sub(r"[^\w-]", "_", scene.name)
+    return f"samples/{channel}/{plain}__{channel}__{index:04d}"
+
+
+def _at(scene: Scene, frame: Frame) -> str:
+    return f"scene {scene.name!r}, frame {frame.token!r}"
+
+
+def _check_box(box: Box3D, where: str) -> None:
+    for what in ("category", "instance", "token", "attribute"):
+        check_text(getattr(box, what), f"{where}: {what}")
+    if box.num_lidar_pts is not None:
+        whole(box.num_lidar_pts, -1, 2**31, f"{where}: num_lidar_pts")  # some converters say -1 for unknown

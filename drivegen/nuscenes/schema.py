@@ -83,6 +83,17 @@ def field_problems(table: str, row: dict[str, Any]) -> Iterator[tuple[str, str]]
             yield field, f"{field} is {repr(value)[:60]}, not {what}{' of tokens' if field.endswith('_tokens') else ''}"
 
 
+def check_text(value: Any, what: str) -> str:
+    """Return what is a text that a table can hold; InputError where it is not (a number, half of a surrogate pair)."""
+    try:
+        str.encode(value)
+    except TypeError as error:
+        raise InputError(f"{what} is {value!r}; it must be a text") from error
+    except UnicodeEncodeError as error:
+        raise InputError(f"{what} is {value!r}, which UTF-8 cannot hold; write it without half of a surrogate pair") from error
+    return str(value)
+
+
 def make_token(*parts: object) -> str:
     """Return a token that depends on the parts alone: 32 hexadecimal digits."""
     return hashlib.md5("\x1f".join(map(str, parts)).encode(), usedforsecurity=False).hexdigest()
@@ -94,6 +105,12 @@ def _nameable(filename: str) -> bool:
         return bool(filename) and "\0" not in filename and all(len(os.fsencode(part)) < 256 for part in Path(filename).parts)
     except UnicodeEncodeError:
         return False
+
+
+def no_version(root: Path, version: str | None = None) -> InputError:
+    """Return the error of a data root without a version's folder."""
+    above = f", here {root.resolve().parent}" if root.resolve().name.startswith("v1.0-") else ""
+    return InputError(f"data root {root} has no {version or 'v1.0-*'} folder; give the folder that holds v1.0-*/{above}")
 
 
 def map_path(root: Path, location: str, where: str = "map") -> Path:

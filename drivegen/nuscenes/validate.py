@@ -12,7 +12,17 @@ from typing import Any
 from drivegen.errors import InputError
 from drivegen.geometry import SE3
 from drivegen.nuscenes.images import decode, open_image
-from drivegen.nuscenes.schema import CATEGORIES, LINKS, MAY_BE_EMPTY, ROW_ERRORS, TABLES, field_problems, inside, map_path
+from drivegen.nuscenes.schema import (
+    CATEGORIES,
+    LINKS,
+    MAY_BE_EMPTY,
+    ROW_ERRORS,
+    TABLES,
+    field_problems,
+    inside,
+    map_path,
+    no_version,
+)
 from drivegen.nuscenes.vectormap import read_map
 from drivegen.scene import Box3D, Camera
 
@@ -41,7 +51,7 @@ def validate(root: str | Path, version: str | None = None) -> tuple[Problem, ...
     root = Path(root)
     names = [version] if version else sorted(folder.name for folder in root.glob("v1.0-*") if folder.is_dir())
     if not names or not (root / names[0]).is_dir():
-        raise InputError(f"data root {root} has no {version or 'v1.0-*'} folder")
+        raise no_version(root, version)
     if len(names) > 1:
         raise InputError(f"data root {root} has several versions ({', '.join(names)}); name one")
     tables, problems = _load(root, names[0])
@@ -127,9 +137,14 @@ def _value_problems(root: Path, tables: Tables) -> Iterator[Problem]:
         if row["name"] not in CATEGORIES:
             message = f"{row['name']!r} is not a nuScenes category: its boxes are of no detection class"
             yield Problem("category", row["token"], message, "warning")
+    taken: dict[tuple[str, str], str] = {}
     for row in tables["sample_data"]:
         mount = rows["calibrated_sensor"].get(row["calibrated_sensor_token"], {})
         sensor = rows["sensor"].get(mount.get("sensor_token", ""), {})
+        key = row["sample_token"], str(sensor.get("channel"))
+        if row["is_key_frame"] and (other := taken.setdefault(key, row["token"])) != row["token"]:
+            message = f"sample {key[0]} has another key frame of {key[1]}, row {other}; one of them is not read: remove it"
+            yield Problem("sample_data", row["token"], message, "warning")
         if sensor.get("modality") == "camera":
             yield from _tried("sample_data", row, partial(_image, root))
         elif row["is_key_frame"]:

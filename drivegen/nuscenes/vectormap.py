@@ -11,7 +11,7 @@ import numpy as np
 
 from drivegen.errors import InputError
 from drivegen.geometry import Array
-from drivegen.nuscenes.schema import ROW_ERRORS, make_token
+from drivegen.nuscenes.schema import ROW_ERRORS, check_text, make_token
 from drivegen.scene import MapLine, MapPolygon, VectorMap
 
 POLYGON_LAYERS = (
@@ -135,6 +135,7 @@ def merge_maps(maps: Iterable[VectorMap], location: str) -> VectorMap:
                 if layer not in into:
                     raise InputError(f"map of {location!r}: {layer!r} is not a layer of that kind; known: {', '.join(into)}")
                 for element in group:
+                    check_text(element.token, f"map of {location!r}: token of a {layer}")
                     token = element.token or make_token(layer, *(part.tobytes() for part in _parts(element)))
                     old = into[layer].setdefault(token, element)
                     if old is not element and not _same(old, element):

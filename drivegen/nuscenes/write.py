@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from drivegen.errors import InputError
-from drivegen.nuscenes.files import place_map_mask
+from drivegen.geometry import items_of
+from drivegen.nuscenes.files import add_map_mask
+from drivegen.nuscenes.making import Making, making, sync_folder, write_bytes
 from drivegen.nuscenes.rows import Rows, scene_location
-from drivegen.nuscenes.schema import TABLES, map_path
+from drivegen.nuscenes.schema import TABLES, inside, map_path
 from drivegen.nuscenes.vectormap import map_json, merge_maps, read_map
 from drivegen.scene import Scene, VectorMap
 
@@ -25,38 +26,38 @@ def write(scenes: Sequence[Scene], root: str | Path, version: str = "v1.0-mini")
     picture gets an even grey one of its native size and a frame without lidar an empty point file, so that the devkit can
     render both. Tokens that are given stay; the others depend on content alone. A bare detection class becomes its full
     category (``car`` → ``vehicle.car``). `num_lidar_pts` None is counted in the lidar file (the devkit's `points_in_box`), 0
-    without one. Scenes of one location share one map, joined by token. The tables come last, in one rename: a dataset is there
-    entirely or not at all. Velocities are not stored in this schema: readers derive them from the tracks.
+    without one. Scenes of one location share one map, joined by token. Velocities are not stored in this schema: readers
+    derive them from the tracks.
+
+    A dataset is there entirely or not at all: scenes, pictures (their headers) and maps are checked before anything is written,
+    the tables come last, in one rename, and what was made is removed again when an error, Ctrl-C or SIGTERM ends the writing.
 
     Raises InputError when the version exists already, names or tokens of scenes and frames repeat, a scene has no frames, times
-    do not increase, a location is no plain name, or a map of that location is there and differs.
+    do not increase, a location is no plain name, a picture or lidar file is missing, a picture has another size than its camera
+    or is one that readers refuse, a map of that location is there and differs, or another process is writing to root.
     """
-    root = Path(root)
+    root, scenes = Path(root), items_of(scenes, Scene, "scenes")
     if not scenes:
         raise InputError("no scenes to write; give at least one")
     if not version.startswith("v1.0-") or "/" in version:
         raise InputError(f"version {version!r} must be of the form v1.0-<name>")
-    if (root / version).exists():
+    if inside(root, version, "version").exists():
         raise InputError(f"{root / version} exists already; choose another root or version, or remove it")
-    maps = _maps(root, scenes)
-    temporary = root / f".{version}.{os.getpid()}.tmp"
     try:
-        temporary.mkdir(parents=True)
+        maps = _maps(root, scenes)
         rows = Rows(root)
         for scene in scenes:
             rows.add_scene(scene)
-        for location, vector_map in maps.items():
-            _place_map(root, location, vector_map)
-        for location, logs in rows.logs_by_location.items():
-            rows.add_map(location, place_map_mask(root, location, maps.get(location)), logs)
-        for table in TABLES:
-            _write_bytes(temporary / f"{table}.json", _dump(rows.tables[table]))
-        os.rename(temporary, root / version)
-        _sync_folder(root)
+        new_maps = [location for location, vector_map in maps.items() if not _is_there(root, location, vector_map)]
+        with making(root, f".{version}.{os.getpid()}.tmp") as made:
+            rows.add_files(made)
+            for location in new_maps:
+                made.file(map_path(root, location).relative_to(root).as_posix(), _dump(map_json(maps[location])), sync=True)
+            for location, logs in rows.logs_by_location.items():
+                rows.add_map(location, add_map_mask(made, location, maps.get(location)), logs)
+            _finish(made, rows, root / version)
     except OSError as error:
         raise InputError(f"dataset {root} cannot be written: {error}") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _maps(root: Path, scenes: Sequence[Scene]) -> dict[str, VectorMap]:
@@ -73,44 +74,31 @@ def _maps(root: Path, scenes: Sequence[Scene]) -> dict[str, VectorMap]:
     return {location: merge_maps(maps, location) for location, maps in found.items()}
 
 
-def _dump(table: Any) -> bytes:
-    return json.dumps(table, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
-
-
-def _place_map(root: Path, location: str, vector_map: VectorMap) -> None:
+def _is_there(root: Path, location: str, vector_map: VectorMap) -> bool:
+    """Whether there is a map of the location already, another version's: it serves this one too if it holds every element."""
     path = map_path(root, location)
-    if path.exists():  # another version's: it serves this one too if it holds every element
-        there = read_map(path, location)
-        try:
-            more = _size(merge_maps([there, vector_map], location)) - _size(there)
-        except InputError as error:
-            raise InputError(f"{path} exists already and differs ({error}); choose another root or location") from error
-        if more:
-            raise InputError(
-                f"{path} exists already and lacks {more} elements of these scenes; choose another root or location"
-            )
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    _write_bytes(temporary, _dump(map_json(vector_map)))
-    os.replace(temporary, path)
-    _sync_folder(path.parent)
+    if not path.exists():
+        return False
+    there = read_map(path, location)
+    try:
+        more = _size(merge_maps([there, vector_map], location)) - _size(there)
+    except InputError as error:
+        raise InputError(f"{path} exists already and differs ({error}); choose another root or location") from error
+    if more:
+        raise InputError(f"{path} exists already and lacks {more} elements of these scenes; choose another root or location")
+    return True
 
 
 def _size(vector_map: VectorMap) -> int:
     return sum(map(len, vector_map.polygons.values())) + sum(map(len, vector_map.lines.values()))
 
 
-def _write_bytes(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+def _finish(made: Making, rows: Rows, folder: Path) -> None:
+    for table in TABLES:
+        write_bytes(made.staging / f"{table}.json", _dump(rows.tables[table]))
+    os.rename(made.staging, folder)
+    sync_folder(made.root)
 
 
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def _dump(table: Any) -> bytes:
+    return json.dumps(table, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
