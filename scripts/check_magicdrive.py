@@ -75,8 +75,10 @@ def step(golden: Golden) -> Tensors:
     handle = boxes.bbox_proj.register_forward_pre_hook(lambda module, args: positions.append(args[0]))
     conditions = host.encode(batch.arrays, batch.grid)
     handle.remove()
-    with recorded(golden) as seen:
-        prediction = host(i["view_latents"].flatten(0, 1), i["timestep"], conditions)
+    # Where gradients are wanted, what MagicDrive's block computes in two layers (projection, connector) is in two layers here.
+    with recorded(golden) as seen, torch.enable_grad():
+        prediction = host(i["view_latents"].flatten(0, 1), i["timestep"], conditions).detach()
+    seen = {key: value.detach() for key, value in seen.items()}
     out = {k: v if v.ndim != 4 or not k.startswith("block.") else v.flatten(0, 1) for k, v in seen.items()}
     split = {"v": golden.views}
     camera = host.plugin("camera")

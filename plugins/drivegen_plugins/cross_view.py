@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from einops import rearrange
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 from drivegen.attention import attention
 from drivegen.control import zero
@@ -50,7 +52,27 @@ class CrossView(Plugin):
         return {"neighbours": table}
 
     def encode(self, arrays: Arrays, keep: Tensor) -> Signal:
-        return Signal(data=(arrays["neighbours"], keep))
+        neighbours = arrays["neighbours"]
+        return Signal(data=Neighbours(neighbours, bool((neighbours >= 0).all()), None if bool(keep.all()) else keep))
+
+
+@dataclass(frozen=True, eq=False)
+class Neighbours:
+    """Who looks at whom (B, V, K), -1 = nobody; whether nobody lacks one; keep (B,), None = all."""
+
+    table: Tensor
+    whole: bool
+    keep: Tensor | None
+    outputs: dict[nn.Module, Output] = field(default_factory=dict)
+    """What layers have made of their weights: it is the same at every step."""
+
+
+class Output(NamedTuple):
+    """Output projection and connector in one: ``x ↦ weight·x + each·count + rest``, count the neighbours that were summed."""
+
+    weight: Tensor
+    each: Tensor
+    rest: Tensor | None
 
 
 class Remember(nn.Module):
@@ -96,23 +118,46 @@ class CrossViewLayer(nn.Module):
 
     def forward(self, x: Tensor, y: Tensor, now: Now) -> Tensor:
         """Give the term (N, L, C) for the stream after cross-attention, which is the remembered input plus y."""
-        neighbours, keep = now.signal.data
+        seen: Neighbours = now.signal.data
         stream = self.norm4(now.scratch["stream"] + y)
-        term = self.connector(self.attend(stream, neighbours))
-        term = torch.where(keep.view(-1, 1, 1, 1), term, 0.0)
+        mixed, count = self._mixed(stream, seen.table, seen.whole)
+        if torch.is_grad_enabled():
+            term = self.connector(self._projected(mixed, count))
+        else:
+            weight, each, rest = seen.outputs.get(self) or seen.outputs.setdefault(self, self._output())
+            bias = each * count if rest is None else each * count + rest
+            term = linear(mixed, weight, bias) if bias.ndim == 1 else linear(mixed, weight) + bias
+        if seen.keep is not None:
+            term = torch.where(seen.keep.view(-1, 1, 1, 1), term, 0.0)
         return rearrange(term, "b v l c -> (b v) l c")
 
     def attend(self, stream: Tensor, neighbours: Tensor) -> Tensor:
         """Let each view of a normalised stream (N, L, C) attend to its neighbours (B, V, K), -1 = none: (B, V, L, C)."""
-        q, k, v = (f(stream) for f in (self.attn4.to_q, self.attn4.to_k, self.attn4.to_v))
-        mixed, count = self._add(q, k, v, neighbours) if self.attention == "add" else self._mix(q, k, v, neighbours)
-        out: Any = self.attn4.to_out[0]
-        # One output projection for the sum over neighbours: its bias counts once for each of them.
-        return nn.functional.linear(rearrange(mixed, "b v h l d -> b v l (h d)"), out.weight) + count * out.bias
+        return self._projected(*self._mixed(stream, neighbours, False))
 
-    def _add(self, q: Tensor, k: Tensor, v: Tensor, neighbours: Tensor) -> tuple[Tensor, Tensor]:
-        """Sum over neighbours of attention to each (B, V, H, L, d), and how often the output bias counts (B, V, 1, 1)."""
-        scenes, views = neighbours.shape[:2]
+    def _projected(self, mixed: Tensor, count: Tensor | int) -> Tensor:
+        # One output projection for the sum over neighbours: its bias counts once for each of them.
+        out: Any = self.attn4.to_out[0]
+        return linear(mixed, out.weight) + count * out.bias
+
+    def _output(self) -> Output:
+        """Multiply connector and output projection out: one product a token instead of two."""
+        out: Any = self.attn4.to_out[0]
+        connector: Any = self.connector
+        if isinstance(connector, nn.Linear):
+            return Output(connector.weight @ out.weight, connector.weight @ out.bias, connector.bias)
+        return Output(connector(out.weight.T).T, connector(out.bias), None)
+
+    def _mixed(self, stream: Tensor, neighbours: Tensor, whole: bool) -> tuple[Tensor, Tensor | int]:
+        """Attention before its output projection (B, V, L, C), and how often its bias counts: (B, V, 1, 1), or a number."""
+        q, k, v = (f(stream) for f in (self.attn4.to_q, self.attn4.to_k, self.attn4.to_v))
+        how = self._add if self.attention == "add" else self._mix
+        mixed, count = how(q, k, v, neighbours, whole)
+        return rearrange(mixed, "b v h l d -> b v l (h d)"), count
+
+    def _add(self, q: Tensor, k: Tensor, v: Tensor, neighbours: Tensor, whole: bool) -> tuple[Tensor, Tensor | int]:
+        """Sum over neighbours of attention to each (B, V, H, L, d)."""
+        scenes, views, most = neighbours.shape
         first = views * torch.arange(scenes, device=q.device)[:, None]
         present = (neighbours >= 0).to(q.dtype)
         queries = rearrange(q, "n l (h d) -> n h l d", h=self.heads)
@@ -121,27 +166,29 @@ class CrossViewLayer(nn.Module):
             # Whole rows are gathered before heads are told apart: that is a plain copy.
             rows = (first + each).flatten()
             keys, values = (rearrange(z.index_select(0, rows), "n l (h d) -> n h l d", h=self.heads) for z in (k, v))
-            one = attention(queries, keys, values) * there.view(-1, 1, 1, 1)
+            one = attention(queries, keys, values)
+            one = one if whole else one * there.view(-1, 1, 1, 1)
             total = one if total is None else total + one
         total = torch.zeros_like(queries) if total is None else total
-        return total.unflatten(0, (scenes, views)), present.sum(2)[..., None, None]
+        return total.unflatten(0, (scenes, views)), most if whole else present.sum(2)[..., None, None]
 
-    def _mix(self, q: Tensor, k: Tensor, v: Tensor, neighbours: Tensor) -> tuple[Tensor, Tensor]:
-        """Attention to all that are seen at once (B, V, H, L, d), and whether the output bias counts (B, V, 1, 1)."""
+    def _mix(self, q: Tensor, k: Tensor, v: Tensor, neighbours: Tensor, whole: bool) -> tuple[Tensor, Tensor | int]:
+        """Attention to all that are seen at once (B, V, H, L, d)."""
         views = neighbours.shape[1]
         q, k, v = (rearrange(z, "(b v) l (h d) -> b v h l d", v=views, h=self.heads) for z in (q, k, v))
         if self.attention == "self":
             q, k, v = (rearrange(z, "b v h l d -> b h (v l) d") for z in (q, k, v))
             out = nn.functional.scaled_dot_product_attention(q, k, v)
-            return rearrange(out, "b h (v l) d -> b v h l d", v=views), torch.ones_like(neighbours[:, :, :1, None]).to(q.dtype)
+            return rearrange(out, "b h (v l) d -> b v h l d", v=views), 1
         present = neighbours >= 0
         index = neighbours.clamp(min=0)
         scenes = torch.arange(q.shape[0], device=q.device)[:, None, None]
-        k, v = k[scenes, index], v[scenes, index]
+        k, v = (rearrange(z[scenes, index], "b v n h l d -> b v h (n l) d") for z in (k, v))
+        if whole:
+            return nn.functional.scaled_dot_product_attention(q, k, v), 1
         some = present.any(2)
         # A view without neighbours attends to anything and is set to zero after.
-        mask = (present | ~some[..., None]).repeat_interleave(k.shape[-2], dim=2)[:, :, None, None]
-        k, v = (rearrange(z, "b v n h l d -> b v h (n l) d") for z in (k, v))
+        mask = (present | ~some[..., None]).repeat_interleave(q.shape[-2], dim=2)[:, :, None, None]
         out = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         weights = some[..., None, None, None].to(q.dtype)
         return out * weights, weights[..., 0]

@@ -1,4 +1,4 @@
-"""Text: a prompt template over the frame's description, through the backbone's text encoder, as tokens."""
+"""Text: a prompt template over the frame's description, through the backbone's text encoder, as tokens or as one vector."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from drivegen.control import zero
 from drivegen.errors import InputError
-from drivegen.plugin import Arrays, Plugin, Signal, where_kept
+from drivegen.plugin import Arrays, Now, Plugin, Signal, per_row, where_kept
 from drivegen.scene import Frame
 
 
@@ -65,5 +66,35 @@ class Text(Plugin):
         return {"states": self._states(arrays["ids"]), "null_states": self._states(arrays["null_ids"])}
 
     def _states(self, ids: Tensor) -> Tensor:
-        states: Tensor = self.backbone.text_encoder(ids)[0]
+        """Run the text encoder on ids (B, S): what is appended (B, S, D)."""
+        states: Tensor = self.backbone.text_encoder(ids).last_hidden_state
         return states
+
+
+class PooledText(Text):
+    """The text encoder's state at the end of the prompt, through two layers, as a term of the time embedding.
+
+    Tokens reach a UNet at its cross-attentions, the time embedding reaches each of its residual blocks: so what a prompt says
+    of the whole picture (its light, its weather) gets to all resolutions, as in SDXL (Podell et al. 2023, section 2.2). Null is
+    the empty prompt, or the negative one.
+    """
+
+    def attach(self, backbone: Any) -> None:
+        super().attach(backbone)
+        width, time = int(backbone.text_encoder.config.hidden_size), int(backbone.unet.time_embedding.linear_2.out_features)
+        self.project = nn.Sequential(nn.Linear(width, time), nn.SiLU(), zero(nn.Linear(time, time)))
+        self.tap("time_embedding", lambda name, site: _Vector())
+
+    def encode(self, arrays: Arrays, keep: Tensor) -> Signal:
+        return Signal(data=self.project(super().encode(arrays, keep).tokens))
+
+    def _states(self, ids: Tensor) -> Tensor:
+        pooled: Tensor = self.backbone.text_encoder(ids).pooler_output
+        return pooled
+
+
+class _Vector(nn.Module):
+    """The vector of each scene, for all of its views."""
+
+    def forward(self, x: Tensor, y: Tensor, now: Now) -> Tensor:
+        return per_row(now.signal.data, now.grid)
