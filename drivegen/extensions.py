@@ -76,7 +76,16 @@ class Extensions:
         if (sampling.null is None) == (drop == 0):  # guidance uses null where a plugin knows it, and only there
             others = tuple(n for n in self.host.plugins if n != name) if sampling.null is None else sampling.null
             self.model = replace(self.model, sampling=replace(sampling, null=others if drop == 0 else (*others, name)))
+        self._weigh(name, drop)
         return name
+
+    def _weigh(self, name: str, drop: float | None) -> None:
+        """Where guidance has a weight a plugin, give this one, the last in order, that of the last before it."""
+        guidance = self.model.sampling.guidance
+        weighed = [n for n in self.host.plugins if isinstance(guidance, Mapping) and n in guidance]
+        if drop != 0 and weighed and isinstance(guidance, Mapping):
+            sampling = replace(self.model.sampling, guidance={**guidance, name: guidance[weighed[-1]]})
+            self.model = replace(self.model, sampling=sampling)
 
     def remove_plugin(self, name: str) -> Plugin:
         """Detach a plugin, and leave the host as it was without it; returns the plugin."""

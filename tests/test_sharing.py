@@ -86,6 +86,19 @@ def test_grafted_and_removed(source: Pipeline, folder: Path) -> None:
     assert other.model.sampling == sampling
 
 
+def test_a_plugin_is_guided_where_the_others_have_weights(folder: Path) -> None:
+    """It takes the weight of the last before it: with equal weights that is plain guidance. Removed, the weights are as before."""
+    kinds, weights = ("camera", "text"), {"camera": 3.0, "text": 3.0}
+    weighed, plain = (pipe(kinds, sampling=Sampling(steps=2, guidance=guidance)) for guidance in (weights, 3.0))
+    before = weighed.model.sampling
+    for each in (weighed, plain):
+        each.add_plugin(folder, components={"image_encoder": folder.parent / "model" / "image_encoder"})
+    assert weighed.model.sampling.guidance == weights | {"image_prompt": 3.0}
+    assert torch.equal(latents(weighed, image_prompt=PHOTO), latents(plain, image_prompt=PHOTO))
+    weighed.remove_plugin("image_prompt")
+    assert weighed.model.sampling == before
+
+
 @pytest.mark.parametrize("weights", [{"text": 3.0, "camera": 1.5}, {"camera": 2.0}])
 def test_a_plugin_that_guidance_weighs_is_removed(weights: dict[str, float]) -> None:
     """The model goes on with the other weights, as one that never had the plugin does."""
