@@ -87,7 +87,7 @@ def test_grafted_and_removed(source: Pipeline, folder: Path) -> None:
 
 
 def test_a_plugin_is_guided_where_the_others_have_weights(folder: Path) -> None:
-    """It takes the weight of the last before it: with equal weights that is plain guidance. Removed, the weights are as before."""
+    """It takes the weight of the last before it; with equal weights that is plain guidance. Removed, all is as before."""
     kinds, weights = ("camera", "text"), {"camera": 3.0, "text": 3.0}
     weighed, plain = (pipe(kinds, sampling=Sampling(steps=2, guidance=guidance)) for guidance in (weights, 3.0))
     before = weighed.model.sampling
