@@ -81,10 +81,12 @@ class Extensions:
 
     def _weigh(self, name: str, drop: float | None) -> None:
         """Where guidance has a weight a plugin, give this one, the last in order, that of the last before it."""
-        guidance = self.model.sampling.guidance
-        weighed = [n for n in self.host.plugins if isinstance(guidance, Mapping) and n in guidance]
-        if drop != 0 and weighed and isinstance(guidance, Mapping):
-            sampling = replace(self.model.sampling, guidance={**guidance, name: guidance[weighed[-1]]})
+        sampling = self.model.sampling
+        if drop == 0 or not isinstance(sampling.guidance, Mapping):
+            return
+        given = [sampling.guidance[n] for n in self.host.plugins if n in sampling.guidance]
+        if given:
+            sampling = replace(sampling, guidance={**sampling.guidance, name: given[-1]})
             self.model = replace(self.model, sampling=sampling)
 
     def remove_plugin(self, name: str) -> Plugin:
