@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from shapely import STRtree
+from shapely import box as rectangle
 
 from drivegen.cameras import Camera as Camera
 from drivegen.cameras import ResizeCrop as ResizeCrop
@@ -148,6 +150,11 @@ class MapLine:
         object.__setattr__(self, "points", _points(self.points, 2, f"map line {self.token!r}"))
 
 
+def _rectangles(shapes: list[Array]) -> NDArray[np.object_]:
+    bounds = np.array([[*points.min(0), *points.max(0)] for points in shapes]).reshape(-1, 4)
+    return np.asarray(rectangle(*bounds.T), dtype=object)
+
+
 @dataclass(frozen=True, eq=False)
 class VectorMap:
     """Polygons and lines by nuScenes layer name, in global metres."""
@@ -164,22 +171,21 @@ class VectorMap:
         object.__setattr__(self, "lines", lines)
 
     @cached_property
-    def _bounds(self) -> dict[str, Array]:
+    def _trees(self) -> dict[str, STRtree]:
         shapes = {name: [p.exterior for p in group] for name, group in self.polygons.items()}
         shapes |= {name: [p.points for p in group] for name, group in self.lines.items()}
-        return {
-            name: np.array([[*points.min(0), *points.max(0)] for points in group]).reshape(-1, 4)
-            for name, group in shapes.items()
-        }
+        return {name: STRtree(_rectangles(group)) for name, group in shapes.items()}
 
     def near(self, center_xy: ArrayLike, radius_m: float) -> VectorMap:
-        """Return the map of the elements whose bounding box meets the square of half-width radius_m about center_xy."""
+        """Return the map of the elements whose bounding box meets the square of half-width radius_m about center_xy.
+
+        Found in a tree of bounding boxes a layer (shapely's), so that a larger city takes no longer.
+        """
         x, y = np.asarray(center_xy, dtype=np.float64)[:2]
+        square = rectangle(x - radius_m, y - radius_m, x + radius_m, y + radius_m)
 
         def hits(name: str) -> NDArray[np.intp]:
-            b = self._bounds[name]
-            meets_x = (b[:, 0] <= x + radius_m) & (b[:, 2] >= x - radius_m)
-            return np.flatnonzero(meets_x & (b[:, 1] <= y + radius_m) & (b[:, 3] >= y - radius_m))
+            return np.sort(self._trees[name].query(square))
 
         return VectorMap(
             self.location,
