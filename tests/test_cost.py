@@ -24,7 +24,15 @@ from drivegen.evaluate.cost import Diffusers, Ours, Size, latents, relative_erro
 from drivegen.evaluate.cost_process import Step, Task, Worker, count_flops
 from drivegen.evaluate.cost_table import Contender, Measured, as_json, markdown, spread
 from drivegen.host import Host
-from drivegen.sampling import HostDenoiser, classifier_free, fast, fast_generation, remembered_projections, telescoping
+from drivegen.sampling import (
+    HostDenoiser,
+    classifier_free,
+    fast,
+    fast_generation,
+    remembered_projections,
+    telescoping,
+    winograd,
+)
 from tests.street import street_frame
 from tests.tiny_hosts import ALL, SIZE, tiny_host
 
@@ -159,6 +167,60 @@ def test_feed_forward_by_convolution_is_the_same_numbers(host: Host) -> None:
         assert relative_error(block(x), plain) < 1e-6
         assert block(x.transpose(0, 1)).shape == (11, 3, x.shape[-1])
     assert torch.equal(block(x), plain)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("size", [(1, 1), (4, 4), (5, 7), (28, 50), (7, 13)])
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("together", [1, 2048])
+def test_winograd_is_the_convolution(monkeypatch: pytest.MonkeyPatch, size: tuple[int, int], bias: bool, together: int) -> None:
+    monkeypatch.setattr(winograd, "MAX_TILES", together)
+    layer = nn.Conv2d(24, 40, 3, padding=1, bias=bias)
+    x = torch.randn(3, 24, *size)
+    exact = layer.double()(x.double())
+    layer.float()
+    for given in (x, x.contiguous(memory_format=torch.channels_last), x.transpose(2, 3).contiguous().transpose(2, 3)):
+        found = winograd.winograd(given, layer.weight, layer.bias)
+        assert found.is_contiguous(memory_format=torch.channels_last)
+        assert relative_error(found.double(), exact) < 3e-6
+
+
+@torch.no_grad()
+def test_winograd_takes_the_wide_convolutions_of_a_generation(
+    host: Host, batch: Batch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(winograd, "MIN_CHANNELS", 32)
+    monkeypatch.setattr(fast, "MIN_PIXELS", 200)
+    seen: list[int] = []
+
+    def counting(x: Tensor, *rest: Any) -> Tensor:
+        seen.append(x.shape[1])
+        return winograd.winograd(x, *rest)
+
+    monkeypatch.setattr(fast, "winograd", counting)
+    x, t = noise(batch, 0), torch.tensor(500)
+    plain = HostDenoiser(host, batch)(x, t)
+    with fast_generation(host):
+        quick = HostDenoiser(host, batch)(x, t)
+        assert len(seen) > 8
+        assert min(seen) >= 32
+        assert relative_error(quick, plain) < 1e-5
+        seen.clear()
+        HostDenoiser(host, batch, dtype=torch.bfloat16)(x, t)
+        with torch.enable_grad():
+            HostDenoiser(host, batch)(x, t)
+        assert not seen
+
+
+def test_only_plain_convolutions_are_winograds() -> None:
+    assert winograd.saves_time(nn.Conv2d(256, 256, 3, padding=1))
+    others = [
+        {"kernel_size": 3, "padding": 1, "stride": 2}, {"kernel_size": 3}, {"kernel_size": 1, "padding": 1},
+        {"kernel_size": 3, "padding": 1, "groups": 2}, {"kernel_size": 3, "padding": 1, "padding_mode": "circular"},
+        {"kernel_size": 3, "padding": "same"}, {"kernel_size": 3, "padding": 1, "dilation": 2},
+    ]  # fmt: skip
+    assert not any(winograd.saves_time(nn.Conv2d(256, 256, **other)) for other in others)
+    assert not winograd.saves_time(nn.Conv2d(4, 320, 3, padding=1))
 
 
 @pytest.mark.parametrize("parts", [1, 3, 6])

@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from drivegen.attention import attention_by_parts
 from drivegen.host import Host
+from drivegen.sampling.winograd import MIN_PIXELS, saves_time, winograd
 
 _MMAP_MAX, _MMAP_THRESHOLD, _TRIM_THRESHOLD = -4, -3, -1
 """glibc's mallopt parameters (malloc.h)."""
@@ -28,6 +29,7 @@ def fast_generation(host: Host) -> Iterator[None]:
             stack.enter_context(kept_memory())
             stack.enter_context(repeated_once(host))
             stack.enter_context(feed_forward_by_convolution(host))
+            stack.enter_context(convolutions_by_tiles(host))
             stack.enter_context(AttentionByParts())
         yield
 
@@ -153,6 +155,23 @@ def _as_convolution(layer: nn.Linear, x: Tensor) -> Tensor:
     pixels = x.reshape(1, 1, -1, x.shape[-1]).permute(0, 3, 1, 2)  # one row of them, channels last
     out = nn.functional.conv2d(pixels, layer.weight[:, :, None, None], layer.bias)
     return out.permute(0, 2, 3, 1).reshape(*x.shape[:-1], -1)
+
+
+@contextmanager
+def convolutions_by_tiles(host: Host) -> Iterator[None]:
+    """Compute wide 3×3 convolutions in fp32 by `winograd`, the VAE decoder's too: half the time at the same accuracy."""
+    networks = [*_networks(host), host.backbone.vae.decoder]
+    layers = [m for network in networks for m in network.modules() if type(m) is nn.Conv2d and saves_time(m)]
+    with _replaced(layers, lambda layer: partial(_by_tiles, layer)):
+        yield
+
+
+def _by_tiles(layer: nn.Conv2d, x: Tensor) -> Tensor:
+    single = x.dtype == layer.weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+    large = x.ndim == 4 and len(x) * x.shape[2] * x.shape[3] >= MIN_PIXELS
+    if torch.is_grad_enabled() or not single or not large or x.device.type != "cpu":
+        return layer._conv_forward(x, layer.weight, layer.bias)
+    return winograd(x, layer.weight, layer.bias)
 
 
 @contextmanager
