@@ -51,7 +51,9 @@ def main() -> None:
         "without an image prompt": pipe(frame, **common).pictures(),
         "variation: own pictures": pipe(frame, **prompt("own")).pictures(),
         "weather and style of the photo": pipe(frame, without=texts, **prompt(photo)).pictures(),
-        "mixed: recorded structure, the photo's look": pipe(frame, image=recorded, strength=0.7, **prompt(photo)).pictures(),
+        "mixed: recorded structure, the photo's look": pipe(
+            frame, image=recorded, strength=0.85, without=texts, **prompt(photo)
+        ).pictures(),
     }
     channels = frame.channels[: args.cameras]
     label, gap = 16, 4
