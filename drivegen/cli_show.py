@@ -51,7 +51,7 @@ def show_model(console: Console, folder: Path) -> None:
     s = index.sampling
     null = "all plugins" if s.null is None else ", ".join(s.null) or "none"
     console.print(f"images: {height}x{width} (height x width)", highlight=False, soft_wrap=True)
-    settings = escape(f"{s.sampler}, {s.steps} steps, guidance {s.guidance} (nulls {null})")
+    settings = escape(f"{s.sampler}, {s.steps} steps, guidance {s.guidance} (nulls {null}), rescale {s.guidance_rescale}")
     console.print(f"sampling: {settings}, noise {s.noise}, agreement {s.agreement}", highlight=False, soft_wrap=True)
     versions = ", ".join(f"{k} {v}" for k, v in index.versions.items()) or "versions that are not recorded"
     console.print(f"saved with: {escape(versions)}", highlight=False, soft_wrap=True)
