@@ -159,7 +159,7 @@ def _as_convolution(layer: nn.Linear, x: Tensor) -> Tensor:
 
 @contextmanager
 def convolutions_by_tiles(host: Host) -> Iterator[None]:
-    """Compute wide 3×3 convolutions in fp32 by `winograd`, the VAE decoder's too: half the time at the same accuracy."""
+    """Compute wide 3×3 convolutions in fp32 by `winograd`, the VAE decoder's too: about half their time, as exact."""
     networks = [*_networks(host), host.backbone.vae.decoder]
     layers = [m for network in networks for m in network.modules() if type(m) is nn.Conv2d and saves_time(m)]
     with _replaced(layers, lambda layer: partial(_by_tiles, layer)):
