@@ -6,22 +6,22 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from drivegen import nuscenes as nuscenes
-    from drivegen.errors import InputError as InputError
-    from drivegen.model import Model as Model
-    from drivegen.pipeline import Pipeline as Pipeline
-    from drivegen.registry import register as register
-    from drivegen.views import Views as Views
+    from drivegen.catalog.registry import register as register
+    from drivegen.datasets import nuscenes as nuscenes
+    from drivegen.pipeline.pipeline import Pipeline as Pipeline
+    from drivegen.pipeline.views import Views as Views
+    from drivegen.saved.model import Model as Model
+    from drivegen.support.errors import InputError as InputError
 
 _WHERE = {
-    "Pipeline": "drivegen.pipeline",
-    "Views": "drivegen.views",
-    "Model": "drivegen.model",
-    "register": "drivegen.registry",
-    "InputError": "drivegen.errors",
+    "Pipeline": "drivegen.pipeline.pipeline",
+    "Views": "drivegen.pipeline.views",
+    "Model": "drivegen.saved.model",
+    "register": "drivegen.catalog.registry",
+    "InputError": "drivegen.support.errors",
 }
-_MODULES = (
-    "geometry", "model", "nuscenes", "plugin", "raster", "registry", "sampling", "scene", "testing", "training", "world",
+_ROOMS = (
+    "catalog", "datasets", "plugin", "raster", "sampling", "saved", "scene", "testing", "training", "world",
 )  # fmt: skip
 
 __all__ = ["InputError", "Model", "Pipeline", "Views", "nuscenes", "register"]
@@ -31,10 +31,12 @@ def __getattr__(name: str) -> Any:
     """Import what is asked for, and only then: `import drivegen` itself takes no time."""
     if name in _WHERE:
         return getattr(importlib.import_module(_WHERE[name]), name)
-    if name in _MODULES:
+    if name == "nuscenes":
+        return importlib.import_module("drivegen.datasets.nuscenes")
+    if name in _ROOMS:
         return importlib.import_module(f"drivegen.{name}")
     raise AttributeError(f"module 'drivegen' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_WHERE, *_MODULES})
+    return sorted({*globals(), *_WHERE, *_ROOMS, "nuscenes"})

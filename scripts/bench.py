@@ -22,14 +22,18 @@ from typing import Any
 
 import torch
 
-from drivegen import config, runtime, weights
-from drivegen.errors import InputError
-from drivegen.evaluate.cost import SIZES, psnr
-from drivegen.evaluate.cost_process import Process, Step, Task
-from drivegen.evaluate.cost_table import GOALS, Contender, Measured, as_json, markdown
-from drivegen.evaluate.measure import machine
+HOUSE = Path(__file__).parents[1]
+sys.path.insert(0, str(HOUSE))  # the laboratory (bench/) is no part of the installed package
 
-RECIPE = Path(__file__).parents[1] / "configs" / "magicdrive_224x400.yaml"
+from bench.cost import SIZES, psnr
+from bench.cost_process import Process, Step, Task
+from bench.cost_table import GOALS, Contender, Measured, as_json, markdown
+from drivegen.evaluate.measure import machine
+from drivegen.support import runtime, weights
+from drivegen.support.errors import InputError
+from drivegen.training import config
+
+RECIPE = HOUSE / "configs" / "magicdrive_224x400.yaml"
 PSNR_STEPS = 4
 FORMATS = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 

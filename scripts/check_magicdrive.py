@@ -22,16 +22,16 @@ import torch
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
-from drivegen import registry
-from drivegen.config import TrainConfig
-from drivegen.data import Batch
-from drivegen.datamodule import TrainBatch
-from drivegen.errors import InputError
-from drivegen.host import Host
-from drivegen.module import DriveModule
+from drivegen.catalog import registry
+from drivegen.host.batch import Batch
+from drivegen.host.host import Host
 from drivegen.plugin import Denoiser, Grid
 from drivegen.sampling import HostDenoiser, build_scheduler, classifier_free, sample
-from drivegen.weights import read_object
+from drivegen.support.errors import InputError
+from drivegen.support.weights import read_object
+from drivegen.training.config import TrainConfig
+from drivegen.training.datamodule import TrainBatch
+from drivegen.training.module import DriveModule
 
 sys.path.insert(0, str(Path(__file__).parent))
 from magicdrive_golden import Fixture, Golden, Tensors, recorded

@@ -14,7 +14,7 @@ import numpy as np
 import typer
 from common import UNSEEN, Model, Seed, Steps, run
 
-from drivegen.errors import InputError
+from drivegen.support.errors import InputError
 
 
 def main(
@@ -37,7 +37,7 @@ def main(
     from drivegen.evaluate.head import LayoutHead
     from drivegen.evaluate.labels import Judged
     from drivegen.evaluate.variants import Key, noise_seed
-    from drivegen.pipeline import Pipeline
+    from drivegen.pipeline.pipeline import Pipeline
     from drivegen.sampling import Classifier
 
     if scenes < 2:

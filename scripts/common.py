@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from drivegen.errors import InputError
+from drivegen.support.errors import InputError
 
 Model = Annotated[str, typer.Argument(help="'tiny', a model folder, or what `drivegen generate --model` takes")]
 Seed = Annotated[int, typer.Option(help="seed of the city; models must not have been trained on it")]

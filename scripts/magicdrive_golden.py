@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from drivegen.convert import magicdrive
-from drivegen.data import Batch
-from drivegen.errors import InputError
-from drivegen.host import Host
+from drivegen.host.batch import Batch
+from drivegen.host.host import Host
 from drivegen.plugin import Arrays, Grid
+from drivegen.support.errors import InputError
+from drivegen.support.weights import load_file, read_json
 from drivegen.testing.models import tiny_backbone
-from drivegen.weights import load_file, read_json
 
 Tensors = dict[str, Tensor]
 

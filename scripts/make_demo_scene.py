@@ -1,6 +1,6 @@
 """Render the built-in scene that `drivegen generate` shows when no data are given, as a nuScenes dataset.
 
-    python scripts/make_demo_scene.py drivegen/assets/scene --seed 7 --index 0
+python scripts/make_demo_scene.py drivegen/assets/scene --seed 7 --index 0
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-from drivegen import nuscenes, world
+from drivegen import world
+from drivegen.datasets import nuscenes
 from drivegen.world.dataset import render_frame
 
 

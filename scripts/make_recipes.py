@@ -10,8 +10,9 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from drivegen import InputError, Pipeline, nuscenes
-from drivegen.views import save_png
+from drivegen import InputError, Pipeline
+from drivegen.datasets import nuscenes
+from drivegen.pipeline.views import save_png
 
 
 def main() -> None:

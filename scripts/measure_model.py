@@ -18,8 +18,8 @@ import torch
 import typer
 from common import UNSEEN, Model, Seed, Steps, run
 
-from drivegen import weights
-from drivegen.errors import InputError
+from drivegen.support import weights
+from drivegen.support.errors import InputError
 
 
 def _less(text: str) -> dict[str, int]:
@@ -47,7 +47,7 @@ def main(
     """Generate, judge, write OUT/figures.json and OUT/table.md."""
     from drivegen.evaluate import referee, table
     from drivegen.evaluate.measure import Measurement, Plan, machine
-    from drivegen.pipeline import Pipeline
+    from drivegen.pipeline.pipeline import Pipeline
 
     if threads:
         torch.set_num_threads(threads)

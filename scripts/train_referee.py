@@ -10,12 +10,15 @@ Seeds of the city: 1 to 98 train (models and the referee), 99 checks while train
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import torch
 import typer
 from common import run
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # the laboratory (bench/) is no part of the installed package
 
 
 def main(
@@ -31,7 +34,7 @@ def main(
     threads: Annotated[int, typer.Option(help="0: as many as torch takes")] = 0,
 ) -> None:
     """Train, check on held-out renders, write; the run can be repeated after an interruption."""
-    from drivegen.evaluate import training
+    from bench import referee_training as training
     from drivegen.evaluate.referee import GROUPS, load
     from drivegen.evaluate.renders import read_renders
 

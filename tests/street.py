@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 
-from drivegen.geometry import SE3
 from drivegen.scene import Box3D, Camera, Frame, MapLine, MapPolygon, Scene, VectorMap
+from drivegen.scene.geometry import SE3
 
 RIG_DEG = {
     "CAM_FRONT_LEFT": 55, "CAM_FRONT": 0, "CAM_FRONT_RIGHT": -55, "CAM_BACK_RIGHT": -110, "CAM_BACK": 180, "CAM_BACK_LEFT": 110,

@@ -13,10 +13,14 @@ from typing import Any
 import pytest
 import typer
 
-from drivegen import config, model, registry, strict_yaml, world
-from drivegen.cli import app
-from drivegen.hooks import HOOKS
+from drivegen import world
+from drivegen.catalog import registry
+from drivegen.cli.main import app
+from drivegen.plugin.hooks import HOOKS
+from drivegen.saved import model
+from drivegen.support import strict_yaml
 from drivegen.testing import CHECKS, Case
+from drivegen.training import config
 
 HOUSE = Path(__file__).parents[1]
 PAGES = [HOUSE / "README.md", HOUSE / "CHANGELOG.md", *sorted((HOUSE / "docs").rglob("*.md"))]

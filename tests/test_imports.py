@@ -13,31 +13,10 @@ import pytest
 HOUSE = Path(__file__).parents[1]
 ROOTS = {"drivegen": HOUSE / "drivegen", "drivegen_plugins": HOUSE / "plugins" / "drivegen_plugins"}
 
-LEVELS = (
-    ("",),  # the package itself: names its parts and imports them when they are asked for
-    ("errors", "hooks", "attention", "source", "stopping"),
-    ("geometry", "fourier", "names"),
-    ("cameras",),
-    ("scene",),
-    ("raster", "nuscenes", "plugin", "weights", "strict_yaml", "runtime", "regions"),
-    ("world", "registry", "tokens", "regions", "references", "control", "pictured", "data", "config", "inspect_model", "sheet"),
-    ("backbone", "construct", "listing", "views"),
-    ("host", "card"),
-    ("sampling", "lora"),
-    ("model", "testing"),
-    ("extensions",),
-    ("training.cache", "training.order", "training.noise", "training.ema", "training.folder", "training.fast"),
-    ("training.base", "training.fill"),
-    ("datamodule",),
-    ("module",),
-    ("pipeline", "manifest", "convert"),
-    ("training", "evaluate"),
-    ("cli_show", "cli_generate"),
-    ("cli",),
-)
-"""Rooms from the ground up. A module may import what lies on a line above its own, and its own room."""
+FOUNDATIONS = {"support": set(), "scene": {"support"}, "diffusion": {"support"}}
+"""What stands on the ground: rooms that know neither a dataset nor a family of models, and all that they may import."""
 
-FOR_PLUGINS = {"attention", "control", "errors", "fourier", "geometry", "pictured", "plugin", "raster", "references", "scene"}
+FOR_PLUGINS = {"plugin", "raster", "scene", "support"}
 """What a first-party plugin may import: no more than any third party's."""
 
 
@@ -78,25 +57,63 @@ def imported(module: str) -> set[str]:
 
 
 def room(module: str) -> str:
-    """The entry of LEVELS that a module of drivegen belongs to: its own, or its package's."""
-    inner = module.removeprefix("drivegen").removeprefix(".")
-    entries = {name for level in LEVELS for name in level}
-    return inner if inner in entries else inner.split(".")[0]
+    """The folder of drivegen that a module is in; the package itself, which names its parts, has none."""
+    return [*module.split("."), ""][1]
 
 
-def level(module: str) -> int:
-    for number, names in enumerate(LEVELS):
-        if room(module) in names:
-            return number
-    raise AssertionError(f"{module} has no level; give it one in LEVELS, as low as its imports allow")
+def rooms() -> dict[str, set[str]]:
+    """Each room, and the other rooms that it imports."""
+    arrows: dict[str, set[str]] = {}
+    for module in MODULES:
+        if module.startswith("drivegen."):
+            arrows.setdefault(room(module), set()).update(room(other) for other in imported(module) if other != "drivegen")
+    return {name: others - {name} for name, others in arrows.items()}
 
 
-@pytest.mark.parametrize("module", [name for name in MODULES if name.split(".")[0] == "drivegen"])
-def test_imports_point_downward(module: str) -> None:
-    for other in imported(module):
-        assert other.split(".")[0] == "drivegen", f"{module} knows a plugin by name: {other}"
-        same = room(other) == room(module)
-        assert same or level(other) < level(module), f"{module} (level {level(module)}) imports {other} (level {level(other)})"
+def circle(arrows: dict[str, set[str]]) -> list[str]:
+    """A circle among arrows, or nothing: what stands on others that are gone goes too, and a circle is what stays."""
+    left = {name: set(others) for name, others in arrows.items()}
+    while free := {name for name, others in left.items() if not others & left.keys()}:
+        left = {name: others for name, others in left.items() if name not in free}
+    if not left:
+        return []
+    path = [next(iter(sorted(left)))]
+    while path.count(path[-1]) == 1:
+        path.append(next(iter(sorted(left[path[-1]] & left.keys()))))
+    return path[path.index(path[-1]) :]
+
+
+def test_a_circle_is_found() -> None:
+    assert circle({"a": {"b"}, "b": {"c"}, "c": set()}) == []
+    assert circle({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c", "b"]
+
+
+def test_rooms_make_no_circle() -> None:
+    found = circle(rooms())
+    assert not found, f"rooms import each other in a circle: {' → '.join(found)}"
+
+
+def test_modules_make_no_circle() -> None:
+    found = circle({module: imported(module) - {module} for module in MODULES})
+    assert not found, f"modules import each other in a circle: {' → '.join(found)}"
+
+
+@pytest.mark.parametrize("name", [name for name in FOUNDATIONS if name in rooms()])
+def test_foundations_stand_by_themselves(name: str) -> None:
+    assert rooms()[name] <= FOUNDATIONS[name], (
+        f"{name}/ is a foundation; it imports {sorted(rooms()[name] - FOUNDATIONS[name])}"
+    )
+
+
+def test_no_room_knows_a_plugin() -> None:
+    for module in MODULES:
+        if module.split(".")[0] == "drivegen":
+            known = [other for other in imported(module) if other.split(".")[0] == "drivegen_plugins"]
+            assert not known, f"{module} knows a plugin by name: {known}"
+
+
+def test_the_package_root_is_empty() -> None:
+    assert [path.name for path in (HOUSE / "drivegen").glob("*.py")] == ["__init__.py"], "a module belongs into a room"
 
 
 @pytest.mark.parametrize("module", [name for name in MODULES if name.startswith("drivegen_plugins.")])
@@ -115,12 +132,12 @@ def loaded(code: str) -> set[str]:
 
 
 def test_importing_drivegen_and_help_are_light() -> None:
-    help_screen = "import sys, contextlib, drivegen\nsys.argv = ['drivegen', '--help']\nfrom drivegen.cli import main"
+    help_screen = "import sys, contextlib, drivegen\nsys.argv = ['drivegen', '--help']\nfrom drivegen.cli.main import main"
     assert loaded(f"{help_screen}\nwith contextlib.suppress(SystemExit):\n    main()") == set()
 
 
 def test_scenes_need_no_network_library() -> None:
-    names = ("scene", "geometry", "raster", "nuscenes", "world", "register")
+    names = ("scene", "raster", "nuscenes", "world", "register")
     assert "torch" not in loaded("import drivegen\n" + "\n".join(f"drivegen.{name}" for name in names))
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from drivegen import registry
-from drivegen.host import Host
+from drivegen.catalog import registry
+from drivegen.host.host import Host
 from tests.tiny_models import randomize, tiny_backbone
 
 ALL = ("text", "camera", "boxes", "bev_map", "cross_view", "layout")

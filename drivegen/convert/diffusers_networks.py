@@ -7,9 +7,11 @@ from typing import Any
 
 import torch
 
-from drivegen import model, registry, weights
-from drivegen.errors import InputError
+from drivegen.catalog import registry
 from drivegen.plugin import Plugin
+from drivegen.saved import model
+from drivegen.support import weights
+from drivegen.support.errors import InputError
 
 _STEM = "diffusion_pytorch_model"
 _EMBEDDER = "controlnet_cond_embedding."

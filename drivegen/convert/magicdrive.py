@@ -9,15 +9,17 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from drivegen import model, registry, weights
-from drivegen.backbone import Backbone
+from drivegen.backbones.stable_diffusion import Backbone
+from drivegen.catalog import registry
 from drivegen.convert import magicdrive_config
 from drivegen.convert.magicdrive_config import Described
-from drivegen.errors import InputError, nearest
-from drivegen.host import Host
+from drivegen.host.host import Host
 from drivegen.plugin import Plugin
 from drivegen.sampling import Sampling
-from drivegen.weights import State
+from drivegen.saved import model
+from drivegen.support import weights
+from drivegen.support.errors import InputError, nearest
+from drivegen.support.weights import State
 
 SAMPLING = Sampling("unipc", steps=20, guidance=2.0, null=("camera", "text", "boxes"), noise="shared")
 """MagicDrive's defaults: guidance nulls camera, text and boxes but keeps the map; all views start from one noise."""

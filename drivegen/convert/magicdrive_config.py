@@ -11,10 +11,10 @@ from typing import Any
 
 from torch import nn
 
-from drivegen.backbone import build_model
-from drivegen.control import SHARED
+from drivegen.backbones.stable_diffusion import build_model
 from drivegen.convert.settings import Settings
-from drivegen.errors import InputError, nearest
+from drivegen.plugin.control_branch import SHARED
+from drivegen.support.errors import InputError, nearest
 
 TEMPLATE = "A driving scene image at {location}. {description}."
 UNETS = ("UNet2DConditionModelMultiview",)

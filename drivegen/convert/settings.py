@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from drivegen.errors import InputError, nearest
+from drivegen.support.errors import InputError, nearest
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,10 +10,11 @@ from pathlib import Path
 
 from rich.progress import track
 
-from drivegen import nuscenes, world
-from drivegen.errors import InputError
+from drivegen import world
+from drivegen.datasets import nuscenes
 from drivegen.evaluate.variants import TURNED, Key, turned
 from drivegen.scene import Frame
+from drivegen.support.errors import InputError
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from drivegen.geometry import Array, project
 from drivegen.scene import Camera, Frame, ring_neighbours
+from drivegen.scene.geometry import Array, project
 
 FAR_M = 80.0
 TOLERANCE = 0.03

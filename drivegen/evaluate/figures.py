@@ -12,7 +12,7 @@ from drivegen.evaluate.labels import Judged, Labels, Place, floor_overlaps, over
 from drivegen.evaluate.referee import DRIVABLE_GROUP, VEHICLE_GROUP, Referee
 from drivegen.evaluate.scores import Estimate, bootstrap, control, excess, ratio, relative, share
 from drivegen.evaluate.variants import TURNED, Key
-from drivegen.geometry import Array
+from drivegen.scene.geometry import Array
 from drivegen.world import View
 
 GROUPS_SCORED = {"drivable": DRIVABLE_GROUP, "vehicle": VEHICLE_GROUP}

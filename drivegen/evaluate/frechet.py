@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from drivegen.errors import InputError
-from drivegen.geometry import Array
+from drivegen.scene.geometry import Array
+from drivegen.support.errors import InputError
 
 
 def frechet_distance(a: Array, b: Array) -> float:

@@ -12,11 +12,11 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from drivegen import runtime, weights
-from drivegen.errors import InputError
-from drivegen.pipeline import Pipeline
+from drivegen.pipeline.pipeline import Pipeline
+from drivegen.pipeline.views import convert, save_png, to_pixels
 from drivegen.scene import Frame
-from drivegen.views import convert, save_png, to_pixels
+from drivegen.support import runtime, weights
+from drivegen.support.errors import InputError
 
 Images = Mapping[str, NDArray[np.uint8]]
 """Pictures (H, W, 3) of one frame by camera channel."""

@@ -12,7 +12,7 @@ from drivegen.evaluate.images import Images
 from drivegen.evaluate.referee import GROUP_OF_CLASS, Referee
 from drivegen.evaluate.scores import overlap
 from drivegen.evaluate.variants import Key
-from drivegen.geometry import Array
+from drivegen.scene.geometry import Array
 
 FLOOR_SHIFTS = 5
 """Each frame's truth is held against the images of this many other scenes."""

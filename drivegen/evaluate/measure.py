@@ -13,8 +13,7 @@ import numpy as np
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn, track
 
-from drivegen import nuscenes, weights
-from drivegen.errors import InputError, nearest
+from drivegen.datasets import nuscenes
 from drivegen.evaluate import figures, pandaset
 from drivegen.evaluate.cities import City, plain_city, turned_city
 from drivegen.evaluate.consistency import colour_error, correspondences
@@ -24,10 +23,12 @@ from drivegen.evaluate.labels import Judged
 from drivegen.evaluate.referee import Referee
 from drivegen.evaluate.renders import conditions_of
 from drivegen.evaluate.variants import COLUMNS, KINDS, TURNED, Key, Variant, donor, noise_seed, variants, with_boxes_of
-from drivegen.geometry import Array
-from drivegen.model import Model, weight_files
-from drivegen.pipeline import Pipeline
+from drivegen.pipeline.pipeline import Pipeline
+from drivegen.saved.model import Model, weight_files
 from drivegen.scene import Frame
+from drivegen.scene.geometry import Array
+from drivegen.support import weights
+from drivegen.support.errors import InputError, nearest
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from drivegen.evaluate.images import Images
 from drivegen.evaluate.referee import DRIVABLE_GROUP, VEHICLE_GROUP, Referee
-from drivegen.geometry import Array
 from drivegen.raster import layout
 from drivegen.scene import BEV_CLASSES, DETECTION_CLASSES, Frame
+from drivegen.scene.geometry import Array
 from drivegen.world import CLASSES, VEHICLES
 
 _VEHICLE_VALUES = [1 + DETECTION_CLASSES.index(CLASSES[value]) for value in VEHICLES]

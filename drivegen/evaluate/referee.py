@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from drivegen import weights
-from drivegen.errors import InputError
+from drivegen.support import weights
+from drivegen.support.errors import InputError
 from drivegen.world import CLASSES, DRIVABLE, VEHICLES
 from drivegen.world.conditions import TIMES, WEATHERS
 

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.progress import track
 
-from drivegen.errors import InputError
 from drivegen.evaluate.referee import GROUP_OF_CLASS
+from drivegen.support.errors import InputError
 from drivegen.world.conditions import TIMES, WEATHERS
 
 
@@ -38,7 +38,8 @@ def conditions_of(description: str) -> tuple[int, int]:
 
 def read_renders(roots: Sequence[str | Path], frames: int | None = None) -> Renders:
     """Read every picture of datasets that `drivegen world` wrote, or of the first `frames` frames of each root."""
-    from drivegen import nuscenes, world
+    from drivegen import world
+    from drivegen.datasets import nuscenes
 
     images, groups, conditions = [], [], []
     for root in roots:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from drivegen.geometry import Array
+from drivegen.scene.geometry import Array
 
 DRAWS = 2000
 

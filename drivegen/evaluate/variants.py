@@ -73,5 +73,3 @@ def turned(frame: Frame, key: Key) -> Frame:
 def donor(key: Key, scenes: int) -> Key:
     """Choose the frame whose boxes stand in for a frame's own: the same moment of the next scene."""
     return Key((key.scene + 1) % scenes, key.frame)
-
-

@@ -12,9 +12,9 @@ import shapely
 from numpy.typing import NDArray
 from shapely.geometry.base import BaseGeometry
 
-from drivegen.errors import InputError, nearest
-from drivegen.geometry import Array
 from drivegen.scene import BEV_CLASSES, LINE_LAYERS, Frame, MapLine, MapPolygon, VectorMap
+from drivegen.scene.geometry import Array
+from drivegen.support.errors import InputError, nearest
 
 MAP_LAYERS = (
     *BEV_CLASSES[:5], "road_block", "road_segment", "lane", "lane_connector", *LINE_LAYERS, "traffic_light",

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from drivegen.geometry import Array, clip_polygon, clip_segments, project
 from drivegen.scene import FACES, Box3D, Camera
+from drivegen.scene.geometry import Array, clip_polygon, clip_segments, project
 
 EDGES = ((0, 1), (1, 2), (2, 3), (3, 0), (4, 5), (5, 6), (6, 7), (7, 4), (0, 4), (1, 5), (2, 6), (3, 7))
 """Pairs of `Box3D.corners`; the first four are the front's."""

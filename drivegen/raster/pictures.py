@@ -9,13 +9,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from drivegen.errors import InputError, nearest
-from drivegen.geometry import SE3, Array
 from drivegen.raster.birdseye import Mask, bev
 from drivegen.raster.boxes import box_edges
 from drivegen.raster.palette import BOXES, GROUND, LINES, OTHER, RGB
 from drivegen.raster.view import OTHER_CLASS, Layout, layout
 from drivegen.scene import BEV_CLASSES, DETECTION_CLASSES, LINE_LAYERS, Box3D, Camera, Frame
+from drivegen.scene.geometry import SE3, Array
+from drivegen.support.errors import InputError, nearest
 
 AHEAD_M = 50.0
 """What the bird's-eye picture of a camera shows, from the camera at its lower edge to its upper edge."""

@@ -11,9 +11,9 @@ import shapely
 from numpy.typing import NDArray
 from shapely.geometry.base import BaseGeometry
 
-from drivegen.errors import InputError
 from drivegen.raster.boxes import box_faces
 from drivegen.scene import Box3D, Camera, Frame
+from drivegen.support.errors import InputError
 
 Mask = NDArray[np.float32]
 

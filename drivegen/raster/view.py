@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from drivegen.errors import InputError
-from drivegen.geometry import NEAR_M, Array, clip_segments, project
 from drivegen.raster.birdseye import _CELLS, GROUND_RADII_M, ground
 from drivegen.raster.boxes import EDGES
 from drivegen.scene import BEV_CLASSES, DETECTION_CLASSES, LINE_LAYERS, Box3D, Camera, Frame
+from drivegen.scene.geometry import NEAR_M, Array, clip_segments, project
+from drivegen.support.errors import InputError
 
 MAX_BOXES = 500
 """More boxes than this in one view, and the nearest are kept, with a warning."""

@@ -2,8 +2,8 @@
 
 from drivegen.sampling.agreement import agreeing, overlaps
 from drivegen.sampling.classifier import Classifier, classifier_guided
+from drivegen.sampling.cpu.fast import fast_generation
 from drivegen.sampling.denoiser import HostDenoiser, check_range, remembered_projections
-from drivegen.sampling.fast import fast_generation
 from drivegen.sampling.guidance import classifier_free, telescoping
 from drivegen.sampling.loop import clean_latents, sample, start_at
 from drivegen.sampling.noise import camera_generators, check_seed, draw_noise

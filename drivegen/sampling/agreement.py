@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from drivegen.cameras import Camera
 from drivegen.plugin import Denoiser, ToX0
 from drivegen.sampling.sphere import cells_that_see, on_sphere
+from drivegen.scene.cameras import Camera
 
 
 def overlaps(cameras: Sequence[Camera], height: int, width: int) -> Tensor:

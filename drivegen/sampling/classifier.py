@@ -10,9 +10,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from drivegen.errors import InputError
 from drivegen.plugin import Denoiser, ToX0
 from drivegen.scene import Frame
+from drivegen.support.errors import InputError
 
 SMALLEST_ALPHA = 0.01
 """Below this share of signal (the first step at zero terminal SNR) x says nothing of the picture, and nothing is pulled."""

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from drivegen.data import Batch
-from drivegen.errors import InputError
-from drivegen.host import Conditions, Host
+from drivegen.host.batch import Batch
+from drivegen.host.host import Conditions, Host
+from drivegen.host.regions import Region
 from drivegen.plugin import Signal
-from drivegen.regions import Region
+from drivegen.support.errors import InputError
 
 MAX_CONTEXTS = 16
 """Contexts (combinations of known and null plugins) whose projections are kept at one time."""

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from drivegen.errors import InputError
+from drivegen.support.errors import InputError
 
 MAX_SEED = 2**63 - 1
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from drivegen.errors import InputError, nearest
+from drivegen.support.errors import InputError, nearest
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from drivegen.errors import InputError, nearest
 from drivegen.plugin import Denoiser
 from drivegen.sampling.guidance import classifier_free, telescoping
 from drivegen.sampling.samplers import check_sampler
+from drivegen.support.errors import InputError, nearest
 
 MAX_STEPS = 1000
 

@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from drivegen.cameras import Camera
-from drivegen.geometry import Array, project
 from drivegen.sampling.noise import generator_of
+from drivegen.scene.cameras import Camera
+from drivegen.scene.geometry import Array, project
 
 RADIUS_M = 30.0
 """Distance at which corresponding cells of two views see the same noise: about that of façades beside a street."""

@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from PIL import Image
 
-from drivegen.geometry import Array
 from drivegen.scene import Camera, Frame
+from drivegen.scene.geometry import Array
 from drivegen.sheet.canvas import CLASS_COLOURS, RGB, Canvas
 
 ToPixels = Callable[[Array], Array]

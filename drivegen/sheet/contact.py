@@ -10,11 +10,11 @@ from datetime import UTC, datetime
 
 from PIL import Image, ImageDraw
 
-from drivegen.errors import InputError
 from drivegen.scene import DETECTION_CLASSES, Camera, Frame
 from drivegen.sheet.above import AREA_COLOURS, LINE_COLOURS, bird_eye
 from drivegen.sheet.canvas import BACKGROUND, CLASS_COLOURS, DIM, RGB, TEXT, rounded, text_width, wrapped, write
 from drivegen.sheet.overlay import draw_boxes
+from drivegen.support.errors import InputError
 
 WIDTH = 1600
 GAP = 14

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from drivegen import data
-from drivegen.backbone import Backbone
-from drivegen.host import Conditions, Host
+from drivegen.backbones.stable_diffusion import Backbone
+from drivegen.host import batch as data
+from drivegen.host.host import Conditions, Host
 from drivegen.plugin import Arrays, Grid, Now, Plugin
 from drivegen.scene import Frame
 from drivegen.testing.frames import elsewhere, frame

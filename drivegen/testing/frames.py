@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from drivegen.geometry import SE3
 from drivegen.scene import Box3D, Camera, Frame, MapLine, MapPolygon, VectorMap
+from drivegen.scene.geometry import SE3
 
 _LOOKS_AHEAD = np.array([[0.0, 0, 1], [-1, 0, 0], [0, -1, 0]])
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from drivegen.backbone import Backbone
+from drivegen.backbones.stable_diffusion import Backbone
 
 WIDTH = 32
 """D: width of the cross-attention context."""

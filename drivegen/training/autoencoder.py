@@ -14,10 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 
-from drivegen.config import AutoencoderConfig, TrainConfig
-from drivegen.datamodule import Sources, image_pixels
 from drivegen.scene import Camera
 from drivegen.training.base import TrainedModule
+from drivegen.training.config import AutoencoderConfig, TrainConfig
+from drivegen.training.datamodule import Sources, image_pixels
 from drivegen.training.fill import to_unit
 from drivegen.training.order import Loader, Order
 
@@ -54,7 +54,7 @@ class Images(TorchDataset[tuple[str, np.ndarray]]):
 
 
 class ImageData(pl.LightningDataModule):
-    """Single camera images of datasets in the nuScenes schema; arguments as `drivegen.datamodule.DriveData`."""
+    """Single camera images of datasets in the nuScenes schema; arguments as `drivegen.training.datamodule.DriveData`."""
 
     def __init__(
         self, roots: Sequence[str | Path], *, size: tuple[int, int], images: int = 12, version: str | None = None,

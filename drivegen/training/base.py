@@ -13,8 +13,8 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
-from drivegen.config import TrainConfig
-from drivegen.errors import Diverged, InputError
+from drivegen.support.errors import Diverged, InputError
+from drivegen.training.config import TrainConfig
 from drivegen.training.fast import speed_up
 
 

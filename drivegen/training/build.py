@@ -9,14 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from drivegen import lora, registry, strict_yaml, weights
-from drivegen import model as models
-from drivegen.backbone import Backbone, load_model, load_tokenizer, scheduler_class
-from drivegen.config import AutoencoderConfig, Config, ModelConfig, PluginConfig
-from drivegen.construct import construct, construct_plugin, refusing
-from drivegen.errors import InputError, nearest
-from drivegen.host import Host
+from drivegen import lora
+from drivegen.backbones.stable_diffusion import Backbone, load_model, load_tokenizer, scheduler_class
+from drivegen.catalog import registry
+from drivegen.catalog.construct import construct, construct_plugin, refusing
+from drivegen.host.host import Host
 from drivegen.plugin import Plugin
+from drivegen.saved import model as models
+from drivegen.support import strict_yaml, weights
+from drivegen.support.errors import InputError, nearest
+from drivegen.training.config import AutoencoderConfig, Config, ModelConfig, PluginConfig
 
 
 def build_host(config: Config) -> Host:

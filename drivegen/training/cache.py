@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from drivegen import weights
-from drivegen.errors import InputError
 from drivegen.plugin import Plugin
+from drivegen.support import weights
+from drivegen.support.errors import InputError
 
 
 class ArrayCache:

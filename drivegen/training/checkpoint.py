@@ -13,9 +13,9 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
-from drivegen import weights
-from drivegen.config import differences
-from drivegen.errors import InputError
+from drivegen.support import weights
+from drivegen.support.errors import InputError
+from drivegen.training.config import differences
 
 FREE = (
     "preview", "data.workers", "data.cache", "output", "sampling", "save_dtype", "save_shard_mb",

@@ -10,7 +10,7 @@ import pytorch_lightning as pl
 import torch
 from torch import nn
 
-from drivegen.errors import InputError
+from drivegen.support.errors import InputError
 
 
 class EMA(pl.Callback):

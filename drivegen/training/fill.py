@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
-from drivegen.host import Host
+from drivegen.host.host import Host
 from drivegen.plugin import Plugin
 from drivegen.training.cache import ArrayCache, digest, module_digest, plugin_digest
 from drivegen.training.order import own_words
 
 if TYPE_CHECKING:
-    from drivegen.datamodule import FrameDataset
+    from drivegen.training.datamodule import FrameDataset
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from drivegen.errors import InputError
+from drivegen.support.errors import InputError
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from drivegen.errors import InputError
+from drivegen.support.errors import InputError
 
 
 @dataclass(frozen=True, eq=False)

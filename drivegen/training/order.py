@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
-from drivegen.errors import InputError
+from drivegen.support.errors import InputError
 
 
 class Order:

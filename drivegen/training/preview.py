@@ -12,8 +12,8 @@ import pytorch_lightning as pl
 import torch
 from PIL import Image
 
+from drivegen.pipeline.views import save_png
 from drivegen.training.ema import EMA
-from drivegen.views import save_png
 
 Rows = Sequence[Sequence[Image.Image]]
 

@@ -12,14 +12,15 @@ import pytorch_lightning as pl
 import torch
 from PIL import Image
 
-from drivegen import config as configs
-from drivegen import lora, strict_yaml, weights
-from drivegen import model as models
-from drivegen.config import Config
-from drivegen.errors import InputError
+from drivegen import lora
 from drivegen.sampling.settings import Sampling
+from drivegen.saved import model as models
+from drivegen.support import strict_yaml, weights
+from drivegen.support.errors import InputError
 from drivegen.training import checkpoint as checkpoints
+from drivegen.training import config as configs
 from drivegen.training.build import build_autoencoder, build_host
+from drivegen.training.config import Config
 from drivegen.training.ema import EMA
 from drivegen.training.folder import held, resume_from
 from drivegen.training.interrupt import StopOnSignal
@@ -113,8 +114,8 @@ class ModelStage:
     """Plugins, UNet and text encoder."""
 
     def __init__(self, config: Config) -> None:
-        from drivegen.datamodule import DriveData
-        from drivegen.module import DriveModule
+        from drivegen.training.datamodule import DriveData
+        from drivegen.training.module import DriveModule
 
         self.config = config
         self.host = build_host(config)
@@ -133,8 +134,8 @@ class ModelStage:
 
     def draw(self) -> Rows:
         """Draw the pictures of held-out frames and, below each row, what the model makes of the same conditions."""
-        from drivegen.nuscenes import load_image
-        from drivegen.pipeline import Pipeline
+        from drivegen.datasets.nuscenes import load_image
+        from drivegen.pipeline.pipeline import Pipeline
 
         rows: list[list[Image.Image]] = []
         pipe = Pipeline(self.model)
@@ -175,9 +176,9 @@ class AutoencoderStage:
 
     def draw(self) -> Rows:
         """Draw held-out pictures and, below each row, their reconstructions."""
-        from drivegen.datamodule import pixels_of
+        from drivegen.pipeline.views import convert
+        from drivegen.training.datamodule import pixels_of
         from drivegen.training.fill import to_unit
-        from drivegen.views import convert
 
         rows: list[list[Image.Image]] = []
         device = next(self.vae.parameters()).device
@@ -189,7 +190,7 @@ class AutoencoderStage:
 
     def write(self, folder: Path, step: int) -> Path:
         """Standardise the latents, and save the network's folder."""
-        from drivegen.backbone import save_model
+        from drivegen.backbones.stable_diffusion import save_model
         from drivegen.training.autoencoder import standardise
 
         assert self.data.dataset is not None

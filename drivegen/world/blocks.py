@@ -10,7 +10,7 @@ import shapely
 from shapely.geometry import Point, Polygon
 from shapely.prepared import prep
 
-from drivegen.geometry import Array
+from drivegen.scene.geometry import Array
 from drivegen.world.streets import HALF_M, Plan, rectangle
 
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import shapely
 
-from drivegen.errors import InputError
-from drivegen.geometry import SE3, Array
 from drivegen.scene import Box3D, Camera, Frame, MapLine, MapPolygon, Scene, VectorMap
+from drivegen.scene.geometry import SE3, Array
+from drivegen.support.errors import InputError
 from drivegen.world.blocks import Blocks, draw_blocks
 from drivegen.world.conditions import Conditions
 from drivegen.world.describe import describe

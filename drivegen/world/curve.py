@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from drivegen.geometry import Array
+from drivegen.scene.geometry import Array
 
 
 @dataclass(frozen=True, eq=False)

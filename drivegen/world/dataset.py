@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from drivegen.errors import InputError
 from drivegen.scene import Box3D, Frame, Scene
+from drivegen.support.errors import InputError
 from drivegen.world.city import CityScene, build
 
 _Job = tuple[str, int, int, int, tuple[int, int]]
@@ -50,7 +50,7 @@ def write(
     done: dict[int, Scene] = {}
     for scene in _bar(_rendered(jobs, count, _start_method()), scenes, frames, progress):
         done[int(scene.name.removeprefix("scene-"))] = scene
-    from drivegen import nuscenes
+    from drivegen.datasets import nuscenes
 
     nuscenes.write([done[i] for i in range(scenes)], out)
 

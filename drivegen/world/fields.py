@@ -12,7 +12,7 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from drivegen.geometry import Array
+from drivegen.scene.geometry import Array
 from drivegen.world.streets import HALF_M, Plan
 
 CELL_M = 0.25

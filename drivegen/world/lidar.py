@@ -8,7 +8,7 @@ import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
-from drivegen.geometry import SE3, Array
+from drivegen.scene.geometry import SE3, Array
 from drivegen.world.cast import FAR, TILE_PX, bin_rectangles, nearest_hit, screen_bounds
 from drivegen.world.classes import BUILDING, CLASSES
 from drivegen.world.parts import CLASS, Parts

@@ -7,8 +7,8 @@ import math
 
 import numpy as np
 
-from drivegen.geometry import SE3, Array
 from drivegen.scene import Box3D
+from drivegen.scene.geometry import SE3, Array
 from drivegen.world.blocks import Blocks
 from drivegen.world.conditions import Conditions
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from drivegen.geometry import SE3, Array
+from drivegen.scene.geometry import SE3, Array
 
 BOX, BALL, CYLINDER, TAPERED, CONE = range(5)
 """Shapes within [-1, 1]^3: tapered narrows in x and y towards +z, a cylinder's and a cone's axis is z."""

@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from drivegen.geometry import SE3, Array
 from drivegen.scene import Camera, Frame
+from drivegen.scene.geometry import SE3, Array
 from drivegen.world.cast import TILE_PX, bin_rectangles, screen_bounds
 from drivegen.world.fields import Fields, draw_fields
 from drivegen.world.kernels import drop_stale

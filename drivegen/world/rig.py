@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from drivegen.geometry import SE3, Array
+from drivegen.scene.geometry import SE3, Array
 
 _MOUNTS = {
     "CAM_FRONT_LEFT": (1.52, 0.49, 1.51, 55.0, 70.0),

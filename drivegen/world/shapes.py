@@ -9,8 +9,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from drivegen.geometry import SE3
 from drivegen.scene import Box3D
+from drivegen.scene.geometry import SE3
 from drivegen.world.classes import CLASSES
 from drivegen.world.parts import BALL, BOX, CONE, CYLINDER, GLASS, LIGHT, MATTE, PAINT, STRIPED, TAPERED, Builder, Colour, Parts
 

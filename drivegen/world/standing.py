@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from drivegen.geometry import SE3
+from drivegen.scene.geometry import SE3
 from drivegen.world.blocks import Blocks, Building, Pole, Tree
 from drivegen.world.classes import BUILDING, POLE, VEGETATION
 from drivegen.world.parts import (

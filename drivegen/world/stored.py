@@ -7,8 +7,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from drivegen.errors import InputError
 from drivegen.scene import Frame
+from drivegen.support.errors import InputError
 from drivegen.world.view import View
 
 

@@ -10,7 +10,7 @@ import shapely
 from shapely.geometry import Polygon
 from shapely.ops import unary_union
 
-from drivegen.geometry import Array
+from drivegen.scene.geometry import Array
 from drivegen.world.curve import Curve
 
 HALF_M = 176.0

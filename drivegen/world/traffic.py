@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from drivegen.geometry import SE3, Array
+from drivegen.scene.geometry import SE3, Array
 from drivegen.world.curve import Curve
 from drivegen.world.streets import PARKING_M, Plan, Road
 

@@ -9,10 +9,10 @@ import numpy as np
 from torch import Tensor, nn
 
 from drivegen import raster
-from drivegen.control import control_branch, embedding_channels, run_branch
-from drivegen.errors import InputError, at_least
 from drivegen.plugin import Arrays, Context, Plugin, Residuals, Signal, nothing_given, per_row, where_kept
+from drivegen.plugin.control_branch import control_branch, embedding_channels, run_branch
 from drivegen.scene import BEV_CLASSES, Frame
+from drivegen.support.errors import InputError, at_least
 
 
 class BEVEmbedding(nn.Module):

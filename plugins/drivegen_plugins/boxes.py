@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from drivegen.errors import InputError, at_least
-from drivegen.fourier import fourier_features
-from drivegen.geometry import SE3, clip_polygon, project
 from drivegen.plugin import Arrays, Plugin, Signal, nothing_given
+from drivegen.plugin.fourier import fourier_features
 from drivegen.scene import DETECTION_CLASSES, FACES, Box3D, Camera, Frame
+from drivegen.scene.geometry import SE3, clip_polygon, project
+from drivegen.support.errors import InputError, at_least
 
 # MagicDrive's corner order, front-right-low first, as indices into Box3D.corners.
 _ORDER = (2, 1, 5, 6, 3, 0, 4, 7)

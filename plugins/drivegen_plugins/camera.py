@@ -9,10 +9,10 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from drivegen.errors import at_least
-from drivegen.fourier import fourier_features
 from drivegen.plugin import Arrays, Plugin, Signal, nothing_given, where_kept
+from drivegen.plugin.fourier import fourier_features
 from drivegen.scene import Frame
+from drivegen.support.errors import at_least
 
 
 class CameraTokens(Plugin):

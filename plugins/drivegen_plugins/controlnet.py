@@ -7,10 +7,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from drivegen.control import halvings, run_branch, skip_channels
-from drivegen.errors import InputError
-from drivegen.pictured import GIVEN, PicturePlugin, network_arguments
 from drivegen.plugin import Context, Residuals, Signal
+from drivegen.plugin.control_branch import halvings, run_branch, skip_channels
+from drivegen.plugin.picture_plugin import GIVEN, PicturePlugin, network_arguments
+from drivegen.support.errors import InputError
 
 
 class ControlNet(PicturePlugin):

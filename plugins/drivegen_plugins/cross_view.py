@@ -11,11 +11,11 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from drivegen.attention import attention
-from drivegen.control import zero
-from drivegen.errors import InputError
 from drivegen.plugin import Arrays, Now, Plugin, Signal, nothing_given
+from drivegen.plugin.attention import attention
+from drivegen.plugin.control_branch import zero
 from drivegen.scene import Frame, ring_neighbours
+from drivegen.support.errors import InputError
 
 Attention = Literal["add", "concat", "self"]
 Connector = Literal["zero_linear", "gated", "none"]

@@ -11,11 +11,11 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from drivegen.control import zero
-from drivegen.errors import InputError, at_least
 from drivegen.plugin import Arrays, Now, Plugin, Signal, where_kept
-from drivegen.references import OWN, joined, references, tables
+from drivegen.plugin.control_branch import zero
+from drivegen.plugin.reference_pictures import OWN, joined, references, tables
 from drivegen.scene import Frame
+from drivegen.support.errors import InputError, at_least
 
 _MEAN, _STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 _HEAD = 64
@@ -25,10 +25,10 @@ _HEAD = 64
 class ImagePrompt(Plugin):
     """Reference pictures for the scene, for a camera or for a region; null is diffusers' negative image embedding.
 
-    ``inputs={"image_prompt": …}`` as `drivegen.references.references` says; in training each camera's own picture. plus
-    projects the image encoder's patches through a resampler of `depth` layers and `heads` heads of 64 (its width: `hidden`,
-    None = the context's) instead of its one embedding; tokens a picture, None = 16 with plus, else 4; fit "crop" is CLIP's
-    centre square, "whole" squeezes all of the picture into it.
+    ``inputs={"image_prompt": …}`` as `drivegen.plugin.reference_pictures.references` says; in training each camera's own
+    picture. plus projects the image encoder's patches through a resampler of `depth` layers and `heads` heads of 64 (its width:
+    `hidden`, None = the context's) instead of its one embedding; tokens a picture, None = 16 with plus, else 4; fit "crop" is
+    CLIP's centre square, "whole" squeezes all of the picture into it.
     """
 
     requires = ("image_encoder",)

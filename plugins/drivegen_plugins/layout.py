@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from drivegen import raster
-from drivegen.control import control_branch, embedding_channels, halvings, run_branch
-from drivegen.errors import InputError, at_least
 from drivegen.plugin import Arrays, Context, Plugin, Residuals, Signal, nothing_given, where_kept
+from drivegen.plugin.control_branch import control_branch, embedding_channels, halvings, run_branch
 from drivegen.scene import BEV_CLASSES, DETECTION_CLASSES, Frame
+from drivegen.support.errors import InputError, at_least
 
 _SIDES = 5
 CHANNELS = len(BEV_CLASSES) + len(DETECTION_CLASSES) + 1 + 2 + _SIDES + 3

@@ -8,9 +8,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from drivegen.errors import InputError
-from drivegen.pictured import GIVEN, PicturePlugin, network_arguments
 from drivegen.plugin import Context, Residuals, Signal
+from drivegen.plugin.picture_plugin import GIVEN, PicturePlugin, network_arguments
+from drivegen.support.errors import InputError
 
 
 class T2IAdapter(PicturePlugin):

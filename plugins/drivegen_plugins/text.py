@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from drivegen.control import zero
-from drivegen.errors import InputError
 from drivegen.plugin import Arrays, Now, Plugin, Signal, per_row, where_kept
+from drivegen.plugin.control_branch import zero
 from drivegen.scene import Frame
+from drivegen.support.errors import InputError
 
 
 class Text(Plugin):

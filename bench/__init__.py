@@ -1,0 +1,1 @@
+"""The laboratory: what only measurements and the making of the referee use; no part of the installed package."""

@@ -1,0 +1,182 @@
+"""Training of the referee: cross-entropy on renders, moderately changed in light, sharpness and noise."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import Tensor
+
+from drivegen.evaluate.referee import DRIVABLE_GROUP, GROUPS, VEHICLE_GROUP, Reading, Referee, RefereeNet, to_network
+from drivegen.evaluate.renders import Renders
+from drivegen.evaluate.scores import overlap, ratio
+from drivegen.support import runtime, weights
+from drivegen.support.errors import InputError
+
+WEIGHT_OF_GROUP = {"pole": 1.5, "vehicle": 1.5, "pedestrian": 2.0, "barrier": 2.0}
+"""Small things count a little more; everything else counts 1."""
+
+HEADS_WEIGHT = 0.1
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the referee is trained; saved with it."""
+
+    steps: int = 1600
+    batch: int = 24
+    learning_rate: float = 4e-3
+    weight_decay: float = 0.02
+    warm_up: int = 60
+    seed: int = 0
+
+
+def augment(pixels: Tensor, groups: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Mirror half of the batch, change light by a few per cent, blur or add noise to some; pixels (N, 3, H, W) in [−1, 1]."""
+    count = len(pixels)
+
+    def uniform(low: float, high: float, *shape: int) -> Tensor:
+        return low + (high - low) * torch.rand(count, *shape, generator=generator)
+
+    mirrored = uniform(0, 1) < 0.5
+    pixels = torch.where(mirrored[:, None, None, None], pixels.flip(-1), pixels)
+    groups = torch.where(mirrored[:, None, None], groups.flip(-1), groups)
+    unit = (pixels / 2 + 0.5) * uniform(0.93, 1.07, 1, 1, 1) * uniform(0.97, 1.03, 3, 1, 1)
+    unit = unit.clamp(1e-4, 1) ** uniform(0.93, 1.07, 1, 1, 1)
+    # A blur of its own for each picture: one grouped convolution with a Gaussian of each one's width, 0 for half of them.
+    sigma = (uniform(-1.2, 1.2).clamp(0) + 0.05)[:, None]
+    kernel = torch.exp(-0.5 * (torch.arange(-3, 4) / sigma) ** 2)
+    kernel = (kernel / kernel.sum(1, keepdim=True)).repeat_interleave(3, 0)
+    flat = unit.reshape(1, count * 3, *unit.shape[-2:])
+    flat = F.conv2d(F.pad(flat, (3, 3, 0, 0), mode="replicate"), kernel[:, None, None, :], groups=count * 3)
+    flat = F.conv2d(F.pad(flat, (0, 0, 3, 3), mode="replicate"), kernel[:, None, :, None], groups=count * 3)
+    noise = torch.randn(unit.shape, generator=generator) * uniform(-0.02, 0.02, 1, 1, 1).clamp(0)
+    return (flat.reshape(unit.shape) + noise).clamp(0, 1) * 2 - 1, groups
+
+
+def halves(renders: Renders, chosen: NDArray[np.int64], generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Cut pictures and groups to half their width each at a place of its own: more pictures a step for the same time."""
+    width = renders.images.shape[2]
+    cut = max(16, width // 2 // 16 * 16)
+    starts = torch.randint(0, width - cut + 1, (len(chosen),), generator=generator).tolist()
+    images = np.stack([renders.images[i, :, x : x + cut] for i, x in zip(chosen, starts, strict=True)])
+    groups = np.stack([renders.groups[i, :, x : x + cut] for i, x in zip(chosen, starts, strict=True)])
+    return torch.from_numpy(images), torch.from_numpy(groups)
+
+
+def loss_of(reading: Reading, groups: Tensor, time: Tensor, weather: Tensor) -> Tensor:
+    """Sum the losses of the segmentation and of both heads."""
+    weight = torch.tensor([WEIGHT_OF_GROUP.get(name, 1.0) for name in GROUPS])
+    segments = F.cross_entropy(reading.segments.float(), groups.long(), weight)
+    heads = F.cross_entropy(reading.time.float(), time) + F.cross_entropy(reading.weather.float(), weather)
+    return segments + HEADS_WEIGHT * heads
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """A trained network, and on what it was trained: (first step, datasets), more than one where a run went on with others."""
+
+    net: RefereeNet
+    history: tuple[tuple[int, str], ...]
+
+
+def train(renders: Renders, recipe: Recipe, state_path: Path, datasets: str = "", save_every: int = 100) -> Trained:
+    """Train a network; state_path keeps what a later call with the same recipe goes on from. datasets names the renders."""
+    torch.manual_seed(recipe.seed)
+    net = RefereeNet().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimiser = torch.optim.AdamW(net.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+    first, history = _resume(net, optimiser, recipe, state_path)
+    if not history or history[-1][1] != datasets:
+        history = (*history, (first, datasets))
+    device = torch.device("cpu")
+    number = runtime.choose_dtype("auto", device)
+    net.train()
+    times = (TextColumn("{task.fields[loss]}"), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(TextColumn("referee"), BarColumn(), MofNCompleteColumn(), *times) as bar:
+        task = bar.add_task("training", total=recipe.steps, completed=first, loss="")
+        mean = math.nan
+        for step in range(first, recipe.steps):
+            rate = min(1.0, (step + 1) / recipe.warm_up) * (0.5 + 0.5 * math.cos(math.pi * step / recipe.steps))
+            for group in optimiser.param_groups:
+                group["lr"] = recipe.learning_rate * rate
+            # Everything random follows from the step, so that a resumed run is the same run.
+            chosen = np.random.default_rng([recipe.seed, step]).integers(len(renders), size=recipe.batch)
+            generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
+            images, labels = halves(renders, chosen, generator)
+            pixels, groups = augment(to_network(images), labels, generator)
+            with runtime.autocast(device, number):
+                reading = net(pixels.contiguous(memory_format=torch.channels_last))
+            loss = loss_of(reading, groups, torch.from_numpy(renders.time[chosen]), torch.from_numpy(renders.weather[chosen]))
+            if not bool(torch.isfinite(loss)):
+                what = f"the referee's loss is {loss.item()} at step {step}"
+                raise InputError(f"{what}; lower the learning rate {recipe.learning_rate}")
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+            optimiser.step()
+            now = loss.item()
+            mean = now if math.isnan(mean) else 0.97 * mean + 0.03 * now
+            bar.update(task, advance=1, loss=f"loss {mean:.3f}")
+            if (step + 1) % save_every == 0 or step + 1 == recipe.steps:
+                _save(Trained(net, history), optimiser, recipe, step + 1, state_path)
+    return Trained(net, history)
+
+
+def _save(trained: Trained, optimiser: torch.optim.Optimizer, recipe: Recipe, step: int, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    state = {"net": trained.net.state_dict(), "optimiser": optimiser.state_dict(), "recipe": asdict(recipe), "step": step}
+    torch.save({**state, "history": [list(entry) for entry in trained.history]}, temporary)
+    os.replace(temporary, path)
+
+
+def _resume(
+    net: RefereeNet, optimiser: torch.optim.Optimizer, recipe: Recipe, path: Path
+) -> tuple[int, tuple[tuple[int, str], ...]]:
+    if not path.is_file():
+        return 0, ()
+    state: dict[str, Any] = torch.load(path, weights_only=True)
+    if state["recipe"] != asdict(recipe):
+        made = f"{path} was made with {state['recipe']}, not with {asdict(recipe)}"
+        raise InputError(f"{made}; remove it, or name another state file")
+    net.load_state_dict(state["net"])
+    optimiser.load_state_dict(state["optimiser"])
+    return int(state["step"]), tuple((int(step), str(names)) for step, names in state["history"])
+
+
+def check(referee: Referee, renders: Renders) -> dict[str, float]:
+    """Measure a referee on held-out renders: IoU of each group, accuracy of time and weather a picture."""
+    counts = np.zeros((len(GROUPS), 2))
+    right = np.zeros(2)
+    for start in range(0, len(renders), 32):
+        part = slice(start, start + 32)
+        verdict = referee(renders.images[part])
+        for group in range(len(GROUPS)):
+            counts[group] += overlap(verdict.groups, renders.groups[part], group)
+        right += [(verdict.time == renders.time[part]).sum(), (verdict.weather == renders.weather[part]).sum()]
+    out = {f"iou_{name}": round(float(value), 4) for name, value in zip(GROUPS, ratio(counts), strict=True)}
+    time, weather = right / len(renders)
+    return out | {"time_accuracy": round(float(time), 4), "weather_accuracy": round(float(weather), 4)}
+
+
+def save(net: RefereeNet, path: Path, about: Mapping[str, Any]) -> None:
+    """Write the weights in fp16 and, beside them, a JSON file with their sha256 and `about`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    state = {k: v.half() if v.is_floating_point() else v for k, v in net.state_dict().items()}
+    weights.save_state(state, path)
+    count = sum(p.numel() for p in net.parameters())
+    weights.write_json(path.with_suffix(".json"), {"sha256": weights.sha256(path), "parameters": count, **about})
+
+
+def meets_goal(metrics: Mapping[str, float]) -> bool:
+    """Tell whether a referee is good enough to judge by: drivable IoU ≥ 0.90 and vehicle IoU ≥ 0.65 on held-out renders."""
+    return metrics[f"iou_{GROUPS[DRIVABLE_GROUP]}"] >= 0.90 and metrics[f"iou_{GROUPS[VEHICLE_GROUP]}"] >= 0.65

@@ -1,0 +1,1 @@
+"""The networks that are hosted: how each family of them is loaded, called and saved."""

@@ -1,0 +1,67 @@
+"""Objects from a class of this program and settings of a user's: what the class cannot take is refused in a sentence."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from drivegen.support import strict_yaml
+from drivegen.support.errors import InputError, nearest
+
+if TYPE_CHECKING:
+    from drivegen.plugin import Plugin
+
+
+def construct(cls: Any, settings: Mapping[str, Any], where: str) -> Any:
+    """Make an object, lists made tuples; raises InputError naming where for a setting that is unknown, or that it refuses.
+
+    Unknown is what has no name in the constructor, also where that takes and ignores whatever it is given.
+    """
+    named, _ = _parameters(cls)
+    _refuse_unknown(cls, named, settings, where)
+    with refusing(cls, where):
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()})
+
+
+def construct_plugin(cls: type[Plugin], settings: Mapping[str, Any], where: str) -> Plugin:
+    """Make a plugin from plain values, each of the type that its constructor's annotation says (`strict_yaml.arguments`).
+
+    Raises InputError naming where, the setting, its value and what is expected; a class path is refused at any depth.
+    """
+    named, more = _parameters(cls)
+    try:
+        strict_yaml.refuse_code(settings, f"{where}.")
+        if not more:
+            _refuse_unknown(cls, named, settings, where)
+        arguments = strict_yaml.arguments(cls.__init__, settings, where)
+    except RecursionError as error:
+        raise InputError(f"{where} are nested too deeply") from error
+    with refusing(cls, where):
+        return cls(**arguments)
+
+
+@contextmanager
+def refusing(cls: type, where: str) -> Iterator[None]:
+    """Say that it is the settings, not the program, which a class cannot be made or work with."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
+    except Exception as error:  # a wrong value raises anything, wherever the class first makes use of it
+        raise InputError(f"{where}: {cls.__name__} refuses these settings: {type(error).__name__}: {error}") from error
+
+
+def _parameters(cls: Any) -> tuple[list[str], bool]:
+    """Return the names that a constructor takes, and whether it takes others too."""
+    parameters = list(inspect.signature(cls.__init__).parameters.values())[1:]
+    named = [p.name for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
+    return named, any(p.kind is p.VAR_KEYWORD for p in parameters)
+
+
+def _refuse_unknown(cls: type, named: list[str], settings: Mapping[str, Any], where: str) -> None:
+    for key, value in settings.items():
+        if key not in named:
+            takes = ", ".join(named) or "none"
+            raise InputError(f"{where}.{key} = {value!r} is unknown{nearest(key, named)}; {cls.__name__} takes {takes}")

@@ -1,0 +1,125 @@
+"""What the installed plugins are, read from their source: nothing is imported, so nothing of theirs runs or breaks."""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import dataclass
+
+from drivegen.catalog import registry
+from drivegen.catalog.python_source import Class, Missing, Module, Reader, Unclear, exists
+from drivegen.plugin.hooks import HOOKS
+
+
+@dataclass(frozen=True)
+class Listed:
+    """One plugin kind: summary is its docstring's first line, parameters as they are written, problem why it cannot be used.
+
+    unchecked says what could not be found out without importing it.
+    """
+
+    kind: str
+    summary: str = ""
+    hooks: tuple[str, ...] = ()
+    parameters: tuple[str, ...] = ()
+    origin: str = ""
+    target: str = ""
+    problem: str = ""
+    unchecked: str = ""
+
+
+_PLUGIN = ("drivegen.plugin", "Plugin")
+
+
+def listed() -> tuple[Listed, ...]:
+    """Describe every kind on offer, importing none."""
+    return tuple(_read(entry) for entry in registry.kinds().values())
+
+
+def _read(entry: registry.Entry) -> Listed:
+    module, _, name = entry.target.partition(":")
+    reader = Reader()
+    try:
+        if entry.problem:
+            raise Missing(entry.problem)
+        _check_imports(reader, module)
+        cls = reader.look_up(module, name)
+        family = list(reader.ancestors(cls, _PLUGIN))
+        classes = [each for each in family if isinstance(each, Class)]
+        doubt = next((str(each) for each in family if isinstance(each, Unclear)), "")
+        if _PLUGIN in (each.names for each in classes):
+            doubt = ""
+        elif not doubt:
+            raise Missing(f"{entry.target} is not a {'.'.join(_PLUGIN)}")
+    except Missing as error:
+        return Listed(entry.kind, origin=entry.origin, target=entry.target, problem=str(error))
+    except Unclear as error:
+        return Listed(entry.kind, origin=entry.origin, target=entry.target, unchecked=str(error))
+    own = [each.node for each in classes if each.names != _PLUGIN]
+    defined = {f.name: f for node in reversed(own) for f in node.body if isinstance(f, ast.FunctionDef)}
+    hooks = tuple(hook for hook in HOOKS if hook in defined)
+    summary = (ast.get_docstring(cls.node) or "").strip().split("\n")[0]
+    return Listed(entry.kind, summary, hooks, _parameters(defined.get("__init__")), entry.origin, entry.target, unchecked=doubt)
+
+
+def _check_imports(reader: Reader, entry: str) -> None:
+    """Find what cannot succeed when a module is imported, in it or in those of its package that come along.
+
+    Only what stands at the top of a module is looked at: inside of try and if there may be another way.
+    """
+    own = entry.split(".")[0]
+    waiting, seen = _with_parents(entry), set[str]()
+    while waiting:
+        name = waiting.pop(0)
+        if name in seen:
+            continue
+        seen.add(name)
+        try:
+            source = reader.module(name)
+        except Unclear:
+            continue
+        for node in source.tree.body:
+            where = f"line {node.lineno}" if name == entry else f"{source.path}, line {node.lineno}"
+            if isinstance(node, ast.Raise):
+                raise Missing(f"{where} raises on import: {ast.unparse(node)[:120]}")
+            for module in _imports(reader, source, node, where, own):
+                if module.split(".")[0] == own:
+                    waiting += _with_parents(module)
+
+
+def _imports(reader: Reader, source: Module, node: ast.stmt, where: str, own: str) -> list[str]:
+    """Return the modules that a statement imports; raises Missing where it cannot."""
+    if isinstance(node, ast.Import):
+        modules = [alias.name for alias in node.names]
+    elif isinstance(node, ast.ImportFrom):
+        modules = [source.target(node)]
+    else:
+        return []
+    for module in modules:
+        if exists(module.split(".")[0]) is False:
+            raise Missing(f"{where} imports {module.split('.')[0]!r}, which is not installed")
+        if exists(module) is False:
+            raise Missing(f"{where} imports {module!r}, which is not there")
+    # What other packages hold is known when they run; ours and the plugin's own are plain enough to be read.
+    if isinstance(node, ast.ImportFrom) and modules[0].split(".")[0] in (own, __name__.split(".")[0]):
+        for alias in node.names:
+            if alias.name != "*" and not reader.has(modules[0], alias.name):
+                raise Missing(f"{where} imports {alias.name!r} from {modules[0]!r}, which has none")
+            if exists(f"{modules[0]}.{alias.name}"):
+                modules.append(f"{modules[0]}.{alias.name}")
+    return modules
+
+
+def _with_parents(module: str) -> list[str]:
+    """Name the packages that a module is in, from the top, and the module itself: what an import of it runs."""
+    parts = module.split(".")
+    return [".".join(parts[:i]) for i in range(1, len(parts) + 1)]
+
+
+def _parameters(init: ast.FunctionDef | None) -> tuple[str, ...]:
+    if init is None:
+        return ()
+    positional = [*init.args.posonlyargs, *init.args.args][1:]
+    required: list[ast.expr | None] = [None] * (len(positional) - len(init.args.defaults))
+    pairs = list(zip(positional, [*required, *init.args.defaults], strict=True))
+    pairs += list(zip(init.args.kwonlyargs, init.args.kw_defaults, strict=True))
+    return tuple(arg.arg if default is None else f"{arg.arg}={ast.unparse(default)}" for arg, default in pairs)

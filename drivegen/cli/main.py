@@ -1,0 +1,292 @@
+"""The command line: one screen a command; each imports what it needs when it runs."""
+
+from __future__ import annotations
+
+import functools
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from drivegen.support.errors import Diverged, InputError
+
+app = typer.Typer(
+    name="drivegen", help="Camera images of driving scenes, under many conditions at once.", no_args_is_help=True,
+    add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
+)  # fmt: skip
+
+FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
+
+
+def _console(stderr: bool = False) -> Any:
+    from rich.console import Console
+
+    return Console(stderr=stderr)
+
+
+def _guarded(command: Callable[..., None]) -> Callable[..., None]:
+    """Turn bad input into one line and status 2, Ctrl-C into status 130; anything else is a bug and shows where it is."""
+
+    @functools.wraps(command)
+    def guarded(*args: Any, **kwargs: Any) -> None:
+        warnings.showwarning = _warn
+        try:
+            command(*args, **kwargs)
+        except InputError as error:
+            _say(f"error: {error}")
+            raise typer.Exit(BAD_INPUT) from error
+        except OSError as error:
+            where = f" {error.filename}" if error.filename else ""
+            _say(f"error: {error.strerror or error}{where}")
+            raise typer.Exit(BAD_INPUT) from error
+        except Diverged as error:
+            _say(f"error: {error}")
+            raise typer.Exit(FAILED) from error
+        except KeyboardInterrupt as error:
+            _say("interrupted")
+            raise typer.Exit(INTERRUPTED) from error
+
+    return guarded
+
+
+def _say(line: str) -> None:
+    print(" ".join(line.split()), file=sys.stderr)
+
+
+def _warn(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, file: Any = None, line: Any = None
+) -> None:
+    # Deprecations are for developers; what a user can act on is a UserWarning.
+    if issubclass(category, UserWarning):
+        _say(f"warning: {message}")
+
+
+def _quiet() -> None:
+    """Keep transformers' and diffusers' remarks about themselves off the screen."""
+    import transformers
+    from diffusers.utils import logging
+
+    transformers.logging.set_verbosity_error()
+    logging.set_verbosity_error()
+
+
+@app.command()
+@_guarded
+def generate(
+    out: Annotated[Path, typer.Option(help="Folder to write into.")],
+    data: Annotated[Path | None, typer.Option(help="nuScenes-format dataset; without it, a built-in scene.")] = None,
+    version: Annotated[str | None, typer.Option(help="Dataset version, where the root has several.")] = None,
+    scene: Annotated[str | None, typer.Option(help="Scene name or token.")] = None,
+    sample: Annotated[list[str] | None, typer.Option(help="Sample token; may be repeated. Default: the first.")] = None,
+    all_samples: Annotated[bool, typer.Option("--all", help="Every sample of the scene, or of the dataset.")] = False,
+    num: Annotated[int | None, typer.Option(help="At most this many samples.")] = None,
+    model: Annotated[str, typer.Option(help="'tiny', a model folder, or a single-file checkpoint.")] = "tiny",
+    plugin: Annotated[
+        list[str] | None, typer.Option(metavar="[NAME=]FOLDER", help="Add a plugin saved alone: its folder, file or hub id.")
+    ] = None,
+    lora: Annotated[list[str] | None, typer.Option(metavar="FILE[=SCALE]", help="Add a LoRA; may be repeated.")] = None,
+    input_: Annotated[
+        list[str] | None, typer.Option("--input", metavar="PLUGIN=FILE", help="Give a plugin a file, such as a picture.")
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="Folder with the configurations of a single-file checkpoint.")] = None,
+    prompt: Annotated[str | None, typer.Option(help="Text in place of each sample's description.")] = None,
+    negative_prompt: Annotated[str | None, typer.Option(help="Text to stay away from.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None,
+    guidance: Annotated[
+        list[str] | None, typer.Option(metavar="W|PLUGIN=W", help="Guidance scale, 1 is none; or a weight a plugin, repeated.")
+    ] = None,
+    sampler: Annotated[str | None, typer.Option(help="unipc, dpm++, ddim, euler, ddpm, pndm …")] = None,
+    noise: Annotated[str | None, typer.Option(help="independent, shared, or sphere: the same where views overlap.")] = None,
+    agreement: Annotated[
+        float | None, typer.Option(help="Share of the steps, 0 to 1, in which overlapping views are made to agree.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Same seed, same settings, same machine: same bytes.")] = 0,
+    without: Annotated[list[str] | None, typer.Option(metavar="PLUGIN", help="Null a plugin; may be repeated.")] = None,
+    scale: Annotated[
+        list[str] | None, typer.Option(metavar="PLUGIN=X", help="1 as trained, 0 absent; may be repeated.")
+    ] = None,
+    range_: Annotated[
+        list[str] | None,
+        typer.Option("--range", metavar="PLUGIN=START:END", help="Fractions of the steps between which it is there."),
+    ] = None,
+    region: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PLUGIN=CAMERA[:MASK]", help="Where in a camera's picture it is: white in a mask's file, or all."),
+    ] = None,
+    strength: Annotated[float | None, typer.Option(help="Start from the recorded pictures: 0 keeps them, 1 nothing.")] = None,
+    size: Annotated[str | None, typer.Option(metavar="HEIGHTxWIDTH", help="Size of each image. Default: the model's.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    dtype: Annotated[
+        str, typer.Option(help="auto (bfloat16 where the processor has it), float32, bfloat16 or float16.")
+    ] = "auto",
+    offload: Annotated[bool, typer.Option("--offload", help="Keep text encoder and VAE in main memory until used.")] = False,
+) -> None:
+    """Generate what every camera of a scene would see."""
+    from drivegen.cli import generate as work
+
+    selection = work.Selection(data, version, scene, tuple(sample or ()), all_samples, num)
+    settings = work.Settings(
+        prompt,
+        negative_prompt,
+        steps,
+        tuple(guidance or ()),
+        sampler,
+        noise,
+        agreement,
+        seed,
+        tuple(without or ()),
+        tuple(scale or ()),
+        tuple(range_ or ()),
+        strength,
+        work.parse_size(size),
+        tuple(input_ or ()),
+        tuple(region or ()),
+    )
+    _quiet()
+    where = work.Where(model, device, dtype, offload, config, tuple(plugin or ()), tuple(lora or ()))
+    work.generate(out, selection, settings, where, _console())
+
+
+@app.command()
+@_guarded
+def world(
+    out: Annotated[Path, typer.Argument(help="New or empty folder to write the dataset into.")],
+    scenes: Annotated[int, typer.Option(help="Number of scenes.")] = 10,
+    frames: Annotated[int, typer.Option(help="Samples of each scene, at 2 Hz.")] = 4,
+    seed: Annotated[int, typer.Option(help="Which city; the same seed gives the same bytes.")] = 0,
+    size: Annotated[str, typer.Option(metavar="HEIGHTxWIDTH", help="Size of each image.")] = "128x224",
+    workers: Annotated[int | None, typer.Option(help="Processes; default one a core.")] = None,
+) -> None:
+    """Write a dataset of the procedural city in the nuScenes format."""
+    from drivegen import world as city
+    from drivegen.cli.generate import parse_size
+
+    parsed = parse_size(size)
+    assert parsed is not None
+    city.write(out, scenes, frames, seed, parsed, workers)
+    _console().print(f"{scenes} scenes of {frames} frames in {out}", highlight=False, soft_wrap=True, markup=False)
+
+
+@app.command()
+@_guarded
+def train(
+    config: Annotated[Path, typer.Argument(help="YAML file.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings in place of the file's.")
+    ] = None,
+    resume: Annotated[str | None, typer.Option(help="'auto' for the run's last checkpoint, or a checkpoint file.")] = None,
+) -> None:
+    """Train what a configuration says."""
+    from drivegen import training
+
+    status = training.run(config, overrides or (), resume)
+    if status:
+        raise typer.Exit(status)
+
+
+convert = typer.Typer(help="Turn foreign checkpoints into models and plugins.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(convert, name="convert")
+
+
+@convert.command()
+@_guarded
+def controlnet(
+    src: Annotated[Path, typer.Argument(help="Folder of a diffusers ControlNetModel.")],
+    out: Annotated[Path, typer.Argument(help="Plugin folder to write.")],
+    picture: Annotated[str, typer.Option(help="What it reads: layout, boxes, lanes, depth, bev …, or 'given'.")] = "given",
+    attends_to: Annotated[
+        list[str] | None, typer.Option(metavar="PLUGIN", help="Whose tokens it sees; may be repeated. Default: text.")
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="Number format of the weights: float32, bfloat16 or float16.")] = "float32",
+) -> None:
+    """Write a ControlNet as a plugin folder."""
+    from drivegen.convert import diffusers_networks as work
+    from drivegen.convert.magicdrive import parse_dtype
+
+    _quiet()
+    work.convert(work.controlnet(src, picture, tuple(attends_to or ("text",))), out, parse_dtype(dtype))
+    _console().print(f"wrote {out}", highlight=False, soft_wrap=True, markup=False)
+
+
+@convert.command("t2i_adapter")
+@_guarded
+def t2i_adapter(
+    src: Annotated[Path, typer.Argument(help="Folder of a diffusers T2IAdapter.")],
+    out: Annotated[Path, typer.Argument(help="Plugin folder to write.")],
+    picture: Annotated[str, typer.Option(help="What it reads: layout, boxes, lanes, depth, bev …, or 'given'.")] = "given",
+    dtype: Annotated[str, typer.Option(help="Number format of the weights: float32, bfloat16 or float16.")] = "float32",
+) -> None:
+    """Write a T2I-Adapter as a plugin folder."""
+    from drivegen.convert import diffusers_networks as work
+    from drivegen.convert.magicdrive import parse_dtype
+
+    _quiet()
+    work.convert(work.t2i_adapter(src, picture), out, parse_dtype(dtype))
+    _console().print(f"wrote {out}", highlight=False, soft_wrap=True, markup=False)
+
+
+@convert.command()
+@_guarded
+def magicdrive(
+    src: Annotated[Path, typer.Argument(help="Folder with unet/ and controlnet/ as MagicDrive writes them.")],
+    out: Annotated[Path, typer.Argument(help="Model folder to write.")],
+    base: Annotated[Path, typer.Option(help="The Stable Diffusion 1.5 folder that it was trained on.")],
+    dtype: Annotated[str, typer.Option(help="Number format of the weights: float32, bfloat16 or float16.")] = "float32",
+    half: Annotated[
+        bool, typer.Option("--half/--no-half", help="Round camera parameters to fp16, as released weights expect.")
+    ] = True,
+) -> None:
+    """Write a MagicDrive checkpoint as a model. Its plugins are camera, text, boxes, bev_map and cross_view."""
+    from drivegen.convert import magicdrive as work
+
+    _quiet()
+    work.convert(src, out, base, half, work.parse_dtype(dtype))
+    _console().print(f"wrote {out}", highlight=False, soft_wrap=True, markup=False)
+
+
+@app.command()
+@_guarded
+def validate(
+    root: Annotated[Path, typer.Argument(help="Folder of a nuScenes-format dataset.")],
+    version: Annotated[str | None, typer.Option(help="Dataset version, where the root has several.")] = None,
+) -> None:
+    """List everything that is wrong with a dataset. The status is 2 when there is an error."""
+    from drivegen.cli.show import show_problems
+    from drivegen.datasets import nuscenes
+
+    if show_problems(_console(), nuscenes.validate(root, version), root):
+        raise typer.Exit(BAD_INPUT)
+
+
+@app.command()
+@_guarded
+def plugins() -> None:
+    """List the installed plugins: kind, hooks, parameters, origin. Imports none of them."""
+    from drivegen.cli.show import show_plugins
+
+    show_plugins(_console())
+
+
+@app.command()
+@_guarded
+def info(model: Annotated[str, typer.Argument(help="'tiny' or a model folder.")] = "tiny") -> None:
+    """Say what is inside a model."""
+    from drivegen.cli.show import show_model
+    from drivegen.saved.model import locate
+
+    folder = locate(model)
+    if not folder.is_dir():
+        raise InputError(f"{folder} is a file; info reads model folders")
+    show_model(_console(), folder)
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

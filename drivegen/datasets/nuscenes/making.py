@@ -1,0 +1,117 @@
+"""Files and folders that are made together or not at all."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from drivegen.datasets.nuscenes.schema import inside
+from drivegen.support.errors import InputError
+from drivegen.support.signals import raised_by_sigterm, undisturbed
+
+
+class Making:
+    """What has been made below root so far; staging is a hidden folder for what comes last, in one rename.
+
+    Whether staging is still there says whether the work is done: no signal can come between doing and noting it.
+    """
+
+    def __init__(self, root: Path, staging: str) -> None:
+        self.root, self.staging = root, root / staging
+        self._files: list[Path] = []
+        self._folders: list[Path] = []
+        self._known: set[Path] = set()
+        self._lock: int | None = None
+
+    def folder(self, path: Path) -> None:
+        """Make a folder and those above it, as far as they are not there."""
+        if path in self._known:
+            return
+        for part in (*reversed(path.parents), path):
+            if not part.exists():
+                self._folders.append(part)  # before it is made: to remove what never was is no harm
+                part.mkdir(exist_ok=True)
+        self._known.add(path)
+
+    def file(self, name: str, data: bytes, sync: bool = False) -> None:
+        """Write a file that is not there yet, under its name relative to root: there is none of it, or all.
+
+        Raises InputError where the name leads out of root.
+        """
+        path = inside(self.root, name, f"dataset {self.root}")
+        self.folder(path.parent)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        self._files += [temporary, path]
+        write_bytes(temporary, data, sync)
+        os.replace(temporary, path)
+        if sync:
+            sync_folder(path.parent)
+
+    def hold(self) -> None:
+        """Keep other processes from writing below root: one of them could come to rely on a file that is removed again."""
+        self._lock = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(f"{self.root}: another process is writing a dataset there; wait, or name another") from error
+        except OSError:
+            pass  # a network file system without locks
+
+    def release(self) -> None:
+        """Let others write below root."""
+        if self._lock is not None:
+            os.close(self._lock)
+
+    def undo(self) -> None:
+        """Remove what was made, unless all of it is done; folders that hold something else by now stay."""
+        if self.staging.exists():
+            for path in reversed(self._files):
+                with suppress(OSError):
+                    path.unlink()
+            shutil.rmtree(self.staging, ignore_errors=True)
+        for path in reversed(self._folders):
+            with suppress(OSError):
+                path.rmdir()
+
+
+@contextmanager
+def making(root: Path, staging: str) -> Iterator[Making]:
+    """Make root and, in it, staging; whatever ends the block before staging is renamed leaves root as it was.
+
+    Raises InputError when another process is writing there.
+    """
+    made = Making(root, staging)
+    with raised_by_sigterm():
+        try:
+            made.folder(root)
+            made.hold()
+            made.folder(made.staging)
+            yield made
+        except BaseException:
+            with undisturbed():
+                made.undo()
+            raise
+        finally:
+            made.release()
+
+
+def write_bytes(path: Path, data: bytes, sync: bool = True) -> None:
+    """Write a file; with sync it is on the disk when this returns."""
+    with path.open("wb") as file:
+        file.write(data)
+        if sync:
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until a folder's names are on the disk."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,195 @@
+"""Read a dataset in the nuScenes schema through nuscenes-devkit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from drivegen.datasets.nuscenes.images import open_image
+from drivegen.datasets.nuscenes.schema import ROW_ERRORS, field_problems, inside, map_path, no_version
+from drivegen.datasets.nuscenes.validate import table_problems
+from drivegen.datasets.nuscenes.vectormap import read_map
+from drivegen.scene import Box3D, Camera, Frame, Scene, VectorMap
+from drivegen.scene.geometry import SE3
+from drivegen.support.errors import InputError, nearest
+
+
+def open(root: str | Path, version: str | None = None) -> Dataset:
+    """Open the nuScenes dataset below root; version may be left out where there is one ``v1.0-*`` folder.
+
+    Raises InputError when there is none, there are several and none is named, or the tables do not fit together.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise InputError(f"data root {root} is not a folder; give the folder that holds v1.0-*/ and samples/")
+    found = sorted(folder.name for folder in root.glob("v1.0-*") if folder.is_dir())
+    if version is None:
+        if len(found) != 1:
+            if not found:
+                raise no_version(root)
+            raise InputError(f"data root {root} has several versions ({', '.join(found)}); name one")
+        version = found[0]
+    elif version not in found:
+        hint = nearest(version, found)
+        raise InputError(f"data root {root} has no version {version!r}; it has {', '.join(found) or 'none'}{hint}")
+    return Dataset(root, version)
+
+
+@contextmanager
+def _at(where: str) -> Iterator[None]:
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
+    except ROW_ERRORS as error:
+        raise InputError(f"{where}: {type(error).__name__} {error}; the row is not as in the nuScenes schema") from error
+
+
+def _check(table: str, row: dict[str, Any]) -> None:
+    for _, message in field_problems(table, row):
+        raise InputError(f"{table} row {row['token']}: {message}; the row is not as in the nuScenes schema")
+
+
+class Dataset:
+    """A nuScenes dataset: scenes, samples, frames.
+
+    root and version as given; devkit is the `NuScenes` object. A location without ``maps/expansion/<location>.json`` has no
+    map: `frame.map` is None. A category outside of nuScenes' detection classes is kept, and its `detection_class` is None.
+    A sample without LIDAR_TOP takes the ego pose of the camera nearest in time, and the usual lidar mounting.
+    """
+
+    def __init__(self, root: Path, version: str) -> None:
+        from nuscenes.nuscenes import NuScenes
+
+        self.root, self.version = Path(root), version
+        try:
+            self.devkit = NuScenes(version=version, dataroot=str(root), verbose=False)
+        except Exception as error:  # the devkit dies of the first bad row with a bare KeyError: find it and its like
+            problems = [problem for problem in table_problems(self.root, version) if problem.severity == "error"]
+            if not problems:
+                raise InputError(f"dataset {self.root / version} cannot be opened: {type(error).__name__} {error}") from error
+            more = f" (and {len(problems) - 1} more; drivegen.nuscenes.validate lists them)" if len(problems) > 1 else ""
+            raise InputError(f"{problems[0]}{more}") from error
+        for table in ("scene", "log", "category", "sensor"):  # the short tables; rows of the others when they are read
+            for row in getattr(self.devkit, table):
+                _check(table, row)
+        self._maps: dict[str, VectorMap | None] = {}
+
+    @property
+    def scenes(self) -> tuple[str, ...]:
+        """Scene names, in the order of the table."""
+        return tuple(row["name"] for row in self.devkit.scene)
+
+    def samples(self, scene: str | None = None) -> tuple[str, ...]:
+        """Sample tokens in time order, of one scene (name or token) or of all, scene after scene."""
+        if scene is None:
+            return tuple(token for row in self.devkit.scene for token in self._samples(row))
+        return self._samples(self._scene_row(scene))
+
+    def scene(self, name_or_token: str) -> Scene:
+        """Read a whole scene."""
+        row = self._scene_row(name_or_token)
+        location = self._get("log", row["log_token"], f"scene row {row['token']}")["location"]
+        frames = tuple(self.frame(token) for token in self._samples(row))
+        return Scene(row["name"], frames, row["description"], location, row["token"])
+
+    def frame(self, sample_token: str) -> Frame:
+        """Read one sample: cameras each with its own ego pose, boxes, map, text.
+
+        Raises InputError naming row and path for an unknown token, a broken link, a missing or refused image, and values that
+        `Camera`, `Box3D` or `SE3` refuse.
+        """
+        where = f"sample row {sample_token}"
+        if sample_token not in self.devkit._token2ind["sample"]:
+            raise InputError(f"dataset {self.root / self.version} has no sample {sample_token!r}; `samples()` lists them")
+        sample = self._get("sample", sample_token, where)
+        scene = self._get("scene", sample["scene_token"], where)
+        location = self._get("log", scene["log_token"], f"scene row {scene['token']}")["location"]
+        rows = {channel: self._get("sample_data", token, where) for channel, token in sample["data"].items()}
+        cameras = tuple(self._camera(row) for row in rows.values() if row["sensor_modality"] == "camera")
+        boxes = tuple(self._box(token) for token in sample["anns"])
+        lidar = rows.get("LIDAR_TOP")
+        with _at(where):
+            if not cameras:
+                raise InputError("has no camera image; a frame needs 1 to 8 key-frame images")
+            if lidar is not None:
+                at = f"sample_data row {lidar['token']}"
+                reference: dict[str, Any] = {
+                    "global_SE3_ego": self._pose("ego_pose", lidar["ego_pose_token"], at),
+                    "ego_SE3_lidar": self._pose("calibrated_sensor", lidar["calibrated_sensor_token"], at),
+                }
+                path = inside(self.root, lidar["filename"], at)
+            else:
+                closest = min(cameras, key=lambda camera: abs(camera.timestamp_us - sample["timestamp"]))
+                reference, path = {"global_SE3_ego": closest.global_SE3_ego}, None
+            return Frame(
+                sample_token, cameras, boxes, self._map(location), sample.get("description", scene["description"]), location,
+                scene["name"], sample["timestamp"], lidar_path=path, **reference,
+            )  # fmt: skip
+
+    def _get(self, table: str, token: str, where: str) -> dict[str, Any]:
+        try:
+            row: dict[str, Any] = self.devkit.get(table, token)
+        except (KeyError, TypeError) as error:
+            raise InputError(f"{where}: names {table} {token!r}, which is not in {self.version}/{table}.json") from error
+        _check(table, row)
+        return row
+
+    def _scene_row(self, name_or_token: str) -> dict[str, Any]:
+        for row in self.devkit.scene:
+            if name_or_token in (row["name"], row["token"]):
+                return row
+        raise InputError(
+            f"dataset {self.root / self.version} has no scene {name_or_token!r}{nearest(name_or_token, self.scenes)}; "
+            f"it has {', '.join(self.scenes[:10])}{' …' if len(self.scenes) > 10 else ''}"
+        )
+
+    def _samples(self, scene: dict[str, Any]) -> tuple[str, ...]:
+        tokens: dict[str, None] = {}
+        token = scene["first_sample_token"]
+        while token:
+            if token in tokens:
+                raise InputError(f"sample row {token}: the chain of next tokens comes back to it; correct sample.json")
+            tokens[token] = None
+            token = self._get("sample", token, f"scene row {scene['token']}")["next"]
+        return tuple(tokens)
+
+    def _pose(self, table: str, token: str, where: str) -> SE3:
+        row = self._get(table, token, where)
+        with _at(f"{where}: {table} row {token}"):
+            return SE3.from_quaternion(row["rotation"], row["translation"])
+
+    def _camera(self, row: dict[str, Any]) -> Camera:
+        where = f"sample_data row {row['token']} ({row['channel']})"
+        mount = self._get("calibrated_sensor", row["calibrated_sensor_token"], where)
+        path = inside(self.root, row["filename"], where)
+        with _at(f"{where}: calibrated_sensor row {mount['token']}"):
+            camera = Camera(
+                row["channel"], mount["camera_intrinsic"], row["width"], row["height"],
+                self._pose("calibrated_sensor", mount["token"], where), self._pose("ego_pose", row["ego_pose_token"], where),
+                row["timestamp"], path,
+            )  # fmt: skip
+        open_image(path, where, (camera.width_px, camera.height_px)).close()
+        return camera
+
+    def _box(self, token: str) -> Box3D:
+        where = f"sample_annotation row {token}"
+        row = self._get("sample_annotation", token, where)
+        attributes = [self._get("attribute", name, where)["name"] for name in row["attribute_tokens"]]
+        level = row["visibility_token"]
+        if level:
+            self._get("visibility", level, where)
+        with _at(where):
+            return Box3D(
+                row["category_name"], SE3.from_quaternion(row["rotation"], row["translation"]), row["size"],
+                row["instance_token"], token, self.devkit.box_velocity(token), int(level) if level else None,
+                row["num_lidar_pts"], attributes[0] if attributes else "",
+            )  # fmt: skip
+
+    def _map(self, location: str) -> VectorMap | None:
+        if location not in self._maps:
+            path = map_path(self.root, location) if location else None
+            self._maps[location] = read_map(path, location) if path is not None and path.is_file() else None
+        return self._maps[location]

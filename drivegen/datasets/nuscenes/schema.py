@@ -1,0 +1,131 @@
+"""The nuScenes v1.0 tables: their names, the links between them, tokens, and file names that stay inside the data root."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from drivegen.support.errors import InputError
+
+TABLES = (
+    "category", "attribute", "visibility", "instance", "sensor", "calibrated_sensor", "ego_pose", "log", "scene", "sample",
+    "sample_data", "sample_annotation", "map",
+)  # fmt: skip
+
+LINKS = {
+    "instance": {"category_token": "category", "first_annotation_token": "sample_annotation",
+                 "last_annotation_token": "sample_annotation"},
+    "calibrated_sensor": {"sensor_token": "sensor"},
+    "scene": {"log_token": "log", "first_sample_token": "sample", "last_sample_token": "sample"},
+    "sample": {"prev": "sample", "next": "sample", "scene_token": "scene"},
+    "sample_data": {"sample_token": "sample", "ego_pose_token": "ego_pose", "calibrated_sensor_token": "calibrated_sensor",
+                    "prev": "sample_data", "next": "sample_data"},
+    "sample_annotation": {"sample_token": "sample", "instance_token": "instance", "visibility_token": "visibility",
+                          "attribute_tokens": "attribute", "prev": "sample_annotation", "next": "sample_annotation"},
+    "map": {"log_tokens": "log"},
+}  # fmt: skip
+"""Of each table, the fields that name rows of another one; a field with a plural name holds a list."""
+
+_NUMBER = (int, float)
+_PLACED = {"rotation": list, "translation": list}
+_READ: dict[str, dict[str, Any]] = {
+    "category": {"name": str}, "attribute": {"name": str}, "sensor": {"channel": str, "modality": str}, "ego_pose": _PLACED,
+    "calibrated_sensor": _PLACED | {"camera_intrinsic": list}, "log": {"location": str},
+    "scene": {"name": str, "description": str}, "sample": {"timestamp": _NUMBER, "description?": str},
+    "sample_data": {"timestamp": _NUMBER, "is_key_frame": int, "filename": str, "width": _NUMBER, "height": _NUMBER},
+    "sample_annotation": _PLACED | {"size": list, "num_lidar_pts": _NUMBER}, "map": {"filename": str},
+}  # fmt: skip
+FIELDS = {
+    name: {link: list if link.endswith("_tokens") else str for link in LINKS.get(name, {})} | _READ.get(name, {})
+    for name in TABLES
+}
+"""Of each table, the fields that are read, with their types; a `?` marks those that may be missing."""
+
+ROW_ERRORS = (KeyError, IndexError, TypeError, ValueError, AttributeError, ArithmeticError)
+"""What a row of another form than the schema's can raise where it is read."""
+
+MAY_BE_EMPTY = ("prev", "next", "visibility_token")
+"""Link fields for which an empty string means none."""
+
+VISIBILITY_LEVELS = {1: "v0-40", 2: "v40-60", 3: "v60-80", 4: "v80-100"}
+
+FULL_CATEGORY = {
+    "car": "vehicle.car", "truck": "vehicle.truck", "construction_vehicle": "vehicle.construction", "bus": "vehicle.bus.rigid",
+    "trailer": "vehicle.trailer", "barrier": "movable_object.barrier", "motorcycle": "vehicle.motorcycle",
+    "bicycle": "vehicle.bicycle", "pedestrian": "human.pedestrian.adult", "traffic_cone": "movable_object.trafficcone",
+}  # fmt: skip
+"""The nuScenes category that stands for a bare detection class in the tables."""
+
+CATEGORIES = (
+    *FULL_CATEGORY.values(), "vehicle.bus.bendy", "vehicle.emergency.ambulance", "vehicle.emergency.police",
+    "human.pedestrian.child", "human.pedestrian.construction_worker", "human.pedestrian.police_officer",
+    "human.pedestrian.personal_mobility", "human.pedestrian.stroller", "human.pedestrian.wheelchair", "animal",
+    "movable_object.debris", "movable_object.pushable_pullable", "static_object.bicycle_rack", "vehicle.ego",
+)  # fmt: skip
+"""The categories nuScenes knows."""
+
+
+def field_problems(table: str, row: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield (field, what is wrong with it) for each of `FIELDS` that a row lacks or that is of another type."""
+    for name, kind in FIELDS[table].items():
+        field = name.rstrip("?")
+        if field not in row:
+            if field == name:
+                yield field, f"has no {field}"
+            continue
+        value = row[field]
+        wrong = not isinstance(value, kind) or (kind is _NUMBER and isinstance(value, bool))
+        if wrong or (field.endswith("_tokens") and not all(isinstance(token, str) for token in value)):
+            what = {str: "a text", list: "a list", _NUMBER: "a number", int: "true or false"}[kind]
+            yield field, f"{field} is {repr(value)[:60]}, not {what}{' of tokens' if field.endswith('_tokens') else ''}"
+
+
+def check_text(value: Any, what: str) -> str:
+    """Return what is a text that a table can hold; InputError where it is not (a number, half of a surrogate pair)."""
+    try:
+        str.encode(value)
+    except TypeError as error:
+        raise InputError(f"{what} is {value!r}; it must be a text") from error
+    except UnicodeEncodeError as error:
+        raise InputError(f"{what} is {value!r}, which UTF-8 cannot hold; write it without half of a surrogate pair") from error
+    return str(value)
+
+
+def make_token(*parts: object) -> str:
+    """Return a token that depends on the parts alone: 32 hexadecimal digits."""
+    return hashlib.md5("\x1f".join(map(str, parts)).encode(), usedforsecurity=False).hexdigest()
+
+
+def _nameable(filename: str) -> bool:
+    """Whether a file system takes the name: not empty, no NUL or half of a surrogate pair, no part of more than 255 bytes."""
+    try:
+        return bool(filename) and "\0" not in filename and all(len(os.fsencode(part)) < 256 for part in Path(filename).parts)
+    except UnicodeEncodeError:
+        return False
+
+
+def no_version(root: Path, version: str | None = None) -> InputError:
+    """Return the error of a data root without a version's folder."""
+    above = f", here {root.resolve().parent}" if root.resolve().name.startswith("v1.0-") else ""
+    return InputError(f"data root {root} has no {version or 'v1.0-*'} folder; give the folder that holds v1.0-*/{above}")
+
+
+def map_path(root: Path, location: str, where: str = "map") -> Path:
+    """Return where the map of a location lies; InputError when the location is no plain name or the file a link out of root."""
+    if not isinstance(location, str) or location in ("", "..") or Path(location).name != location or "\\" in location:
+        raise InputError(f"{where}: location {location!r} cannot name a map file; give it a plain name, without slashes")
+    return inside(root, f"maps/expansion/{location}.json", where)
+
+
+def inside(root: Path, filename: str, where: str) -> Path:
+    """Return the path of a table's file name below root; InputError when it leads out of it (absolute, ``..``, a link)."""
+    fix = "file names are relative to the data root and stay inside it"
+    if not isinstance(filename, str) or not _nameable(filename) or Path(filename).is_absolute() or ".." in Path(filename).parts:
+        raise InputError(f"{where}: file name {filename!r} refused; {fix}")
+    path = root / filename
+    if not path.resolve().is_relative_to(root.resolve()):
+        raise InputError(f"{where}: file name {filename!r} is a link to {path.resolve()}, outside of {root}; {fix}")
+    return path

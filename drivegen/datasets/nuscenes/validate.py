@@ -1,0 +1,212 @@
+"""List everything that is wrong with a dataset, at once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from drivegen.datasets.nuscenes.images import decode, open_image
+from drivegen.datasets.nuscenes.schema import (
+    CATEGORIES,
+    LINKS,
+    MAY_BE_EMPTY,
+    ROW_ERRORS,
+    TABLES,
+    field_problems,
+    inside,
+    map_path,
+    no_version,
+)
+from drivegen.datasets.nuscenes.vectormap import read_map
+from drivegen.scene import Box3D, Camera
+from drivegen.scene.geometry import SE3
+from drivegen.support.errors import InputError
+
+Tables = dict[str, list[dict[str, Any]]]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong: table and token say where; severity "error" stops reading, "warning" does not."""
+
+    table: str
+    token: str
+    message: str
+    severity: str = "error"
+
+    def __str__(self) -> str:
+        return f"{self.table} row {self.token}: {self.message}" if self.token else f"{self.table}: {self.message}"
+
+
+def validate(root: str | Path, version: str | None = None) -> tuple[Problem, ...]:
+    """Check tables, links, poses, calibrations, boxes, maps and every image (decoded), read every frame, and list all problems.
+
+    Unknown categories and locations without a map are warnings: such boxes belong to no detection class, and such frames
+    have no map. Raises InputError only when there is no dataset to check.
+    """
+    root = Path(root)
+    names = [version] if version else sorted(folder.name for folder in root.glob("v1.0-*") if folder.is_dir())
+    if not names or not (root / names[0]).is_dir():
+        raise no_version(root, version)
+    if len(names) > 1:
+        raise InputError(f"data root {root} has several versions ({', '.join(names)}); name one")
+    tables, problems = _load(root, names[0])
+    if not problems:
+        problems = [*_row_problems(tables), *_map_row_problems(root, tables)]
+        opens = not problems
+        problems += _value_problems(root, tables)
+        if opens:
+            problems += _reading_problems(root, names[0], [problem for problem in problems if problem.severity == "error"])
+    return tuple(problems)
+
+
+def table_problems(root: Path, version: str) -> tuple[Problem, ...]:
+    """List what is wrong with the tables alone: unreadable, repeated tokens, fields missing or of other types, broken links."""
+    tables, problems = _load(root, version)
+    return tuple(problems or [*_row_problems(tables), *_map_row_problems(root, tables)])
+
+
+def _load(root: Path, version: str) -> tuple[Tables, list[Problem]]:
+    tables: Tables = {}
+    problems = []
+    for name in TABLES:
+        path = root / version / f"{name}.json"
+        try:
+            rows = tables[name] = json.loads(path.read_text(encoding="utf-8"))
+            named = (isinstance(row, dict) and isinstance(row.get("token"), str) for row in rows)
+            if not isinstance(rows, list) or not all(named):
+                raise ValueError("not a list of rows with a token each")
+        except (OSError, ValueError, TypeError, RecursionError) as error:
+            problems.append(Problem(name, "", f"{path} cannot be read: {error}"))
+    return tables, problems
+
+
+def _row_problems(tables: Tables) -> Iterator[Problem]:
+    tokens = {name: {row["token"] for row in rows} for name, rows in tables.items()}
+    for name, rows in tables.items():
+        if len(tokens[name]) < len(rows):
+            seen: set[str] = set()
+            for row in rows:
+                if row["token"] in seen:
+                    yield Problem(name, row["token"], "the token is used twice")
+                seen.add(row["token"])
+        for row in rows:
+            wrong = dict(field_problems(name, row))
+            for message in wrong.values():
+                yield Problem(name, row["token"], message)
+            for link, target in LINKS.get(name, {}).items():
+                if link in wrong:
+                    continue
+                values = row[link] if isinstance(row[link], list) else [row[link]]
+                for value in values:
+                    if value not in tokens[target] and not (value == "" and link in MAY_BE_EMPTY):
+                        yield Problem(name, row["token"], f"{link} {value!r} is not in {target}.json")
+
+
+def _map_row_problems(root: Path, tables: Tables) -> Iterator[Problem]:
+    maps = [row for row in tables["map"] if not any(field_problems("map", row))]
+    mapped = {token for row in maps for token in row["log_tokens"]}
+    for row in tables["log"]:
+        if row["token"] not in mapped:
+            yield Problem("log", row["token"], "is in no map row's log_tokens")
+    for row in maps:
+        try:
+            if not inside(root, row["filename"], "file").is_file():
+                yield Problem("map", row["token"], f"mask {root / row['filename']} is missing")
+        except InputError as error:
+            yield Problem("map", row["token"], str(error))
+
+
+def _value_problems(root: Path, tables: Tables) -> Iterator[Problem]:
+    tables = {name: [row for row in rows if not any(field_problems(name, row))] for name, rows in tables.items()}
+    rows = {name: {row["token"]: row for row in tables[name]} for name in tables}
+    for name in ("ego_pose", "calibrated_sensor"):
+        for row in tables[name]:
+            yield from _tried(name, row, _pose)
+    for row in tables["calibrated_sensor"]:
+        sensor = rows["sensor"].get(row["sensor_token"], {})
+        if sensor.get("modality") == "camera":
+            yield from _tried("calibrated_sensor", row, partial(_intrinsics, sensor))
+    for row in tables["sample_annotation"]:
+        yield from _tried("sample_annotation", row, lambda row: Box3D("", _pose(row), row["size"], token=row["token"]))
+    for row in tables["category"]:
+        if row["name"] not in CATEGORIES:
+            message = f"{row['name']!r} is not a nuScenes category: its boxes are of no detection class"
+            yield Problem("category", row["token"], message, "warning")
+    taken: dict[tuple[str, str], str] = {}
+    for row in tables["sample_data"]:
+        mount = rows["calibrated_sensor"].get(row["calibrated_sensor_token"], {})
+        sensor = rows["sensor"].get(mount.get("sensor_token", ""), {})
+        key = row["sample_token"], str(sensor.get("channel"))
+        if row["is_key_frame"] and (other := taken.setdefault(key, row["token"])) != row["token"]:
+            message = f"sample {key[0]} has another key frame of {key[1]}, row {other}; one of them is not read: remove it"
+            yield Problem("sample_data", row["token"], message, "warning")
+        if sensor.get("modality") == "camera":
+            yield from _tried("sample_data", row, partial(_image, root))
+        elif row["is_key_frame"]:
+            yield from _tried("sample_data", row, partial(_file, root))
+    for location in sorted({row["location"] for row in tables["log"]}):
+        try:
+            path = map_path(root, location) if location else None
+            if path is None or not path.is_file():
+                file = f"maps/expansion/{location or '<location>'}.json"
+                yield Problem("log", "", f"location {location!r} has no map {file}: its frames have none", "warning")
+            else:
+                read_map(path, location)
+        except InputError as error:
+            yield Problem("map", "", str(error))
+
+
+def _reading_problems(root: Path, version: str, known: list[Problem]) -> Iterator[Problem]:
+    """Read every scene and frame as a user would, and pass on what is refused for a reason that is not `known`."""
+    from drivegen.datasets.nuscenes.read import Dataset
+
+    def attempt(table: str, token: str, read: Callable[[str], object]) -> Iterator[Problem]:
+        try:
+            read(token)
+        except InputError as error:
+            message = str(error).removeprefix(f"{table} row {token}: ")
+            if not any((problem.token or problem.message) in str(error) for problem in known):
+                yield Problem(table, token, message)
+
+    try:
+        data = Dataset(root, version)
+    except InputError as error:
+        yield Problem("dataset", "", str(error))
+        return
+    for row in data.devkit.scene:
+        yield from attempt("scene", row["token"], data.samples)
+    for row in data.devkit.sample:
+        yield from attempt("sample", row["token"], data.frame)
+
+
+def _tried(table: str, row: dict[str, Any], check: Any) -> Iterator[Problem]:
+    try:
+        check(row)
+    except InputError as error:
+        yield Problem(table, row["token"], str(error))
+    except ROW_ERRORS as error:
+        yield Problem(table, row["token"], f"{type(error).__name__} {error}")
+
+
+def _pose(row: dict[str, Any]) -> SE3:
+    return SE3.from_quaternion(row["rotation"], row["translation"])
+
+
+def _file(root: Path, row: dict[str, Any]) -> None:
+    path = inside(root, row["filename"], "file")
+    if not path.is_file():
+        raise InputError(f"file {path} is missing")
+
+
+def _intrinsics(sensor: dict[str, Any], row: dict[str, Any]) -> None:
+    Camera(sensor["channel"], row["camera_intrinsic"], 1, 1, SE3.identity(), SE3.identity())
+
+
+def _image(root: Path, row: dict[str, Any]) -> None:
+    if row["is_key_frame"]:
+        decode(open_image(inside(root, row["filename"], "image"), "image", (row["width"], row["height"])), "image")

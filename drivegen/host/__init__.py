@@ -1,0 +1,1 @@
+"""Networks and plugins together: one prediction from all that the plugins say."""

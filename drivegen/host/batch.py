@@ -1,0 +1,57 @@
+"""From frames to batches: each plugin's `prepare`, then its `collate`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from drivegen.plugin import Arrays, Grid, Plugin
+from drivegen.scene import Frame
+from drivegen.support.errors import InputError
+
+Prepared = dict[str, dict[str, np.ndarray]]
+"""Arrays of one frame: instance name → array name → array."""
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Frames of equal view count as tensors: arrays[instance name][array name] is (B, …); samples are the frames' tokens."""
+
+    grid: Grid
+    arrays: Mapping[str, Arrays]
+    samples: tuple[str, ...] = ()
+
+    def to(self, device: torch.device | str) -> Batch:
+        """Move every array to a device."""
+        moved = {name: {k: v.to(device, non_blocking=True) for k, v in group.items()} for name, group in self.arrays.items()}
+        return replace(self, arrays=moved)
+
+
+def prepare(
+    frame: Frame, plugins: Mapping[str, Plugin], inputs: Mapping[str, Any] | None = None, training: bool = False
+) -> Prepared:
+    """Prepare one frame for each plugin; inputs (or the frame's extras) give what the caller passed to each by name.
+
+    In training a plugin that is passed nothing gets its `given_in_training`.
+    """
+    for name in inputs or {}:
+        if name not in plugins:
+            raise InputError(f"inputs are given for {name!r}, but the model's plugins are {', '.join(plugins) or 'none'}")
+    given = {**frame.extras, **(inputs or {})}
+    if training:
+        given = {name: plugin.given_in_training for name, plugin in plugins.items()} | given
+    return {name: plugin.prepare(frame, given.get(name)) for name, plugin in plugins.items()}
+
+
+def collate(prepared: Sequence[Prepared], plugins: Mapping[str, Plugin], views: int, samples: Sequence[str] = ()) -> Batch:
+    """Join prepared frames of equal view count into a batch of tensors."""
+    arrays: dict[str, dict[str, Tensor]] = {}
+    for name, plugin in plugins.items():
+        joined = plugin.collate([item[name] for item in prepared]) if prepared[0][name] else {}
+        arrays[name] = {key: torch.from_numpy(np.ascontiguousarray(value)) for key, value in joined.items()}
+    return Batch(Grid(len(prepared), 1, views), arrays, tuple(samples))

@@ -1,0 +1,325 @@
+"""The host: a UNet, a list of named plugins, and the four places where plugins add to it. It knows no plugin by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from drivegen.backbones.stable_diffusion import Backbone
+from drivegen.host.regions import Region
+from drivegen.host.tokens import Tokens, join_tokens
+from drivegen.plugin import Arrays, Grid, Now, Plugin, Residuals, Signal
+from drivegen.support.errors import InputError, nearest
+from drivegen.support.names import check_name
+
+
+@dataclass(frozen=True, eq=False)
+class Conditions:
+    """A batch's signals by instance name, in config order, with the scale of each; scale 0 = the plugin is not there.
+
+    A plugin with a region is there in that part of the picture only; tokens have no place, so one that appends some has none.
+    """
+
+    grid: Grid
+    signals: Mapping[str, Signal]
+    scales: Mapping[str, float] = field(default_factory=dict)
+    regions: Mapping[str, Region] = field(default_factory=dict)
+    joined: dict[tuple[str, ...] | None, Tokens] = field(default_factory=dict)
+    """Tokens that have been joined already, by the names asked for: they are the same at every step."""
+
+    def __post_init__(self) -> None:
+        for name in self.regions:
+            if name in self.signals and self.signals[name].tokens is not None:
+                raise InputError(f"{name!r} appends tokens, which a region of the picture does not hold; use its scale")
+
+    def scale(self, name: str) -> float:
+        """Scale of a plugin; 1 is as trained."""
+        return self.scales.get(name, 1.0)
+
+    def present(self) -> list[str]:
+        """Names of the plugins that are there."""
+        return [name for name in self.signals if self.scale(name) != 0]
+
+
+@dataclass(frozen=True, eq=False)
+class _Evaluation:
+    """Everything that hooks read during one evaluation of the UNet; frozen, so that a recomputation can restore it."""
+
+    conditions: Conditions
+    t: Tensor
+    progress: float
+    latent_size: tuple[int, int]
+    bias: Tensor | None = None
+    scratch: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+class Runtime:
+    """What the present evaluation is; shared by every hook of one host."""
+
+    def __init__(self) -> None:
+        self.evaluation: _Evaluation | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"evaluation": None}
+
+    @contextmanager
+    def during(self, evaluation: _Evaluation | None) -> Iterator[None]:
+        """Make an evaluation the present one."""
+        before, self.evaluation = self.evaluation, evaluation
+        try:
+            yield
+        finally:
+            self.evaluation = before
+
+    def checkpoint(self, module: nn.Module, *args: Any) -> Any:
+        """Checkpoint a block so that its recomputation sees what its forward saw, even under another later evaluation."""
+        return checkpoint(module.__call__, *args, use_reentrant=False, context_fn=self._restoring)
+
+    def _restoring(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        return nullcontext(), self.during(self.evaluation)
+
+
+class _Tap:
+    """Forward hook that adds ``scale · layer(x, y, now)`` at one site; an object, so that copies of a host copy it."""
+
+    def __init__(self, runtime: Runtime, name: str, layer: nn.Module) -> None:
+        self.runtime, self.name, self.layer = runtime, name, layer
+
+    def __call__(self, site: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+        now = self.runtime.evaluation
+        if now is None or self.name not in now.conditions.signals:
+            return None
+        scale = now.conditions.scale(self.name)
+        if scale == 0:
+            return None
+        x = args[0] if args else next(iter(kwargs.values()))
+        y = output if isinstance(output, Tensor) else output[0]
+        view = Now(
+            now.conditions.grid, now.t, now.progress, now.latent_size, now.conditions.signals[self.name], site,
+            now.scratch.setdefault(self.name, {}),
+        )  # fmt: skip
+        term = self.layer(x, y, view)
+        if term is None:
+            return None
+        term = term if scale == 1 else scale * term
+        region = now.conditions.regions.get(self.name)
+        if region is not None:
+            term = region.on(term, y, now.latent_size)
+        return _with_first(output, y + term)
+
+
+def _with_first(output: Any, y: Tensor) -> Any:
+    """Put y in the place of the first tensor of a module's output, whatever its form."""
+    if isinstance(output, Tensor):
+        return y
+    if isinstance(output, tuple):
+        return (y, *output[1:])
+    return type(output)(**{**output, next(iter(output)): y})
+
+
+class _Bias:
+    """Pre-hook that hands the context's mask and scales to one cross-attention as an additive bias on its logits."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.runtime = runtime
+
+    def __call__(self, site: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        now = self.runtime.evaluation
+        states = kwargs.get("encoder_hidden_states")
+        if now is None or now.bias is None or states is None:
+            return None
+        return args, {**kwargs, "attention_mask": now.bias.to(states.dtype)}
+
+
+class StepContext:
+    """The `plugin.Context` of one evaluation."""
+
+    def __init__(self, runtime: Runtime, evaluation: _Evaluation, dtype: torch.dtype, width: int) -> None:
+        self.grid, self.progress = evaluation.conditions.grid, evaluation.progress
+        self._runtime, self._evaluation, self._dtype, self._width = runtime, evaluation, dtype, width
+
+    def join(self, names: tuple[str, ...] | None) -> Tokens:
+        """Join the tokens of the present plugins (or of the named ones) in config order."""
+        conditions = self._evaluation.conditions
+        if names not in conditions.joined:
+            for name in names or ():
+                if name not in conditions.signals:
+                    close = nearest(name, conditions.signals)
+                    raise InputError(f"a branch attends to the plugin {name!r}, which is not in this model{close}")
+            chosen = [n for n in conditions.present() if names is None or n in names]
+            parts = [(conditions.signals[n], conditions.scale(n)) for n in chosen]
+            conditions.joined[names] = join_tokens(parts, self.grid, self._evaluation.t.device, self._dtype, self._width)
+        return conditions.joined[names]
+
+    @contextmanager
+    def attend(self, names: tuple[str, ...] | None = None) -> Iterator[Tensor]:
+        """See `plugin.Context.attend`."""
+        tokens = self.join(names)
+        with self._runtime.during(replace(self._evaluation, bias=tokens.bias)):
+            yield tokens.states
+
+
+class Host(nn.Module):
+    """A backbone and named plugins: ``host(x, t, conditions)`` predicts noise (or v).
+
+    plugins are attached in the order given, which is the order of their tokens. The backbone is frozen unless told otherwise.
+    """
+
+    def __init__(self, backbone: Backbone, plugins: Mapping[str, Plugin] | None = None) -> None:
+        super().__init__()
+        self.backbone = backbone.requires_grad_(False)
+        self.plugins = nn.ModuleDict()
+        self.runtime = Runtime()
+        for name, plugin in (plugins or {}).items():
+            self.add_plugin(name, plugin)
+        self._hook()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # Hook ids are unique in one process only: a copy or an unpickled host gets hooks of its own.
+        super().__setstate__(state)
+        self._hook()
+
+    def add_plugin(self, name: str, plugin: Plugin) -> None:
+        """Attach a plugin under an instance name; raises InputError when the name is taken or none for a plugin."""
+        check_name(name)
+        if name in self.plugins:
+            raise InputError(f"there is a plugin named {name!r} already; give this one another name")
+        plugin.bind(self.backbone)
+        self.plugins[name] = plugin
+        self._hook()
+
+    def remove_plugin(self, name: str) -> Plugin:
+        """Detach a plugin and leave the host as it was before; returns the plugin."""
+        plugin = self.plugin(name)
+        self._unhook()
+        del self.plugins[name]
+        self._hook()
+        return plugin
+
+    def rehook(self) -> None:
+        """Put taps and token biases back in their places, after modules of the networks were replaced by others."""
+        self._hook()
+
+    def _hook(self) -> None:
+        """Put taps and token biases in place: the only way in which anything reaches the inside of a network."""
+        from diffusers.models.attention_processor import Attention
+
+        self._unhook()
+        networks: list[nn.Module] = [self.backbone.unet]
+        for name in self.plugins:
+            plugin = self.plugin(name)
+            networks += plugin.networks
+            for site, key in plugin.sites:
+                tap = _Tap(self.runtime, name, plugin.taps[key])
+                self.backbone.unet.get_submodule(site).register_forward_hook(tap, with_kwargs=True)
+        for network in networks:
+            for module in network.modules():
+                if isinstance(module, Attention):
+                    module.register_forward_pre_hook(_Bias(self.runtime), with_kwargs=True)
+
+    def _unhook(self) -> None:
+        for module in self.modules():
+            for hooks, with_kwargs in (
+                (module._forward_hooks, module._forward_hooks_with_kwargs),
+                (module._forward_pre_hooks, module._forward_pre_hooks_with_kwargs),
+            ):
+                for key in [key for key, hook in hooks.items() if isinstance(hook, (_Tap, _Bias))]:
+                    del hooks[key]
+                    with_kwargs.pop(key, None)
+
+    def enable_gradient_checkpointing(self) -> None:
+        """Trade time for memory in the UNet and in the plugins' branches; gradients stay exact."""
+        for network in (self.backbone.unet, *(n for p in self.plugins for n in self.plugin(p).networks)):
+            if hasattr(network, "enable_gradient_checkpointing"):
+                network.enable_gradient_checkpointing(self.runtime.checkpoint)
+
+    def plugin(self, name: str) -> Plugin:
+        """Return a plugin by its instance name."""
+        if name not in self.plugins:
+            names = ", ".join(self.plugins) or "none"
+            raise InputError(f"there is no plugin {name!r} in this model; it has {names}{nearest(name, self.plugins)}")
+        found: Any = self.plugins[name]
+        return found
+
+    def encode(
+        self, arrays: Mapping[str, Arrays], grid: Grid, keep: Mapping[str, Tensor | bool] | None = None,
+        scales: Mapping[str, float] | None = None,
+    ) -> Conditions:  # fmt: skip
+        """Encode every plugin's arrays once a batch; keep gives (B,) bools or one bool a plugin, missing = kept."""
+        for name in {**(keep or {}), **(scales or {})}:
+            self.plugin(name)
+        signals = {name: self.encode_one(name, arrays[name], grid, (keep or {}).get(name, True)) for name in self.plugins}
+        return Conditions(grid, signals, dict(scales or {}))
+
+    def encode_one(self, name: str, arrays: Arrays, grid: Grid, keep: Tensor | bool = True) -> Signal:
+        """Encode one plugin's arrays."""
+        if isinstance(keep, bool):
+            device = next(self.backbone.unet.parameters()).device
+            keep = torch.full((grid.scenes * grid.frames,), keep, device=device)
+        return self.plugin(name).encode(arrays, keep)
+
+    def forward(self, x: Tensor, t: Tensor, conditions: Conditions, progress: float = 0.0) -> Tensor:
+        """Predict from noisy latents x (N, C, h, w) and timesteps t (N,) or (); progress is the fraction of steps done."""
+        unet = self.backbone.unet
+        t = t.expand(x.shape[0]) if t.ndim == 0 else t
+        if x.shape[0] != conditions.grid.rows:
+            raise InputError(f"{x.shape[0]} rows of latents do not fit the grid {conditions.grid}")
+        evaluation = _Evaluation(conditions, t, progress, (x.shape[-2], x.shape[-1]))
+        context = StepContext(self.runtime, evaluation, x.dtype, self.backbone.token_width)
+        total = self._residuals(x, t, context, conditions)
+        tokens = context.join(None)
+        added: dict[str, Tensor] = {}
+        for name in conditions.present():
+            added |= conditions.signals[name].added or {}
+        with self.runtime.during(replace(evaluation, bias=tokens.bias)):
+            out = unet(
+                x,
+                t,
+                encoder_hidden_states=tokens.states,
+                down_block_additional_residuals=total.down,
+                mid_block_additional_residual=total.mid,
+                # diffusers empties this list, so it gets one of its own.
+                down_intrablock_additional_residuals=None if total.intrablock is None else list(total.intrablock),
+                added_cond_kwargs=added or None,
+                return_dict=False,
+            )[0]
+        return out
+
+    def _residuals(self, x: Tensor, t: Tensor, context: StepContext, conditions: Conditions) -> Residuals:
+        down: tuple[Tensor, ...] | None = None
+        mid: Tensor | None = None
+        intrablock: tuple[Tensor, ...] | None = None
+        for name in conditions.present():
+            term = self.plugin(name).residuals(x, t, context, conditions.signals[name])
+            if term is None:
+                continue
+            scale, region = conditions.scale(name), conditions.regions.get(name)
+            down = _sum(down, _scaled(term.down, scale, region))
+            intrablock = _sum(intrablock, _scaled(term.intrablock, scale, region))
+            total = _sum(None if mid is None else (mid,), _scaled(None if term.mid is None else (term.mid,), scale, region))
+            mid = None if total is None else total[0]
+        # diffusers wants both or none: one alone is ignored, or taken for the old T2I-Adapter place.
+        if (down is None) != (mid is None):
+            zero = torch.zeros((), device=x.device, dtype=x.dtype)
+            down = (zero,) * self.backbone.skip_count if down is None else down
+            mid = zero if mid is None else mid
+        return Residuals(down, mid, intrablock)
+
+
+def _scaled(term: tuple[Tensor, ...] | None, scale: float, region: Region | None) -> tuple[Tensor, ...] | None:
+    if term is None or (scale == 1 and region is None):
+        return term
+    scaled = term if scale == 1 else tuple(scale * x for x in term)
+    return scaled if region is None else tuple(region.on(x, x, (0, 0)) for x in scaled)
+
+
+def _sum(total: tuple[Tensor, ...] | None, term: tuple[Tensor, ...] | None) -> tuple[Tensor, ...] | None:
+    if term is None or total is None:
+        return total if term is None else term
+    return tuple(a + b for a, b in zip(total, term, strict=True))

@@ -1,0 +1,22 @@
+"""LoRA files: read in every common layout, put into the networks, trained, taken out again, written."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from drivegen.lora.files import FILE, LoRA, read, save
+    from drivegen.lora.inject import add_trainable, apply, extract, parameters, remove
+
+__all__ = ["FILE", "LoRA", "add_trainable", "apply", "extract", "parameters", "read", "remove", "save"]
+
+_IN_FILES = ("FILE", "LoRA", "read", "save")
+
+
+def __getattr__(name: str) -> Any:
+    # A configuration is read without torch, and its settings are in this room.
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"drivegen.lora.{'files' if name in _IN_FILES else 'inject'}"), name)

@@ -1,0 +1,144 @@
+"""LoRAs in a host: put in, taken out again, trained; beside the plugins, and without changing what trains or is frozen."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from drivegen.host.host import Host
+from drivegen.lora.files import NETWORKS, LoRA
+from drivegen.lora.settings import LoraConfig
+from drivegen.support.errors import InputError, nearest
+
+_ADAPTER = "default"
+
+
+def apply(host: Host, loras: Sequence[tuple[LoRA, float]]) -> None:
+    """Put LoRAs (with a scale each) into a host in place of those that are in it; their sum is one LoRA of the summed rank.
+
+    Nothing that trains or is frozen changes. Raises InputError where one does not fit, and then none is in.
+    """
+    remove(host)
+    try:
+        for network in NETWORKS:
+            total: dict[str, tuple[Tensor, Tensor]] = {}
+            for lora, scale in loras:
+                for name, (a, b) in lora.layers.get(network, {}).items():
+                    old = total.get(name)
+                    total[name] = (
+                        (a, scale * b) if old is None else (torch.cat([old[0], a]), torch.cat([old[1], scale * b], dim=1))
+                    )
+            if total:
+                _put(host, network, total)
+    except InputError:
+        remove(host)
+        raise
+    host.rehook()
+
+
+def _put(host: Host, network: str, layers: Mapping[str, tuple[Tensor, Tensor]]) -> None:
+    from peft import LoraConfig as PeftConfig
+
+    model: Any = getattr(host.backbone, network)
+    modules = dict(model.named_modules())
+    placed = {}
+    for name, (a, b) in layers.items():
+        own = name if name in modules else name.removeprefix("text_model.")
+        own = own if own in modules else f"text_model.{own}"
+        module: Any = modules.get(own)
+        if module is None:
+            raise InputError(f"the LoRA changes {network}.{name}, which this model does not have{nearest(name, modules)}")
+        if not isinstance(module, (nn.Linear, nn.Conv2d)):
+            raise InputError(
+                f"the LoRA changes {network}.{name}, a {type(module).__name__}; only linear layers and convolutions can"
+            )
+        if (b.shape[0], *a.shape[1:]) != tuple(module.weight.shape):
+            sizes = f"{b.shape[0]}x{a.shape[1]}, and the model's is {module.weight.shape[0]}x{module.weight.shape[1]}"
+            raise InputError(f"the LoRA was made for another base: {network}.{name} is {sizes}")
+        placed[own] = (a, b)
+    ranks = {name: a.shape[0] for name, (a, _) in placed.items()}
+    rank = Counter(ranks.values()).most_common(1)[0][0]
+    others = {f"^{re.escape(name)}": r for name, r in ranks.items() if r != rank}
+    config = PeftConfig(
+        r=rank, lora_alpha=rank, target_modules=list(placed), rank_pattern=others, alpha_pattern=others, init_lora_weights=False
+    )
+    _inject(host, model, config)
+    with torch.no_grad():
+        for name, (a, b) in placed.items():
+            layer = model.get_submodule(name)
+            for part, value in ((layer.lora_A[_ADAPTER], a), (layer.lora_B[_ADAPTER], b)):
+                part.to(layer.weight.dtype)
+                part.weight.copy_(value)
+                part.requires_grad_(False)
+
+
+def _inject(host: Host, model: Any, config: Any) -> None:
+    """Let PEFT wrap layers, and give every other parameter of the host back what PEFT took: it freezes whatever it sees."""
+    from peft import inject_adapter_in_model
+
+    trained = {id(p) for p in host.parameters() if p.requires_grad}
+    try:
+        inject_adapter_in_model(config, model, adapter_name=_ADAPTER)
+    except ValueError as error:
+        raise InputError(f"no layer can take the LoRA: {' '.join(str(error).split())[:300]}") from error
+    for name, parameter in host.named_parameters():
+        if ".lora_" not in name:
+            parameter.requires_grad_(id(parameter) in trained)
+    model.train(model.training)
+    host.rehook()
+
+
+def remove(host: Host) -> None:
+    """Take every LoRA out: the host's layers are the very ones that it had before."""
+    from diffusers.utils import recurse_remove_peft_layers
+
+    for network in NETWORKS:
+        model = getattr(host.backbone, network)
+        if any(True for _ in _layers(model)):
+            recurse_remove_peft_layers(model)
+        if getattr(model, "peft_config", None) is not None:
+            del model.peft_config
+    host.rehook()
+
+
+def _layers(model: nn.Module) -> Iterable[tuple[str, Any]]:
+    from peft.tuners.lora import LoraLayer
+
+    return ((name, module) for name, module in model.named_modules() if isinstance(module, LoraLayer))
+
+
+def add_trainable(host: Host, settings: LoraConfig) -> None:
+    """Put a fresh LoRA that trains into the UNet, and the text encoder if asked; it changes nothing until it has learned.
+
+    Raises InputError when a pattern matches no layer.
+    """
+    from peft import LoraConfig as PeftConfig
+
+    remove(host)
+    wanted = {"unet": settings.targets} | ({"text_encoder": settings.text_targets} if settings.text_encoder else {})
+    for network, pattern in wanted.items():
+        config = PeftConfig(r=settings.rank, lora_alpha=settings.alpha or settings.rank, target_modules=pattern)
+        _inject(host, getattr(host.backbone, network), config)
+    for _, parameter in parameters(host):
+        parameter.requires_grad_(True)
+
+
+def parameters(host: Host) -> list[tuple[str, nn.Parameter]]:
+    """Name the LoRA's parameters in a host."""
+    return [(name, p) for name, p in host.backbone.named_parameters() if ".lora_" in name]
+
+
+def extract(host: Host) -> LoRA:
+    """Read the LoRA that is in a host."""
+    out: dict[str, dict[str, tuple[Tensor, Tensor]]] = {}
+    for network in NETWORKS:
+        out[network] = {
+            name: (layer.lora_A[_ADAPTER].weight.detach(), layer.lora_B[_ADAPTER].weight.detach() * layer.scaling[_ADAPTER])
+            for name, layer in _layers(getattr(host.backbone, network))
+        }
+    return LoRA(out)

@@ -1,0 +1,28 @@
+"""Settings of a LoRA that trains."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+
+from drivegen.support.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraConfig:
+    """A LoRA that trains inside the frozen UNet, beside the plugins or alone."""
+
+    rank: int = field(default=8, metadata={"ge": 1, "le": 1024})
+    alpha: float | None = field(default=None, metadata={"gt": 0})
+    """Its term counts alpha / rank; None = rank."""
+    targets: str = r".*\.attn[12]\.(to_q|to_k|to_v|to_out\.0)"
+    """Pattern of the UNet's layers that it changes; a plugin's layers are not among them."""
+    text_encoder: bool = False
+    text_targets: str = r".*self_attn\.(q_proj|k_proj|v_proj|out_proj)"
+
+    def __post_init__(self) -> None:
+        for name in ("targets", "text_targets"):
+            try:
+                re.compile(getattr(self, name))
+            except re.error as error:
+                raise InputError(f"{name} = {getattr(self, name)!r} is not a regular expression: {error}") from error

@@ -1,0 +1,155 @@
+"""What a generation returns: the views of one frame by camera channel."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from drivegen.scene import Frame
+from drivegen.support.errors import InputError, nearest
+
+OUTPUT_TYPES = ("pil", "np", "pt", "latent")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a frame was generated: everything that, with the same model and versions, gives the same bytes again."""
+
+    seed: int
+    sampler: str
+    steps: int
+    guidance: float | Mapping[str, float]
+    guidance_rescale: float = 0.0
+    noise: str = "independent"
+    """What the views started from: `Sampling.noise`."""
+    agreement: float = 0.0
+    """For which share of the steps overlapping views were made to agree."""
+    prompt: str = ""
+    negative_prompt: str = ""
+    strength: float | None = None
+    scales: Mapping[str, float] = field(default_factory=dict)
+    """Scale of every plugin of the model, in order; 0 = absent."""
+    without: tuple[str, ...] = ()
+    """Plugins that were null."""
+    ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    """Fractions of the steps between which a plugin was there; missing = throughout."""
+    regions: tuple[str, ...] = ()
+    """Plugins that were there in a part of the picture only."""
+    classifier: str = ""
+    """The classifier that pulled, as it describes itself."""
+    loras: Mapping[str, float] = field(default_factory=dict, kw_only=True)
+    """Scales of the LoRAs that were in."""
+    size: tuple[int, int] = (0, 0)
+    """(height, width) in pixels."""
+    dtype: str = "float32"
+    device: str = "cpu"
+    threads: int = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Views(Mapping[str, Any]):
+    """The generated views of one frame, in ring order: ``views["CAM_FRONT"]``.
+
+    Values follow output_type: PIL images; "np" (H, W, 3) float32 and "pt" (3, H, W) in [0, 1]; "latent" (C, h, w). `frame` has
+    its cameras set to the generated size, and the description that was used.
+    """
+
+    frame: Frame
+    images: Mapping[str, Any]
+    settings: Settings
+
+    def __getitem__(self, channel: str) -> Any:
+        if channel not in self.images:
+            raise KeyError(f"no view {channel!r}; there are {', '.join(self.images)}{nearest(channel, self.images)}")
+        return self.images[channel]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.images)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def pictures(self) -> dict[str, Image.Image]:
+        """Return every view as a PIL image, whatever the output type; raises InputError for latents."""
+        return {channel: to_pil(value, channel) for channel, value in self.images.items()}
+
+    def sheet(self) -> Image.Image:
+        """Draw the contact sheet: the views in ring order around a bird's-eye picture of map, boxes and cameras."""
+        from drivegen.sheet import contact_sheet
+
+        return contact_sheet(self.frame, self.pictures())
+
+    def sheet_boxes(self) -> Image.Image:
+        """Draw the contact sheet with the boxes drawn into the images."""
+        from drivegen.sheet import contact_sheet
+
+        return contact_sheet(self.frame, self.pictures(), boxes=True)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write CHANNEL.png for each view, sheet.png and sheet_boxes.png into a folder, each atomically; returns the folder."""
+        folder = Path(folder)
+        for channel in self.images:
+            check_name(channel, "camera")
+        folder.mkdir(parents=True, exist_ok=True)
+        pictures = {f"{channel}.png": image for channel, image in self.pictures().items()}
+        for name, image in {**pictures, "sheet.png": self.sheet(), "sheet_boxes.png": self.sheet_boxes()}.items():
+            save_png(image, folder / name)
+        return folder
+
+
+def check_name(name: str, what: str) -> str:
+    """Return a name that is safe as a file's; raises InputError for one that could lead out of its folder."""
+    if not re.fullmatch(r"[\w.\- ]+", name) or name.strip(". ") == "":
+        raise InputError(f"{what} {name!r} cannot name a file: letters, digits, dots, dashes and underscores can")
+    return name
+
+
+def save_png(image: Image.Image, path: Path) -> None:
+    """Write a PNG atomically."""
+    import io
+
+    from drivegen.support.weights import write_atomically
+
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG")
+    write_atomically(path, buffer.getvalue())
+
+
+def to_pil(value: Any, channel: str) -> Image.Image:
+    """Turn one view of any output type but "latent" into a PIL image."""
+    if isinstance(value, Image.Image):
+        return value
+    array = value.movedim(0, -1).cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
+    if array.shape[-1] != 3:
+        raise InputError(f"view {channel!r} holds latents; generate with output_type 'pil', 'np' or 'pt' for pictures")
+    return Image.fromarray((array * 255).round().clip(0, 255).astype(np.uint8))
+
+
+def convert(pixels: Tensor, output_type: str) -> list[Any]:
+    """Turn decoded pixels (N, 3, H, W) in about [−1, 1] into N values of an output type."""
+    unit = (pixels.float() / 2 + 0.5).clamp(0, 1).cpu()
+    if output_type == "pt":
+        return list(unit)
+    arrays = unit.permute(0, 2, 3, 1).numpy()
+    if output_type == "np":
+        return list(arrays)
+    return [Image.fromarray(array) for array in (arrays * 255).round().astype(np.uint8)]
+
+
+def to_pixels(image: Image.Image, size: tuple[int, int]) -> Tensor:
+    """Turn a picture of any size into (3, H, W) in [−1, 1] at the generated size (width, height), cut as cameras are."""
+    from drivegen.scene import ResizeCrop
+
+    image = image.convert("RGB")
+    cut = ResizeCrop.cover(image.size, size)
+    box = (cut.left_px, cut.top_px, cut.left_px + cut.width_px, cut.top_px + cut.height_px)
+    fitted = image.resize(size, Image.Resampling.LANCZOS, box=tuple(v / cut.scale for v in box))  # type: ignore[arg-type]
+    return torch.from_numpy(np.asarray(fitted, dtype=np.float32).transpose(2, 0, 1) / 127.5 - 1)

@@ -1,0 +1,305 @@
+"""The contract: what a condition is, and all that the host knows of it.
+
+A condition *appends tokens* to the cross-attention context or *adds a term* somewhere. Shapes: B scenes (times T frames),
+V views, N = B·T·V rows, S tokens, D width, C×h×w latents.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from drivegen.plugin.hooks import HOOKS
+from drivegen.scene import Frame
+from drivegen.support.errors import InputError
+
+if TYPE_CHECKING:
+    from drivegen.backbones.stable_diffusion import Backbone
+
+Arrays = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """How the N = B·T·V rows of a batch are laid out: (scenes, frames, views), views fastest."""
+
+    scenes: int
+    frames: int
+    views: int
+
+    @property
+    def rows(self) -> int:
+        """N."""
+        return self.scenes * self.frames * self.views
+
+
+@dataclass(frozen=True, eq=False)
+class Signal:
+    """What a condition says, computed once a batch.
+
+    tokens (N, S, D), or (B, S, D) to be shared by the views; mask (N, S) or (B, S) bool, None = all attended; data anything
+    the plugin's own hooks need at every step; added is merged into `added_cond_kwargs`.
+    """
+
+    tokens: Tensor | None = None
+    mask: Tensor | None = None
+    data: Any = None
+    added: Mapping[str, Tensor] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Residuals:
+    """Terms for the UNet's skips (down), middle and, T2I-Adapter's place, inside its down blocks; None where there is none."""
+
+    down: tuple[Tensor, ...] | None = None
+    mid: Tensor | None = None
+    intrablock: tuple[Tensor, ...] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Now:
+    """What a tap sees of the present step.
+
+    t (N,) timesteps; progress the fraction of steps done; latent_size (h, w); signal this plugin's own; site the module that
+    is tapped (its weights may be borrowed, never changed); scratch lives for one evaluation and is this plugin's own.
+    """
+
+    grid: Grid
+    t: Tensor
+    progress: float
+    latent_size: tuple[int, int]
+    signal: Signal
+    site: nn.Module
+    scratch: dict[str, Any]
+
+
+class Context(Protocol):
+    """What `residuals` sees of the present step."""
+
+    grid: Grid
+    progress: float
+
+    def attend(self, names: tuple[str, ...] | None = None) -> AbstractContextManager[Tensor]:
+        """Give the tokens (N, S, D) of all plugins, or of the named ones, and hold their mask and scales over the block.
+
+        The networks that receive them must have been named with `Plugin.attends`.
+        """
+        ...
+
+
+Denoiser = Callable[..., Tensor]
+"""``denoise(x, t, known={})`` → prediction (N, C, h, w); known maps an instance name to False for null."""
+
+
+class ToX0(Protocol):
+    """``to_x0(x, t, prediction)`` → clean latents (N, C, h, w), for x = α·x0 + σ·ε at timesteps t (N,) or ()."""
+
+    def __call__(self, x: Tensor, t: Tensor, prediction: Tensor) -> Tensor:
+        """Give the clean latents that a prediction implies."""
+        ...
+
+    def rates(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Give α and σ, shaped to multiply latents `like`."""
+        ...
+
+    def moved(self, t: Tensor, prediction: Tensor, by: Tensor) -> Tensor:
+        """Give the prediction whose clean latents lie `by` further, whatever the model predicts."""
+        ...
+
+
+@dataclass(eq=False)
+class _Attaching:
+    backbone: Backbone
+    sites: list[tuple[str, str]] = field(default_factory=list)
+    networks: list[nn.Module] = field(default_factory=list)
+
+
+class Plugin(nn.Module):
+    """A condition: a handful of optional hooks; override those that it needs.
+
+    Constructor arguments must be JSON values; they are recorded as `config` and saved. Layers are built in `attach`, when
+    the backbone's widths are known.
+    """
+
+    requires: ClassVar[tuple[str, ...]] = ()
+    """Backbone components (by folder name) that the plugin cannot work without."""
+    takes_prompt: ClassVar[bool] = False
+    """Whether a negative prompt is for this plugin: it is then given {"negative": str}."""
+    given_in_training: ClassVar[Any] = None
+    """What `prepare` is given in training for a frame whose extras have nothing for this plugin."""
+
+    config: dict[str, Any]
+    sites: tuple[tuple[str, str], ...] = ()
+    networks: tuple[nn.Module, ...] = ()
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Plugin:
+        self = super().__new__(cls)
+        if cls.__init__ is not Plugin.__init__ and (args or kwargs or not _needs_arguments(cls)):
+            self.__dict__["config"] = _named(inspect.signature(cls).bind(*args, **kwargs))
+        else:
+            self.__dict__["config"] = {}
+        return self
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.taps = nn.ModuleDict()
+
+    @classmethod
+    def arguments_for(cls, state: Mapping[str, Tensor]) -> dict[str, Any] | None:
+        """Give the constructor arguments for a released weight file whose keys are this class's own; None = it is another's."""
+        return None
+
+    # -- per frame, in the data workers ------------------------------------------------------------------------------
+
+    def prepare(self, frame: Frame, given: Any = None) -> dict[str, np.ndarray]:
+        """Turn a frame into arrays; runs on a weightless copy in the data workers.
+
+        given is what the caller passed under this instance's name. Arrays whose name begins with ``null_`` describe null
+        itself (a negative prompt); all others must not be seen when the condition is null.
+        """
+        return {}
+
+    def collate(self, items: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+        """Join the arrays of B frames; the default stacks them."""
+        return {key: np.stack([item[key] for item in items]) for key in items[0]}
+
+    # -- once --------------------------------------------------------------------------------------------------------
+
+    def attach(self, backbone: Backbone) -> None:
+        """Build layers for this backbone (read-only) and name the taps."""
+
+    def tap(self, pattern: str, build: Callable[[str, nn.Module], nn.Module]) -> None:
+        """Run ``y + scale · layer(x, y, now)`` at the UNet modules whose name matches the glob (``*`` spans dots).
+
+        build(name, site) makes the layer of one site; a layer that returns None only reads. Raises InputError when nothing
+        matches.
+        """
+        attaching: _Attaching = self.__dict__["_attaching"]
+        found = [(n, m) for n, m in attaching.backbone.unet.named_modules() if n and fnmatch.fnmatchcase(n, pattern)]
+        if not found:
+            raise InputError(f"{type(self).__name__}: no module of the UNet matches the tap {pattern!r}")
+        for name, module in found:
+            key = name.replace(".", "-")
+            while key in self.taps:
+                key += "+"
+            self.taps[key] = build(name, module)
+            attaching.sites.append((name, key))
+
+    def attends(self, network: nn.Module) -> None:
+        """Name a network of this plugin's own whose cross-attentions receive the context's tokens."""
+        self.__dict__["_attaching"].networks.append(network)
+
+    def bind(self, backbone: Backbone) -> None:
+        """Attach to a backbone; called once, by the host."""
+        missing = [name for name in self.requires if backbone.component(name) is None]
+        if missing:
+            raise InputError(f"{type(self).__name__} requires {', '.join(missing)}, which the backbone does not have")
+        attaching = _Attaching(backbone)
+        # A tuple keeps the backbone out of this module's parameters and state dict.
+        self.__dict__["_backbone"] = (backbone,)
+        self.__dict__["_attaching"] = attaching
+        try:
+            self.attach(backbone)
+        finally:
+            del self.__dict__["_attaching"]
+        self.sites, self.__dict__["networks"] = tuple(attaching.sites), tuple(attaching.networks)
+        self.__dict__["_learns"] = frozenset(name for name, p in self.named_parameters() if p.requires_grad)
+
+    def unfreeze(self) -> None:
+        """Let learn what `attach` made to learn, if nothing of this plugin does: loading a model freezes all of it."""
+        if not any(p.requires_grad for p in self.parameters()):
+            for name, parameter in self.named_parameters():
+                parameter.requires_grad_(name in self.__dict__["_learns"])
+
+    @property
+    def backbone(self) -> Backbone:
+        """The backbone that this plugin is attached to, for reading."""
+        return self.__dict__["_backbone"][0]
+
+    # -- once a batch ------------------------------------------------------------------------------------------------
+
+    def encode(self, arrays: Arrays, keep: Tensor) -> Signal:
+        """Turn arrays (B, …) into a signal; where keep (B,) is False the result is null, whatever the arrays hold."""
+        return Signal()
+
+    def precompute(self, arrays: Arrays) -> Arrays | None:
+        """Replace arrays (B, …) by what frozen backbone components make of them, for the training cache; None = nothing."""
+        return None
+
+    # -- every step --------------------------------------------------------------------------------------------------
+
+    def residuals(self, x: Tensor, t: Tensor, context: Context, signal: Signal) -> Residuals | None:
+        """Give terms to add to the UNet's skips; x (N, C, h, w) noisy latents, t (N,)."""
+        return None
+
+    def weight(self, arrays: Arrays, t: Tensor) -> Tensor | None:
+        """Give loss weights (N, 1, h, w) that multiply the training loss."""
+        return None
+
+    def loss(self, pred: Tensor, target: Tensor, t: Tensor, arrays: Arrays) -> Tensor | None:
+        """Give a scalar that is added to the training loss."""
+        return None
+
+    def guide(self, denoise: Denoiser, to_x0: ToX0) -> Denoiser | None:
+        """Wrap the denoiser for one generation; to_x0(x, t, prediction) gives the clean latents."""
+        return None
+
+    # -- copies ------------------------------------------------------------------------------------------------------
+
+    def weightless(self) -> Plugin:
+        """Return a copy without weights, layers or backbone, whose `prepare` and `collate` work; small to pickle."""
+        light = type(self).__new__(type(self), **self.config)
+        nn.Module.__init__(light)
+        kept = {k: v for k, v in self.__dict__.items() if k not in light.__dict__ and not k.startswith("_")}
+        light.__dict__.update(
+            {k: v for k, v in kept.items() if not isinstance(v, (nn.Module, Tensor)) and k not in ("sites", "networks")}
+        )
+        return light
+
+    def overridden(self) -> Iterator[str]:
+        """Name the hooks that this class implements."""
+        return (name for name in HOOKS if getattr(type(self), name) is not getattr(Plugin, name))
+
+
+def _named(call: inspect.BoundArguments) -> dict[str, Any]:
+    """Return all arguments of a call by name, defaults included."""
+    call.apply_defaults()
+    named = dict(call.arguments)
+    for parameter in call.signature.parameters.values():
+        if parameter.kind is parameter.VAR_KEYWORD:
+            named |= named.pop(parameter.name)
+        elif parameter.kind is parameter.VAR_POSITIONAL and not named[parameter.name]:
+            del named[parameter.name]
+    return named
+
+
+def _needs_arguments(cls: type) -> bool:
+    parameters = list(inspect.signature(cls).parameters.values())
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_ONLY)
+    return any(p.default is p.empty and p.kind in named for p in parameters)
+
+
+def per_row(values: Tensor, grid: Grid) -> Tensor:
+    """Repeat values (B·T, …) for the views of each scene: (N, …); values that are (N, …) already pass."""
+    if values.shape[0] == grid.rows:
+        return values
+    return values.repeat_interleave(grid.views, dim=0)
+
+
+def where_kept(keep: Tensor, kept: Tensor, null: Tensor) -> Tensor:
+    """Choose `kept` (B, …) where keep (B,) and the broadcastable `null` elsewhere, so that nothing else gets through."""
+    return torch.where(keep.view(-1, *([1] * (kept.ndim - 1))), kept, null.to(kept.dtype))
+
+
+def nothing_given(given: Any, kind: str) -> None:
+    """Raise InputError where a caller passed something to a plugin whose `prepare` reads the frame alone."""
+    if given is not None:
+        raise InputError(f"{kind} takes no input, it reads the frame; leave out what is given to it")

@@ -1,0 +1,210 @@
+"""Reference pictures: what a caller may pass for a frame's views, as arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from drivegen.scene import Camera, Frame
+from drivegen.support.errors import InputError, nearest
+
+OWN = "own"
+"""Stands for the picture that each camera itself took."""
+
+_KEYS = ("images", "scale", "masks")
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Pictures that are attended to together (indices into a table), how strongly, and where (None = everywhere)."""
+
+    images: tuple[int, ...]
+    scale: float = 1.0
+    mask: np.ndarray | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class References:
+    """Distinct pictures of a frame, and the groups of them that each view refers to."""
+
+    images: tuple[Image.Image, ...]
+    views: tuple[tuple[Group, ...], ...]
+
+
+def references(frame: Frame, given: Any) -> References:
+    """Read what a caller gave: for every view, or a mapping from camera channels to what is for each alone.
+
+    For a view: None, a picture, a list of pictures, or {"images": …, "scale": …, "masks": …}. A picture is a PIL image, an
+    array (H, W, 3), a file, or "own". Pictures of one list are attended to together, unless they have a scale or a mask each
+    (lists as long as images). A mask is a PIL image, an array (H, W) or a file, and the part that is at least half white; it
+    is fitted to the view. Raises InputError for anything else.
+    """
+    table = _Table()
+    per_camera = isinstance(given, Mapping) and not set(given) & set(_KEYS)
+    if per_camera:
+        for channel in given:
+            if channel not in frame.channels:
+                known = [*frame.channels, *_KEYS]
+                close = nearest(str(channel), known)
+                raise InputError(f"pictures are given for {channel!r}; there are {', '.join(known)}{close}")
+    views = [_groups(given.get(c.channel) if per_camera else given, c, table) for c in frame.cameras]
+    return References(tuple(table.images), tuple(views))
+
+
+class _Table:
+    """Pictures without repetitions."""
+
+    def __init__(self) -> None:
+        self.images: list[Image.Image] = []
+        self._known: dict[Any, int] = {}
+        self._alive: list[Any] = []
+
+    def index(self, given: Any, camera: Camera) -> int:
+        own = isinstance(given, str) and given == OWN
+        key = (OWN, camera.channel) if own else str(given) if isinstance(given, (str, Path)) else id(given)
+        if key not in self._known:
+            self._known[key] = len(self.images)
+            self._alive.append(given)  # so that no other picture gets its id
+            self.images.append(_own(camera) if own else picture(given))
+        return self._known[key]
+
+
+def _own(camera: Camera) -> Image.Image:
+    from drivegen.datasets.nuscenes import load_image
+
+    return load_image(camera)
+
+
+def _groups(given: Any, camera: Camera, table: _Table) -> tuple[Group, ...]:
+    if given is None:
+        return ()
+    spec = dict(given) if isinstance(given, Mapping) else {"images": given}
+    for key in spec:
+        if key not in _KEYS:
+            close = nearest(str(key), _KEYS)
+            raise InputError(f"unknown setting {key!r} of reference pictures{close}; there are {', '.join(_KEYS)}")
+    images = _listed(spec.get("images"))
+    if not images:
+        raise InputError(f"no picture is given for {camera.channel}; leave the camera out, or give a picture")
+    indices = [table.index(image, camera) for image in images]
+    scales, masks = spec.get("scale", 1.0), spec.get("masks")
+    apart = isinstance(scales, (list, tuple)) or isinstance(masks, (list, tuple))
+    if not apart:
+        return (Group(tuple(indices), _scale(scales), None if masks is None else mask(masks, camera.image_size)),)
+    scales, masks = (v if isinstance(v, (list, tuple)) else [v] * len(images) for v in (scales, masks))
+    for what, values in (("scales", scales), ("masks", masks)):
+        if len(values) != len(images):
+            raise InputError(f"{len(values)} {what} are given for {len(images)} pictures; give one each, or one for all")
+    return tuple(
+        Group((i,), _scale(s), None if m is None else mask(m, camera.image_size))
+        for i, s, m in zip(indices, scales, masks, strict=True)
+    )  # fmt: skip
+
+
+def _listed(images: Any) -> list[Any]:
+    if images is None:
+        return []
+    return list(images) if isinstance(images, (list, tuple)) else [images]
+
+
+def _scale(value: Any) -> float:
+    number = isinstance(value, (int, float, np.floating, np.integer)) and not isinstance(value, bool)
+    if not number or not 0 <= value < float("inf"):
+        raise InputError(f"scale {value!r} of a reference picture must be a finite number, 0 or above")
+    return float(value)
+
+
+def picture(given: Any) -> Image.Image:
+    """Return a PIL image, an array (H, W, 3) of uint8 or of 0 to 1, or an image file, as RGB."""
+    if isinstance(given, Image.Image):
+        return given.convert("RGB")
+    if isinstance(given, (str, Path)):
+        from drivegen.datasets.nuscenes.images import decode, open_image
+
+        return decode(open_image(Path(given), "reference picture"), f"reference picture {given}")
+    if isinstance(given, np.ndarray) and given.ndim == 3 and given.shape[2] == 3:
+        return Image.fromarray(_bytes(given))
+    raise InputError(f"{_named(given)} is not a picture; give a PIL image, an array (H, W, 3), a file, or {OWN!r}")
+
+
+def mask(given: Any, size: tuple[int, int]) -> np.ndarray:
+    """Return a region as (H, W) bool at a size (width, height); raises InputError for what is no mask."""
+    if isinstance(given, (str, Path)):
+        given = picture(given)
+    if isinstance(given, np.ndarray) and given.ndim == 2:
+        given = Image.fromarray(_bytes(given))
+    if not isinstance(given, Image.Image):
+        raise InputError(f"{_named(given)} is not a mask; give a PIL image, an array (H, W), or a file")
+    grey = given.convert("L")
+    if grey.size != size:
+        grey = grey.resize(size, Image.Resampling.LANCZOS)
+    return np.asarray(grey) >= 128
+
+
+def _bytes(array: np.ndarray) -> np.ndarray:
+    if array.dtype == np.uint8:
+        return array
+    if array.dtype != bool and (not np.isfinite(array).all() or array.min() < 0 or array.max() > 1):
+        raise InputError(f"an array of {array.dtype} must hold 0 to 1, or bytes; it holds {array.min()} to {array.max()}")
+    return (array.astype(np.float64) * 255).round().astype(np.uint8)
+
+
+def _named(given: Any) -> str:
+    if isinstance(given, np.ndarray):
+        return f"an array of shape {given.shape}"
+    return f"{type(given).__name__} {str(given)[:60]!r}"
+
+
+def square(image: Image.Image, side: int, whole: bool = False) -> np.ndarray:
+    """Return the picture as (3, side, side) uint8, as CLIP's image processor cuts it: shorter edge to side, then the centre.
+
+    whole squeezes all of it into the square instead.
+    """
+    width, height = image.size
+    if whole:
+        size = (side, side)
+    elif width <= height:
+        size = (side, int(side * height / width))
+    else:
+        size = (int(side * width / height), side)
+    resized = np.asarray(image.resize(size, Image.Resampling.BICUBIC), dtype=np.uint8)
+    top, left = (size[1] - side) // 2, (size[0] - side) // 2
+    return resized[top : top + side, left : left + side].transpose(2, 0, 1)
+
+
+def tables(found: References, side: int, whole: bool = False) -> dict[str, np.ndarray]:
+    """Return arrays of one frame, with V views of G groups of up to I pictures out of K.
+
+    pixels (K, 3, side, side) uint8; index (V, G, I) int64 into them, -1 = none; scale (V, G); masks (V, G, H, W) bool, of H = 0
+    where no view has any.
+    """
+    groups = max((len(view) for view in found.views), default=0) or 1
+    most = max((len(group.images) for view in found.views for group in view), default=1)
+    sizes = {group.mask.shape for view in found.views for group in view if group.mask is not None}
+    if len(sizes) > 1:
+        raise InputError(f"the views have different sizes {sorted(sizes)}; masks need one size for all")
+    index = np.full((len(found.views), groups, most), -1, dtype=np.int64)
+    scale = np.zeros((len(found.views), groups), dtype=np.float32)
+    masks = np.ones((len(found.views), groups, *(sizes.pop() if sizes else (0, 0))), dtype=bool)
+    for v, view in enumerate(found.views):
+        for g, group in enumerate(view):
+            index[v, g, : len(group.images)], scale[v, g] = group.images, group.scale
+            if group.mask is not None:
+                masks[v, g] = group.mask
+    pixels = [square(image, side, whole) for image in found.images]
+    empty = np.zeros((0, 3, side, side), dtype=np.uint8)
+    return {"pixels": np.stack(pixels) if pixels else empty, "index": index, "scale": scale, "masks": masks}
+
+
+def joined(arrays: Sequence[np.ndarray], fill: Any) -> np.ndarray:
+    """Stack arrays of several sizes, filled up to the largest along each axis."""
+    shape = tuple(max(sizes) for sizes in zip(*(array.shape for array in arrays), strict=True))
+    out = np.full((len(arrays), *shape), fill, dtype=arrays[0].dtype)
+    for row, array in zip(out, arrays, strict=True):
+        row[tuple(slice(n) for n in array.shape)] = array
+    return out

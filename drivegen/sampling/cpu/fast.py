@@ -1,0 +1,197 @@
+"""The same numbers sooner on a processor: kernels, memory and repeated work of one generation; nothing of it lasts."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from drivegen.host.host import Host
+from drivegen.plugin.attention import attention_by_parts
+from drivegen.sampling.cpu.winograd import MIN_PIXELS, saves_time, winograd
+
+_MMAP_MAX, _MMAP_THRESHOLD, _TRIM_THRESHOLD = -4, -3, -1
+"""glibc's mallopt parameters (malloc.h)."""
+
+
+@contextmanager
+def fast_generation(host: Host) -> Iterator[None]:
+    """Compute a host's predictions sooner for a while; elsewhere than on a CPU everything stays as it is."""
+    with ExitStack() as stack:
+        if next(host.backbone.unet.parameters()).device.type == "cpu":
+            stack.enter_context(kept_memory())
+            stack.enter_context(repeated_once(host))
+            stack.enter_context(feed_forward_by_convolution(host))
+            stack.enter_context(convolutions_by_tiles(host))
+            stack.enter_context(AttentionByParts())
+        yield
+
+
+class AttentionByParts(TorchFunctionMode):
+    """Attention in bfloat16 as two matrix products and a softmax, a few rows at a time, whoever asks for it.
+
+    torch's fused attention does not use a CPU's bfloat16 instructions where these are AVX-512's, and is then half as fast.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None) -> Any:
+        options = dict(kwargs or {})
+        if func is nn.functional.scaled_dot_product_attention and _plain(args, options):
+            q, k, v = args
+            return attention_by_parts(q, k, v, options.get("attn_mask"))
+        return func(*args, **options)
+
+
+def _plain(args: Any, options: Mapping[str, Any]) -> bool:
+    """Tell whether a call is one that `attention_by_parts` computes: bfloat16 on a CPU, an additive mask at most."""
+    if len(args) != 3 or options.get("is_causal") or options.get("dropout_p") or options.get("scale") is not None:
+        return False
+    mask = options.get("attn_mask")
+    if options.get("enable_gqa") or (mask is not None and (mask.ndim != 4 or not mask.is_floating_point())):
+        return False
+    return all(x.ndim == 4 and x.dtype == torch.bfloat16 and x.device.type == "cpu" for x in args)
+
+
+@contextmanager
+def repeated_once(host: Host) -> Iterator[None]:
+    """Compute what comes before the first cross-attention once for all passes of guidance, which see the same latents.
+
+    A layer whose input equals its last one, value for value, gives its last output; hooks (taps) on it run every time.
+    """
+    with _replaced([m for network in _networks(host) for m in _first_layers(network)], lambda module: _repeat(module.forward)):
+        yield
+
+
+def _networks(host: Host) -> list[nn.Module]:
+    return [host.backbone.unet, *(n for name in host.plugins for n in host.plugin(name).networks)]
+
+
+@contextmanager
+def _replaced(modules: list[Any], forward: Callable[[Any], Callable[..., Any]]) -> Iterator[None]:
+    """Give modules another forward for a while, except where somebody else has done so already."""
+    changed = [module for module in modules if "forward" not in vars(module)]
+    try:
+        for module in changed:
+            module.forward = forward(module)
+        yield
+    finally:
+        for module in changed:
+            vars(module).pop("forward", None)
+
+
+def _first_layers(network: Any) -> Iterator[nn.Module]:
+    """Name the costly layers of a network that lie before its first cross-attention."""
+    from diffusers.models.attention_processor import Attention
+    from diffusers.models.resnet import ResnetBlock2D
+
+    for block in getattr(network, "down_blocks", ()):
+        crossed = getattr(block, "attentions", None)
+        for i, resnet in enumerate(block.resnets):
+            if isinstance(resnet, ResnetBlock2D):
+                yield resnet
+            if crossed is not None and i < len(crossed):
+                found = next((m for m in crossed[i].modules() if isinstance(m, Attention)), None)
+                if found is not None and not found.is_cross_attention:
+                    yield found
+                return
+
+
+def _repeat(forward: Callable[..., Any]) -> Callable[..., Any]:
+    last: list[Any] = []
+
+    def repeating(*args: Any, **kwargs: Any) -> Any:
+        given = (*args, *kwargs.values())
+        if torch.is_grad_enabled() or torch.is_inference_mode_enabled() or not all(map(_comparable, given)):
+            return forward(*args, **kwargs)
+        # What somebody has changed in place since, input or output, is not what was computed.
+        if last and last[2] == _versions(*last[0], last[1]) and len(last[0]) == len(given) and all(map(_equal, last[0], given)):
+            return last[1]
+        last.clear()  # before the next output is made, so that two are never kept
+        out = forward(*args, **kwargs)
+        last.extend((given, out, _versions(*given, out)))
+        return out
+
+    return repeating
+
+
+def _comparable(x: Any) -> bool:
+    return not isinstance(x, Tensor) or (x.device.type == "cpu" and not x.is_inference())
+
+
+def _versions(*values: Any) -> list[int]:
+    return [x._version for x in values if isinstance(x, Tensor)]
+
+
+def _equal(a: Any, b: Any) -> bool:
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return a.dtype == b.dtype and torch.equal(a, b)
+    return a is b
+
+
+@contextmanager
+def feed_forward_by_convolution(host: Host) -> Iterator[None]:
+    """Compute the linear layers of feed-forwards, most of the linear arithmetic, as convolutions of one pixel.
+
+    torch gives linear layers in fp32 to MKL, which does not use the whole of an AMD processor, and convolutions to oneDNN.
+    """
+    from diffusers.models.attention import FeedForward
+
+    found = [m for network in _networks(host) for m in network.modules() if isinstance(m, FeedForward)]
+    layers = [m for one in found for m in one.modules() if type(m) is nn.Linear]
+    there = torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()
+    with _replaced(layers if there else [], lambda layer: partial(_as_convolution, layer)):
+        yield
+
+
+def _as_convolution(layer: nn.Linear, x: Tensor) -> Tensor:
+    if x.device.type != "cpu" or x.numel() == 0:
+        return nn.functional.linear(x, layer.weight, layer.bias)
+    pixels = x.reshape(1, 1, -1, x.shape[-1]).permute(0, 3, 1, 2)  # one row of them, channels last
+    out = nn.functional.conv2d(pixels, layer.weight[:, :, None, None], layer.bias)
+    return out.permute(0, 2, 3, 1).reshape(*x.shape[:-1], -1)
+
+
+@contextmanager
+def convolutions_by_tiles(host: Host) -> Iterator[None]:
+    """Compute wide 3×3 convolutions in fp32 by `winograd`, the VAE decoder's too: about half their time, as exact."""
+    networks = [*_networks(host), host.backbone.vae.decoder]
+    layers = [m for network in networks for m in network.modules() if type(m) is nn.Conv2d and saves_time(m)]
+    with _replaced(layers, lambda layer: partial(_by_tiles, layer)):
+        yield
+
+
+def _by_tiles(layer: nn.Conv2d, x: Tensor) -> Tensor:
+    single = x.dtype == layer.weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+    large = x.ndim == 4 and len(x) * x.shape[2] * x.shape[3] >= MIN_PIXELS
+    if torch.is_grad_enabled() or not single or not large or x.device.type != "cpu":
+        return layer._conv_forward(x, layer.weight, layer.bias)
+    return winograd(x, layer.weight, layer.bias)
+
+
+@contextmanager
+def kept_memory() -> Iterator[None]:
+    """Keep freed memory for the next layer instead of giving it back and asking for it anew, page by page.
+
+    glibc maps every tensor above 32 MB afresh; touching new pages then takes longer than computing on them. After the block
+    all of it is given back. Other C libraries are left alone.
+    """
+    libc: Any = ctypes.CDLL(None) if sys.platform == "linux" else None
+    if not hasattr(libc, "mallopt") or not hasattr(libc, "malloc_trim"):
+        yield
+        return
+    libc.mallopt(_MMAP_MAX, 0)
+    libc.mallopt(_TRIM_THRESHOLD, 2**31 - 1)
+    try:
+        yield
+    finally:
+        # Where glibc's own thresholds arrive by themselves after the first large tensors.
+        libc.mallopt(_MMAP_MAX, 65536)
+        libc.mallopt(_MMAP_THRESHOLD, 2**25)
+        libc.mallopt(_TRIM_THRESHOLD, 2**26)
+        libc.malloc_trim(0)

@@ -1,0 +1,82 @@
+"""What is inside a model folder, read from its JSON files and weight headers: no network is built."""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+from drivegen.support.errors import InputError
+
+
+@dataclass(frozen=True)
+class Part:
+    """A network of a model: parameters in all its tensors, the dtypes of these, bytes on disk."""
+
+    name: str
+    kind: str
+    parameters: int
+    dtypes: tuple[str, ...]
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class Contents:
+    """A model's networks and plugins."""
+
+    folder: Path
+    parts: tuple[Part, ...]
+    plugins: tuple[Part, ...]
+    scheduler: str
+
+
+def contents(folder: Path) -> Contents:
+    """Read what a model folder holds; raises InputError on a damaged one."""
+    from drivegen.support.weights import read_object
+
+    listing = read_object(folder / "model_index.json")
+    parts = []
+    for name, value in listing.items():
+        where = folder / name
+        named = value[1] if isinstance(value, list) and len(value) == 2 else None
+        if named and list(where.glob("*.safetensors")) + list(where.glob("*.bin")):
+            parts.append(_part(where, name, str(named)))
+    path = folder / "drivegen.json"
+    index = read_object(path) if path.exists() else {}
+    try:
+        names = [(str(p["name"]), str(p["kind"])) for p in index.get("plugins", ())]
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{path}: plugins must be a list of objects with a name and a kind each") from error
+    plugins = tuple(_part(folder / "plugins" / name, name, kind) for name, kind in names)
+    named = listing.get("scheduler")
+    scheduler = named[1] if isinstance(named, list) and len(named) == 2 else "none"
+    path = folder / "scheduler" / "scheduler_config.json"
+    prediction = read_object(path).get("prediction_type", "epsilon")
+    return Contents(folder, tuple(parts), plugins, f"{scheduler}, {prediction}")
+
+
+def _part(folder: Path, name: str, kind: str) -> Part:
+    count, dtypes, size = 0, set(), 0
+    for path in sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin")):
+        size += path.stat().st_size
+        if path.suffix == ".safetensors":
+            for shape, dtype in _header(path):
+                count += math.prod(shape)
+                dtypes.add(dtype)
+    return Part(name, kind, count, tuple(sorted(dtypes)), size)
+
+
+def _header(path: Path) -> list[tuple[list[int], str]]:
+    """Read the shape and dtype of each tensor."""
+    try:
+        with open(path, "rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            if length > 100_000_000:
+                raise ValueError("its header is too long")
+            header = json.loads(file.read(length))
+        tensors = [tensor for name, tensor in header.items() if name != "__metadata__"]
+        return [([int(n) for n in tensor["shape"]], str(tensor["dtype"])) for tensor in tensors]
+    except (OSError, struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path} is not a whole safetensors file: {type(error).__name__}: {error}") from error

@@ -1,0 +1,325 @@
+"""Saved models: a diffusers folder plus plugins, and a drivegen.json that says how they go together."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from drivegen.backbones.stable_diffusion import REQUIRED, Backbone
+from drivegen.catalog import registry
+from drivegen.catalog.construct import construct_plugin, refusing
+from drivegen.host.host import Host
+from drivegen.plugin import Plugin
+from drivegen.sampling.settings import Sampling
+from drivegen.saved import card as cards
+from drivegen.support import weights
+from drivegen.support.errors import InputError
+from drivegen.support.names import check_name
+
+FORMAT = 1
+INDEX = "drivegen.json"
+TINY = Path(__file__).parents[1] / "assets" / "tiny"
+_WEIGHT_SUFFIXES = (".safetensors", ".bin", ".ckpt", ".pt", ".pth")
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A host and what its folder says of it.
+
+    image_size (height, width) of a generated view in pixels; about is free JSON, such as what the model was trained on.
+    """
+
+    host: Host
+    sampling: Sampling
+    image_size: tuple[int, int]
+    folder: Path | None = None
+    about: Mapping[str, Any] = field(default_factory=dict)
+    digest: str = ""
+    """One sha256 over the names and hashes of its weight files; empty where the folder states none."""
+
+    def __post_init__(self) -> None:
+        self.sampling.nulled(self.host.plugins)
+        check_size(self.image_size, self.host.backbone)
+
+
+def check_size(size: tuple[int, int], backbone: Backbone) -> tuple[int, int]:
+    """Return (height, width); raises InputError unless both are positive multiples of the VAE's factor."""
+    factor = backbone.vae_factor
+    if len(size) != 2 or any(not isinstance(n, int) or n <= 0 or n % factor for n in size):
+        raise InputError(f"image size {tuple(size)} (height, width) must be positive multiples of {factor}, the VAE's factor")
+    return size[0], size[1]
+
+
+def locate(source: str | Path) -> Path:
+    """Return the folder or file of a model: "tiny" is the embedded one; raises InputError when there is nothing."""
+    if str(source) == "tiny":
+        if not (TINY / INDEX).is_file():
+            raise InputError(f"the embedded model is not installed at {TINY}; name a model folder instead")
+        return TINY
+    path = Path(source).expanduser()
+    if not path.exists():
+        raise InputError(f"there is no model at {str(source)!r}; name a model folder, a single-file checkpoint, or 'tiny'")
+    return path
+
+
+def load(source: str | Path, device: str | torch.device = "cpu", config_folder: str | Path | None = None) -> Model:
+    """Load a model folder, a plain diffusers folder, a single-file checkpoint, or "tiny", in fp32 and evaluation mode.
+
+    A model without plugins gets a text plugin. config_folder serves single files alone (`Backbone.from_single_file`).
+    Raises InputError on a damaged, changed or unfitting file, and when config_folder is given for a folder.
+    """
+    path = locate(source)
+    if config_folder is not None and path.is_dir():
+        raise InputError(f"{path} is a folder with its own configurations; leave out --config {config_folder}")
+    if path.is_dir() and (path / INDEX).is_file():
+        model = _load_folder(path)
+    else:
+        backbone = Backbone.from_folder(path) if path.is_dir() else Backbone.from_single_file(path, config_folder)
+        model = Model(Host(backbone, {"text": registry.load("text")()}), Sampling(guidance=7.5), native_size(backbone), path)
+    model.host.to(device).eval().requires_grad_(False)
+    return model
+
+
+def native_size(backbone: Backbone) -> tuple[int, int]:
+    """Return the (height, width) in pixels that a UNet's configuration names."""
+    size = backbone.unet.config.sample_size or 64
+    h, w = (size, size) if isinstance(size, int) else size
+    return h * backbone.vae_factor, w * backbone.vae_factor
+
+
+@dataclass(frozen=True)
+class PluginEntry:
+    """A plugin in drivegen.json: instance name, kind, and the version of the package that it was saved with."""
+
+    name: str
+    kind: str
+    version: str = ""
+
+
+@dataclass(frozen=True)
+class Index:
+    """What drivegen.json holds."""
+
+    plugins: tuple[PluginEntry, ...]
+    image_size: tuple[int, int]
+    sampling: Sampling
+    sha256: Mapping[str, str]
+    about: Mapping[str, Any]
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+
+def read_index(folder: Path) -> Index:
+    """Read drivegen.json; raises InputError on anything that is missing or of the wrong form."""
+    path = folder / INDEX
+    values = weights.read_json(path)
+    if not isinstance(values, dict) or values.get("format") != FORMAT:
+        found = values.get("format") if isinstance(values, dict) else type(values).__name__
+        raise InputError(f"{path} has format {found!r}; this version reads format {FORMAT}")
+    try:
+        height, width = values["image_size"]
+        about, versions = values.get("about", {}), values.get("versions", {})
+        if not all(isinstance(part, dict) for part in (about, versions, values["sampling"])):
+            raise TypeError("about, versions and sampling must be objects")
+        plugins = tuple(PluginEntry(str(p["name"]), str(p["kind"]), str(p.get("version", ""))) for p in values["plugins"])
+        hashes = {str(k): str(v) for k, v in values["sha256"].items()}
+        sampling = Sampling.from_dict(values["sampling"], str(path))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path} is not a model index: {type(error).__name__} {error}") from error
+    for entry in plugins:
+        try:
+            check_name(entry.name)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
+    return Index(plugins, (height, width), sampling, hashes, about, {str(k): str(v) for k, v in versions.items()})
+
+
+def _load_folder(folder: Path) -> Model:
+    index = read_index(folder)
+    check_hashes(folder, index.sha256)
+    classes = {entry.name: registry.load(entry.kind) for entry in index.plugins}
+    extra = dict.fromkeys(name for cls in classes.values() for name in cls.requires if name not in REQUIRED)
+    host = Host(Backbone.from_folder(folder, extra))
+    for entry in index.plugins:
+        load_plugin(host, entry.name, folder / "plugins" / entry.name, entry.kind, alone=False)
+    return Model(host, index.sampling, index.image_size, folder, index.about, digest_of(index.sha256))
+
+
+def check_hashes(folder: Path, expected: Mapping[str, str]) -> None:
+    """Compare every weight file of a folder with its recorded sha256; raises InputError on a changed, missing or new file."""
+    present = set(weight_files(folder))
+    for name in sorted(present | expected.keys()):
+        if name not in expected:
+            raise InputError(f"{folder / name} is not listed in {INDEX}; remove it, or save the model again")
+        if name not in present:
+            raise InputError(f"{folder / name} is missing; {INDEX} lists it")
+        found = weights.sha256(folder / name)
+        if found != expected[name]:
+            raise InputError(f"{folder / name} is damaged or was changed: its sha256 is {found}, {INDEX} says {expected[name]}")
+
+
+def digest_of(hashes: Mapping[str, str]) -> str:
+    """Return one sha256 for a set of weight files."""
+    lines = "".join(f"{name} {value}\n" for name, value in sorted(hashes.items()))
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def weight_files(folder: Path) -> list[str]:
+    """List the weight files below a folder as sorted relative POSIX paths."""
+    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file() and p.suffix in _WEIGHT_SUFFIXES)
+
+
+def load_plugin(host: Host, name: str, folder: str | Path, kind: str | None = None, alone: bool = True) -> Plugin:
+    """Attach the plugin saved in a folder (config.json, model.safetensors) under a name, with its weights; returns it.
+
+    alone checks the file's sha256 against config.json; a model's drivegen.json has been checked already.
+    """
+    folder = Path(folder)
+    saved = read_plugin_config(folder)
+    file = folder / "model.safetensors"
+    if alone and "sha256" in saved and file.is_file() and (found := weights.sha256(file)) != saved["sha256"]:
+        raise InputError(f"{file} is damaged or was changed: its sha256 is {found}, config.json says {saved['sha256']}")
+    if kind is not None and saved["kind"] != kind:
+        raise InputError(f"{folder / 'config.json'} says kind {saved['kind']!r}, {INDEX} says {kind!r}")
+    plugin = attach(host, name, registry.load(saved["kind"]), saved["arguments"], file, folder / "config.json")
+    plugin.to(next(host.backbone.unet.parameters()).device)
+    plugin.__dict__["_saved"] = saved
+    return plugin
+
+
+def attach(host: Host, name: str, cls: type[Plugin], arguments: Mapping[str, Any], file: Path, stated: Path) -> Plugin:
+    """Make a plugin, attach it under a name, and load its weights from a file; returns it.
+
+    stated is the file which says the arguments, for errors. Raises InputError, and leaves the host as it was, where one of them
+    is not what the plugin takes, or the weights do not fit.
+    """
+    plugin = construct_plugin(cls, arguments, f"{stated}: arguments")
+    with refusing(cls, str(stated)):  # many values are first made use of when layers are built
+        host.add_plugin(name, plugin)
+    try:
+        weights.load_strict(plugin, weights.load_file(file), str(file))
+    except InputError:
+        host.remove_plugin(name)
+        raise
+    return plugin
+
+
+def read_plugin_config(folder: Path) -> dict[str, Any]:
+    """Read a plugin folder's config.json; raises InputError when it is not one."""
+    saved = weights.read_json(folder / "config.json")
+    if not isinstance(saved, dict) or not isinstance(saved.get("kind"), str) or not isinstance(saved.get("arguments"), dict):
+        raise InputError(f"{folder / 'config.json'} must hold a plugin's kind and arguments")
+    base = saved.get("base") or {}
+    parts = {"base": base, "training": saved.get("training") or {}}
+    if isinstance(base, dict):
+        parts |= {f"base.{part}": base.get(part, {}) for part in ("sizes", "sha256_fp16")}
+    for part, value in parts.items():
+        if not isinstance(value, dict):
+            raise InputError(f"{folder / 'config.json'}: {part} must be an object, not {type(value).__name__}")
+    return saved
+
+
+def save_plugin(
+    plugin: Plugin, folder: str | Path, dtype: torch.dtype | None = None, name: str = "", base: Mapping[str, Any] | None = None,
+    training: Mapping[str, Any] | None = None,
+) -> None:  # fmt: skip
+    """Write a plugin as a folder of its own: config.json, model.safetensors and a card, with weights in `dtype` or as they are.
+
+    base is what it was made for (`card.base_of` and a name) and training a summary; what a loaded plugin said of itself when
+    None. Raises InputError where nothing can be written.
+    """
+    folder = Path(folder)
+    kind = registry.kind_of(plugin)
+    state = {k: v.to(dtype) if dtype is not None and v.is_floating_point() else v for k, v in plugin.state_dict().items()}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        weights.save_state(state, folder / "model.safetensors")
+        _describe(plugin, folder, kind, name, base, training)
+    except OSError as error:
+        raise InputError(f"cannot write the plugin to {folder}: {error.strerror or error}") from error
+
+
+def _describe(
+    plugin: Plugin, folder: Path, kind: str, name: str, base: Mapping[str, Any] | None, training: Mapping[str, Any] | None
+) -> None:
+    """Write config.json and the card beside a plugin's weights."""
+    before = plugin.__dict__.get("_saved", {})
+    config = {
+        "kind": kind, "name": name or before.get("name") or kind, "version": _kind_version(kind),
+        "requires": list(plugin.requires),
+        "arguments": plugin.config, "base": before.get("base") if base is None else base,
+        "training": (before.get("training") if training is None else training) or {}, "versions": library_versions(),
+        "sha256": weights.sha256(folder / "model.safetensors"),
+    }  # fmt: skip
+    weights.write_json(folder / "config.json", config)
+    text = cards.card(str(config["name"]), json.loads(json.dumps(config)))
+    weights.write_atomically(folder / "README.md", text.encode())
+
+
+def save_own_plugin(model: Model, name: str, folder: str | Path, dtype: torch.dtype | None = None) -> None:
+    """Write one plugin of a model as a folder of its own, with what the model knows of its base and training."""
+    plugin = model.host.plugin(name)
+    training = cards.summary(model.about, name, model.image_size)
+    made_here = bool(training) or "base" not in plugin.__dict__.get("_saved", {})
+    base = {"name": _base_name(model), **cards.base_of(model.host.backbone, plugin.requires)} if made_here else None
+    save_plugin(plugin, folder, dtype, name, base, training or None)
+
+
+def _base_name(model: Model) -> str:
+    trained_on = model.about.get("training", {}).get("model", {}).get("base")
+    path = Path(trained_on or model.folder or "unknown")
+    return path.parent.name if path.name == "model" else path.name  # a run's model is in RUN/model
+
+
+def save(
+    host: Host, folder: str | Path, sampling: Sampling | None = None, dtype: torch.dtype | None = None,
+    image_size: tuple[int, int] | None = None, about: Mapping[str, Any] | None = None, shard: int | None = None,
+) -> Path:  # fmt: skip
+    """Write a model folder, weights in `dtype` or as they are; an old folder is replaced only when the new one is whole.
+
+    image_size (height, width) in pixels; the UNet's own when None. shard is the most bytes of a file of the backbone's weights.
+    Returns the folder.
+    """
+    folder = Path(folder).absolute()
+    model = Model(host, sampling or Sampling(), image_size or native_size(host.backbone), about=about or {})
+    if folder.exists() and not (folder / INDEX).is_file() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder} exists and is not a drivegen model; choose another folder")
+    try:
+        with weights.replacing(folder) as new:
+            host.backbone.save(new, dtype, shard)
+            for name in host.plugins:
+                save_own_plugin(model, name, new / "plugins" / name, dtype)
+            weights.write_json(new / INDEX, _index_of(model, new, about or {}))
+    except OSError as error:
+        raise InputError(f"cannot write the model to {folder}: {error.strerror or error}") from error
+    return folder
+
+
+def _index_of(model: Model, folder: Path, about: Mapping[str, Any]) -> dict[str, Any]:
+    kinds = {name: registry.kind_of(model.host.plugin(name)) for name in model.host.plugins}
+    return {
+        "format": FORMAT,
+        "image_size": list(model.image_size),
+        "plugins": [{"name": name, "kind": kind, "version": _kind_version(kind)} for name, kind in kinds.items()],
+        "sampling": model.sampling.to_dict(),
+        "sha256": {name: weights.sha256(folder / name) for name in weight_files(folder)},
+        "versions": library_versions(),
+        "about": dict(about),
+    }
+
+
+def _kind_version(kind: str) -> str:
+    return registry.kinds()[kind].origin
+
+
+def library_versions() -> dict[str, str]:
+    """Return the versions of drivegen and of the libraries that its pictures depend on."""
+    return {name: version(name) for name in ("drivegen", "torch", "diffusers", "transformers", "numpy")}

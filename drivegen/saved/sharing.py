@@ -1,0 +1,285 @@
+"""What can be put into a model that is there, and taken out again: plugins that were saved alone, and LoRAs."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+import warnings
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from drivegen import lora
+from drivegen.catalog import registry
+from drivegen.host.host import Host
+from drivegen.lora import LoRA
+from drivegen.plugin import Plugin
+from drivegen.saved import card
+from drivegen.saved import model as models
+from drivegen.saved.model import Model
+from drivegen.support import runtime, weights
+from drivegen.support.errors import InputError
+
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_FILES = ("config.json", "model.safetensors", "README.md")
+_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
+
+
+class Extensions:
+    """Adding and removing plugins and LoRAs; each is taken out with the host bit for bit as it was."""
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self._loras: dict[str, tuple[LoRA, float]] = {}
+        self._brought: dict[str, tuple[str, ...]] = {}
+
+    @property
+    def host(self) -> Host:
+        """The model's host."""
+        return self.model.host
+
+    @property
+    def loras(self) -> dict[str, float]:
+        """Scales of the LoRAs that are in, by name."""
+        return {name: scale for name, (_, scale) in self._loras.items()}
+
+    def add_plugin(
+        self, source: str | Path, name: str | None = None, kind: str | None = None,
+        components: Mapping[str, str | Path] | None = None,
+    ) -> str:  # fmt: skip
+        """Attach a plugin that was saved alone, and return the name that it has here.
+
+        source is its folder, a released weight file in its kind's own layout, or the id (user/name) of one on the hub, which is
+        asked only then. components names folders of networks that it requires and this model does not have; they are looked
+        for in the model's folder and beside the source too. Raises InputError, and changes nothing, where it does not fit.
+        """
+        path = locate(source)
+        cls, arguments, saved = self._read(path, kind)
+        name = name or str(saved.get("name") or saved["kind"])
+        if name in self.host.plugins:
+            raise InputError(f"there is a plugin named {name!r} already; add this one under another name")
+        self._check_loras()
+        brought = self._bring(cls, path, components or {})
+        loaded, self._loras = self._loras, {}
+        lora.remove(self.host)  # a plugin builds its layers from the UNet's own
+        try:
+            plugin = self._attach(name, path, cls, arguments, saved)
+        except InputError:
+            self._drop(brought)
+            raise
+        finally:
+            self._loras = loaded
+            self._apply()
+        self._brought[name] = brought
+        plugin.to(self.device, self.dtype).to(memory_format=torch.channels_last).eval().requires_grad_(False)  # type: ignore[call-overload]
+        sampling, drop = self.model.sampling, (saved.get("training") or {}).get("drop")
+        if (sampling.null is None) == (drop == 0):  # guidance uses null where a plugin knows it, and only there
+            others = tuple(n for n in self.host.plugins if n != name) if sampling.null is None else sampling.null
+            self.model = replace(self.model, sampling=replace(sampling, null=others if drop == 0 else (*others, name)))
+        self._weigh(name, drop)
+        return name
+
+    def _weigh(self, name: str, drop: float | None) -> None:
+        """Where guidance has a weight a plugin, give this one, the last in order, that of the last before it."""
+        sampling = self.model.sampling
+        if drop == 0 or not isinstance(sampling.guidance, Mapping):
+            return
+        given = [sampling.guidance[n] for n in self.host.plugins if n in sampling.guidance]
+        if given:
+            sampling = replace(sampling, guidance={**sampling.guidance, name: given[-1]})
+            self.model = replace(self.model, sampling=sampling)
+
+    def remove_plugin(self, name: str) -> Plugin:
+        """Detach a plugin, and leave the host as it was without it; returns the plugin."""
+        plugin = self.host.remove_plugin(name)
+        self._drop(self._brought.pop(name, ()))
+        sampling = self.model.sampling
+        if sampling.null is not None:
+            sampling = replace(sampling, null=tuple(n for n in sampling.null if n != name))
+        if isinstance(sampling.guidance, Mapping):
+            sampling = replace(sampling, guidance={n: w for n, w in sampling.guidance.items() if n != name})
+        self.model = replace(self.model, sampling=sampling)
+        return plugin
+
+    def save_plugin(self, name: str, folder: str | Path, dtype: torch.dtype | None = None) -> Path:
+        """Write one plugin as a folder of its own, which `add_plugin` takes: config.json, model.safetensors, README.md.
+
+        Raises InputError for a folder that holds anything else.
+        """
+        self.host.plugin(name)
+        folder = Path(folder)
+        if folder.exists() and (not folder.is_dir() or any(f.name not in _FILES for f in folder.iterdir())):
+            raise InputError(f"{folder} exists and is not a plugin's folder; choose another")
+        models.save_own_plugin(self.model, name, folder, dtype)
+        return folder
+
+    def push_to_hub(self, name: str, repo_id: str, private: bool = False, token: str | None = None) -> str:
+        """Publish one plugin as user/name on the hub, and return its address; token None = the user's login."""
+        import huggingface_hub
+
+        self.host.plugin(name)
+        if not _HUB_ID.fullmatch(repo_id):
+            raise InputError(f"{repo_id!r} is not a repository's id; it has the form user/name")
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_plugin(name, folder)
+            api = huggingface_hub.HfApi(token=token)
+            try:
+                url = api.create_repo(repo_id, private=private, exist_ok=True)
+                api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=f"drivegen plugin {name}")
+            except (OSError, ValueError) as error:  # huggingface_hub's errors are one or the other
+                raise InputError(f"cannot publish {name!r} as {repo_id!r}: {_first_line(error)}") from error
+        return str(url)
+
+    def load_lora(self, source: str | Path, scale: float = 1.0, name: str | None = None) -> str:
+        """Put a LoRA file (kohya, PEFT or diffusers) into the UNet and text encoder, and return its name.
+
+        Several add up; a name that is there already is replaced. Raises InputError, and changes nothing, where it does not fit.
+        """
+        if not -100 <= scale <= 100:
+            raise InputError(f"scale {scale} of a LoRA must be a number from -100 to 100")
+        self._check_loras()
+        name = name or Path(source).stem
+        before = dict(self._loras)
+        self._loras[name] = (lora.read(source), float(scale))
+        try:
+            self._apply()
+        except InputError:
+            self._loras = before
+            self._apply()
+            raise
+        return name
+
+    def unload_lora(self, name: str | None = None) -> None:
+        """Take one LoRA out, or all of them; the layers are then the very ones that were there before."""
+        if name is not None and name not in self._loras:
+            raise InputError(f"there is no LoRA {name!r} in this model; it has {', '.join(self._loras) or 'none'}")
+        self._check_loras()
+        self._loras = {} if name is None else {n: v for n, v in self._loras.items() if n != name}
+        self._apply()
+
+    def _check_loras(self) -> None:
+        """Refuse to touch the layers of a LoRA that was not loaded here: it would be lost, and its optimiser would not know."""
+        there = lora.parameters(self.host)
+        ours = any(scale != 0 for _, scale in self._loras.values())
+        if there and (not ours or any(p.requires_grad for _, p in there)):
+            fix = "put in what else you need first, or save it with drivegen.lora.save(drivegen.lora.extract(host), FOLDER)"
+            raise InputError(f"the model has a LoRA in training ({there[0][0]} …), which this would take out; {fix}")
+
+    def _apply(self) -> None:
+        lora.apply(self.host, [pair for pair in self._loras.values() if pair[1] != 0])
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks compute."""
+        return runtime.device_of(self.host.backbone.unet)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Number format of the UNet's weights."""
+        return next(self.host.backbone.unet.parameters()).dtype
+
+    def _read(self, path: Path, kind: str | None) -> tuple[type[Plugin], dict[str, Any], dict[str, Any]]:
+        if path.is_file():
+            kind, arguments = recognise(path, kind)
+            return registry.load(kind), arguments, {"kind": kind, "name": kind}
+        saved = models.read_plugin_config(path)
+        if kind not in (None, saved["kind"]):
+            raise InputError(f"{path} holds a plugin of kind {saved['kind']!r}, not {kind!r}")
+        return registry.load(saved["kind"]), saved["arguments"], saved
+
+    def _bring(self, cls: type[Plugin], path: Path, components: Mapping[str, str | Path]) -> tuple[str, ...]:
+        """Load the components that a plugin requires and the backbone lacks."""
+        backbone = self.host.backbone
+        missing = [part for part in cls.requires if backbone.component(part) is None]
+        for part in components:
+            if part not in missing:
+                why = "is there already" if part in cls.requires else "is not required"
+                raise InputError(f"component {part!r} is given, but {why}")
+        beside = [folder for folder in (self.model.folder, path.parent) if folder is not None]
+        brought: list[str] = []
+        for part in missing:
+            folders = [Path(components[part])] if part in components else [folder / part for folder in beside]
+            found = next((folder for folder in folders if (folder / "config.json").is_file()), None)
+            if found is None:
+                self._drop(tuple(brought))
+                looked = f"which is not in {' and '.join(map(str, folders))}"
+                raise InputError(f"the plugin requires {part!r}, {looked}; give components={{{part!r}: FOLDER}}")
+            backbone.add_component(part, found)
+            backbone.components[part].to(self.device, self.dtype)
+            brought.append(part)
+        return tuple(brought)
+
+    def _drop(self, components: tuple[str, ...]) -> None:
+        still = {part for name in self.host.plugins for part in self.host.plugin(name).requires}
+        for part in components:
+            if part not in still:
+                del self.host.backbone.components[part]
+
+    def _attach(
+        self, name: str, path: Path, cls: type[Plugin], arguments: dict[str, Any], saved: dict[str, Any]
+    ) -> Plugin:  # fmt: skip
+        base = saved.get("base") or {}
+        here = card.base_of(self.host.backbone, cls.requires) if base else {"sizes": {}, "sha256_fp16": {}}
+        try:
+            if path.is_dir():
+                plugin = models.load_plugin(self.host, name, path)
+            else:
+                plugin = models.attach(self.host, name, cls, arguments, path, path)
+        except InputError as error:
+            different = card.differences(base, here)
+            if not different:
+                raise
+            what = f"{path} was made for another base, {base.get('name')!r}: {'; '.join(different)}"
+            raise InputError(f"{what} ({error})") from error
+        others = card.other_weights(base, here)
+        if others:
+            warnings.warn(
+                f"plugin {name!r} was made for {base.get('name')!r}, and the weights of {', '.join(others)} are others here: "
+                "it fits, but may do less well", stacklevel=4,
+            )  # fmt: skip
+        return plugin
+
+
+def locate(source: str | Path) -> Path:
+    """Return the folder or file of a plugin; asks the hub for user/name when there is no such folder here."""
+    path = Path(source).expanduser()
+    if path.is_dir() or (path.is_file() and path.suffix in _SUFFIXES):
+        return path
+    if path.exists() or not _HUB_ID.fullmatch(str(source)):
+        raise InputError(f"there is no plugin at {str(source)!r}; name its folder, a weight file, or user/name on the hub")
+    import huggingface_hub
+
+    try:
+        return Path(huggingface_hub.snapshot_download(str(source), allow_patterns=list(_FILES)))
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"cannot get {str(source)!r} from the hub ({_first_line(error)}); a folder {path.absolute()} with config.json and "
+            "model.safetensors would serve"
+        ) from error
+
+
+def recognise(path: Path, kind: str | None = None) -> tuple[str, dict[str, Any]]:
+    """Find the kind whose released files look like this one, and the arguments that fit it."""
+    state = weights.load_file(path)
+    found = {}
+    for candidate in registry.kinds() if kind is None else (kind,):
+        try:
+            cls = registry.load(candidate)
+        except InputError:
+            if kind is not None:
+                raise
+            continue  # a broken plugin breaks only itself
+        arguments = cls.arguments_for(state)
+        if arguments is not None:
+            found[candidate] = arguments
+    if len(found) != 1:
+        what = f"kinds {', '.join(found)} all read it; say which" if found else "no kind of plugin reads it"
+        raise InputError(f"{path} is not a weight file that can be added: {what}")
+    return next(iter(found.items()))
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0][:200] or type(error).__name__

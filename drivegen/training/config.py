@@ -1,0 +1,222 @@
+"""What a training config may say: the schema is these dataclasses, their defaults and ranges."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from drivegen.lora.settings import LoraConfig
+from drivegen.support import strict_yaml
+from drivegen.support.errors import InputError, nearest
+from drivegen.support.names import check_name
+
+
+def _number(default: Any, **bounds: float) -> Any:
+    return field(default=default, metadata=bounds)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Where the backbone comes from: a model folder, or configurations to start from scratch."""
+
+    base: str | None = None
+    """A diffusers or drivegen model folder, or ``tiny`` (the embedded model); its plugins come along, frozen unless listed."""
+    vae: str | None = None
+    """Folder of an AutoencoderKL (what a first stage wrote), in place of the base's."""
+    components: dict[str, str] = field(default_factory=dict)
+    """Folders of further networks that plugins require and the base does not have, such as ``image_encoder``."""
+    image_encoder: dict[str, Any] = field(default_factory=dict)
+    """Arguments of a CLIPVisionConfig: an image encoder of random, frozen weights, where there is no trained one."""
+    tokenizer: str | None = None
+    unet: dict[str, Any] = field(default_factory=dict)
+    """From scratch: arguments of diffusers' UNet2DConditionModel."""
+    text_encoder: dict[str, Any] = field(default_factory=dict)
+    """From scratch: arguments of transformers' CLIPTextConfig; the vocabulary's numbers are the tokenizer's."""
+    scheduler: dict[str, Any] = field(default_factory=dict)
+    """From scratch: ``class`` (default DDPMScheduler) and arguments of one of diffusers' schedulers."""
+
+    def __post_init__(self) -> None:
+        scratch = [name for name in ("unet", "text_encoder", "scheduler", "tokenizer") if getattr(self, name)]
+        if self.base is not None and scratch:
+            raise InputError(f"base is given, so {', '.join(scratch)} must not be: they come from {self.base!r}")
+        if self.base is None and self.unet and not (self.text_encoder and self.tokenizer and self.vae):
+            raise InputError("from scratch needs unet, text_encoder, tokenizer and vae; or give base, a model folder")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PluginConfig:
+    """One plugin of the model: its kind in the registry, its constructor arguments, how it trains."""
+
+    kind: str | None = None
+    drop: float = _number(0.1, ge=0, le=1)
+    """Probability that a scene's condition is null in a training step."""
+    train: bool = True
+    options: dict[str, Any] = field(default_factory=dict)
+    weights: str | None = None
+    """Folder of a saved plugin to start from."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DropGroup:
+    """Plugins that become null together, by one draw a scene, besides their own."""
+
+    names: tuple[str, ...]
+    probability: float = field(metadata={"ge": 0, "le": 1})
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Datasets in the nuScenes schema."""
+
+    roots: tuple[str, ...]
+    version: str | None = None
+    size: tuple[int, int]
+    """(height, width) of the generated images, in pixels."""
+    val_scenes: tuple[str, ...] | float = 0.05
+    """Scenes that are not trained on: names, nuScenes's own splits (``val``), or the share of the last scenes of each root."""
+    max_frames: int | None = field(default=None, metadata={"ge": 1})
+    cache: str | None = None
+    """Folder for latents and prepared arrays; None computes them each time."""
+    workers: int = _number(0, ge=0, le=64)
+
+    def __post_init__(self) -> None:
+        if not self.roots:
+            raise InputError("roots is empty; give at least one dataset folder")
+        if min(self.size) < 8 or any(n % 8 for n in self.size):
+            raise InputError(f"size = {list(self.size)} must be (height, width) in multiples of 8 pixels")
+        if isinstance(self.val_scenes, float) and not 0 <= self.val_scenes < 1:
+            raise InputError(f"val_scenes = {self.val_scenes:g} is out of range; allowed: 0 <= share < 1, or a list of names")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Optimisation: what trains, for how long, how."""
+
+    unet: bool = False
+    text_encoder: bool = False
+    steps: int = field(metadata={"ge": 1})
+    images: int = _number(12, ge=1)
+    """Images a step: scenes of equal view count are put together until another would exceed it (at least one)."""
+    accumulate: int = _number(1, ge=1)
+    lr: float = _number(1e-4, gt=0, le=1)
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = _number(0.01, ge=0, le=1)
+    warmup: int = _number(500, ge=0)
+    schedule: Literal["constant", "cosine"] = "constant"
+    clip: float = _number(1.0, ge=0)
+    """Greatest gradient norm; 0 = no clipping."""
+    precision: Literal["32", "bf16", "fp16"] = "bf16"
+    gradient_checkpointing: bool = False
+    ema: float = _number(0.0, ge=0, lt=1)
+    """Decay of the moving average of trained parameters; 0 = none."""
+    weighting: Literal["plain", "min_snr"] = "plain"
+    gamma: float = _number(5.0, gt=0)
+    noise_offset: float = _number(0.0, ge=0, le=1)
+    same_t: bool = True
+    """All views of a scene share one timestep."""
+    noise: Literal["independent", "shared"] = "independent"
+    """Whether all views of a scene share one noise."""
+    sample_posterior: bool = True
+    """Latents are sampled from the VAE's posterior; else its mean."""
+    seed: int = _number(0, ge=0, lt=2**63)
+    threads: int | None = field(default=None, metadata={"ge": 1})
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    checkpoint_every: int = _number(1000, ge=1)
+    keep_checkpoints: int = _number(2, ge=1)
+    log_every: int = _number(50, ge=1)
+
+    def __post_init__(self) -> None:
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise InputError(f"betas = {list(self.betas)} is out of range; allowed: 0 <= beta < 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreviewConfig:
+    """Pictures of scenes that are not trained on, from fixed seeds; every = 0 makes none."""
+
+    every: int = _number(0, ge=0)
+    frames: int = _number(2, ge=1, le=16)
+    seed: int = _number(0, ge=0, lt=2**63)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoencoderConfig:
+    """First stage: an AutoencoderKL and the weights of its losses."""
+
+    network: dict[str, Any] = field(default_factory=dict)
+    """Arguments of diffusers' AutoencoderKL."""
+    weights: str | None = None
+    """Folder of an AutoencoderKL to start from; with `network` beside it, what both have is copied."""
+    crop: tuple[int, int] | None = None
+    """(height, width) of random crops that are trained on, in pixels; None = whole images."""
+    l1: float = _number(1.0, ge=0)
+    edges: float = _number(1.0, ge=0)
+    """Weight of the L1 distance of image gradients at full, half, quarter and eighth size."""
+    colour: float = _number(1.0, ge=0)
+    """Weight of the L1 distance of the two colour differences at a quarter of the size."""
+    kl: float = _number(1e-6, ge=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """A training run."""
+
+    stage: Literal["model", "autoencoder"] = "model"
+    output: str
+    model: ModelConfig = field(default_factory=ModelConfig)
+    autoencoder: AutoencoderConfig | None = None
+    plugins: dict[str, PluginConfig] = field(default_factory=dict)
+    """By instance name; the order is the order of their tokens."""
+    drop_groups: tuple[DropGroup, ...] = ()
+    lora: LoraConfig | None = None
+    data: DataConfig
+    train: TrainConfig
+    preview: PreviewConfig = field(default_factory=PreviewConfig)
+    sampling: dict[str, Any] = field(default_factory=dict)
+    """Sampling defaults that are saved with the model."""
+    save_dtype: Literal["fp32", "fp16", "bf16"] = "fp32"
+    save_shard_mb: int | None = _number(None, ge=1)
+    """The most megabytes (10⁶ bytes) of a file of the backbone's weights; None = a file a network."""
+
+    def __post_init__(self) -> None:
+        if (self.stage == "autoencoder") != (self.autoencoder is not None):
+            raise InputError(f"stage is {self.stage!r}; the group `autoencoder` goes with stage: autoencoder alone")
+        if self.stage == "model" and self.model.base is None and not self.model.unet:
+            raise InputError("model needs base, a model folder, or unet, text_encoder, tokenizer and vae from scratch")
+        if self.lora is not None and (self.train.unet or self.train.text_encoder or self.stage != "model"):
+            raise InputError("lora trains inside frozen networks: train.unet and train.text_encoder must be false")
+        for name in self.plugins:
+            check_name(name)
+        for group in self.drop_groups:
+            for name in group.names:
+                if self.model.base is None and name not in self.plugins:
+                    raise InputError(f"drop_groups names {name!r}, which is not among the plugins{nearest(name, self.plugins)}")
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Read a config file with ``key=value`` overrides; raises InputError for anything that the schema does not allow."""
+    return strict_yaml.build(Config, strict_yaml.read(Path(path), overrides))
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """Return the config as plain JSON values, defaults included."""
+
+    def plain(value: Any) -> Any:
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        if isinstance(value, Mapping):
+            return {k: plain(v) for k, v in value.items()}
+        return [plain(v) for v in value] if isinstance(value, (list, tuple)) else value
+
+    return plain(config)
+
+
+def differences(old: Any, new: Any, path: str = "") -> list[str]:
+    """List the settings that differ, as ``train.lr: 0.0001 -> 0.001``."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        keys = dict.fromkeys([*old, *new])
+        return [d for k in keys for d in differences(old.get(k), new.get(k), f"{path}.{k}" if path else k)]
+    return [] if old == new else [f"{path}: {old!r} -> {new!r}"]

@@ -1,0 +1,368 @@
+from __future__ import annotations
+
+import ast
+import inspect
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from drivegen.catalog import listing, registry
+from drivegen.cli.main import app
+from drivegen.datasets import nuscenes
+from drivegen.plugin import Plugin
+from drivegen.plugin.hooks import HOOKS
+from drivegen.sampling import Sampling
+from drivegen.saved import model
+from drivegen.support import weights
+from tests.street import street_scene
+from tests.tiny_hosts import ALL, SIZE, tiny_host
+
+MANIFEST_FIELDS = {
+    "sample_token", "camera", "file", "sha256", "model", "model_sha256", "plugins", "without", "prompt", "negative_prompt",
+    "sampler", "steps", "guidance", "guidance_rescale", "noise", "agreement", "ranges", "regions", "classifier", "loras",
+    "strength", "seed", "size", "dtype", "device", "threads", "versions",
+}  # fmt: skip
+
+
+def run(*arguments: object, status: int = 0):
+    result = CliRunner().invoke(app, [str(a) for a in arguments])
+    assert result.exit_code == status, (result.output, result.exception)
+    return result
+
+
+def lines(out: Path) -> list[dict]:
+    return [json.loads(line) for line in (out / "manifest.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("cli") / "tiny model"
+    about = {"data": "none", "training": {"seed": 77077}}
+    return model.save(tiny_host(), folder, Sampling(sampler="ddim", steps=2, guidance=3.0), image_size=SIZE, about=about)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("daten ü")
+    nuscenes.write([street_scene(2, "alpha")], root)
+    return root
+
+
+def generate(tiny: Path, out: Path, *options: object, status: int = 0):
+    return run("generate", "--out", out, "--model", tiny, "--dtype", "float32", *options, status=status)
+
+
+def test_help_is_quick_and_imports_nothing_heavy() -> None:
+    code = "import sys, drivegen, drivegen.cli; print([m for m in ('torch', 'numpy', 'diffusers', 'cv2') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    assert "generate" in run("--help").output
+    for command in ("generate", "world", "train", "validate", "plugins", "info"):
+        assert "Usage" in run(command, "--help").output
+
+
+def test_generate_from_data(tiny: Path, data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out ü"
+    said = generate(tiny, out, "--data", data, "--seed", 5, "--scale", "boxes=0.5", "--without", "text").output
+    dataset = nuscenes.open(data)
+    token = dataset.samples()[0]
+    assert str(out / token / "sheet.png") in said
+    channels = dataset.frame(token).channels
+    expected = {f"{c}.png" for c in channels} | {"sheet.png", "sheet_boxes.png"}
+    assert {p.name for p in (out / token).iterdir()} == expected
+    written = lines(out)
+    assert [(line["sample_token"], line["camera"]) for line in written] == [(token, c) for c in channels]
+    for line in written:
+        assert line.keys() == MANIFEST_FIELDS
+        assert weights.sha256(out / line["file"]) == line["sha256"]
+        assert Image.open(out / line["file"]).size == SIZE[::-1]
+        assert (line["seed"], line["without"], line["guidance"], line["steps"]) == (5, ["text"], 3.0, 2)
+        assert line["plugins"] == {name: 0.5 if name == "boxes" else 1.0 for name in ALL}
+    # The same again: the same bytes, and no line twice.
+    before = {line["file"]: line["sha256"] for line in written}
+    generate(tiny, out, "--data", data, "--seed", 5, "--scale", "boxes=0.5", "--without", "text")
+    assert {line["file"]: line["sha256"] for line in lines(out)} == before
+    assert len(lines(out)) == len(channels)
+
+
+def test_generate_in_a_region(tiny: Path, data: Path, tmp_path: Path) -> None:
+    """In one camera's picture alone, and with an empty mask nowhere: then it is as if the plugin were absent."""
+    Image.new("1", (30, 20), 1).save(tmp_path / "all.png")
+    Image.new("L", SIZE[::-1], 0).save(tmp_path / "none.png")
+    runs = {
+        "there": (), "absent": ("--scale", "layout=0"), "whole": ("--region", "layout=CAM_FRONT"),
+        "file": ("--region", f"layout=CAM_FRONT:{tmp_path / 'all.png'}"),
+        "none": ("--region", f"layout=CAM_FRONT:{tmp_path / 'none.png'}"),
+    }  # fmt: skip
+    made = {}
+    for name, more in runs.items():
+        out = tmp_path / name
+        generate(tiny, out, "--data", data, "--steps", 1, "--guidance", 1, "--scale", "cross_view=0", *more)
+        made[name] = {line["camera"]: np.asarray(Image.open(out / line["file"])).astype(int) for line in lines(out)}
+        assert [line["regions"] for line in lines(out)][:1] == [["layout"] if "--region" in more else []]
+    near = lambda a, b, c: bool(np.abs(made[a][c] - made[b][c]).max() <= 1)  # noqa: E731
+    assert near("whole", "there", "CAM_FRONT")
+    assert near("file", "there", "CAM_FRONT")
+    assert near("whole", "absent", "CAM_BACK")
+    assert near("none", "absent", "CAM_FRONT")
+    assert not near("there", "absent", "CAM_FRONT")
+    assert not near("there", "absent", "CAM_BACK")
+
+
+def test_generate_selects_samples(tiny: Path, data: Path, tmp_path: Path) -> None:
+    tokens = nuscenes.open(data).samples()
+    for options, expected in (
+        (("--all",), tokens),
+        (("--scene", "alpha", "--num", 1), tokens[:1]),
+        (("--sample", tokens[1]), tokens[1:]),
+    ):
+        out = tmp_path / str(len(list(tmp_path.iterdir())))
+        generate(tiny, out, "--data", data, "--steps", 1, "--guidance", 1, *options)
+        assert list(dict.fromkeys(line["sample_token"] for line in lines(out))) == list(expected)
+
+
+def test_generate_from_recorded_pictures(tiny: Path, data: Path, tmp_path: Path) -> None:
+    generate(tiny, tmp_path, "--data", data, "--strength", 0)
+    token = nuscenes.open(data).samples()[0]
+    pictures = [np.asarray(Image.open(tmp_path / token / f"{c}.png")) for c in ("CAM_FRONT", "CAM_BACK")]
+    assert np.array_equal(*pictures)  # all recorded pictures are the same grey, and nothing was changed
+
+
+def test_generate_the_built_in_scene(tiny: Path, tmp_path: Path) -> None:
+    generate(tiny, tmp_path, "--steps", 1, "--prompt", "night")
+    written = lines(tmp_path)
+    assert len(written) == 6
+    assert {line["prompt"] for line in written} == {"night"}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--scene", "alpha"), "--scene needs a dataset"),
+        (("--data", "/nowhere"), "data root /nowhere"),
+        (("--data", "DATA", "--scene", "alpah"), "alpah"),
+        (("--data", "DATA", "--sample", "x"), "no sample 'x'"),
+        (("--data", "DATA", "--version", "v1.0-x"), "no version 'v1.0-x'"),
+        (("--num", 0), "--num 0"),
+        (("--data", "DATA", "--sample", "x", "--all"), "leave out --all"),
+        (("--scale", "boxes"), "must be PLUGIN=X"),
+        (("--scale", "boxes=many"), "must be PLUGIN=X"),
+        (("--scale", "boxes=-1"), "must be PLUGIN=X"),
+        (("--scale", "boxes=nan"), "must be PLUGIN=X"),
+        (("--scale", "boxes=1", "--scale", "boxes=2"), "'boxes' twice"),
+        (("--region", "layout"), "must be PLUGIN=CAMERA:MASK"),
+        (("--region", "layout=CAM_FRONT:"), "must be PLUGIN=CAMERA:MASK"),
+        (("--region", "layout=CAM_FRONT:/nowhere.png"), "/nowhere.png is missing"),
+        (("--region", "layout=CAM_FRONT", "--region", "layout=CAM_FRONT"), "twice"),
+        (("--region", "layout=CAM_FRNT"), "did you mean 'CAM_FRONT'"),
+        (("--region", "layuot=CAM_FRONT"), "did you mean 'layout'"),
+        (("--without", "box"), "did you mean 'boxes'"),
+        (("--seed", -1), "seed -1"),
+        (("--sampler", "ddimm"), "did you mean 'ddim'"),
+        (("--steps", 0), "steps 0"),
+        (("--device", "toaster"), "no device 'toaster'"),
+        (("--device", "cuda:99"), "not on this machine"),
+        (("--dtype", "fp8"), "no dtype 'fp8'"),
+        (("--device", "cpu", "--offload"), "no GPU"),
+        (("--size", "10"), "HEIGHTxWIDTH"),
+        (("--size", "63x112"), "multiples of 8"),
+        (("--size", "²x8"), "HEIGHTxWIDTH"),
+        (("--size", "8000008x8"), "too large"),
+        (("--size", "9" * 5000 + "x8"), "too large"),
+        (("--input", "layout=foo"), "layout takes no input"),
+        (("--config", "DATA"), "leave out --config"),
+        (("--model", "/nowhere"), "no model at"),
+        (("--strength", 2), "must be from 0"),
+        (("--model", "DATA"), "model_index.json"),
+        (("--out", "/proc/no"), "/proc/no"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_one_line_and_status_two(tiny: Path, data: Path, tmp_path: Path, options, message) -> None:
+    options = [str(data) if o == "DATA" else o for o in options]
+    result = generate(tiny, tmp_path / "out", *options, status=2)
+    assert message in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert not list(tmp_path.iterdir())  # not even an empty folder
+
+
+def test_what_was_there_stays_after_bad_input(tiny: Path, tmp_path: Path) -> None:
+    (tmp_path / "kept").mkdir()
+    generate(tiny, tmp_path / "kept" / "a" / "b", "--without", "box", status=2)
+    assert not list((tmp_path / "kept").iterdir())
+    (tmp_path / "kept" / "note").write_text("mine")
+    generate(tiny, tmp_path / "kept", "--without", "box", status=2)
+    assert (tmp_path / "kept" / "note").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["o[/b]", "[red]o[/red]"])
+def test_a_path_may_look_like_markup(tiny: Path, tmp_path: Path, name: str) -> None:
+    said = generate(tiny, tmp_path / name, "--steps", 1, "--guidance", 1).output
+    assert str(tmp_path / name) in said
+
+
+def test_a_dataset_token_cannot_leave_the_folder(tiny: Path, tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    scene = street_scene(1, "beta")
+    nuscenes.write([replace(scene, frames=(replace(scene.frames[0], token="../../evil"),))], tmp_path / "data")
+    result = generate(tiny, tmp_path / "a" / "b", "--data", tmp_path / "data", "--steps", 1, status=2)
+    assert "cannot name a file" in result.stderr
+    assert not list(tmp_path.rglob("sheet.png"))
+
+
+def test_two_runs_in_one_folder_and_a_foreign_manifest(tiny: Path, tmp_path: Path) -> None:
+    from drivegen.training.folder import held
+
+    with held(tmp_path):
+        assert "another run" in generate(tiny, tmp_path, status=2).stderr
+    (tmp_path / "manifest.jsonl").write_text("not json\n")
+    assert "manifest.jsonl, line 1" in generate(tiny, tmp_path, status=2).stderr
+    assert (tmp_path / "manifest.jsonl").read_text() == "not json\n"
+
+
+@pytest.mark.parametrize(("number", "status", "last"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, None)])
+def test_a_signal_ends_with_its_status_and_whole_files(tiny: Path, data: Path, tmp_path: Path, number, status, last) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "drivegen.cli.main",
+        "generate",
+        "--out",
+        str(tmp_path),
+        "--model",
+        str(tiny),
+        "--data",
+        str(data),
+    ]
+    process = subprocess.Popen(
+        [*command, "--all", "--steps", "60"],
+        stderr=subprocess.PIPE,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        # A test run that was started in the background ignores the signal, and so would what it starts.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("*/sheet_boxes.png")) and time.monotonic() < deadline:
+        assert process.poll() is None
+        time.sleep(0.1)
+    time.sleep(0.2)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == status
+    if last:
+        assert errors.decode().strip().splitlines()[-1] == last
+    assert len(lines(tmp_path)) == 6  # the first frame; the second was not finished
+    for line in lines(tmp_path):
+        assert weights.sha256(tmp_path / line["file"]) == line["sha256"]
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_info(tiny: Path, tmp_path: Path) -> None:
+    said = run("info", tiny).output
+    count = sum(p.numel() for p in tiny_host().parameters())
+    buffers = sum(v.numel() for v in tiny_host().state_dict().values()) - count
+    assert f"{count + buffers:,}" in said
+    assert all(f"plugins/{name}" in said for name in ALL)
+    assert "ddim, 2 steps, guidance 3.0" in said
+    assert "data: none" in said
+    assert "training: settings recorded in drivegen.json" in said
+    assert "77077" not in said
+    tiny_host(("text",)).backbone.save(tmp_path / "sd")
+    assert "ignores cameras, boxes and map" in run("info", tmp_path / "sd").output
+    assert "no model at" in run("info", "/nowhere", status=2).stderr
+
+
+def test_validate(data: Path, tmp_path: Path) -> None:
+    assert "0 errors" in run("validate", data).output or "nothing wrong" in run("validate", data).output
+    nuscenes.write([street_scene(1, "gamma")], tmp_path)
+    table = tmp_path / "v1.0-mini" / "ego_pose.json"
+    rows = json.loads(table.read_text())
+    rows[0]["rotation"] = [0, 0, 0, 0]
+    table.write_text(json.dumps(rows))
+    assert rows[0]["token"] in run("validate", tmp_path, status=2).output
+    assert "no v1.0-*" in run("validate", tmp_path / "nothing", status=2).stderr
+
+
+def test_world_and_train_name_what_is_wrong(tmp_path: Path) -> None:
+    (tmp_path / "full").write_text("x")
+    assert "exists" in run("world", tmp_path, status=2).stderr
+    assert "HEIGHTxWIDTH" in run("world", tmp_path / "new", "--size", "big", status=2).stderr
+    assert "nowhere.yaml" in run("train", tmp_path / "nowhere.yaml", status=2).stderr
+
+
+# -- plugins --------------------------------------------------------------------------------------------------------------
+
+
+def test_listing_says_what_the_classes_say() -> None:
+    found = {entry.kind: entry for entry in listing.listed()}
+    ours = [kind for kind, entry in registry.kinds().items() if entry.target.startswith("drivegen_plugins.")]
+    assert set(ALL) < set(ours)
+    shown = run("plugins").output
+    for kind in ours:
+        cls = registry.load(kind)
+        assert found[kind].problem == ""
+        assert list(found[kind].hooks) == [hook for hook in HOOKS if getattr(cls, hook) is not getattr(Plugin, hook)]
+        assert [p.split("=")[0] for p in found[kind].parameters] == list(inspect.signature(cls).parameters)
+        assert kind in shown
+
+
+def install(folder: Path, package: str, kind: str, target: str, source: str) -> None:
+    (folder / f"{package}.py").write_text(source)
+    info = folder / f"{package}-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[drivegen.plugins]\n{kind} = {target}\n")
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ("import no_such_library\nclass Mine: pass\n", "line 1 imports 'no_such_library', which is not installed"),
+        ("raise RuntimeError('no licence')\nclass Mine: pass\n", "raises on import: raise RuntimeError('no licence')"),
+        ("class Mine(:\n", "SyntaxError"), ("class Other: pass\n", "has no class Mine"),
+    ],
+)  # fmt: skip
+def test_a_broken_plugin_is_shown_and_breaks_nothing(tmp_path: Path, monkeypatch, source: str, reason: str) -> None:
+    install(tmp_path, "broken_thing", "broken", "broken_thing:Mine", source)
+    good = "from drivegen.plugin import Plugin\nclass Good(Plugin):\n    '''It is good.'''\n    def loss(self): ...\n"
+    install(tmp_path, "good_thing", "good", "good_thing:Good", good)
+    monkeypatch.syspath_prepend(tmp_path)
+    found = {entry.kind: entry for entry in listing.listed()}
+    assert reason in found["broken"].problem
+    assert (found["good"].summary, found["good"].hooks, found["good"].origin) == ("It is good.", ("loss",), "good_thing 1.0")
+    assert not {"broken_thing", "good_thing"} & set(sys.modules)
+    assert not found["text"].problem
+    assert "disabled" in run("plugins").output
+
+
+def test_a_name_clash_and_a_missing_package_are_shown(tmp_path: Path, monkeypatch) -> None:
+    install(tmp_path, "rival", "text", "rival:Text", "class Text: ...\n")
+    install(tmp_path, "gone", "gone", "package_that_left:Gone", "")
+    monkeypatch.syspath_prepend(tmp_path)
+    found = {entry.kind: entry for entry in listing.listed()}
+    assert "claimed more than once" in found["text"].problem
+    assert "'package_that_left' is not installed" in found["gone"].problem
+    assert not found["layout"].problem
+
+
+def test_listing_needs_no_torch() -> None:
+    modules = "[m for m in ('torch', 'drivegen_plugins') if m in sys.modules]"
+    code = f"import sys; from drivegen import listing; listing.listed(); print({modules})"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert found.strip() == "[]"
+
+
+def test_every_command_imports_lazily() -> None:
+    import drivegen.cli
+
+    tree = ast.parse(Path(drivegen.cli.main.__file__).read_text())
+    top = {node.module for node in tree.body if isinstance(node, ast.ImportFrom)}
+    assert {name for name in top if name and name.startswith("drivegen")} == {"drivegen.support.errors"}

@@ -1,0 +1,261 @@
+"""LoRA: kohya, PEFT and diffusers files against diffusers' own loading, taps on wrapped layers, unloading, training."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from drivegen import lora
+from drivegen.catalog import registry
+from drivegen.host.host import Host
+from drivegen.pipeline.pipeline import Pipeline
+from drivegen.sampling import Sampling
+from drivegen.saved.model import Model
+from drivegen.support import weights
+from drivegen.support.errors import InputError
+from drivegen.testing import Case
+from drivegen.testing.frames import frame
+from drivegen.testing.models import randomize, tiny_backbone
+from drivegen.training.config import LoraConfig, TrainConfig
+from drivegen.training.module import DriveModule
+from tests.hostile import Hostile
+
+CASE = Case(registry.load("image_prompt"), backbone=lambda: tiny_backbone(image_encoder=True), frames=(frame(0, 2),))
+UNET = [
+    "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q",
+    "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k",
+    "up_blocks.1.attentions.0.transformer_blocks.0.attn2.to_out.0",
+    "mid_block.attentions.0.transformer_blocks.0.attn2.to_q",
+]
+TEXT = ["encoder.layers.0.self_attn.q_proj", "encoder.layers.0.self_attn.out_proj"]
+
+
+def make(names: tuple[str, ...] = ("text",)) -> Host:
+    host = Host(tiny_backbone(image_encoder=True), {name: registry.load(name)() for name in names})
+    for i, name in enumerate(names):
+        randomize(host.plugin(name), i)
+    return host.eval().requires_grad_(False)
+
+
+def matrices(host: Host, rank: int = 3) -> dict[str, tuple[Tensor, Tensor]]:
+    """Random A and B for some layers, by network and module."""
+    generator = torch.Generator().manual_seed(0)
+    out = {}
+    for network, names in (("unet", UNET), ("text_encoder", TEXT)):
+        for name in names:
+            rows, columns = getattr(host.backbone, network).get_submodule(name).weight.shape
+            a, b = (0.3 * torch.randn(*shape, generator=generator) for shape in ((rank, columns), (rows, rank)))
+            out[f"{network}.{name}"] = (a, b)
+    return out
+
+
+def full(name: str) -> str:
+    """transformers' older name of a text encoder's layer, which files keep."""
+    return name.replace("text_encoder.", "text_encoder.text_model.")
+
+
+def kohya(pairs: dict[str, tuple[Tensor, Tensor]], alpha: Callable[[str], float] = lambda name: 2.0) -> dict[str, Tensor]:
+    out = {}
+    for name, (a, b) in pairs.items():
+        network, _, module = full(name).partition(".")
+        key = {"unet": "lora_unet_", "text_encoder": "lora_te_"}[network] + module.replace(".", "_")
+        out |= {f"{key}.lora_down.weight": a, f"{key}.lora_up.weight": b, f"{key}.alpha": torch.tensor(alpha(name))}
+    return out
+
+
+def diffusers_new(pairs: dict[str, tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+    return {f"{full(n)}.lora_{end}.weight": m for n, pair in pairs.items() for end, m in zip("AB", pair, strict=True)}
+
+
+def diffusers_old(pairs: dict[str, tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+    out = {}
+    for name, pair in pairs.items():
+        for end, m in zip(("down", "up"), pair, strict=True):
+            if name.startswith("unet"):
+                parent, _, layer = name.replace(".to_out.0", ".to_out").rpartition(".")
+                out[f"{parent}.processor.{layer}_lora.{end}.weight"] = m
+            else:
+                out[f"{full(name)}.lora_linear_layer.{end}.weight"] = m
+    return out
+
+
+def predict(backbone: Any) -> Tensor:
+    """UNet on the text encoder's states of one prompt."""
+    ids = torch.tensor(backbone.tokenizer(["a wet street"], padding="max_length", truncation=True)["input_ids"])
+    x = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    return backbone.unet(x, 500, backbone.text_encoder(ids)[0]).sample
+
+
+def theirs(host: Host, state: dict[str, Tensor], scale: float) -> Tensor:
+    from diffusers import StableDiffusionPipeline
+
+    b = copy.deepcopy(host.backbone)
+    pipe = StableDiffusionPipeline(
+        b.vae, b.text_encoder, b.tokenizer, b.unet, b.scheduler, None, None, requires_safety_checker=False
+    )
+    pipe.load_lora_weights(dict(state), adapter_name="a")
+    pipe.set_adapters(["a"], [scale])
+    return predict(b)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=["fp32", "fp16"])
+@pytest.mark.parametrize("layout", [kohya, diffusers_new, diffusers_old])
+def test_files_equal_diffusers(layout: Any, dtype: torch.dtype, tmp_path: Path) -> None:
+    host = make()
+    state = {name: value.to(dtype).contiguous() for name, value in layout(matrices(host)).items()}
+    save_file(state, tmp_path / "style.safetensors")
+    plain = predict(host.backbone)
+    pipe = Pipeline(Model(host, Sampling(), (48, 64)))
+    assert pipe.load_lora(tmp_path / "style.safetensors", 0.7) == "style"
+    out = predict(host.backbone)
+    expected = theirs(make(), state, 0.7)
+    assert float((out - expected).norm() / expected.norm()) < 1e-5
+    assert float((out - plain).norm() / plain.norm()) > 1e-2
+    assert pipe.loras == {"style": 0.7}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=["fp32", "fp16"])
+@pytest.mark.parametrize("layout", ["kohya", "peft", "peft pickle"])
+def test_an_alpha_a_layer(layout: str, dtype: torch.dtype, tmp_path: Path) -> None:
+    """Against the weights with the matrices added: with several alphas, diffusers reads kohya's as one."""
+    host, twin = make(), make()
+    pairs = {n: (a.to(dtype), b.to(dtype)) for n, (a, b) in matrices(host).items() if n.startswith("unet")}
+    alpha = lambda name: 1.25 if "attn1.to_q" in name else 5.0  # noqa: E731
+    if layout == "kohya":
+        save_file(kohya(pairs, alpha), tmp_path / "file.safetensors")
+    else:
+        named = diffusers_new(pairs)
+        state = {f"base_model.model.{name.removeprefix('unet.')}": m for name, m in named.items()}
+        if layout == "peft":
+            save_file(state, tmp_path / "adapter_model.safetensors")
+        else:
+            torch.save(state, tmp_path / "adapter_model.bin")
+        config = {"r": 3, "lora_alpha": 5, "alpha_pattern": {"attn1.to_q": 1.25}}
+        (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    Pipeline(Model(host, Sampling(), (48, 64))).load_lora(tmp_path / "file.safetensors" if layout == "kohya" else tmp_path)
+    for name, (a, b) in pairs.items():
+        twin.backbone.unet.get_submodule(name.removeprefix("unet.")).weight += alpha(name) / 3 * b.float() @ a.float()
+    expected = predict(twin.backbone)
+    assert float((predict(host.backbone) - expected).norm() / expected.norm()) < 1e-5
+
+
+@torch.no_grad()
+def test_two_add_up_and_unloading_leaves_no_bit(tmp_path: Path) -> None:
+    host = make(("text", "image_prompt", "bev_map"))
+    pipe = Pipeline(Model(host, Sampling(), (48, 64)))
+    before = {name: value.clone() for name, value in host.state_dict().items()}
+    modules = [id(m) for m in host.modules()]
+    plain = predict(host.backbone)
+    lora_file = lora.save(lora.LoRA(split(matrices(host))), tmp_path)
+    assert pipe.load_lora(lora_file, 0.25, "a") == "a"
+    pipe.load_lora(lora_file, 0.5, "b")
+    both = predict(host.backbone)
+    pipe.unload_lora()
+    pipe.load_lora(lora_file, 0.75, "c")
+    assert torch.allclose(predict(host.backbone), both, atol=1e-5)
+    pipe.unload_lora("c")
+    after = host.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert [id(m) for m in host.modules()] == modules
+    assert torch.equal(predict(host.backbone), plain)
+    with pytest.raises(InputError, match="no LoRA 'c'"):
+        pipe.unload_lora("c")
+
+
+def split(pairs: dict[str, tuple[Tensor, Tensor]]) -> dict[str, dict[str, tuple[Tensor, Tensor]]]:
+    out: dict[str, dict[str, tuple[Tensor, Tensor]]] = {"unet": {}, "text_encoder": {}}
+    for name, pair in pairs.items():
+        network, _, module = name.partition(".")
+        out[network][module] = pair
+    return out
+
+
+@torch.no_grad()
+def test_taps_borrow_the_changed_weights() -> None:
+    """An image prompt beside a LoRA equals one on a UNet whose weights have the LoRA added."""
+    case = Case(CASE.make, given=None, backbone=CASE.backbone, frames=CASE.frames)
+    host, merged = case.host(), case.host()
+    pairs = {n: p for n, p in matrices(host).items() if n.startswith("unet")}
+    lora.apply(host, [(lora.LoRA(split(pairs)), 1.0)])
+    for name, (a, b) in pairs.items():
+        merged.backbone.unet.get_submodule(name.removeprefix("unet.")).weight += b @ a
+    batch = case.batch(host)
+    arrays = batch.arrays[case.name]
+    arrays["pixels"] = torch.randint(0, 256, (1, 1, 3, 32, 32), dtype=torch.uint8)
+    arrays["index"], arrays["scale"] = torch.zeros_like(arrays["index"]), torch.ones_like(arrays["scale"])
+    out, expected = case.run(host, batch=batch), case.run(merged, batch=batch)
+    assert float((out - expected).norm() / expected.norm()) < 1e-5
+    assert not torch.allclose(expected, case.run(merged, batch=batch, scale=0.0), atol=1e-3)
+
+
+def test_training_changes_the_lora_and_nothing_else(tmp_path: Path) -> None:
+    """Plugins are neither matched nor frozen; the file that is written gives what was trained."""
+    host = make(("text", "image_prompt"))
+    host.plugin("image_prompt").requires_grad_(True)
+    lora.add_trainable(host, LoraConfig(rank=2, alpha=4.0, text_encoder=True))
+    module = DriveModule(host, TrainConfig(steps=1), train_plugins=["image_prompt"])
+    names = [name for name, _ in module.trained()]
+    assert all(".lora_" in name or name.startswith("host.plugins.image_prompt") for name in names)
+    own = [name for name in names if name.startswith("host.plugins.image_prompt")]
+    assert len(own) == len(list(host.plugin("image_prompt").parameters()))
+    assert not any(".lora_" in name for name in host.plugin("image_prompt").state_dict())
+    # Ten projections a transformer block of the UNet and four a layer of the text encoder, two matrices each.
+    blocks = sum(1 for n, _ in host.backbone.unet.named_modules() if n.endswith("transformer_blocks.0"))
+    assert len(lora.parameters(host)) == 2 * (8 * blocks + 4)
+    fresh = make(("text", "image_prompt"))
+    with torch.no_grad():
+        assert torch.equal(predict(host.backbone), predict(fresh.backbone))
+    optimizer = torch.optim.SGD([p for _, p in lora.parameters(host)], lr=0.5)
+    for _ in range(2):
+        optimizer.zero_grad()
+        predict(host.backbone).square().mean().backward()
+        optimizer.step()
+    path = lora.save(lora.extract(host), tmp_path)
+    lora.apply(fresh, [(lora.read(path), 1.0)])
+    with torch.no_grad():
+        assert torch.allclose(predict(fresh.backbone), predict(host.backbone), atol=1e-5)
+        plain = weights.plain_state(host.backbone.unet)
+        untouched = make().backbone.unet.state_dict()
+    assert plain.keys() == untouched.keys()
+    assert all(torch.equal(plain[name], untouched[name]) for name in plain)
+
+
+def faults(host: Host) -> Iterator[tuple[dict[str, Tensor], str]]:
+    state = diffusers_new(matrices(host))
+    name = next(iter(state))
+    yield {name.replace("down_blocks.0", "down_blocks.7"): state[name], **dict(list(state.items())[1:2])}, "only one of its two"
+    yield {k.replace("down_blocks.0", "down_blocks.7"): v for k, v in state.items()}, "does not have"
+    yield {k: v.repeat(1, 2) if ".lora_A" in k else v for k, v in state.items()}, "another base"
+    yield {k.replace("lora_A", "hada_w1_a"): v for k, v in state.items()}, "LoHa"
+    yield {"something.weight": torch.zeros(2)}, "is not a LoRA"
+
+
+def test_a_hostile_pickle_is_never_run(tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+    torch.save({**diffusers_new(matrices(make())), "more": Hostile(mark)}, tmp_path / "adapter_model.bin")
+    with pytest.raises(InputError, match="was refused: it is not a file of plain tensors"):
+        lora.read(tmp_path)
+    assert not mark.exists()
+
+
+def test_misfits_are_refused_and_change_nothing(tmp_path: Path) -> None:
+    host = make()
+    pipe = Pipeline(Model(host, Sampling(), (48, 64)))
+    modules = [id(m) for m in host.modules()]
+    for state, message in faults(host):
+        save_file(state, tmp_path / "bad.safetensors")
+        with pytest.raises(InputError, match=message):
+            pipe.load_lora(tmp_path / "bad.safetensors")
+        assert pipe.loras == {}
+        assert [id(m) for m in host.modules()] == modules

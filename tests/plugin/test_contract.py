@@ -1,0 +1,57 @@
+"""The battery on every installed plugin."""
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+
+from drivegen.catalog import registry
+from drivegen.testing import CHECKS, Case, tiny_backbone
+
+OPTIONS = {
+    "bev_map": [
+        {"pixels": [40, 40], "channels": [8, 8, 16, 16]},
+        {"pixels": [40, 40], "channels": [8, 8, 16, 16], "width": 0.5},
+    ],
+    "boxes": [
+        {},
+        {"masked": False, "in_image": False, "frame": "lidar", "upright": True, "learn_classes": False},
+        {"corners": "cxyz"},
+    ],
+    "camera": [{}, {"normalised": False, "half": True}],
+    "controlnet": [{"picture": "layout"}, {"picture": "given", "attends_to": None}],
+    "cross_view": [{}, {"attention": "concat", "connector": "gated"}, {"attention": "self"}],
+    "image_prompt": [{}, {"plus": True, "depth": 1, "heads": 1, "tokens": 3, "fit": "whole"}],
+    "layout": [{"channels": [8, 16]}],
+    "t2i_adapter": [{"picture": "depth"}, {"picture": "given", "size": "light_adapter"}],
+}
+"""Small widths, and each variant that changes the network."""
+
+PHOTOS = [np.random.default_rng(i).integers(0, 256, (24, 40, 3), dtype=np.uint8) for i in range(3)]
+LEFT = np.arange(64)[None].repeat(48, 0) < 32
+THREE_LEVELS = {
+    "block_out_channels": (32, 64, 64), "down_block_types": ("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+}  # fmt: skip
+DRAWING = np.random.default_rng(9).integers(0, 256, (48, 64, 3), dtype=np.uint8)
+NEEDS: dict[str, dict[str, Any]] = {
+    "controlnet": {"given": {"CAM_FRONT": DRAWING}, "others": {"text": registry.load("text")}},
+    "t2i_adapter": {"given": {"CAM_FRONT": DRAWING}, "backbone": partial(tiny_backbone, unet=THREE_LEVELS)},
+    "image_prompt": {
+        "backbone": partial(tiny_backbone, image_encoder=True),
+        "given": {
+            "CAM_FRONT": PHOTOS[:2],
+            "CAM_FRONT_LEFT": {"images": PHOTOS[1:], "scale": [0.7, 1.2], "masks": [None, LEFT]},
+        },
+    },
+}
+"""What callers pass, and backbones with more than most have."""
+
+CASES = [(kind, options) for kind in registry.kinds() for options in OPTIONS.get(kind, [{}])]
+
+
+@pytest.mark.parametrize("check", CHECKS)
+@pytest.mark.parametrize(("kind", "options"), CASES, ids=[f"{k}-{i}" for i, (k, _) in enumerate(CASES)])
+def test_contract(kind: str, options: dict[str, object], check: str) -> None:
+    CHECKS[check](Case(registry.load(kind), options, **NEEDS.get(kind, {})))

@@ -1,0 +1,99 @@
+"""What a training of one's own trains, of a host that was built and of one that was loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from drivegen import lora
+from drivegen.host.host import Host
+from drivegen.pipeline.pipeline import Pipeline
+from drivegen.plugin import Plugin
+from drivegen.sampling import Sampling
+from drivegen.saved import model
+from drivegen.saved.model import Model
+from drivegen.support.errors import InputError
+from drivegen.training.build import build_host
+from drivegen.training.config import Config, DataConfig, LoraConfig, ModelConfig, PluginConfig, TrainConfig
+from drivegen.training.module import DriveModule
+from tests.tiny_hosts import SIZE, tiny_host
+from tests.tiny_models import tiny_backbone
+
+NAMES = ("text", "camera", "boxes")
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return model.save(tiny_host(NAMES), tmp_path_factory.mktemp("models") / "m", Sampling(steps=1), image_size=SIZE)
+
+
+def learning(host: Host) -> set[str]:
+    return {name for name, parameter in host.named_parameters() if parameter.requires_grad}
+
+
+@pytest.mark.parametrize("names", [("boxes",), NAMES, ()])
+def test_a_loaded_model_trains_what_is_named_as_from_a_config(saved: Path, names: tuple[str, ...]) -> None:
+    host = model.load(saved).host
+    assert learning(host) == set()
+    module = DriveModule(host, TrainConfig(steps=1), train_plugins=names)
+    expected = {n for n, _ in host.named_parameters() if n.startswith(tuple(f"plugins.{name}." for name in names))}
+    assert learning(host) == expected
+    assert [name for name, _ in module.trained()] == [f"host.{n}" for n, _ in host.named_parameters() if n in expected]
+    config = Config(
+        output="unused", model=ModelConfig(base=str(saved)), plugins={n: PluginConfig(train=n in names) for n in NAMES},
+        data=DataConfig(roots=("unused",), size=SIZE), train=TrainConfig(steps=1),
+    )  # fmt: skip
+    configured = build_host(config)
+    DriveModule(configured, config.train, train_plugins=names)
+    assert learning(configured) == expected
+
+
+def test_without_names_every_plugin_of_a_loaded_model_trains(saved: Path) -> None:
+    loaded, built = model.load(saved).host, tiny_host(NAMES)
+    for host in (loaded, built):
+        DriveModule(host, TrainConfig(steps=1))
+    assert learning(loaded) == learning(built) == {n for n, _ in built.named_parameters() if n.startswith("plugins.")}
+
+
+class Partly(Plugin):
+    """One layer learns, one is its author's."""
+
+    def attach(self, backbone: object) -> None:
+        self.learns, self.fixed = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2).requires_grad_(False)
+
+
+def test_what_an_author_or_a_caller_froze_stays_frozen() -> None:
+    own = {"plugins.partly.learns.weight", "plugins.partly.learns.bias"}
+    fresh = Host(tiny_backbone(), {"partly": Partly()})
+    DriveModule(fresh, TrainConfig(steps=1))
+    assert learning(fresh) == own
+    frozen = Host(tiny_backbone(), {"partly": Partly()}).requires_grad_(False)
+    DriveModule(frozen, TrainConfig(steps=1))
+    assert learning(frozen) == own
+    chosen = Host(tiny_backbone(), {"partly": Partly()})
+    chosen.plugin("partly").learns.bias.requires_grad_(False)
+    DriveModule(chosen, TrainConfig(steps=1))
+    assert learning(chosen) == {"plugins.partly.learns.weight"}
+
+
+def test_a_lora_in_training_is_not_taken_out_unseen(saved: Path, tmp_path: Path) -> None:
+    host = tiny_host(("text",))
+    lora.add_trainable(host, LoraConfig(rank=2))
+    before = dict(host.named_parameters())
+    pipe = Pipeline(Model(host, Sampling(steps=1), SIZE))
+    file = lora.save(lora.extract(host), tmp_path)
+    for change in (
+        lambda: pipe.add_plugin(saved / "plugins" / "camera"), lambda: pipe.load_lora(file), lambda: pipe.unload_lora(),
+    ):  # fmt: skip
+        with pytest.raises(InputError, match="LoRA in training"):
+            change()
+        after = dict(host.named_parameters())
+        assert after.keys() == before.keys()
+        assert all(after[name] is p for name, p in before.items())
+    lora.remove(host)
+    assert pipe.add_plugin(saved / "plugins" / "camera") == "camera"
+    pipe.load_lora(file)
+    assert pipe.add_plugin(saved / "plugins" / "boxes") == "boxes"  # one that was loaded here is put back
+    assert lora.parameters(host)

@@ -1,0 +1,110 @@
+"""The city on disk: a nuScenes dataset with truth images beside the pictures."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from drivegen import world
+from drivegen.datasets import nuscenes
+from drivegen.support.errors import InputError
+
+SIZE = (64, 112)
+SEED = 7
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("city")
+    world.write(root, scenes=3, frames=2, seed=SEED, size=SIZE, workers=2, progress=False)
+    return root
+
+
+def files(root: Path) -> dict[str, str]:
+    return {
+        str(p.relative_to(root)): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(root.rglob("*")) if p.is_file()
+    }
+
+
+def test_bytes_do_not_depend_on_the_number_of_workers(dataset: Path, tmp_path: Path) -> None:
+    world.write(tmp_path / "again", scenes=3, frames=2, seed=SEED, size=SIZE, workers=1, progress=False)
+    assert files(tmp_path / "again") == files(dataset)
+
+
+def test_devkit_opens_what_is_written(dataset: Path) -> None:
+    from nuscenes.map_expansion.map_api import NuScenesMap
+    from nuscenes.nuscenes import NuScenes
+    from nuscenes.utils.data_classes import LidarPointCloud
+    from nuscenes.utils.geometry_utils import points_in_box
+
+    kit = NuScenes("v1.0-mini", str(dataset), verbose=False)
+    assert len(kit.scene) == 3
+    assert len(kit.sample) == 6
+    counted = 0
+    for sample in kit.sample:
+        path, boxes, _ = kit.get_sample_data(sample["data"]["LIDAR_TOP"])
+        points = LidarPointCloud.from_file(path).points
+        for box in boxes:
+            record = kit.get("sample_annotation", box.token)
+            assert record["num_lidar_pts"] == points_in_box(box, points[:3]).sum()
+            counted += record["num_lidar_pts"]
+    assert counted > 500
+    frame = nuscenes.open(dataset).frame(kit.sample[0]["token"])
+    x, y = frame.global_SE3_ego.translation[:2]
+    masks = NuScenesMap(str(dataset), frame.location).get_map_mask((x, y, 80, 80), 0, ["drivable_area", "walkway"], (160, 160))
+    assert masks[0].mean() > 0.05
+    assert masks[1].mean() > 0.01
+
+
+def test_stored_truth_is_what_was_rendered(dataset: Path) -> None:
+    data = nuscenes.open(dataset)
+    city = world.build(SEED, 0, 2, SIZE)
+    original = city.scene.frames[0]
+    frame = data.frame(original.token)
+    # what is hidden in every picture is not annotated; the order stays
+    shown = {box.instance for box in frame.boxes}
+    kept = [i for i, box in enumerate(original.boxes) if box.instance in shown]
+    assert [original.boxes[i].instance for i in kept] == [box.instance for box in frame.boxes]
+    number = np.zeros(len(original.boxes) + 1, dtype=int)
+    number[np.array(kept) + 1] = np.arange(1, len(kept) + 1)
+    pixels = np.zeros(len(original.boxes) + 1, dtype=int)
+    for camera in frame.cameras:
+        stored, drawn = world.truth(dataset, frame, camera.channel), city.render(original, camera.channel)
+        assert (stored.rgb == drawn.rgb).all()
+        assert (stored.classes == drawn.classes).all()
+        assert (stored.instances == number[drawn.instances]).all()
+        np.testing.assert_allclose(stored.depth_m, drawn.depth_m, rtol=1e-4)
+        again = city.render(frame, camera.channel)  # the frame that comes back from disk draws the same picture
+        assert (again.classes == drawn.classes).mean() > 0.995
+        pixels += np.bincount(drawn.instances.ravel(), minlength=len(pixels))
+    assert set(np.flatnonzero(pixels[1:])) <= set(kept)
+    assert {box.visibility for box in frame.boxes} >= {1, 4}
+    with pytest.raises(InputError, match="truth"):
+        world.truth(dataset / "samples", frame, "CAM_FRONT")
+
+
+def test_writing_refuses_and_never_looks_complete(dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match="not empty"):
+        world.write(dataset, 1, 1, 0, SIZE, progress=False)
+    with pytest.raises(InputError, match="scenes"):
+        world.write(tmp_path / "none", 0, 1, 0, SIZE, progress=False)
+    with pytest.raises(InputError, match=r"seed 0 to 2\^63 - 1"):
+        world.write(tmp_path / "none", 1, 1, 2**63, SIZE, progress=False)
+    from drivegen.world import stored
+
+    whole, calls = stored.store, []
+
+    def interrupted(*args: object) -> Path:
+        calls.append(args)
+        if len(calls) > 3:
+            raise KeyboardInterrupt
+        return whole(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(stored, "store", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        world.write(tmp_path / "half", 2, 1, 0, SIZE, workers=1, progress=False)
+    assert list((tmp_path / "half").rglob("*.png"))
+    assert not (tmp_path / "half" / "v1.0-mini").exists()
