@@ -20,7 +20,7 @@ from drivegen.sampling import check_range, check_seed
 from drivegen.scene import Frame
 from drivegen.support.errors import InputError, nearest
 from drivegen.support.signals import raised_by_sigterm
-from drivegen.training.folder import held
+from drivegen.training.folder import locked_folder
 
 BUILT_IN = Path(__file__).parents[1] / "assets" / "scene"
 """The dataset that is generated from when no data are given: one frame of the procedural city."""
@@ -132,7 +132,7 @@ def generate(out: Path, selection: Selection, settings: Settings, where: Where, 
     scales, ranges, guidance = parse_scales(settings.scales), parse_ranges(settings.ranges), parse_guidance(settings.guidance)
     inputs, regions = parse_inputs(settings.inputs), parse_regions(settings.regions)
     check_seed(settings.seed)
-    with raised_by_sigterm(), held(out):
+    with raised_by_sigterm(), locked_folder(out):
         manifest = Manifest(out)
         frames = selection.frames()
         pipe = where.pipeline()

@@ -37,15 +37,15 @@ def prepare(
 ) -> Prepared:
     """Prepare one frame for each plugin; inputs (or the frame's extras) give what the caller passed to each by name.
 
-    In training a plugin that is passed nothing gets its `given_in_training`.
+    In training a plugin that is passed nothing gets its `training_input`.
     """
     for name in inputs or {}:
         if name not in plugins:
             raise InputError(f"inputs are given for {name!r}, but the model's plugins are {', '.join(plugins) or 'none'}")
-    given = {**frame.extras, **(inputs or {})}
+    user_input = {**frame.extras, **(inputs or {})}
     if training:
-        given = {name: plugin.given_in_training for name, plugin in plugins.items()} | given
-    return {name: plugin.prepare(frame, given.get(name)) for name, plugin in plugins.items()}
+        user_input = {name: plugin.training_input for name, plugin in plugins.items()} | user_input
+    return {name: plugin.prepare(frame, user_input.get(name)) for name, plugin in plugins.items()}
 
 
 def collate(prepared: Sequence[Prepared], plugins: Mapping[str, Plugin], views: int, samples: Sequence[str] = ()) -> Batch:

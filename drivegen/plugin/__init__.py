@@ -15,14 +15,24 @@ if TYPE_CHECKING:
         Residuals,
         Signal,
         ToX0,
-        nothing_given,
         per_row,
-        where_kept,
+        refuse_input,
+        select_or_null,
     )
 
 __all__ = [
-    "Arrays", "Context", "Denoiser", "Grid", "Now", "Plugin", "Residuals", "Signal", "ToX0", "nothing_given", "per_row",
-    "where_kept",
+    "Arrays",
+    "Context",
+    "Denoiser",
+    "Grid",
+    "Now",
+    "Plugin",
+    "Residuals",
+    "Signal",
+    "ToX0",
+    "per_row",
+    "refuse_input",
+    "select_or_null",
 ]  # fmt: skip
 
 

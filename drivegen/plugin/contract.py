@@ -110,8 +110,8 @@ class ToX0(Protocol):
         """Give α and σ, shaped to multiply latents `like`."""
         ...
 
-    def moved(self, t: Tensor, prediction: Tensor, by: Tensor) -> Tensor:
-        """Give the prediction whose clean latents lie `by` further, whatever the model predicts."""
+    def shift_x0(self, t: Tensor, prediction: Tensor, delta: Tensor) -> Tensor:
+        """Give the prediction whose clean latents lie `delta` further, whatever the model predicts."""
         ...
 
 
@@ -133,7 +133,7 @@ class Plugin(nn.Module):
     """Backbone components (by folder name) that the plugin cannot work without."""
     takes_prompt: ClassVar[bool] = False
     """Whether a negative prompt is for this plugin: it is then given {"negative": str}."""
-    given_in_training: ClassVar[Any] = None
+    training_input: ClassVar[Any] = None
     """What `prepare` is given in training for a frame whose extras have nothing for this plugin."""
 
     config: dict[str, Any]
@@ -159,10 +159,10 @@ class Plugin(nn.Module):
 
     # -- per frame, in the data workers ------------------------------------------------------------------------------
 
-    def prepare(self, frame: Frame, given: Any = None) -> dict[str, np.ndarray]:
+    def prepare(self, frame: Frame, user_input: Any = None) -> dict[str, np.ndarray]:
         """Turn a frame into arrays; runs on a weightless copy in the data workers.
 
-        given is what the caller passed under this instance's name. Arrays whose name begins with ``null_`` describe null
+        user_input is what the caller passed under this instance's name. Arrays whose name begins with ``null_`` describe null
         itself (a negative prompt); all others must not be seen when the condition is null.
         """
         return {}
@@ -294,12 +294,12 @@ def per_row(values: Tensor, grid: Grid) -> Tensor:
     return values.repeat_interleave(grid.views, dim=0)
 
 
-def where_kept(keep: Tensor, kept: Tensor, null: Tensor) -> Tensor:
+def select_or_null(keep: Tensor, kept: Tensor, null: Tensor) -> Tensor:
     """Choose `kept` (B, …) where keep (B,) and the broadcastable `null` elsewhere, so that nothing else gets through."""
     return torch.where(keep.view(-1, *([1] * (kept.ndim - 1))), kept, null.to(kept.dtype))
 
 
-def nothing_given(given: Any, kind: str) -> None:
+def refuse_input(user_input: Any, kind: str) -> None:
     """Raise InputError where a caller passed something to a plugin whose `prepare` reads the frame alone."""
-    if given is not None:
+    if user_input is not None:
         raise InputError(f"{kind} takes no input, it reads the frame; leave out what is given to it")

@@ -22,19 +22,19 @@ GIVEN = "given"
 
 @dataclass(frozen=True, eq=False)
 class Reading:
-    """What a network made of the pictures; there (N,) tells the rows that have one and are kept, None = all."""
+    """What a network made of the pictures; has_picture (N,) tells the rows that have one and are kept, None = all."""
 
     features: Any
-    there: Tensor | None
+    has_picture: Tensor | None
 
     def masked(self, terms: Residuals) -> Residuals:
         """Set the terms of rows without a picture to zero."""
-        if self.there is None:
+        if self.has_picture is None:
             return terms
 
         def only(term: Tensor) -> Tensor:
-            assert self.there is not None
-            return torch.where(self.there.view(-1, *([1] * (term.ndim - 1))), term, 0.0)
+            assert self.has_picture is not None
+            return torch.where(self.has_picture.view(-1, *([1] * (term.ndim - 1))), term, 0.0)
 
         return Residuals(
             None if terms.down is None else tuple(map(only, terms.down)),
@@ -46,8 +46,8 @@ class Reading:
 class PicturePlugin(Plugin):
     """A condition on one picture a camera, of 0 to 1 at the generated size; null, like a camera without one, adds nothing.
 
-    picture names one of `raster.PICTURES`, or "given"; channels is its number of channels. given {channel: PIL image, or array
-    (H, W) or (H, W, channels) of uint8 or 0 to 1} brings pictures, in place of the drawn ones where there are such.
+    picture names one of `raster.PICTURES`, or "given"; channels is its number of channels. As input, {channel: PIL image, or
+    array (H, W) or (H, W, channels) of uint8 or 0 to 1} brings pictures, in place of the drawn ones where there are such.
     """
 
     def __init__(self, picture: str = GIVEN, channels: int | None = None) -> None:
@@ -57,40 +57,43 @@ class PicturePlugin(Plugin):
             raise InputError(f"the network reads {channels} channels, and the picture {picture!r} has {drawn}")
         self.picture, self.channels = picture, channels or drawn or 3
 
-    def prepare(self, frame: Frame, given: Any = None) -> dict[str, np.ndarray]:
-        if given is None and self.picture == GIVEN:
+    def prepare(self, frame: Frame, user_input: Any = None) -> dict[str, np.ndarray]:
+        if user_input is None and self.picture == GIVEN:
             raise InputError(
                 f"frame {frame.token!r}: a plugin needs pictures; give inputs={{its name: {{channel: picture}}}}, "
                 "or set its scale to 0"
             )
-        if not (given is None or isinstance(given, Mapping)):
-            raise InputError(f"frame {frame.token!r}: pictures are given by channel, not as {type(given).__name__}")
-        for channel in given or {}:
+        if not (user_input is None or isinstance(user_input, Mapping)):
+            raise InputError(f"frame {frame.token!r}: pictures are given by channel, not as {type(user_input).__name__}")
+        for channel in user_input or {}:
             frame.camera(channel)
-        pictures = [self._picture(frame, camera, (given or {}).get(camera.channel)) for camera in frame.cameras]
+        pictures = [self._picture(frame, camera, (user_input or {}).get(camera.channel)) for camera in frame.cameras]
         width, height = frame.cameras[0].image_size
         blank = np.zeros((self.channels, height, width), np.uint8)
         return {
             "picture": _stack([blank if one is None else one for one in pictures]),
-            "there": np.array([one is not None for one in pictures]),
+            "has_picture": np.array([one is not None for one in pictures]),
         }
 
-    def _picture(self, frame: Frame, camera: Camera, given: Any) -> np.ndarray | None:
-        if given is not None:
-            return given_picture(given, self.channels, camera)
+    def _picture(self, frame: Frame, camera: Camera, user_input: Any) -> np.ndarray | None:
+        if user_input is not None:
+            return user_picture(user_input, self.channels, camera)
         return None if self.picture == GIVEN else raster.picture(self.picture).draw(frame, camera)
 
     def collate(self, items: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-        return {"picture": _stack([item["picture"] for item in items]), "there": np.stack([item["there"] for item in items])}
+        return {
+            "picture": _stack([item["picture"] for item in items]),
+            "has_picture": np.stack([item["has_picture"] for item in items]),
+        }
 
     def encode(self, arrays: Arrays, keep: Tensor) -> Signal:
-        there = (arrays["there"] & keep[:, None]).flatten()
-        if not torch.is_grad_enabled() and not bool(there.any()):
+        has_picture = (arrays["has_picture"] & keep[:, None]).flatten()
+        if not torch.is_grad_enabled() and not bool(has_picture.any()):
             return Signal()
         dtype = next(self.parameters()).dtype
         picture = unit(arrays["picture"], dtype).flatten(0, 1)
-        picture = torch.where(there[:, None, None, None], picture, 0.0)
-        return Signal(data=Reading(self.read(picture), None if bool(there.all()) else there))
+        picture = torch.where(has_picture[:, None, None, None], picture, 0.0)
+        return Signal(data=Reading(self.read(picture), None if bool(has_picture.all()) else has_picture))
 
     def read(self, picture: Tensor) -> Any:
         """Give what is constant over the steps of pictures (N, channels, H, W)."""
@@ -123,28 +126,30 @@ def unit(picture: Tensor, dtype: torch.dtype) -> Tensor:
     return (picture.float() / 255).to(dtype) if picture.dtype == torch.uint8 else picture.to(dtype)
 
 
-def given_picture(given: Any, channels: int, camera: Camera) -> np.ndarray:
+def user_picture(user_input: Any, channels: int, camera: Camera) -> np.ndarray:
     """Turn a caller's picture into (channels, H, W), uint8 or float32 of 0 to 1, at the camera's generated size.
 
     A PIL image of another size is cut as the camera's own pictures are; arrays are not resampled. Raises InputError for
     anything that does not fit.
     """
     width, height = camera.image_size
-    if hasattr(given, "convert"):
+    if hasattr(user_input, "convert"):
         modes = {1: "L", 3: "RGB", 4: "RGBA"}
         if channels not in modes:
             raise InputError(f"{camera.channel}: a PIL image has 1, 3 or 4 channels, and {channels} are needed; give an array")
-        given = given.convert(modes[channels])
-        if given.size != (width, height):
-            cut = ResizeCrop.cover(given.size, (width, height))
+        user_input = user_input.convert(modes[channels])
+        if user_input.size != (width, height):
+            cut = ResizeCrop.cover(user_input.size, (width, height))
             box = (cut.left_px, cut.top_px, cut.left_px + width, cut.top_px + height)
-            given = given.resize((width, height), box=tuple(v / cut.scale for v in box))
-        given = np.asarray(given)
-    if not isinstance(given, np.ndarray):
-        raise InputError(f"{camera.channel}: a picture is a PIL image or an array, not {type(given).__name__}")
-    array = given[..., None] if given.ndim == 2 else given
+            user_input = user_input.resize((width, height), box=tuple(v / cut.scale for v in box))
+        user_input = np.asarray(user_input)
+    if not isinstance(user_input, np.ndarray):
+        raise InputError(f"{camera.channel}: a picture is a PIL image or an array, not {type(user_input).__name__}")
+    array = user_input[..., None] if user_input.ndim == 2 else user_input
     if array.shape != (height, width, channels):
-        raise InputError(f"{camera.channel}: the picture has shape {given.shape}; ({height}, {width}, {channels}) is needed")
+        raise InputError(
+            f"{camera.channel}: the picture has shape {user_input.shape}; ({height}, {width}, {channels}) is needed"
+        )
     if array.dtype != np.uint8:
         array = array.astype(np.float32)
         if not (np.isfinite(array).all() and array.min() >= 0 and array.max() <= 1):

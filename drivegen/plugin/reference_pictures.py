@@ -36,7 +36,7 @@ class References:
     views: tuple[tuple[Group, ...], ...]
 
 
-def references(frame: Frame, given: Any) -> References:
+def references(frame: Frame, user_input: Any) -> References:
     """Read what a caller gave: for every view, or a mapping from camera channels to what is for each alone.
 
     For a view: None, a picture, a list of pictures, or {"images": …, "scale": …, "masks": …}. A picture is a PIL image, an
@@ -45,14 +45,14 @@ def references(frame: Frame, given: Any) -> References:
     is fitted to the view. Raises InputError for anything else.
     """
     table = _Table()
-    per_camera = isinstance(given, Mapping) and not set(given) & set(_KEYS)
+    per_camera = isinstance(user_input, Mapping) and not set(user_input) & set(_KEYS)
     if per_camera:
-        for channel in given:
+        for channel in user_input:
             if channel not in frame.channels:
                 known = [*frame.channels, *_KEYS]
                 close = nearest(str(channel), known)
                 raise InputError(f"pictures are given for {channel!r}; there are {', '.join(known)}{close}")
-    views = [_groups(given.get(c.channel) if per_camera else given, c, table) for c in frame.cameras]
+    views = [_groups(user_input.get(c.channel) if per_camera else user_input, c, table) for c in frame.cameras]
     return References(tuple(table.images), tuple(views))
 
 
@@ -64,13 +64,13 @@ class _Table:
         self._known: dict[Any, int] = {}
         self._alive: list[Any] = []
 
-    def index(self, given: Any, camera: Camera) -> int:
-        own = isinstance(given, str) and given == OWN
-        key = (OWN, camera.channel) if own else str(given) if isinstance(given, (str, Path)) else id(given)
+    def index(self, user_input: Any, camera: Camera) -> int:
+        own = isinstance(user_input, str) and user_input == OWN
+        key = (OWN, camera.channel) if own else str(user_input) if isinstance(user_input, (str, Path)) else id(user_input)
         if key not in self._known:
             self._known[key] = len(self.images)
-            self._alive.append(given)  # so that no other picture gets its id
-            self.images.append(_own(camera) if own else picture(given))
+            self._alive.append(user_input)  # so that no other picture gets its id
+            self.images.append(_own(camera) if own else picture(user_input))
         return self._known[key]
 
 
@@ -80,10 +80,10 @@ def _own(camera: Camera) -> Image.Image:
     return load_image(camera)
 
 
-def _groups(given: Any, camera: Camera, table: _Table) -> tuple[Group, ...]:
-    if given is None:
+def _groups(user_input: Any, camera: Camera, table: _Table) -> tuple[Group, ...]:
+    if user_input is None:
         return ()
-    spec = dict(given) if isinstance(given, Mapping) else {"images": given}
+    spec = dict(user_input) if isinstance(user_input, Mapping) else {"images": user_input}
     for key in spec:
         if key not in _KEYS:
             close = nearest(str(key), _KEYS)
@@ -119,28 +119,28 @@ def _scale(value: Any) -> float:
     return float(value)
 
 
-def picture(given: Any) -> Image.Image:
+def picture(user_input: Any) -> Image.Image:
     """Return a PIL image, an array (H, W, 3) of uint8 or of 0 to 1, or an image file, as RGB."""
-    if isinstance(given, Image.Image):
-        return given.convert("RGB")
-    if isinstance(given, (str, Path)):
+    if isinstance(user_input, Image.Image):
+        return user_input.convert("RGB")
+    if isinstance(user_input, (str, Path)):
         from drivegen.datasets.nuscenes.images import decode, open_image
 
-        return decode(open_image(Path(given), "reference picture"), f"reference picture {given}")
-    if isinstance(given, np.ndarray) and given.ndim == 3 and given.shape[2] == 3:
-        return Image.fromarray(_bytes(given))
-    raise InputError(f"{_named(given)} is not a picture; give a PIL image, an array (H, W, 3), a file, or {OWN!r}")
+        return decode(open_image(Path(user_input), "reference picture"), f"reference picture {user_input}")
+    if isinstance(user_input, np.ndarray) and user_input.ndim == 3 and user_input.shape[2] == 3:
+        return Image.fromarray(_bytes(user_input))
+    raise InputError(f"{_named(user_input)} is not a picture; give a PIL image, an array (H, W, 3), a file, or {OWN!r}")
 
 
-def mask(given: Any, size: tuple[int, int]) -> np.ndarray:
+def mask(user_input: Any, size: tuple[int, int]) -> np.ndarray:
     """Return a region as (H, W) bool at a size (width, height); raises InputError for what is no mask."""
-    if isinstance(given, (str, Path)):
-        given = picture(given)
-    if isinstance(given, np.ndarray) and given.ndim == 2:
-        given = Image.fromarray(_bytes(given))
-    if not isinstance(given, Image.Image):
-        raise InputError(f"{_named(given)} is not a mask; give a PIL image, an array (H, W), or a file")
-    grey = given.convert("L")
+    if isinstance(user_input, (str, Path)):
+        user_input = picture(user_input)
+    if isinstance(user_input, np.ndarray) and user_input.ndim == 2:
+        user_input = Image.fromarray(_bytes(user_input))
+    if not isinstance(user_input, Image.Image):
+        raise InputError(f"{_named(user_input)} is not a mask; give a PIL image, an array (H, W), or a file")
+    grey = user_input.convert("L")
     if grey.size != size:
         grey = grey.resize(size, Image.Resampling.LANCZOS)
     return np.asarray(grey) >= 128
@@ -154,10 +154,10 @@ def _bytes(array: np.ndarray) -> np.ndarray:
     return (array.astype(np.float64) * 255).round().astype(np.uint8)
 
 
-def _named(given: Any) -> str:
-    if isinstance(given, np.ndarray):
-        return f"an array of shape {given.shape}"
-    return f"{type(given).__name__} {str(given)[:60]!r}"
+def _named(user_input: Any) -> str:
+    if isinstance(user_input, np.ndarray):
+        return f"an array of shape {user_input.shape}"
+    return f"{type(user_input).__name__} {str(user_input)[:60]!r}"
 
 
 def square(image: Image.Image, side: int, whole: bool = False) -> np.ndarray:

@@ -45,6 +45,6 @@ def agreeing(denoise: Denoiser, to_x0: ToX0, pairs: Tensor, active: Callable[[],
         total = flat.index_add(0, pairs[:, 0], flat[pairs[:, 1]])
         count = 1 + torch.bincount(pairs[:, 0], minlength=len(flat))[:, None]
         by = (total / count - flat).unflatten(0, (len(x), -1)).transpose(1, 2).reshape(x.shape)
-        return to_x0.moved(t, prediction, by)
+        return to_x0.shift_x0(t, prediction, by)
 
     return guided

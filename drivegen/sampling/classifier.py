@@ -48,7 +48,7 @@ def classifier_guided(
         if limit is not None:
             size = by.square().mean(tuple(range(1, by.ndim)), keepdim=True).sqrt()
             by = by * (limit / size.clamp(min=limit))
-        return to_x0.moved(t, prediction.detach(), by)
+        return to_x0.shift_x0(t, prediction.detach(), by)
 
     return guided
 

@@ -75,12 +75,12 @@ class CleanLatents:
         a, s = alpha.sqrt().to(like), (1 - alpha).sqrt().to(like)
         return (a.view(-1, 1, 1, 1), s.view(-1, 1, 1, 1)) if a.ndim else (a, s)
 
-    def moved(self, t: Tensor, prediction: Tensor, by: Tensor) -> Tensor:
-        """Give the prediction whose clean latents lie `by` (N, C, h, w) further."""
+    def shift_x0(self, t: Tensor, prediction: Tensor, delta: Tensor) -> Tensor:
+        """Give the prediction whose clean latents lie `delta` (N, C, h, w) further."""
         if self.kind == "sample":
-            return prediction + by
+            return prediction + delta
         a, s = self.rates(t, prediction)
-        return prediction - by / s if self.kind == "v_prediction" else prediction - by * a / s
+        return prediction - delta / s if self.kind == "v_prediction" else prediction - delta * a / s
 
 
 def clean_latents(scheduler: Any) -> CleanLatents:

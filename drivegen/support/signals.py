@@ -31,7 +31,7 @@ def raised_by_sigterm() -> Iterator[None]:
 
 
 @contextmanager
-def undisturbed() -> Iterator[None]:
+def ignoring_signals() -> Iterator[None]:
     """Ignore SIGTERM and Ctrl-C for the moment that putting things in order takes."""
     if not _in_main_thread():
         yield

@@ -32,7 +32,7 @@ class Case:
 
     make: Callable[..., Plugin]
     options: Mapping[str, Any] = field(default_factory=dict)
-    given: Any = None
+    user_input: Any = None
     frames: tuple[Frame, ...] = field(default_factory=lambda: (frame(0), frame(1)))
     backbone: Callable[[], Backbone] = tiny_backbone
     others: Mapping[str, Callable[[], Plugin]] = field(default_factory=dict)
@@ -60,7 +60,7 @@ class Case:
         """Prepare and collate the frames for the host's plugins."""
         frames = frames or self.frames
         plugins = {name: host.plugin(name) for name in host.plugins}
-        inputs = {self.name: self.given} if self.given is not None and self.name in plugins else {}
+        inputs = {self.name: self.user_input} if self.user_input is not None and self.name in plugins else {}
         prepared = [data.prepare(f, {n: p.weightless() for n, p in plugins.items()}, inputs) for f in frames]
         return data.collate(prepared, plugins, len(frames[0].cameras))
 

@@ -12,7 +12,7 @@ from drivegen.support.errors import InputError
 
 
 @contextmanager
-def held(folder: Path) -> Iterator[Path]:
+def locked_folder(folder: Path) -> Iterator[Path]:
     """Make and lock an output folder; raises InputError when it cannot be written to or another run is in it.
 
     One into which nothing was written is taken away again.

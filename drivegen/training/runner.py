@@ -22,7 +22,7 @@ from drivegen.training import config as configs
 from drivegen.training.build import build_autoencoder, build_host
 from drivegen.training.config import Config
 from drivegen.training.ema import EMA
-from drivegen.training.folder import held, resume_from
+from drivegen.training.folder import locked_folder, resume_from
 from drivegen.training.interrupt import StopOnSignal
 from drivegen.training.preview import Preview, Rows
 from drivegen.training.progress import progress
@@ -36,7 +36,7 @@ def run(path: Path, overrides: Sequence[str], resume: str | None) -> int:
     config = configs.load(path, overrides)
     if config.train.device == "cuda" and not torch.cuda.is_available():
         raise InputError("train.device = 'cuda', and there is no such GPU here; use auto or cpu")
-    with held(Path(config.output)) as folder:
+    with locked_folder(Path(config.output)) as folder:
         start = resume_from(folder, resume)
         if start is not None:
             checkpoints.check_config(checkpoints.read(start), configs.to_dict(config), start)
@@ -139,7 +139,7 @@ class ModelStage:
 
         rows: list[list[Image.Image]] = []
         pipe = Pipeline(self.model)
-        given = {name: self.host.plugin(name).given_in_training for name in self.host.plugins}
+        given = {name: self.host.plugin(name).training_input for name in self.host.plugins}
         inputs = {name: value for name, value in given.items() if value is not None}
         for frame in held_out(self.data, self.config):
             rows.append([load_image(camera) for camera in frame.cameras])

@@ -19,7 +19,7 @@ from drivegen.world.light import EXPOSURE, FOG, SUN, SUN_RGB, WET, environment, 
 from drivegen.world.parts import AXES, Parts
 from drivegen.world.shade import COLUMNS, GRID_M
 from drivegen.world.shapes import shape_of
-from drivegen.world.standing import standing_parts
+from drivegen.world.static_objects import standing_parts
 from drivegen.world.streets import HALF_M
 from drivegen.world.trace import colours_of, labels_of
 from drivegen.world.view import View

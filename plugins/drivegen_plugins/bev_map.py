@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from drivegen import raster
-from drivegen.plugin import Arrays, Context, Plugin, Residuals, Signal, nothing_given, per_row, where_kept
+from drivegen.plugin import Arrays, Context, Plugin, Residuals, Signal, per_row, refuse_input, select_or_null
 from drivegen.plugin.control_branch import control_branch, embedding_channels, run_branch
 from drivegen.scene import BEV_CLASSES, Frame
 from drivegen.support.errors import InputError, at_least
@@ -79,14 +79,14 @@ class BEVMap(Plugin):
         self.embedder = BEVEmbedding(len(self.classes), embedding_channels(self.branch), self.channels, self.embedder_kind)
         self.attends(self.branch)
 
-    def prepare(self, frame: Frame, given: Any = None) -> dict[str, np.ndarray]:
-        nothing_given(given, "bev_map")
+    def prepare(self, frame: Frame, user_input: Any = None) -> dict[str, np.ndarray]:
+        refuse_input(user_input, "bev_map")
         return {"map": raster.bev(frame, self.classes, self.pixels, self.extent_m)}
 
     def encode(self, arrays: Arrays, keep: Tensor) -> Signal:
         dtype = self.embedder.conv_in.weight.dtype
         bird = arrays["map"].to(dtype)
-        return Signal(data={"map": where_kept(keep, bird, bird.new_zeros(()))})
+        return Signal(data={"map": select_or_null(keep, bird, bird.new_zeros(()))})
 
     def residuals(self, x: Tensor, t: Tensor, context: Context, signal: Signal) -> Residuals:
         size = (x.shape[-2], x.shape[-1])

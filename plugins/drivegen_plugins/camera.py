@@ -9,7 +9,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from drivegen.plugin import Arrays, Plugin, Signal, nothing_given, where_kept
+from drivegen.plugin import Arrays, Plugin, Signal, refuse_input, select_or_null
 from drivegen.plugin.fourier import fourier_features
 from drivegen.scene import Frame
 from drivegen.support.errors import at_least
@@ -31,8 +31,8 @@ class CameraTokens(Plugin):
         self.cam2token = nn.Linear(21 * (1 + 2 * self.frequencies), backbone.token_width)
         self.uncond_cam = nn.Embedding(1, 21)
 
-    def prepare(self, frame: Frame, given: Any = None) -> dict[str, np.ndarray]:
-        nothing_given(given, "camera")
+    def prepare(self, frame: Frame, user_input: Any = None) -> dict[str, np.ndarray]:
+        refuse_input(user_input, "camera")
         lidar_SE3_global = (frame.global_SE3_ego @ frame.ego_SE3_lidar).inverse()
         rows = []
         for camera in frame.cameras:
@@ -46,7 +46,7 @@ class CameraTokens(Plugin):
 
     def encode(self, arrays: Arrays, keep: Tensor) -> Signal:
         null = self.uncond_cam.weight.view(3, 7)
-        param = where_kept(keep, arrays["camera_param"], null)
+        param = select_or_null(keep, arrays["camera_param"], null)
         return Signal(self.cam2token(self.features(param).to(self.cam2token.weight.dtype)))
 
     def features(self, param: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from drivegen.plugin import Arrays, Now, Plugin, Signal, nothing_given
+from drivegen.plugin import Arrays, Now, Plugin, Signal, refuse_input
 from drivegen.plugin.attention import attention
 from drivegen.plugin.control_branch import zero
 from drivegen.scene import Frame, ring_neighbours
@@ -44,8 +44,8 @@ class CrossView(Plugin):
     def _layer(self, name: str, site: Any) -> CrossViewLayer:
         return CrossViewLayer(site.query_dim, site.heads, self.attention, self.connector_kind)
 
-    def prepare(self, frame: Frame, given: Any = None) -> dict[str, np.ndarray]:
-        nothing_given(given, "cross_view")
+    def prepare(self, frame: Frame, user_input: Any = None) -> dict[str, np.ndarray]:
+        refuse_input(user_input, "cross_view")
         table = np.full((len(frame.cameras), 2), -1, dtype=np.int64)
         for i, others in enumerate(ring_neighbours(frame.cameras)):
             table[i, : len(others)] = others

@@ -11,7 +11,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from drivegen.plugin import Arrays, Now, Plugin, Signal, where_kept
+from drivegen.plugin import Arrays, Now, Plugin, Signal, select_or_null
 from drivegen.plugin.control_branch import zero
 from drivegen.plugin.reference_pictures import OWN, joined, references, tables
 from drivegen.scene import Frame
@@ -32,7 +32,7 @@ class ImagePrompt(Plugin):
     """
 
     requires = ("image_encoder",)
-    given_in_training: ClassVar[Any] = OWN
+    training_input: ClassVar[Any] = OWN
 
     def __init__(
         self, plus: bool = False, tokens: int | None = None, depth: int = 4, heads: int = 12, hidden: int | None = None,
@@ -77,8 +77,8 @@ class ImagePrompt(Plugin):
         self.ip_adapter[key] = KeysValues(site.to_k)
         return Stream(key)
 
-    def prepare(self, frame: Frame, given: Any = None) -> dict[str, np.ndarray]:
-        arrays = tables(references(frame, given), self.side, self.fit == "whole")
+    def prepare(self, frame: Frame, user_input: Any = None) -> dict[str, np.ndarray]:
+        arrays = tables(references(frame, user_input), self.side, self.fit == "whole")
         # Null enters as the pictures do: as strongly, in the same places.
         return {**arrays, "null_scale": arrays["scale"], "null_masks": arrays["masks"]}
 
@@ -93,11 +93,11 @@ class ImagePrompt(Plugin):
         return {**kept, "features": self._features(arrays["pixels"].flatten(0, 1)).unflatten(0, arrays["pixels"].shape[:2])}
 
     def encode(self, arrays: Arrays, keep: Tensor) -> Signal:
-        scale = where_kept(keep, arrays["scale"], arrays["null_scale"])
+        scale = select_or_null(keep, arrays["scale"], arrays["null_scale"])
         if not bool((scale != 0).any()):
             return Signal()
-        masks = where_kept(keep, arrays["masks"], arrays["null_masks"])
-        index = where_kept(keep, arrays["index"], arrays["index"].new_full((), -1))
+        masks = select_or_null(keep, arrays["masks"], arrays["null_masks"])
+        index = select_or_null(keep, arrays["index"], arrays["index"].new_full((), -1))
         valid = index >= 0
         valid[..., 0] = True  # null fills the first place; in a group that is not there the scale is 0
         tokens, null = self._tokens(arrays), None if bool(keep.all()) else self._null_tokens()
@@ -109,7 +109,7 @@ class ImagePrompt(Plugin):
         def rows(projected: Tensor, null: Tensor | None) -> Tensor:
             """Lay the keys or values (B, K, T, C) of the pictures out as each row's groups need them: (N, G, I·T, C)."""
             out = projected[scenes, index.clamp(min=0)]
-            out = out if null is None else where_kept(keep, out, null)
+            out = out if null is None else select_or_null(keep, out, null)
             return rearrange(out, "b v g i t c -> (b v) g (i t) c")
 
         sites = {}

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from drivegen import raster
-from drivegen.plugin import Arrays, Context, Plugin, Residuals, Signal, nothing_given, where_kept
+from drivegen.plugin import Arrays, Context, Plugin, Residuals, Signal, refuse_input, select_or_null
 from drivegen.plugin.control_branch import control_branch, embedding_channels, halvings, run_branch
 from drivegen.scene import BEV_CLASSES, DETECTION_CLASSES, Frame
 from drivegen.support.errors import InputError, at_least
@@ -48,8 +48,8 @@ class Layout(Plugin):
         self.embedder: nn.Module = embedder
         self.attends(self.branch)
 
-    def prepare(self, frame: Frame, given: Any = None) -> dict[str, np.ndarray]:
-        nothing_given(given, "layout")
+    def prepare(self, frame: Frame, user_input: Any = None) -> dict[str, np.ndarray]:
+        refuse_input(user_input, "layout")
         views = [raster.layout(frame, camera) for camera in frame.cameras]
         return {
             "map_bits": np.stack([view.map_bits for view in views]),
@@ -63,7 +63,7 @@ class Layout(Plugin):
     def encode(self, arrays: Arrays, keep: Tensor) -> Signal:
         dtype = next(self.embedder.parameters()).dtype
         picture = expand(arrays).to(dtype)
-        picture = where_kept(keep, picture, picture.new_zeros(()))
+        picture = select_or_null(keep, picture, picture.new_zeros(()))
         return Signal(data=self.embedder(picture.flatten(0, 1)))
 
     def residuals(self, x: Tensor, t: Tensor, context: Context, signal: Signal) -> Residuals:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from drivegen.plugin import Arrays, Now, Plugin, Signal, per_row, where_kept
+from drivegen.plugin import Arrays, Now, Plugin, Signal, per_row, select_or_null
 from drivegen.plugin.control_branch import zero
 from drivegen.scene import Frame
 from drivegen.support.errors import InputError
@@ -18,7 +18,7 @@ from drivegen.support.errors import InputError
 class Text(Plugin):
     """The prompt's tokens; null is the empty prompt, or the negative one.
 
-    template may name {description} and {location}; given {"prompt": str, "negative": str}, each optional.
+    template may name {description} and {location}; as input, {"prompt": str, "negative": str}, each optional.
     """
 
     takes_prompt: ClassVar[bool] = True
@@ -34,12 +34,12 @@ class Text(Plugin):
     def attach(self, backbone: Any) -> None:
         self.tokenizer = backbone.tokenizer
 
-    def prepare(self, frame: Frame, given: Any = None) -> dict[str, np.ndarray]:
-        given = {"prompt": given} if isinstance(given, str) else dict(given or {})
-        prompt = self.template.format(description=given.pop("prompt", frame.description), location=frame.location)
-        negative = given.pop("negative", "")
-        if given:
-            raise InputError(f"text takes 'prompt' and 'negative', not {', '.join(map(repr, given))}")
+    def prepare(self, frame: Frame, user_input: Any = None) -> dict[str, np.ndarray]:
+        user_input = {"prompt": user_input} if isinstance(user_input, str) else dict(user_input or {})
+        prompt = self.template.format(description=user_input.pop("prompt", frame.description), location=frame.location)
+        negative = user_input.pop("negative", "")
+        if user_input:
+            raise InputError(f"text takes 'prompt' and 'negative', not {', '.join(map(repr, user_input))}")
         return {"ids": self.tokenize(prompt), "null_ids": self.tokenize(negative)}
 
     def tokenize(self, prompt: str) -> np.ndarray:
@@ -54,9 +54,9 @@ class Text(Plugin):
 
     def encode(self, arrays: Arrays, keep: Tensor) -> Signal:
         if "states" in arrays:
-            return Signal(where_kept(keep, arrays["states"], arrays["null_states"]))
+            return Signal(select_or_null(keep, arrays["states"], arrays["null_states"]))
         # Where a row is null the prompt's ids are not read at all.
-        ids = where_kept(keep, arrays["ids"], arrays["null_ids"])
+        ids = select_or_null(keep, arrays["ids"], arrays["null_ids"])
         distinct, rows = torch.unique(ids, dim=0, return_inverse=True)
         return Signal(self._states(distinct)[rows])
 

@@ -303,8 +303,8 @@ def test_a_file_that_is_no_checkpoint(tmp_path: Path, backbone: Backbone, ldm: d
 
     other = tmp_path / "other.safetensors"
     weights.save_state(backbone.unet.state_dict(), other)
-    for given in (configs, None):
-        message = refused(other, given, tmp_path / "out")
+    for user_input in (configs, None):
+        message = refused(other, user_input, tmp_path / "out")
         assert f"{other} is not a single-file Stable Diffusion 1.x or 2.x checkpoint" in message
         assert all(prefix in message for prefix in (UNET, VAE, "cond_stage_model."))
     weights.save_state({k: v for k, v in ldm.items() if not k.startswith(VAE)}, other)

@@ -173,8 +173,8 @@ def test_winograd_is_the_convolution(monkeypatch: pytest.MonkeyPatch, size: tupl
     x = torch.randn(3, 24, *size)
     exact = layer.double()(x.double())
     layer.float()
-    for given in (x, x.contiguous(memory_format=torch.channels_last), x.transpose(2, 3).contiguous().transpose(2, 3)):
-        found = winograd.winograd(given, layer.weight, layer.bias)
+    for user_input in (x, x.contiguous(memory_format=torch.channels_last), x.transpose(2, 3).contiguous().transpose(2, 3)):
+        found = winograd.winograd(user_input, layer.weight, layer.bias)
         assert found.is_contiguous(memory_format=torch.channels_last)
         assert relative_error(found.double(), exact) < 3e-6
 

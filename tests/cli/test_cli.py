@@ -219,9 +219,9 @@ def test_a_dataset_token_cannot_leave_the_folder(tiny: Path, tmp_path: Path) -> 
 
 
 def test_two_runs_in_one_folder_and_a_foreign_manifest(tiny: Path, tmp_path: Path) -> None:
-    from drivegen.training.folder import held
+    from drivegen.training.folder import locked_folder
 
-    with held(tmp_path):
+    with locked_folder(tmp_path):
         assert "another run" in generate(tiny, tmp_path, status=2).stderr
     (tmp_path / "manifest.jsonl").write_text("not json\n")
     assert "manifest.jsonl, line 1" in generate(tiny, tmp_path, status=2).stderr

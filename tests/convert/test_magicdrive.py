@@ -129,9 +129,9 @@ def test_all_of_the_unet_can_train(tmp_path: Path) -> None:
     golden_all = check_magicdrive.Golden(source, source)
     places = magicdrive.read(source).places
     assert golden_all.parameters.keys() == {key for key in places if not key.endswith("_class_tokens")}
-    given = check_magicdrive.Fixture(source / "train.safetensors")
-    ours = check_magicdrive.train(golden_all, given)
-    lines = list(check_magicdrive.compare("train", ours, given, ("clean_latents", "noise", "timesteps", "drop_mask")))
+    user_input = check_magicdrive.Fixture(source / "train.safetensors")
+    ours = check_magicdrive.train(golden_all, user_input)
+    lines = list(check_magicdrive.compare("train", ours, user_input, ("clean_latents", "noise", "timesteps", "drop_mask")))
     assert [line.tensor for line in lines if not line.ok] == ["grad_norm"]  # theirs is of fewer parameters
     assert all(f"grad.{key}" in ours for key in golden_all.parameters)
 

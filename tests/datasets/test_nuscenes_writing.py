@@ -200,9 +200,12 @@ def test_nothing_is_written_through_a_link_out_of_the_root(source: Path) -> None
 
 def test_scenes_of_any_sequence_and_nothing_else(source: Path) -> None:
     one, *_ = drives = scenes(source)
-    for given, message in ((one, "scenes is Scene; give a list of Scene"), (one.frames, r"scenes\[0\] is Frame, not Scene")):
+    for user_input, message in (
+        (one, "scenes is Scene; give a list of Scene"),
+        (one.frames, r"scenes\[0\] is Frame, not Scene"),
+    ):
         with pytest.raises(InputError, match=message):
-            nuscenes.write(given, source.parent / "new")  # type: ignore[arg-type]
+            nuscenes.write(user_input, source.parent / "new")  # type: ignore[arg-type]
     assert not (source.parent / "new").exists()
     nuscenes.write((drive for drive in drives), source.parent / "new")  # type: ignore[arg-type]
     assert nuscenes.open(source.parent / "new").scenes == ("one", "two")

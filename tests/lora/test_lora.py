@@ -184,7 +184,7 @@ def split(pairs: dict[str, tuple[Tensor, Tensor]]) -> dict[str, dict[str, tuple[
 @torch.no_grad()
 def test_taps_borrow_the_changed_weights() -> None:
     """An image prompt beside a LoRA equals one on a UNet whose weights have the LoRA added."""
-    case = Case(CASE.make, given=None, backbone=CASE.backbone, frames=CASE.frames)
+    case = Case(CASE.make, user_input=None, backbone=CASE.backbone, frames=CASE.frames)
     host, merged = case.host(), case.host()
     pairs = {n: p for n, p in matrices(host).items() if n.startswith("unet")}
     lora.apply(host, [(lora.LoRA(split(pairs)), 1.0)])

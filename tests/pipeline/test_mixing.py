@@ -218,8 +218,8 @@ def test_masks_and_polygons_by_camera(frame) -> None:
     left = np.zeros(SIZE, bool)
     left[:, : width // 2] = True
     corners = [(0, 0), (width // 2, 0), (width // 2, height), (0, height)]
-    for given in (left, left.astype(np.float32), left.astype(np.uint8) * 255, Image.fromarray(left), corners):
-        masks = raster.region_mask(frame, {"CAM_FRONT": given})
+    for user_input in (left, left.astype(np.float32), left.astype(np.uint8) * 255, Image.fromarray(left), corners):
+        masks = raster.region_mask(frame, {"CAM_FRONT": user_input})
         assert np.array_equal(masks[front], left)
         assert not np.delete(masks, front, axis=0).any()
     assert raster.region_mask(frame, dict.fromkeys(frame.channels, True)).all()

@@ -300,7 +300,9 @@ def test_a_camera_without_a_picture_goes_without(folders) -> None:
     pipe = pipeline({"edges": networks.controlnet(folders["edges"])})
     pictures = drawing(0)
     front = frame.channels.index("CAM_FRONT")
-    both, one = (run(pipe, frame, inputs={"edges": given}) for given in (pictures, {"CAM_FRONT": pictures["CAM_FRONT"]}))
+    both, one = (
+        run(pipe, frame, inputs={"edges": user_input}) for user_input in (pictures, {"CAM_FRONT": pictures["CAM_FRONT"]})
+    )
     without = run(pipe, frame, scales={"edges": 0})
     close(one[front], both[front])
     close(one[1 - front], without[1 - front])
@@ -312,8 +314,8 @@ def test_given_pictures_replace_drawn_ones(folders) -> None:
     pipe = pipeline({"edges": networks.controlnet(folders["edges"], "layout")})
     sized = frame.resized(SIZE[1], SIZE[0])
     drawn = {c.channel: raster.picture("layout").draw(sized, c).transpose(1, 2, 0) for c in sized.cameras}
-    for given in (drawn, {c: d.astype(np.float32) / 255 for c, d in drawn.items()}, {"CAM_BACK": drawn["CAM_BACK"]}):
-        close(run(pipe, frame, inputs={"edges": given}), run(pipe, frame))
+    for user_input in (drawn, {c: d.astype(np.float32) / 255 for c, d in drawn.items()}, {"CAM_BACK": drawn["CAM_BACK"]}):
+        close(run(pipe, frame, inputs={"edges": user_input}), run(pipe, frame))
     assert not torch.allclose(run(pipe, frame, inputs={"edges": drawing(0)}), run(pipe, frame), atol=1e-3)
 
 
@@ -321,12 +323,12 @@ def test_what_does_not_fit_is_refused(folders, tmp_path) -> None:
     frame = two_views()
     pipe = pipeline({"edges": networks.controlnet(folders["edges"])})
     array = np.zeros((*SIZE, 3), np.uint8)
-    for given, words in (
+    for user_input, words in (
         (None, "needs pictures"), ({"CAM_FRNT": array}, "did you mean 'CAM_FRONT'"), ({"CAM_FRONT": array[:, :-1]}, "shape"),
         ({"CAM_FRONT": array.astype(float) + 2}, "from 0 to 1"), ({"CAM_FRONT": "a.png"}, "not str"), (array, "by channel"),
     ):  # fmt: skip
         with pytest.raises(InputError, match=words):
-            run(pipe, frame, inputs={"edges": given})
+            run(pipe, frame, inputs={"edges": user_input})
     with pytest.raises(InputError, match="T2IAdapter, and a diffusers ControlNetModel"):
         networks.controlnet(folders["full"])
     with pytest.raises(InputError, match="the picture 'bev_channels' has 19"):

@@ -89,10 +89,10 @@ class Diffusers:
         return torch.lerp(out[:1], out[1:], 3.0)
 
 
-def ours(host: Host, given: Any, scales: dict[str, float] | None = None) -> tuple[Tensor, Tensor]:
+def ours(host: Host, user_input: Any, scales: dict[str, float] | None = None) -> tuple[Tensor, Tensor]:
     """Predict with guidance 3, and the latents used."""
     plugins = {name: host.plugin(name) for name in host.plugins}
-    batch = data.collate([data.prepare(SCENE, plugins, {"photo": given})], plugins, 2)
+    batch = data.collate([data.prepare(SCENE, plugins, {"photo": user_input})], plugins, 2)
     x = torch.randn(2, 4, 12, 16, generator=torch.Generator().manual_seed(3))
     denoise = classifier_free(HostDenoiser(host, batch, scales), 3.0, host.plugins)
     return denoise(x, torch.tensor(500)), x
@@ -110,8 +110,11 @@ def test_equals_diffusers(options: dict[str, Any]) -> None:
     theirs = Diffusers(host, plugin)
     one, two = photo(1), photo(2)
     mask = torch.from_numpy(np.stack([np.ones_like(LEFT), LEFT])).float()[None]
-    given = {"CAM_FRONT": {"images": [one, two], "scale": 0.6}, "CAM_FRONT_LEFT": {"images": [one, two], "masks": [None, LEFT]}}
-    out, x = ours(host, given)
+    user_input = {
+        "CAM_FRONT": {"images": [one, two], "scale": 0.6},
+        "CAM_FRONT_LEFT": {"images": [one, two], "masks": [None, LEFT]},
+    }
+    out, x = ours(host, user_input)
     front, left = SCENE.channels.index("CAM_FRONT"), SCENE.channels.index("CAM_FRONT_LEFT")
     near(out[[front]], theirs(x[[front]], SCENE.description, [[one, two]], [0.6]))
     near(out[[left]], theirs(x[[left]], SCENE.description, [[one, two]], [[1.0, 1.0]], [mask]))
@@ -162,9 +165,9 @@ def test_pictures_are_cut_as_clip_does() -> None:
         ([], "no picture is given"),
     ],
 )
-def test_bad_pictures_are_refused(given: Any, message: str) -> None:
+def test_bad_pictures_are_refused(user_input: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        references.references(SCENE, given)
+        references.references(SCENE, user_input)
 
 
 def test_one_picture_is_encoded_once() -> None:
@@ -233,11 +236,11 @@ def test_trains_beside_a_lora_and_is_grafted(tmp_path: Path) -> None:
     alone = tmp_path / "run" / "model" / "plugins" / "image_prompt"
     assert "| steps | 2 |" in (alone / "README.md").read_text()
     plain.add_plugin(alone, components={"image_encoder": tmp_path / "run" / "model" / "image_encoder"})
-    given = {"inputs": {"image_prompt": photo(3)}, "output_type": "latent"}
-    ours, whole = plain(SCENE, **given), made(SCENE, **given)
+    user_input = {"inputs": {"image_prompt": photo(3)}, "output_type": "latent"}
+    ours, whole = plain(SCENE, **user_input), made(SCENE, **user_input)
     assert all(torch.equal(ours[channel], whole[channel]) for channel in ours)
     plain.load_lora(tmp_path / "run" / "lora")
-    changed = plain(SCENE, **given)
+    changed = plain(SCENE, **user_input)
     assert plain.loras == {"lora": 1.0}
     assert not torch.equal(changed["CAM_FRONT"], ours["CAM_FRONT"])
     assert changed.settings.loras == {"lora": 1.0}

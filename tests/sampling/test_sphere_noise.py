@@ -88,7 +88,7 @@ def agreed(cameras, clean: torch.Tensor, kind: str = "v_prediction", t: int = 60
     to_x0 = clean_latents(tiny_backbone(prediction_type=kind).scheduler)
     x, at = torch.randn(clean.shape, generator=torch.Generator().manual_seed(9)), torch.tensor(t)
     start = torch.zeros_like(clean)
-    prediction = to_x0.moved(at, start, clean - to_x0(x, at, start))
+    prediction = to_x0.shift_x0(at, start, clean - to_x0(x, at, start))
     guided = agreeing(lambda *_: prediction, to_x0, overlaps(cameras, *SHAPE[1:]), lambda: active)
     return to_x0(x, at, guided(x, at))
 

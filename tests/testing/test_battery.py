@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from drivegen.plugin import Arrays, Now, Plugin, Signal, where_kept
+from drivegen.plugin import Arrays, Now, Plugin, Signal, select_or_null
 from drivegen.scene import Frame
 from drivegen.testing import CHECKS, Case
 from drivegen.testing.frames import elsewhere, frame
@@ -22,7 +22,7 @@ class OneToken(Plugin):
         self.to_token = nn.Linear(1, backbone.token_width)
         self.null = nn.Parameter(torch.zeros(backbone.token_width))
 
-    def prepare(self, frame: Frame, given: Any = None) -> dict[str, np.ndarray]:
+    def prepare(self, frame: Frame, user_input: Any = None) -> dict[str, np.ndarray]:
         return {"count": np.array(len(frame.boxes))}
 
     def value(self, arrays: Arrays) -> Tensor:
@@ -33,7 +33,7 @@ class OneToken(Plugin):
         return out
 
     def encode(self, arrays: Arrays, keep: Tensor) -> Signal:
-        return Signal(where_kept(keep, self.token(arrays), self.null)[:, None])
+        return Signal(select_or_null(keep, self.token(arrays), self.null)[:, None])
 
 
 class Leaking(OneToken):
@@ -46,14 +46,14 @@ class Leaking(OneToken):
 class LeakingSix(Leaking):
     """Ignores keep, and finds six in every frame."""
 
-    def prepare(self, frame: Frame, given: Any = None) -> dict[str, np.ndarray]:
+    def prepare(self, frame: Frame, user_input: Any = None) -> dict[str, np.ndarray]:
         return {"count": np.array(6)}
 
 
 class LeakingRaster(Leaking):
     """Ignores keep, and the raster is even."""
 
-    def prepare(self, frame: Frame, given: Any = None) -> dict[str, np.ndarray]:
+    def prepare(self, frame: Frame, user_input: Any = None) -> dict[str, np.ndarray]:
         return {"count": np.full((5, 5), 200, dtype=np.uint8)}
 
     def value(self, arrays: Arrays) -> Tensor:
@@ -63,7 +63,7 @@ class LeakingRaster(Leaking):
 class LeakingGreatest(LeakingRaster):
     """Ignores keep, and reads the greatest value alone."""
 
-    def prepare(self, frame: Frame, given: Any = None) -> dict[str, np.ndarray]:
+    def prepare(self, frame: Frame, user_input: Any = None) -> dict[str, np.ndarray]:
         return {"count": np.arange(2500, dtype=np.int64).reshape(50, 50) // 100}
 
     def value(self, arrays: Arrays) -> Tensor:
@@ -73,7 +73,7 @@ class LeakingGreatest(LeakingRaster):
 class LeakingWhenNull(Leaking):
     """Hands the condition over as what describes null."""
 
-    def prepare(self, frame: Frame, given: Any = None) -> dict[str, np.ndarray]:
+    def prepare(self, frame: Frame, user_input: Any = None) -> dict[str, np.ndarray]:
         return {"null_count": np.array(len(frame.boxes))}
 
     def value(self, arrays: Arrays) -> Tensor:

@@ -325,9 +325,9 @@ def test_refused_before_work(config, city, tmp_path, monkeypatch):
 
 
 def test_a_second_run_into_the_same_folder_is_refused(config, tmp_path):
-    from drivegen.training.folder import held
+    from drivegen.training.folder import locked_folder
 
-    with held(tmp_path / "run"), pytest.raises(InputError, match=f"process {os.getpid()}"):
+    with locked_folder(tmp_path / "run"), pytest.raises(InputError, match=f"process {os.getpid()}"):
         training.run(config)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from drivegen.datasets.nuscenes.schema import inside
 from drivegen.support.errors import InputError
-from drivegen.support.signals import raised_by_sigterm, undisturbed
+from drivegen.support.signals import ignoring_signals, raised_by_sigterm
 
 
 class Making:
@@ -92,7 +92,7 @@ def making(root: Path, staging: str) -> Iterator[Making]:
             made.folder(made.staging)
             yield made
         except BaseException:
-            with undisturbed():
+            with ignoring_signals():
                 made.undo()
             raise
         finally:
