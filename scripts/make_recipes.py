@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw
 from drivegen import InputError, Pipeline
 from drivegen.datasets import nuscenes
 from drivegen.pipeline.views import save_png
+from drivegen.scene import pictures as camera_pictures
 
 
 def main() -> None:
@@ -38,8 +39,8 @@ def main() -> None:
         raise InputError("--frame and --photo are the same sample; the photo must be another")
     height, width = pipe.model.image_size
     frame, other = frame.resized(width, height), other.resized(width, height)
-    recorded = {camera.channel: nuscenes.load_image(camera) for camera in frame.cameras}
-    photo = nuscenes.load_image(other.cameras[0])
+    recorded = {camera.channel: camera_pictures.load_image(camera) for camera in frame.cameras}
+    photo = camera_pictures.load_image(other.cameras[0])
     # The description names a weather of its own, which would contradict the photo.
     texts = [name for name in pipe.host.plugins if pipe.host.plugin(name).takes_prompt]
     common = {"seed": 3, "num_inference_steps": args.steps}

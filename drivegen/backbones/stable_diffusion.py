@@ -262,7 +262,15 @@ class Backbone(nn.Module):
     def encode_images(self, pixels: Tensor, generator: torch.Generator | None = None, sample: bool = False) -> Tensor:
         """Encode pixels (N, 3, H, W) in [−1, 1] to scaled latents (N, C, h, w): the posterior's mean, or a sample of it."""
         posterior = self.vae.encode(pixels.to(self.vae.dtype)).latent_dist
-        latents = posterior.sample(generator) if sample else posterior.mode()
+        return self.scale_latents(posterior.sample(generator) if sample else posterior.mode())
+
+    def moments(self, pixels: Tensor) -> Tensor:
+        """Encode pixels (N, 3, H, W) in [−1, 1] to the posterior's mean and standard deviation (N, 2C, h, w), unscaled."""
+        posteriors = (self.vae.encode(part.to(self.vae.dtype)).latent_dist for part in pixels.split(4))
+        return torch.cat([torch.cat([posterior.mean, posterior.std], dim=1) for posterior in posteriors])
+
+    def scale_latents(self, latents: Tensor) -> Tensor:
+        """Bring latents (N, C, h, w) as the VAE encodes them to the scale that the UNet works in."""
         shift = getattr(self.vae.config, "shift_factor", None) or 0.0
         return (latents - shift) * self.vae.config.scaling_factor
 

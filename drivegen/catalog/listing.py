@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from drivegen.catalog import registry
 from drivegen.catalog.python_source import Class, Missing, Module, Reader, Unclear, exists
-from drivegen.plugin.hooks import HOOKS
 
 
 @dataclass(frozen=True)
@@ -27,7 +26,8 @@ class Listed:
     unchecked: str = ""
 
 
-_PLUGIN = ("drivegen.plugin", "Plugin")
+_PLUGIN = ("drivegen.plugin.contract", "Plugin")
+_HOOKS = ("drivegen.plugin.hooks", "HOOKS")
 
 
 def listed() -> tuple[Listed, ...]:
@@ -56,7 +56,7 @@ def _read(entry: registry.Entry) -> Listed:
         return Listed(entry.kind, origin=entry.origin, target=entry.target, unchecked=str(error))
     own = [each.node for each in classes if each.names != _PLUGIN]
     defined = {f.name: f for node in reversed(own) for f in node.body if isinstance(f, ast.FunctionDef)}
-    hooks = tuple(hook for hook in HOOKS if hook in defined)
+    hooks = tuple(hook for hook in reader.constant(*_HOOKS) if hook in defined)
     summary = (ast.get_docstring(cls.node) or "").strip().split("\n")[0]
     return Listed(entry.kind, summary, hooks, _parameters(defined.get("__init__")), entry.origin, entry.target, unchecked=doubt)
 

@@ -160,6 +160,13 @@ class Reader:
             else:
                 yield from self.ancestors(parent, last, (*seen, cls.node))
 
+    def constant(self, module: str, name: str) -> tuple[str, ...]:
+        """Read a constant that a module writes down as a tuple of texts."""
+        for node in self.module(module).bindings[name]:
+            if isinstance(node, ast.Assign):
+                return tuple(ast.literal_eval(node.value))
+        raise Missing(f"{module} has no constant {name}")
+
     def has(self, module: str, name: str) -> bool:
         """Tell whether a module can hold a name: False only where it certainly does not."""
         try:

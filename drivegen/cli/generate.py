@@ -217,7 +217,7 @@ def parse_ranges(given: Sequence[str]) -> dict[str, tuple[float, float]]:
 
 def parse_regions(given: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Read PLUGIN=CAMERA[:MASK] options: a mask file is white where the plugin is, and without one all of the picture is."""
-    from drivegen.datasets.nuscenes.images import open_image
+    from drivegen.scene.pictures import open_image
 
     out: dict[str, dict[str, Any]] = {}
     for text in given:
@@ -263,7 +263,7 @@ def parse_size(text: str | None) -> tuple[int, int] | None:
 
 def recorded(frame: Frame) -> dict[str, Image.Image]:
     """Read the pictures that a frame's cameras took; raises InputError where there is none."""
-    from drivegen.datasets.nuscenes import load_image
+    from drivegen.scene.pictures import load_image
 
     out = {}
     for camera in frame.cameras:

@@ -25,7 +25,7 @@ from drivegen.evaluate.renders import conditions_of
 from drivegen.evaluate.variants import COLUMNS, KINDS, TURNED, Key, Variant, donor, noise_seed, variants, with_boxes_of
 from drivegen.pipeline.pipeline import Pipeline
 from drivegen.saved.model import Model, weight_files
-from drivegen.scene import Frame
+from drivegen.scene import Frame, pictures
 from drivegen.scene.geometry import Array
 from drivegen.support import weights
 from drivegen.support.errors import InputError, nearest
@@ -230,7 +230,7 @@ class Measurement:
             rows = [pandaset.recall_sums(self.referee, f, self.store.load(name, k.name, f)) for k, f in done.items()]
             out += self._recalls("pandaset", column, rows)
         pictures = [
-            pandaset.recall_sums(self.referee, f, {c.channel: np.asarray(nuscenes.load_image(c)) for c in f.cameras})
+            pandaset.recall_sums(self.referee, f, {c.channel: np.asarray(pictures.load_image(c)) for c in f.cameras})
             for f in self.real.values() if out
         ]  # fmt: skip
         return out + self._recalls("pandaset_pictures", "all", pictures)

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from drivegen.diffusion.schedule import NoiseSchedule
 from drivegen.host import batch as data
 from drivegen.host.host import Host
 from drivegen.host.regions import Region
@@ -26,7 +27,6 @@ from drivegen.sampling import (
     camera_generators,
     check_range,
     check_seed,
-    clean_latents,
     draw_noise,
     fast_generation,
     overlaps,
@@ -213,7 +213,7 @@ class Pipeline(Extensions):
             denoiser = HostDenoiser(host, batch, job.scales, job.without, self.dtype, job.ranges, regions)
             scheduler = build_scheduler(sampling.sampler, host.backbone.scheduler, sampling.steps, device)
             denoise = sampling.guided(denoiser, host.plugins)
-            to_x0 = clean_latents(scheduler)
+            to_x0 = NoiseSchedule.of(scheduler)
             if sampling.agreement > 0:
                 pairs = overlaps(frame.cameras, *shape[1:]).to(device)
                 denoise = agreeing(denoise, to_x0, pairs, lambda: denoiser.progress < sampling.agreement)

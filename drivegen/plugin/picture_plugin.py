@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from drivegen import raster
-from drivegen.plugin import Arrays, Plugin, Residuals, Signal
+from drivegen.plugin.contract import Arrays, Plugin, Residuals, Signal
 from drivegen.scene import Camera, Frame, ResizeCrop
 from drivegen.support.errors import InputError, nearest
 

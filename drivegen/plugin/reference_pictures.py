@@ -75,7 +75,7 @@ class _Table:
 
 
 def _own(camera: Camera) -> Image.Image:
-    from drivegen.datasets.nuscenes import load_image
+    from drivegen.scene.pictures import load_image
 
     return load_image(camera)
 
@@ -124,7 +124,7 @@ def picture(user_input: Any) -> Image.Image:
     if isinstance(user_input, Image.Image):
         return user_input.convert("RGB")
     if isinstance(user_input, (str, Path)):
-        from drivegen.datasets.nuscenes.images import decode, open_image
+        from drivegen.scene.pictures import decode, open_image
 
         return decode(open_image(Path(user_input), "reference picture"), f"reference picture {user_input}")
     if isinstance(user_input, np.ndarray) and user_input.ndim == 3 and user_input.shape[2] == 3:

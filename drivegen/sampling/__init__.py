@@ -5,7 +5,7 @@ from drivegen.sampling.classifier import Classifier, classifier_guided
 from drivegen.sampling.cpu.fast import fast_generation
 from drivegen.sampling.denoiser import HostDenoiser, check_range, remembered_projections
 from drivegen.sampling.guidance import classifier_free, telescoping
-from drivegen.sampling.loop import clean_latents, sample, start_at
+from drivegen.sampling.loop import sample, start_at
 from drivegen.sampling.noise import camera_generators, check_seed, draw_noise
 from drivegen.sampling.samplers import SAMPLERS, build_scheduler
 from drivegen.sampling.settings import Sampling
@@ -13,6 +13,6 @@ from drivegen.sampling.sphere import sphere_noise
 
 __all__ = [
     "SAMPLERS", "Classifier", "HostDenoiser", "Sampling", "agreeing", "build_scheduler", "camera_generators", "check_range",
-    "check_seed", "classifier_free", "classifier_guided", "clean_latents", "draw_noise", "fast_generation",
+    "check_seed", "classifier_free", "classifier_guided", "draw_noise", "fast_generation",
     "overlaps", "remembered_projections", "sample", "sphere_noise", "start_at", "telescoping",
 ]  # fmt: skip

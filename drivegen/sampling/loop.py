@@ -50,43 +50,5 @@ def start_at(scheduler: Any, strength: float) -> Tensor:
     return left
 
 
-class CleanLatents:
-    """``to_x0(x, t, prediction)`` for x = α·x0 + σ·ε of unit variance, after a scheduler's prediction type.
-
-    epsilon: Ho et al. (2020), eq. 15; v-prediction: Salimans and Ho (2022), appendix D. Fractional timesteps interpolate ᾱ.
-    """
-
-    def __init__(self, scheduler: Any) -> None:
-        self.kind: str = scheduler.config.prediction_type
-        self._alphas: Tensor = scheduler.alphas_cumprod.double().cpu()
-
-    def __call__(self, x: Tensor, t: Tensor, prediction: Tensor) -> Tensor:
-        """Give the clean latents (N, C, h, w) that a prediction implies."""
-        if self.kind == "sample":
-            return prediction
-        a, s = self.rates(t, x)
-        return a * x - s * prediction if self.kind == "v_prediction" else (x - s * prediction) / a
-
-    def rates(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Give α and σ of timesteps (N,) or (), shaped to multiply latents `like`."""
-        at = t.detach().double().cpu().clamp(0, len(self._alphas) - 1)
-        low = at.floor().long()
-        alpha = torch.lerp(self._alphas[low], self._alphas[at.ceil().long()], at - low)
-        a, s = alpha.sqrt().to(like), (1 - alpha).sqrt().to(like)
-        return (a.view(-1, 1, 1, 1), s.view(-1, 1, 1, 1)) if a.ndim else (a, s)
-
-    def shift_x0(self, t: Tensor, prediction: Tensor, delta: Tensor) -> Tensor:
-        """Give the prediction whose clean latents lie `delta` (N, C, h, w) further."""
-        if self.kind == "sample":
-            return prediction + delta
-        a, s = self.rates(t, prediction)
-        return prediction - delta / s if self.kind == "v_prediction" else prediction - delta * a / s
-
-
-def clean_latents(scheduler: Any) -> CleanLatents:
-    """Return the scheduler's ``to_x0(x, t, prediction)``."""
-    return CleanLatents(scheduler)
-
-
 def _takes_generator(scheduler: Any) -> bool:
     return "generator" in inspect.signature(scheduler.step).parameters

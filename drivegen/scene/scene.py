@@ -1,7 +1,7 @@
 """Driving scenes as frozen dataclasses: boxes, vector map, frames, scenes; their cameras are of `drivegen.scene.cameras`.
 
 Units are metres, seconds and radians unless a name says otherwise. The global frame is the map's. Everything can be built
-in Python; `drivegen.nuscenes` reads and writes the same objects.
+in Python; `drivegen.datasets` reads and writes the same objects.
 """
 
 from __future__ import annotations

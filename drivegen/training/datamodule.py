@@ -127,7 +127,7 @@ def pixels_of(frame: Frame) -> np.ndarray:
 
 def image_pixels(camera: Camera) -> np.ndarray:
     """Read one camera's picture as (3, H, W) uint8."""
-    from drivegen.datasets.nuscenes import load_image
+    from drivegen.scene.pictures import load_image
 
     return np.asarray(load_image(camera), dtype=np.uint8).transpose(2, 0, 1)
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from drivegen import lora
+from drivegen.diffusion.schedule import NoiseSchedule
 from drivegen.host.host import Host
 from drivegen.plugin import Grid
 from drivegen.support.errors import InputError
@@ -15,7 +16,6 @@ from drivegen.training.base import TrainedModule
 from drivegen.training.config import DropGroup, TrainConfig
 from drivegen.training.datamodule import TrainBatch
 from drivegen.training.fill import to_unit
-from drivegen.training.noise import add_noise, loss_weights, target_of, training_schedule
 
 
 class DriveModule(TrainedModule):
@@ -34,7 +34,7 @@ class DriveModule(TrainedModule):
         self.host, self.drop, self.drop_groups = host, dict(drop or {}), tuple(drop_groups)
         for name in (*self.drop, *(n for group in self.drop_groups for n in group.names), *(train_plugins or ())):
             host.plugin(name)
-        self.schedule = training_schedule(host.backbone.scheduler)
+        self.schedule = NoiseSchedule.trained(host.backbone.scheduler)
         if settings.weighting == "min_snr" and self.schedule.terminal_snr == 0:
             raise InputError("weighting min_snr is 0 where a zero-terminal-SNR schedule starts to sample; use weighting: plain")
         backbone = host.backbone
@@ -69,12 +69,12 @@ class DriveModule(TrainedModule):
         clean = self.latents(batch)
         t = self._timesteps(grid).to(clean.device)
         noise = self._noise(clean, grid)
-        noisy, target = add_noise(self.schedule, clean, noise, t), target_of(self.schedule, clean, noise, t)
+        noisy, target = self.schedule.add_noise(clean, noise, t), self.schedule.target(clean, noise, t)
         encoded = self.host.encode(conditions.arrays, grid, self.draw_keep(grid))
         prediction = self.host(noisy, t, encoded).float()
         errors = (prediction - target).square()
         if s.weighting == "min_snr":
-            errors = errors * loss_weights(self.schedule, t, s.gamma)[:, None, None, None]
+            errors = errors * self.schedule.min_snr_weights(t, s.gamma)[:, None, None, None]
         extra = []
         for name in self.host.plugins:
             plugin, arrays = self.host.plugin(name), conditions.arrays[name]
@@ -93,11 +93,8 @@ class DriveModule(TrainedModule):
             mean, std = batch.moments.float().chunk(2, dim=1)
         else:
             assert batch.pixels is not None
-            parts = [backbone.vae.encode(to_unit(part).to(backbone.vae.dtype)).latent_dist for part in batch.pixels.split(4)]
-            mean, std = torch.cat([p.mean for p in parts]).float(), torch.cat([p.std for p in parts]).float()
-        raw = mean + std * torch.randn(mean.shape).to(mean) if self.settings.sample_posterior else mean
-        shift = getattr(backbone.vae.config, "shift_factor", None) or 0.0
-        return (raw - shift) * backbone.vae.config.scaling_factor
+            mean, std = backbone.moments(to_unit(batch.pixels)).float().chunk(2, dim=1)
+        return backbone.scale_latents(mean + std * torch.randn(mean.shape).to(mean) if self.settings.sample_posterior else mean)
 
     def _timesteps(self, grid: Grid) -> Tensor:
         groups = grid.scenes * grid.frames if self.settings.same_t else grid.rows

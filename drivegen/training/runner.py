@@ -134,8 +134,8 @@ class ModelStage:
 
     def draw(self) -> Rows:
         """Draw the pictures of held-out frames and, below each row, what the model makes of the same conditions."""
-        from drivegen.datasets.nuscenes import load_image
         from drivegen.pipeline.pipeline import Pipeline
+        from drivegen.scene.pictures import load_image
 
         rows: list[list[Image.Image]] = []
         pipe = Pipeline(self.model)

@@ -37,13 +37,13 @@ BENCH = Path(__file__).parents[2] / "scripts" / "bench.py"
 
 def bench() -> Any:
     """The script as a module."""
-    if "bench" not in sys.modules:
-        spec = importlib.util.spec_from_file_location("bench", BENCH)
+    if "bench_script" not in sys.modules:
+        spec = importlib.util.spec_from_file_location("bench_script", BENCH)
         assert spec is not None
         assert spec.loader is not None
-        sys.modules["bench"] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules["bench"])
-    return sys.modules["bench"]
+        sys.modules["bench_script"] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules["bench_script"])
+    return sys.modules["bench_script"]
 
 
 def plugins() -> dict[str, Any]:

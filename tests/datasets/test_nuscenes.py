@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 
 from drivegen.datasets import nuscenes
-from drivegen.scene import Box3D, Frame, MapPolygon, Scene, VectorMap
+from drivegen.scene import Box3D, Frame, MapPolygon, Scene, VectorMap, pictures
 from drivegen.scene.geometry import SE3
 from drivegen.support.errors import InputError
 from tests.street import camera, rectangle, street_frame, street_map, street_scene
@@ -216,7 +216,7 @@ def test_a_rig_of_ones_own_with_an_edited_frame(tmp_path: Path) -> None:
     assert [box.detection_class for box in read[0].boxes] == ["car", None]
     assert read[0].map is None
     assert set(read[1].channels) == {"CAM_FRONT", "side-2"}
-    picture = nuscenes.load_image(read[0].camera("side-2"))
+    picture = pictures.load_image(read[0].camera("side-2"))
     assert picture.size == (50, 20)
     assert picture.getcolors() == [(1000, (128, 128, 128))]
     warnings = [str(problem) for problem in nuscenes.validate(tmp_path)]
@@ -291,7 +291,7 @@ def test_scenes_and_datasets_in_one_root_keep_their_own_files(tmp_path: Path) ->
         assert frame.lidar_path is not None
         assert source.lidar_path is not None
         assert frame.lidar_path.read_bytes() == source.lidar_path.read_bytes()
-        assert nuscenes.load_image(frame.cameras[0]).tobytes() == nuscenes.load_image(source.cameras[0]).tobytes()
+        assert pictures.load_image(frame.cameras[0]).tobytes() == pictures.load_image(source.cameras[0]).tobytes()
     mask = root / nuscenes.open(root, "v1.0-mini").devkit.map[0]["filename"]
     before = mask.read_bytes()
     nuscenes.write([Scene("mapped", (with_map(simple("f3"), 5),))], root, "v1.0-mapped")  # a map where there was none
@@ -340,7 +340,7 @@ def test_maps_of_one_place_are_joined_by_token(tmp_path: Path) -> None:
 
 def test_import_is_light() -> None:
     heavy = ("nuscenes", "torch", "matplotlib")
-    code = f"import sys, drivegen.nuscenes, drivegen.raster; print([m for m in {heavy} if m in sys.modules])"
+    code = f"import sys, drivegen.datasets.nuscenes, drivegen.raster; print([m for m in {heavy} if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
 
 
@@ -535,7 +535,7 @@ def test_a_truncated_image_is_refused(broken: Path) -> None:
     path.write_bytes(path.read_bytes()[:-400])
     view = next(v for v in nuscenes.open(broken).frame("street-0").cameras if v.image_path == path)
     with pytest.raises(InputError, match=f"{view.channel}.*cut short") as caught:
-        nuscenes.load_image(view)
+        pictures.load_image(view)
     assert str(path) in str(caught.value)
     assert [problem.token for problem in nuscenes.validate(broken)] == [token]
 
@@ -546,7 +546,7 @@ def test_a_truncated_image_is_refused(broken: Path) -> None:
 def test_other_modes_become_rgb(mode: str, kind: str, tmp_path: Path) -> None:
     path = tmp_path / "x"
     RGB.convert(mode).save(path, kind)
-    got = nuscenes.load_image(camera("A", 0, size=(32, 18), image_path=path))
+    got = pictures.load_image(camera("A", 0, size=(32, 18), image_path=path))
     assert got.mode == "RGB"
     with Image.open(path) as again:
         np.testing.assert_array_equal(np.array(got), np.array(again.convert("RGB")))
@@ -558,7 +558,7 @@ def test_scaled_pictures_follow_resize_and_crop(size: tuple[int, int], tmp_path:
     y, x = np.mgrid[:180, :240]
     Image.fromarray(np.stack([x, y, 0 * x], -1).astype(np.uint8)).save(tmp_path / "x.png")
     view = camera("A", 0, size=(240, 180), image_path=tmp_path / "x.png").resized(*size)
-    got = np.array(nuscenes.load_image(view)).astype(float)
+    got = np.array(pictures.load_image(view)).astype(float)
     assert got.shape == (size[1], size[0], 3)
     v, u = np.mgrid[: size[1], : size[0]] + 0.5
     native = np.stack([u, v, np.ones_like(u)], -1) @ np.linalg.inv(view.resize.matrix).T
@@ -568,7 +568,7 @@ def test_scaled_pictures_follow_resize_and_crop(size: tuple[int, int], tmp_path:
 
 def test_pictures_that_are_not_there_say_so() -> None:
     with pytest.raises(InputError, match="'A' has no picture"):
-        nuscenes.load_image(camera("A", 0))
+        pictures.load_image(camera("A", 0))
 
 
 def test_maps_lacking_layers_or_nodes_are_refused(broken: Path) -> None:

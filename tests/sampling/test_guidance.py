@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from drivegen.cli.generate import parse_guidance
+from drivegen.diffusion.schedule import NoiseSchedule
 from drivegen.pipeline.pipeline import Pipeline
 from drivegen.sampling import (
     Classifier,
@@ -17,7 +18,6 @@ from drivegen.sampling import (
     build_scheduler,
     classifier_free,
     classifier_guided,
-    clean_latents,
     sample,
     telescoping,
 )
@@ -163,7 +163,7 @@ def test_a_linear_head_tilts_a_gaussian_exactly(kind: str) -> None:
     direction = torch.randn(SHAPE)
     plain = gaussian(scheduler, mean.double(), deviation)
     tilted = gaussian(scheduler, mean.double() + scale * direction.double() * deviation**2, deviation)
-    guided = classifier_guided(plain, clean_latents(scheduler), lambda x0: (x0 * direction).sum(), scale)
+    guided = classifier_guided(plain, NoiseSchedule.of(scheduler), lambda x0: (x0 * direction).sum(), scale)
     for t in scheduler.timesteps:
         x = torch.randn(SHAPE, dtype=torch.float64)
         torch.testing.assert_close(guided(x, t), tilted(x, t), rtol=1e-5, atol=1e-5)
@@ -172,7 +172,7 @@ def test_a_linear_head_tilts_a_gaussian_exactly(kind: str) -> None:
 def test_for_unit_variance_no_backward_pass_is_needed() -> None:
     scheduler = build_scheduler("ddim", tiny_backbone().scheduler, 10)
     plain, score = gaussian(scheduler, 0.3, 1.0), lambda x0: -(x0 - 2).square().sum((1, 2, 3)) / 2
-    exact, quick = (classifier_guided(plain, clean_latents(scheduler), score, 0.5, exact) for exact in (True, False))
+    exact, quick = (classifier_guided(plain, NoiseSchedule.of(scheduler), score, 0.5, exact) for exact in (True, False))
     for t in scheduler.timesteps:
         x = torch.randn(SHAPE, dtype=torch.float64)
         torch.testing.assert_close(exact(x, t), quick(x, t), rtol=1e-5, atol=1e-5)
@@ -180,7 +180,7 @@ def test_for_unit_variance_no_backward_pass_is_needed() -> None:
 
 def test_guided_samples_have_the_tilted_mean() -> None:
     scheduler = build_scheduler("ddim", tiny_backbone().scheduler, 100)
-    guided = classifier_guided(gaussian(scheduler, 0.0, 0.5), clean_latents(scheduler), lambda x0: x0.sum(), 2.0)
+    guided = classifier_guided(gaussian(scheduler, 0.0, 0.5), NoiseSchedule.of(scheduler), lambda x0: x0.sum(), 2.0)
     found = sample(guided, scheduler, torch.randn(4, 4, 16, 16, generator=torch.Generator().manual_seed(0)))
     assert abs(float(found.mean()) - 2.0 * 0.5**2) < 0.03
     assert abs(float(found.std()) - 0.5) < 0.03
@@ -188,7 +188,7 @@ def test_guided_samples_have_the_tilted_mean() -> None:
 
 def test_the_move_is_limited() -> None:
     scheduler = build_scheduler("ddim", tiny_backbone().scheduler, 10)
-    plain, to_x0 = gaussian(scheduler, 0.0, 1.0), clean_latents(scheduler)
+    plain, to_x0 = gaussian(scheduler, 0.0, 1.0), NoiseSchedule.of(scheduler)
     guided = classifier_guided(plain, to_x0, lambda x0: 1e6 * x0.sum(), 1.0, limit=0.25)
     x, t = torch.randn(SHAPE), scheduler.timesteps[3]
     move = to_x0(x, t, guided(x, t)) - to_x0(x, t, plain(x, t))
@@ -201,7 +201,7 @@ def test_pure_noise_is_not_pulled() -> None:
     trained = DDIMScheduler(rescale_betas_zero_snr=True, prediction_type="v_prediction", timestep_spacing="trailing")
     scheduler = build_scheduler("ddim", trained, 4)
     plain = gaussian(scheduler, 0.0, 1.0)
-    guided = classifier_guided(plain, clean_latents(scheduler), lambda x0: x0.sum())
+    guided = classifier_guided(plain, NoiseSchedule.of(scheduler), lambda x0: x0.sum())
     x = torch.randn(SHAPE)
     torch.testing.assert_close(guided(x, scheduler.timesteps[0]), plain(x, scheduler.timesteps[0]), rtol=0, atol=0)
     assert not torch.allclose(guided(x, scheduler.timesteps[1]), plain(x, scheduler.timesteps[1]))

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from drivegen.sampling import Sampling, agreeing, camera_generators, clean_latents, overlaps, sphere_noise
+from drivegen.diffusion.schedule import NoiseSchedule
+from drivegen.sampling import Sampling, agreeing, camera_generators, overlaps, sphere_noise
 from drivegen.sampling.sphere import RADIUS_M, on_sphere
 from drivegen.support.errors import InputError
 from tests.street import RIG_DEG, camera
@@ -85,7 +86,7 @@ def test_an_unknown_noise_is_refused_with_the_nearest():
 
 def agreed(cameras, clean: torch.Tensor, kind: str = "v_prediction", t: int = 600, active: bool = True) -> torch.Tensor:
     """The clean latents that come out of a denoiser whose own are `clean`."""
-    to_x0 = clean_latents(tiny_backbone(prediction_type=kind).scheduler)
+    to_x0 = NoiseSchedule.of(tiny_backbone(prediction_type=kind).scheduler)
     x, at = torch.randn(clean.shape, generator=torch.Generator().manual_seed(9)), torch.tensor(t)
     start = torch.zeros_like(clean)
     prediction = to_x0.shift_x0(at, start, clean - to_x0(x, at, start))

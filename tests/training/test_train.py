@@ -25,7 +25,7 @@ from drivegen.datasets import nuscenes
 from drivegen.host.host import Host
 from drivegen.plugin import Grid, Plugin, Signal
 from drivegen.saved import model as models
-from drivegen.scene import Scene
+from drivegen.scene import Scene, pictures
 from drivegen.support.errors import InputError
 from drivegen.training import checkpoint as checkpoints
 from drivegen.training import config as configs
@@ -34,7 +34,6 @@ from drivegen.training.build import build_autoencoder
 from drivegen.training.config import AutoencoderConfig, DropGroup, TrainConfig
 from drivegen.training.datamodule import DriveData
 from drivegen.training.module import DriveModule
-from drivegen.training.noise import Schedule, add_noise, loss_weights, target_of, training_schedule
 from drivegen.training.order import Loader, Order
 from drivegen.training.progress import Lines
 from drivegen.training.runner import ModelStage
@@ -524,7 +523,7 @@ def test_previews_are_of_scenes_that_are_not_trained_on_and_repeat(config, tmp_p
     assert np.array_equal(sheets[0][1], sheets[1][1])
     held = nuscenes.open(yaml.safe_load(config.read_text())["data"]["roots"][0]).frame("s2f0").resized(SIZE[1], SIZE[0])
     shown = sheets[0][0][: SIZE[0], : SIZE[1]]
-    assert np.array_equal(shown, np.asarray(nuscenes.load_image(held.cameras[0])))
+    assert np.array_equal(shown, np.asarray(pictures.load_image(held.cameras[0])))
     with pytest.raises(InputError, match="val_scenes"):
         training.run(config, [f"output={tmp_path / 'c'}", "preview.every=1", "data.val_scenes=0.0"])
 
@@ -580,41 +579,6 @@ def test_order_visits_all_once_an_epoch_in_batches_of_equal_rigs():
     halves = [Order(views, 12, 3, rank, 2) for rank in (0, 1)]
     seen = [tuple(h.batch(i)) for i in range(halves[0].per_epoch) for h in halves]
     assert len(set(seen)) == len(seen) >= order.per_epoch - 1
-
-
-@pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
-def test_noise_and_targets_are_those_of_diffusers(kind):
-    from diffusers import DDPMScheduler, PNDMScheduler
-    from diffusers.training_utils import compute_snr
-
-    options = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "prediction_type": kind}
-    theirs = DDPMScheduler(**options)
-    ours = training_schedule(PNDMScheduler(**options))  # what a Stable Diffusion folder holds
-    x, e, t = torch.randn(5, 4, 3, 3), torch.randn(5, 4, 3, 3), torch.tensor([0, 7, 300, 700, 999])
-    torch.testing.assert_close(add_noise(ours, x, e, t), theirs.add_noise(x, e, t))
-    torch.testing.assert_close(target_of(ours, x, e, t), e if kind == "epsilon" else theirs.get_velocity(x, e, t))
-    snr = compute_snr(theirs, t)
-    expected = snr.clamp(max=5) / (snr + (kind == "v_prediction"))
-    torch.testing.assert_close(loss_weights(ours, t, 5.0), expected, rtol=1e-4, atol=1e-6)
-
-
-def test_min_snr_weighs_the_error_in_x0_alike_whatever_is_predicted():
-    alphas = torch.linspace(0.99, 0.01, 50)
-    x, e, t, d = torch.randn(4, 1, 2, 2), torch.randn(4, 1, 2, 2), torch.tensor([0, 9, 30, 49]), torch.randn(4, 1, 2, 2) * 0.1
-    a = alphas[t].view(-1, 1, 1, 1)
-    wrong = {
-        "sample": d,
-        "epsilon": -(a / (1 - a)).sqrt() * d,
-        "v_prediction": -d / (1 - a).sqrt(),
-    }  # the same x0 error, at fixed noisy x
-    losses = []
-    for kind, error in wrong.items():
-        schedule = Schedule(alphas, kind)
-        prediction = target_of(schedule, x, e, t) + error
-        squares = (prediction - target_of(schedule, x, e, t)).square().mean((1, 2, 3))
-        losses.append(loss_weights(schedule, t, 5.0) * squares)
-    torch.testing.assert_close(losses[0], losses[1])
-    torch.testing.assert_close(losses[0], losses[2])
 
 
 def test_min_snr_is_refused_where_it_would_never_train_the_first_sampling_step():

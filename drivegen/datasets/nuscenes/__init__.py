@@ -3,9 +3,8 @@
 ``open`` reads through nuscenes-devkit, which is imported on first use; everything else is light.
 """
 
-from drivegen.datasets.nuscenes.images import load_image
 from drivegen.datasets.nuscenes.read import Dataset, open
 from drivegen.datasets.nuscenes.validate import Problem, validate
 from drivegen.datasets.nuscenes.write import write
 
-__all__ = ["Dataset", "Problem", "load_image", "open", "validate", "write"]
+__all__ = ["Dataset", "Problem", "open", "validate", "write"]

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from drivegen.datasets.nuscenes.images import MAX_PIXELS, grey_png, open_image
 from drivegen.datasets.nuscenes.making import Making
 from drivegen.scene import Camera, Frame, VectorMap
+from drivegen.scene.pictures import MAX_PIXELS, grey_png, open_image
 from drivegen.support.errors import InputError
 
 MASK_MAX_PIXELS = 400_000_000

@@ -7,12 +7,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from drivegen.datasets.nuscenes.images import open_image
 from drivegen.datasets.nuscenes.schema import ROW_ERRORS, field_problems, inside, map_path, no_version
-from drivegen.datasets.nuscenes.validate import table_problems
+from drivegen.datasets.nuscenes.tables import table_problems
 from drivegen.datasets.nuscenes.vectormap import read_map
 from drivegen.scene import Box3D, Camera, Frame, Scene, VectorMap
 from drivegen.scene.geometry import SE3
+from drivegen.scene.pictures import open_image
 from drivegen.support.errors import InputError, nearest
 
 

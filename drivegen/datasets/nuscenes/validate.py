@@ -2,44 +2,26 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from drivegen.datasets.nuscenes.images import decode, open_image
+from drivegen.datasets.nuscenes.read import Dataset
 from drivegen.datasets.nuscenes.schema import (
     CATEGORIES,
-    LINKS,
-    MAY_BE_EMPTY,
     ROW_ERRORS,
-    TABLES,
     field_problems,
     inside,
     map_path,
     no_version,
 )
+from drivegen.datasets.nuscenes.tables import Problem, Tables, load_tables, map_row_problems, row_problems
 from drivegen.datasets.nuscenes.vectormap import read_map
 from drivegen.scene import Box3D, Camera
 from drivegen.scene.geometry import SE3
+from drivegen.scene.pictures import decode, open_image
 from drivegen.support.errors import InputError
-
-Tables = dict[str, list[dict[str, Any]]]
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One thing that is wrong: table and token say where; severity "error" stops reading, "warning" does not."""
-
-    table: str
-    token: str
-    message: str
-    severity: str = "error"
-
-    def __str__(self) -> str:
-        return f"{self.table} row {self.token}: {self.message}" if self.token else f"{self.table}: {self.message}"
 
 
 def validate(root: str | Path, version: str | None = None) -> tuple[Problem, ...]:
@@ -54,71 +36,14 @@ def validate(root: str | Path, version: str | None = None) -> tuple[Problem, ...
         raise no_version(root, version)
     if len(names) > 1:
         raise InputError(f"data root {root} has several versions ({', '.join(names)}); name one")
-    tables, problems = _load(root, names[0])
+    tables, problems = load_tables(root, names[0])
     if not problems:
-        problems = [*_row_problems(tables), *_map_row_problems(root, tables)]
+        problems = [*row_problems(tables), *map_row_problems(root, tables)]
         opens = not problems
         problems += _value_problems(root, tables)
         if opens:
             problems += _reading_problems(root, names[0], [problem for problem in problems if problem.severity == "error"])
     return tuple(problems)
-
-
-def table_problems(root: Path, version: str) -> tuple[Problem, ...]:
-    """List what is wrong with the tables alone: unreadable, repeated tokens, fields missing or of other types, broken links."""
-    tables, problems = _load(root, version)
-    return tuple(problems or [*_row_problems(tables), *_map_row_problems(root, tables)])
-
-
-def _load(root: Path, version: str) -> tuple[Tables, list[Problem]]:
-    tables: Tables = {}
-    problems = []
-    for name in TABLES:
-        path = root / version / f"{name}.json"
-        try:
-            rows = tables[name] = json.loads(path.read_text(encoding="utf-8"))
-            named = (isinstance(row, dict) and isinstance(row.get("token"), str) for row in rows)
-            if not isinstance(rows, list) or not all(named):
-                raise ValueError("not a list of rows with a token each")
-        except (OSError, ValueError, TypeError, RecursionError) as error:
-            problems.append(Problem(name, "", f"{path} cannot be read: {error}"))
-    return tables, problems
-
-
-def _row_problems(tables: Tables) -> Iterator[Problem]:
-    tokens = {name: {row["token"] for row in rows} for name, rows in tables.items()}
-    for name, rows in tables.items():
-        if len(tokens[name]) < len(rows):
-            seen: set[str] = set()
-            for row in rows:
-                if row["token"] in seen:
-                    yield Problem(name, row["token"], "the token is used twice")
-                seen.add(row["token"])
-        for row in rows:
-            wrong = dict(field_problems(name, row))
-            for message in wrong.values():
-                yield Problem(name, row["token"], message)
-            for link, target in LINKS.get(name, {}).items():
-                if link in wrong:
-                    continue
-                values = row[link] if isinstance(row[link], list) else [row[link]]
-                for value in values:
-                    if value not in tokens[target] and not (value == "" and link in MAY_BE_EMPTY):
-                        yield Problem(name, row["token"], f"{link} {value!r} is not in {target}.json")
-
-
-def _map_row_problems(root: Path, tables: Tables) -> Iterator[Problem]:
-    maps = [row for row in tables["map"] if not any(field_problems("map", row))]
-    mapped = {token for row in maps for token in row["log_tokens"]}
-    for row in tables["log"]:
-        if row["token"] not in mapped:
-            yield Problem("log", row["token"], "is in no map row's log_tokens")
-    for row in maps:
-        try:
-            if not inside(root, row["filename"], "file").is_file():
-                yield Problem("map", row["token"], f"mask {root / row['filename']} is missing")
-        except InputError as error:
-            yield Problem("map", row["token"], str(error))
 
 
 def _value_problems(root: Path, tables: Tables) -> Iterator[Problem]:
@@ -163,7 +88,6 @@ def _value_problems(root: Path, tables: Tables) -> Iterator[Problem]:
 
 def _reading_problems(root: Path, version: str, known: list[Problem]) -> Iterator[Problem]:
     """Read every scene and frame as a user would, and pass on what is refused for a reason that is not `known`."""
-    from drivegen.datasets.nuscenes.read import Dataset
 
     def attempt(table: str, token: str, read: Callable[[str], object]) -> Iterator[Problem]:
         try:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
-from drivegen.scene import Camera
+from drivegen.scene.cameras import Camera
 from drivegen.support.errors import InputError
 
 MAX_PIXELS = 50_000_000

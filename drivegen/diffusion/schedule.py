@@ -1,0 +1,115 @@
+"""The noise schedule x = α·x0 + σ·ε: rates, targets, clean latents, loss weights; training and sampling ask no one else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from drivegen.support.errors import InputError
+
+PREDICTIONS = ("epsilon", "v_prediction", "sample")
+"""What a network may predict: the noise, v = α·ε − σ·x0 (Salimans and Ho 2022, eq. 12), or the clean latents."""
+
+
+@dataclass(frozen=True, eq=False)
+class NoiseSchedule:
+    """ᾱ of every training timestep (steps,) in fp32, α = √ᾱ and σ = √(1 − ᾱ), and what the network predicts.
+
+    Calling it is ``to_x0(x, t, prediction)``.
+    """
+
+    alphas_cumprod: Tensor
+    prediction_type: str
+
+    def __post_init__(self) -> None:
+        if self.prediction_type not in PREDICTIONS:
+            raise InputError(f"the scheduler's prediction_type {self.prediction_type!r} is not one of {', '.join(PREDICTIONS)}")
+
+    @classmethod
+    def of(cls, scheduler: Any) -> NoiseSchedule:
+        """Take the schedule that one of diffusers' schedulers samples by."""
+        return cls(scheduler.alphas_cumprod.float(), str(scheduler.config.prediction_type))
+
+    @classmethod
+    def trained(cls, scheduler: Any) -> NoiseSchedule:
+        """Take the schedule that a model was trained by, whichever sampler of diffusers carries its numbers.
+
+        They differ at zero terminal SNR, where some samplers lift the last ᾱ off zero.
+        """
+        from diffusers import DDPMScheduler
+
+        return cls.of(DDPMScheduler.from_config(scheduler.config))
+
+    @property
+    def steps(self) -> int:
+        """Number of training timesteps."""
+        return len(self.alphas_cumprod)
+
+    @property
+    def terminal_snr(self) -> float:
+        """Signal-to-noise ratio of the last timestep."""
+        last = float(self.alphas_cumprod[-1])
+        return last / (1 - last)
+
+    def rates(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Give α and σ of timesteps (N,) or (), shaped to multiply latents `like`; fractional ones interpolate ᾱ."""
+        alphas = self.alphas_cumprod.double().cpu()
+        at = t.detach().double().cpu().clamp(0, len(alphas) - 1)
+        low = at.floor().long()
+        alpha = torch.lerp(alphas[low], alphas[at.ceil().long()], at - low)
+        a, s = alpha.sqrt().to(like), (1 - alpha).sqrt().to(like)
+        return (a.view(-1, 1, 1, 1), s.view(-1, 1, 1, 1)) if a.ndim else (a, s)
+
+    # -- training ----------------------------------------------------------------------------------------------------
+
+    def add_noise(self, clean: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """Mix clean latents (N, C, h, w) and noise at timesteps t (N,): α·x0 + σ·ε."""
+        a, s = self._columns(t)
+        return a * clean + s * noise
+
+    def target(self, clean: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """Give what the network should predict at timesteps t (N,)."""
+        if self.prediction_type == "epsilon":
+            return noise
+        if self.prediction_type == "sample":
+            return clean
+        a, s = self._columns(t)
+        return a * noise - s * clean
+
+    def min_snr_weights(self, t: Tensor, gamma: float) -> Tensor:
+        """Give min-SNR weights (N,) for the squared error of the prediction (Hang et al. 2023, section 3.4).
+
+        min(snr, gamma) of the error in x0; an error in epsilon is snr times, in v snr + 1 times as large.
+        """
+        a = self.alphas_cumprod.to(t.device)[t]
+        snr = a / (1 - a)
+        capped = snr.clamp(max=gamma)
+        if self.prediction_type == "sample":
+            return capped
+        return torch.where(snr > 0, capped / snr, 1.0) if self.prediction_type == "epsilon" else capped / (snr + 1)
+
+    def _columns(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        a = self.alphas_cumprod.to(t.device)[t][:, None, None, None]
+        return a.sqrt(), (1 - a).sqrt()
+
+    # -- sampling ----------------------------------------------------------------------------------------------------
+
+    def __call__(self, x: Tensor, t: Tensor, prediction: Tensor) -> Tensor:
+        """Give the clean latents (N, C, h, w) that a prediction implies.
+
+        epsilon: Ho et al. (2020), eq. 15; v-prediction: Salimans and Ho (2022), appendix D.
+        """
+        if self.prediction_type == "sample":
+            return prediction
+        a, s = self.rates(t, x)
+        return a * x - s * prediction if self.prediction_type == "v_prediction" else (x - s * prediction) / a
+
+    def shift_x0(self, t: Tensor, prediction: Tensor, delta: Tensor) -> Tensor:
+        """Give the prediction whose clean latents lie `delta` (N, C, h, w) further."""
+        if self.prediction_type == "sample":
+            return prediction + delta
+        a, s = self.rates(t, prediction)
+        return prediction - delta / s if self.prediction_type == "v_prediction" else prediction - delta * a / s
