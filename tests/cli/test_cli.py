@@ -355,7 +355,7 @@ def test_a_name_clash_and_a_missing_package_are_shown(tmp_path: Path, monkeypatc
 
 def test_listing_needs_no_torch() -> None:
     modules = "[m for m in ('torch', 'drivegen_plugins') if m in sys.modules]"
-    code = f"import sys; from drivegen import listing; listing.listed(); print({modules})"
+    code = f"import sys; from drivegen.catalog import listing; listing.listed(); print({modules})"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert found.strip() == "[]"
 
