@@ -1,4 +1,4 @@
-"""The noise schedule x = α·x0 + σ·ε: rates, targets, clean latents, loss weights; training and sampling ask no one else."""
+"""The noise schedule x = α·x0 + σ·ε: rates, targets, clean latents; training and sampling ask no one else."""
 
 from __future__ import annotations
 
@@ -78,18 +78,6 @@ class NoiseSchedule:
             return clean
         a, s = self._columns(t)
         return a * noise - s * clean
-
-    def min_snr_weights(self, t: Tensor, gamma: float) -> Tensor:
-        """Give min-SNR weights (N,) for the squared error of the prediction (Hang et al. 2023, section 3.4).
-
-        min(snr, gamma) of the error in x0; an error in epsilon is snr times, in v snr + 1 times as large.
-        """
-        a = self.alphas_cumprod.to(t.device)[t]
-        snr = a / (1 - a)
-        capped = snr.clamp(max=gamma)
-        if self.prediction_type == "sample":
-            return capped
-        return torch.where(snr > 0, capped / snr, 1.0) if self.prediction_type == "epsilon" else capped / (snr + 1)
 
     def _columns(self, t: Tensor) -> tuple[Tensor, Tensor]:
         a = self.alphas_cumprod.to(t.device)[t][:, None, None, None]

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from drivegen import lora
+from drivegen.diffusion.loss_weighting import min_snr_weights
 from drivegen.diffusion.schedule import NoiseSchedule
 from drivegen.host.host import Host
 from drivegen.plugin import Grid
@@ -74,7 +75,7 @@ class DriveModule(TrainedModule):
         prediction = self.host(noisy, t, encoded).float()
         errors = (prediction - target).square()
         if s.weighting == "min_snr":
-            errors = errors * self.schedule.min_snr_weights(t, s.gamma)[:, None, None, None]
+            errors = errors * min_snr_weights(self.schedule, t, s.gamma)[:, None, None, None]
         extra = []
         for name in self.host.plugins:
             plugin, arrays = self.host.plugin(name), conditions.arrays[name]
