@@ -612,7 +612,7 @@ def test_opening_what_is_not_there(broken: Path, tmp_path: Path) -> None:
     os.remove(broken / "v1.0-mini" / "sensor.json")
     with pytest.raises(InputError, match=r"sensor\.json cannot be read"):
         nuscenes.open(broken)
-    with pytest.raises(InputError, match=r"no v1\.0-x folder"):
+    with pytest.raises(InputError, match=r"no version 'v1\.0-x'"):
         nuscenes.validate(broken, "v1.0-x")
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from drivegen.datasets.nuscenes.schema import ROW_ERRORS, field_problems, inside, map_path, no_version
+from drivegen.datasets.base import SceneSource, stat_digest
+from drivegen.datasets.nuscenes.schema import ROW_ERRORS, field_problems, inside, map_path
 from drivegen.datasets.nuscenes.tables import table_problems
 from drivegen.datasets.nuscenes.vectormap import read_map
+from drivegen.datasets.nuscenes.versions import choose_version, versions
 from drivegen.scene import Box3D, Camera, Frame, Scene, VectorMap
 from drivegen.scene.geometry import SE3
 from drivegen.scene.pictures import open_image
@@ -17,24 +21,11 @@ from drivegen.support.errors import InputError, nearest
 
 
 def open(root: str | Path, version: str | None = None) -> Dataset:
-    """Open the nuScenes dataset below root; version may be left out where there is one ``v1.0-*`` folder.
+    """Open the nuScenes dataset below root; version may be left out where there is one folder with the tables.
 
     Raises InputError when there is none, there are several and none is named, or the tables do not fit together.
     """
-    root = Path(root)
-    if not root.is_dir():
-        raise InputError(f"data root {root} is not a folder; give the folder that holds v1.0-*/ and samples/")
-    found = sorted(folder.name for folder in root.glob("v1.0-*") if folder.is_dir())
-    if version is None:
-        if len(found) != 1:
-            if not found:
-                raise no_version(root)
-            raise InputError(f"data root {root} has several versions ({', '.join(found)}); name one")
-        version = found[0]
-    elif version not in found:
-        hint = nearest(version, found)
-        raise InputError(f"data root {root} has no version {version!r}; it has {', '.join(found) or 'none'}{hint}")
-    return Dataset(root, version)
+    return Dataset.open(root, version)
 
 
 @contextmanager
@@ -52,13 +43,24 @@ def _check(table: str, row: dict[str, Any]) -> None:
         raise InputError(f"{table} row {row['token']}: {message}; the row is not as in the nuScenes schema")
 
 
-class Dataset:
+class Dataset(SceneSource):
     """A nuScenes dataset: scenes, samples, frames.
 
     root and version as given; devkit is the `NuScenes` object. A location without ``maps/expansion/<location>.json`` has no
     map: `frame.map` is None. A category outside of nuScenes' detection classes is kept, and its `detection_class` is None.
     A sample without LIDAR_TOP takes the ego pose of the camera nearest in time, and the usual lidar mounting.
     """
+
+    layout = "a folder with the nuScenes tables, such as v1.0-trainval/, beside samples/"
+
+    @classmethod
+    def recognises(cls, root: Path) -> bool:
+        return bool(versions(root))
+
+    @classmethod
+    def open(cls, root: str | Path, version: str | None = None) -> Dataset:
+        root = Path(root)
+        return cls(root, choose_version(root, version))
 
     def __init__(self, root: Path, version: str) -> None:
         from nuscenes.nuscenes import NuScenes
@@ -82,6 +84,39 @@ class Dataset:
         """Scene names, in the order of the table."""
         return tuple(row["name"] for row in self.devkit.scene)
 
+    def scenes_of_split(self, name: str) -> tuple[str, ...]:
+        """Names of this dataset's scenes in one of nuScenes' own splits (``train``, ``val``, ``mini_val`` …)."""
+        from nuscenes.utils.splits import create_splits_scenes
+
+        members = set(create_splits_scenes().get(name, ()))
+        return tuple(scene for scene in self.scenes if scene in members)
+
+    def views(self, sample_token: str) -> int:
+        """Count the cameras of a sample."""
+        return sum(row["sensor_modality"] == "camera" for row in self._data(sample_token).values())
+
+    def fingerprint(self, sample_token: str) -> str:
+        """Return a digest of the tables, the maps, and the sample's pictures and lidar points, by their sizes and times."""
+        rows = self._data(sample_token)
+        names = [
+            row["filename"] for channel, row in rows.items() if row["sensor_modality"] == "camera" or channel == "LIDAR_TOP"
+        ]
+        files = stat_digest([self.root / name for name in names])
+        return hashlib.sha256(f"{self._tables_digest} {files}".encode()).hexdigest()[:12]
+
+    @cached_property
+    def _tables_digest(self) -> str:
+        files = [*(self.root / self.version).glob("*.json"), *self.root.glob("maps/expansion/*.json")]
+        return stat_digest(sorted(files))
+
+    def _data(self, sample_token: str) -> dict[str, dict[str, Any]]:
+        """Return the key frames of a sample by channel."""
+        where = f"sample row {sample_token}"
+        if sample_token not in self.devkit._token2ind["sample"]:
+            raise InputError(f"dataset {self.root / self.version} has no sample {sample_token!r}; `samples()` lists them")
+        sample = self._get("sample", sample_token, where)
+        return {channel: self._get("sample_data", token, where) for channel, token in sample["data"].items()}
+
     def samples(self, scene: str | None = None) -> tuple[str, ...]:
         """Sample tokens in time order, of one scene (name or token) or of all, scene after scene."""
         if scene is None:
@@ -101,13 +136,10 @@ class Dataset:
         Raises InputError naming row and path for an unknown token, a broken link, a missing or refused image, and values that
         `Camera`, `Box3D` or `SE3` refuse.
         """
-        where = f"sample row {sample_token}"
-        if sample_token not in self.devkit._token2ind["sample"]:
-            raise InputError(f"dataset {self.root / self.version} has no sample {sample_token!r}; `samples()` lists them")
+        where, rows = f"sample row {sample_token}", self._data(sample_token)
         sample = self._get("sample", sample_token, where)
         scene = self._get("scene", sample["scene_token"], where)
         location = self._get("log", scene["log_token"], f"scene row {scene['token']}")["location"]
-        rows = {channel: self._get("sample_data", token, where) for channel, token in sample["data"].items()}
         cameras = tuple(self._camera(row) for row in rows.values() if row["sensor_modality"] == "camera")
         boxes = tuple(self._box(token) for token in sample["anns"])
         lidar = rows.get("LIDAR_TOP")

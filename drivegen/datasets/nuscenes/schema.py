@@ -107,12 +107,6 @@ def _nameable(filename: str) -> bool:
         return False
 
 
-def no_version(root: Path, version: str | None = None) -> InputError:
-    """Return the error of a data root without a version's folder."""
-    above = f", here {root.resolve().parent}" if root.resolve().name.startswith("v1.0-") else ""
-    return InputError(f"data root {root} has no {version or 'v1.0-*'} folder; give the folder that holds v1.0-*/{above}")
-
-
 def map_path(root: Path, location: str, where: str = "map") -> Path:
     """Return where the map of a location lies; InputError when the location is no plain name or the file a link out of root."""
     if not isinstance(location, str) or location in ("", "..") or Path(location).name != location or "\\" in location:

@@ -14,10 +14,10 @@ from drivegen.datasets.nuscenes.schema import (
     field_problems,
     inside,
     map_path,
-    no_version,
 )
 from drivegen.datasets.nuscenes.tables import Problem, Tables, load_tables, map_row_problems, row_problems
 from drivegen.datasets.nuscenes.vectormap import read_map
+from drivegen.datasets.nuscenes.versions import choose_version
 from drivegen.scene import Box3D, Camera
 from drivegen.scene.geometry import SE3
 from drivegen.scene.pictures import decode, open_image
@@ -31,18 +31,14 @@ def validate(root: str | Path, version: str | None = None) -> tuple[Problem, ...
     have no map. Raises InputError only when there is no dataset to check.
     """
     root = Path(root)
-    names = [version] if version else sorted(folder.name for folder in root.glob("v1.0-*") if folder.is_dir())
-    if not names or not (root / names[0]).is_dir():
-        raise no_version(root, version)
-    if len(names) > 1:
-        raise InputError(f"data root {root} has several versions ({', '.join(names)}); name one")
-    tables, problems = load_tables(root, names[0])
+    name = choose_version(root, version)
+    tables, problems = load_tables(root, name)
     if not problems:
         problems = [*row_problems(tables), *map_row_problems(root, tables)]
         opens = not problems
         problems += _value_problems(root, tables)
         if opens:
-            problems += _reading_problems(root, names[0], [problem for problem in problems if problem.severity == "error"])
+            problems += _reading_problems(root, name, [problem for problem in problems if problem.severity == "error"])
     return tuple(problems)
 
 

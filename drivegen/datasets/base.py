@@ -1,0 +1,138 @@
+"""What every reader of datasets offers, and how the reader of a folder is found: by entry point, asking each."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import ClassVar
+
+from drivegen.scene import Frame, Scene
+from drivegen.support.errors import InputError, nearest
+
+GROUP = "drivegen.datasets"
+"""The group of entry points: ``nuscenes = "drivegen.datasets.nuscenes:Dataset"``, a format's name and its `SceneSource`."""
+
+
+class SceneSource(ABC):
+    """A dataset that is open: its scenes, samples and frames. A reader of another format is a subclass of this.
+
+    root is the folder, version the part of it that is read ("" where the format has no versions). Tokens of samples are
+    unique within a dataset. Whatever is wrong with the data raises InputError with file, row, value and remedy.
+    """
+
+    layout: ClassVar[str]
+    """How a folder of this format looks, for messages: "a folder with the nuScenes tables, such as v1.0-trainval/"."""
+
+    root: Path
+    version: str
+
+    @classmethod
+    @abstractmethod
+    def recognises(cls, root: Path) -> bool:
+        """Whether a folder looks like this format: a glance at names, no file is read."""
+
+    @classmethod
+    @abstractmethod
+    def open(cls, root: Path, version: str | None = None) -> SceneSource:
+        """Open the dataset below a folder; version may be left out where there is one alone."""
+
+    @property
+    @abstractmethod
+    def scenes(self) -> tuple[str, ...]:
+        """Scene names, in the dataset's own order."""
+
+    @abstractmethod
+    def scenes_of_split(self, name: str) -> tuple[str, ...]:
+        """Names of this dataset's scenes in a published split (``val``); none where the format knows no such split."""
+
+    @abstractmethod
+    def samples(self, scene: str | None = None) -> tuple[str, ...]:
+        """Sample tokens in time order, of one scene (name or token) or of all, scene after scene."""
+
+    @abstractmethod
+    def scene(self, name_or_token: str) -> Scene:
+        """Read a whole scene."""
+
+    @abstractmethod
+    def frame(self, sample_token: str) -> Frame:
+        """Read one sample: cameras each with its own ego pose, boxes, map, text."""
+
+    @abstractmethod
+    def views(self, sample_token: str) -> int:
+        """Count the cameras of a sample, without reading a picture."""
+
+    @abstractmethod
+    def fingerprint(self, sample_token: str) -> str:
+        """Return a short digest that changes with the tables, the maps and the sample's files (by their sizes and times)."""
+
+
+def stat_digest(paths: Iterable[Path]) -> str:
+    """Stand for files' contents by their names, sizes and times; one that is missing has none, and is found when it is read."""
+    return hashlib.sha256(repr([_stat(path) for path in paths]).encode()).hexdigest()[:16]
+
+
+def _stat(path: Path) -> tuple[str, int, int]:
+    try:
+        found = path.stat()
+    except (OSError, ValueError):
+        return path.name, 0, 0
+    return path.name, found.st_size, found.st_mtime_ns
+
+
+def formats() -> dict[str, EntryPoint]:
+    """Return the installed readers by format name, importing none."""
+    return {point.name: point for point in sorted(entry_points(group=GROUP), key=lambda point: point.name)}
+
+
+def open(root: str | Path, version: str | None = None, format: str | None = None) -> SceneSource:
+    """Open a dataset with the reader that recognises its folder.
+
+    Args:
+        root: the folder.
+        version: which part of it, where it holds several.
+        format: the reader's name, where several recognise the folder or none does.
+
+    Raises InputError where the folder is not there, no reader or more than one recognises it, or the data are refused.
+    """
+    root, known, broken = Path(root), formats(), {}
+    if not root.is_dir():
+        raise InputError(f"data root {root} is not a folder; give the folder of a dataset")
+    if format is not None:
+        if format not in known:
+            raise InputError(
+                f"no reader of the format {format!r} is installed; there are {', '.join(known)}{nearest(format, known)}"
+            )
+        return _reader(known[format]).open(root, version)
+    found: dict[str, type[SceneSource]] = {}
+    layouts = []
+    for name, point in known.items():
+        try:
+            reader = _reader(point)
+        except InputError as error:  # a broken reader breaks only itself
+            broken[name] = str(error)
+            continue
+        layouts.append(f"{name} ({reader.layout})")
+        if reader.recognises(root):
+            found[name] = reader
+    if len(found) == 1:
+        return next(iter(found.values())).open(root, version)
+    if found:
+        raise InputError(f"data root {root} is recognised by several readers ({', '.join(found)}); name one as format")
+    also = "".join(f"; {why}" for why in broken.values())
+    if len(layouts) == 1 and not broken:  # the one reader knows better what is missing
+        return _reader(next(iter(known.values()))).open(root, version)
+    raise InputError(f"data root {root} is of no known format; readable are {', '.join(layouts) or 'none'}{also}")
+
+
+def _reader(point: EntryPoint) -> type[SceneSource]:
+    try:
+        cls = point.load()
+    except (Exception, SystemExit) as error:  # whatever a stranger's module does when it is imported
+        what = f"{type(error).__name__}: {error}"
+        raise InputError(f"the reader of {point.name!r} ({point.value}) cannot be imported: {what}") from error
+    if not (isinstance(cls, type) and issubclass(cls, SceneSource)):
+        raise InputError(f"the reader of {point.name!r}: {point.value} is not a drivegen.datasets.SceneSource")
+    return cls
