@@ -13,7 +13,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 
 from drivegen.evaluate.referee import DRIVABLE_GROUP, GROUPS, VEHICLE_GROUP, Reading, Referee, RefereeNet, to_network
@@ -21,6 +20,7 @@ from drivegen.evaluate.renders import Renders
 from drivegen.evaluate.scores import overlap, ratio
 from drivegen.support import runtime, weights
 from drivegen.support.errors import InputError
+from drivegen.support.progress import progress
 
 WEIGHT_OF_GROUP = {"pole": 1.5, "vehicle": 1.5, "pedestrian": 2.0, "barrier": 2.0}
 """Small things count a little more; everything else counts 1."""
@@ -100,9 +100,7 @@ def train(renders: Renders, recipe: Recipe, state_path: Path, datasets: str = ""
     device = torch.device("cpu")
     number = runtime.choose_dtype("auto", device)
     net.train()
-    times = (TextColumn("{task.fields[loss]}"), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(TextColumn("referee"), BarColumn(), MofNCompleteColumn(), *times) as bar:
-        task = bar.add_task("training", total=recipe.steps, completed=first, loss="")
+    with progress("training the referee", recipe.steps, "steps", done=first) as advance:
         mean = math.nan
         for step in range(first, recipe.steps):
             rate = min(1.0, (step + 1) / recipe.warm_up) * (0.5 + 0.5 * math.cos(math.pi * step / recipe.steps))
@@ -125,7 +123,7 @@ def train(renders: Renders, recipe: Recipe, state_path: Path, datasets: str = ""
             optimiser.step()
             now = loss.item()
             mean = now if math.isnan(mean) else 0.97 * mean + 0.03 * now
-            bar.update(task, advance=1, loss=f"loss {mean:.3f}")
+            advance(note=f"loss {mean:.3f}")
             if (step + 1) % save_every == 0 or step + 1 == recipe.steps:
                 _save(Trained(net, history), optimiser, recipe, step + 1, state_path)
     return Trained(net, history)

@@ -58,7 +58,7 @@ def with_blocks(*languages: str) -> list[Path]:
 def city(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The dataset that the pages read: `drivegen world data/city --scenes 2 --frames 2`, in small."""
     root = tmp_path_factory.mktemp("docs") / "city"
-    world.write(root, scenes=2, frames=2, seed=0, size=(64, 112), workers=1, progress=False)
+    world.write(root, scenes=2, frames=2, seed=0, size=(64, 112), workers=1)
     return root
 
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from drivegen.pipeline.manifest import Manifest, describe
 from drivegen.pipeline.pipeline import Pipeline
@@ -19,6 +17,7 @@ from drivegen.pipeline.views import check_name
 from drivegen.sampling import check_range, check_seed
 from drivegen.scene import Frame
 from drivegen.support.errors import InputError, nearest
+from drivegen.support.progress import progress
 from drivegen.support.signals import raised_by_sigterm
 from drivegen.training.folder import locked_folder
 
@@ -137,12 +136,12 @@ def generate(out: Path, selection: Selection, settings: Settings, where: Where, 
         frames = selection.frames()
         pipe = where.pipeline()
         steps = settings.steps or pipe.model.sampling.steps
-        with manifest, _progress(console, len(frames) * steps) as advance:
+        with manifest, progress("generating", len(frames) * steps, "steps") as advance:
             started, images = time.monotonic(), 0
             for number, frame in enumerate(frames):
                 if number == 0 and (ignored := pipe.ignored(frame)):
                     console.print(f"[yellow]the model has no plugins for {', '.join(ignored)}: they are ignored[/yellow]")
-                advance(number * steps)
+                advance(to=number * steps)
                 folder = out / check_name(frame.token, "sample token")
                 views = pipe(
                     frame, prompt=settings.prompt, negative_prompt=settings.negative_prompt, seed=settings.seed,
@@ -151,7 +150,7 @@ def generate(out: Path, selection: Selection, settings: Settings, where: Where, 
                     scales=scales, ranges=ranges, without=settings.without, size=settings.size, strength=settings.strength,
                     inputs=inputs, regions=regions,
                     image=None if settings.strength is None else recorded(frame),
-                    callback_on_step_end=lambda pipe, i, t, state, n=number: advance(n * steps + i + 1),
+                    callback_on_step_end=lambda pipe, i, t, state, n=number: advance(to=n * steps + i + 1),
                 )  # fmt: skip
                 views.save(folder)
                 manifest.add(describe(views, pipe.model, folder, out))
@@ -271,11 +270,3 @@ def recorded(frame: Frame) -> dict[str, Image.Image]:
             raise InputError(f"--strength starts from recorded pictures, and {camera.channel} of {frame.token!r} has none")
         out[camera.channel] = load_image(camera)
     return out
-
-
-@contextlib.contextmanager
-def _progress(console: Console, total: int) -> Iterator[Any]:
-    columns = (TextColumn("generating"), BarColumn(), MofNCompleteColumn(), TextColumn("steps"), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("", total=total)
-        yield lambda done: bar.update(task, completed=done)

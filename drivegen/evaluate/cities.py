@@ -8,13 +8,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from rich.progress import track
-
 from drivegen import world
 from drivegen.datasets import nuscenes
 from drivegen.evaluate.variants import TURNED, Key, turned
 from drivegen.scene import Frame
 from drivegen.support.errors import InputError
+from drivegen.support.progress import track
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn, track
 
 from drivegen.datasets import nuscenes
 from drivegen.evaluate import figures, pandaset
@@ -29,6 +28,7 @@ from drivegen.scene import Frame, pictures
 from drivegen.scene.geometry import Array
 from drivegen.support import weights
 from drivegen.support.errors import InputError, nearest
+from drivegen.support.progress import progress, track
 
 
 @dataclass(frozen=True)
@@ -139,11 +139,9 @@ class Measurement:
         """Generate every image that is not on disk yet, the most needed variants first."""
         jobs = [job for variant in self.variants for job in self.jobs(variant)]
         waiting = [job for job in jobs if not self.store.has(job.variant, job.name, job.frame)]
-        times = (TextColumn("frames"), TimeElapsedColumn(), TimeRemainingColumn())
-        with Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), *times) as bar:
-            task = bar.add_task("generating", total=len(jobs), completed=len(jobs) - len(waiting))
+        with progress("generating", len(jobs), "frames", done=len(jobs) - len(waiting)) as advance:
             for job in generate(self.pipe, waiting, self.store, self.plan.steps):
-                bar.update(task, advance=1, description=job.variant)
+                advance(note=job.variant)
 
     def _judge(self, variant: Variant, city: City) -> Judged:
         judged = Judged()

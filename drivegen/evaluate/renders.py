@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.progress import track
 
 from drivegen.evaluate.referee import GROUP_OF_CLASS
 from drivegen.support.errors import InputError
+from drivegen.support.progress import track
 from drivegen.world.conditions import TIMES, WEATHERS
 
 

@@ -5,13 +5,24 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 
+from drivegen.support.text import printable
+
 
 class InputError(ValueError):
-    """Bad input: the message says what, where, which value and what to do; the command line exits with status 2."""
+    """Bad input: the message says what, where, which value and what to do; the command line exits with status 2.
+
+    Values come from files, so what would steer a terminal is escaped here, for every message at once.
+    """
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(printable(str(message)))
 
 
 class Diverged(RuntimeError):
     """The loss or the gradient is NaN or infinite: the message names step and samples; the command line exits with status 1."""
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(printable(str(message)))
 
 
 def at_least(least: float, **values: float | Sequence[float] | None) -> None:

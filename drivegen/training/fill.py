@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Subset
 
 from drivegen.host.host import Host
 from drivegen.plugin import Plugin
+from drivegen.support.progress import track
 from drivegen.training.cache import ArrayCache, digest, module_digest, plugin_digest
 from drivegen.training.order import own_words
 
@@ -52,8 +53,6 @@ def precomputes(plugin: Plugin) -> bool:
 @torch.no_grad()
 def fill(caches: Caches, dataset: FrameDataset, host: Host, workers: int) -> None:
     """Compute what the caches lack for a dataset's frames; frames are read in workers, networks run here."""
-    from rich.progress import track
-
     every = [*caches.prepared.values(), caches.moments]
     missing = [i for i, ref in enumerate(dataset.refs) if not all(cache.has(ref.key) for cache in every)]
     if not missing:
@@ -63,7 +62,7 @@ def fill(caches: Caches, dataset: FrameDataset, host: Host, workers: int) -> Non
         Subset(dataset, missing), batch_size=None, num_workers=workers, multiprocessing_context="fork" if workers else None
     )
     with own_words():
-        for ref, prepared, picture in track(loader, f"caching {len(missing)} frames", total=len(missing)):
+        for ref, prepared, picture in track(loader, "caching", len(missing), "frames"):
             key = ref.key
             if not caches.moments.has(key):
                 caches.moments.write(key, {"moments": encode_moments(host.backbone, _tensor(picture["pixels"]).to(device))})

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 import time
+from contextlib import ExitStack
 from datetime import timedelta
 from typing import Any
 
 import pytorch_lightning as pl
+
+from drivegen.support.progress import is_shown, progress
 
 
 class Lines(pl.Callback):
@@ -37,10 +39,27 @@ class Lines(pl.Callback):
         self._losses, self._since = [], (step, time.monotonic())
 
 
-def progress(every: int) -> pl.Callback:
-    """Return what shows progress where the output goes."""
-    if sys.stdout.isatty():
-        from pytorch_lightning.callbacks import RichProgressBar
+class Bar(pl.Callback):
+    """Reports optimiser steps and the loss of the last batch to whoever hears of progress."""
 
-        return RichProgressBar()
-    return Lines(every)
+    def __init__(self) -> None:
+        self._open = ExitStack()
+        self._advance: Any = None
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        self._advance = self._open.enter_context(progress("training", trainer.max_steps, "steps", done=trainer.global_step))
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        loss = float(outputs["loss"].detach()) * trainer.accumulate_grad_batches
+        self._advance(to=trainer.global_step, note=f"loss {loss:.4f}")
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        self._open.close()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: Any, exception: BaseException) -> None:
+        self._open.close()
+
+
+def shown_by(every: int) -> pl.Callback:
+    """Return what shows a training's progress: a bar where progress is heard of, else a line every so many steps."""
+    return Bar() if is_shown() else Lines(every)

@@ -25,7 +25,7 @@ from drivegen.training.ema import EMA
 from drivegen.training.folder import locked_folder, resume_from
 from drivegen.training.interrupt import StopOnSignal
 from drivegen.training.preview import Preview, Rows
-from drivegen.training.progress import progress
+from drivegen.training.progress import shown_by
 
 DTYPES = {"fp32": None, "fp16": torch.float16, "bf16": torch.bfloat16}
 _PRECISION: dict[str, Any] = {"32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
@@ -56,7 +56,7 @@ def _fit(config: Config, stage: ModelStage | AutoencoderStage, folder: Path, sta
     saver = checkpoints.Checkpoints(folder, train.checkpoint_every, train.keep_checkpoints, configs.to_dict(config))
     stop = StopOnSignal(saver)
     callbacks: list[pl.Callback] = [ema] if ema is not None else []
-    callbacks += [progress(train.log_every), saver, stop]
+    callbacks += [shown_by(train.log_every), saver, stop]
     if config.preview.every:
         callbacks.append(Preview(folder / "previews", config.preview.every, stage.draw, ema))
     trainer = trainer_for(config, folder, callbacks)

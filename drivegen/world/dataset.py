@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
@@ -16,6 +16,7 @@ import numpy as np
 
 from drivegen.scene import Box3D, Frame, Scene
 from drivegen.support.errors import InputError
+from drivegen.support.progress import progress
 from drivegen.world.city import CityScene, build
 
 _Job = tuple[str, int, int, int, tuple[int, int]]
@@ -23,7 +24,6 @@ _Job = tuple[str, int, int, int, tuple[int, int]]
 
 def write(
     out: str | Path, scenes: int, frames: int, seed: int, size: tuple[int, int] = (128, 224), workers: int | None = None,
-    progress: bool = True,
 ) -> None:  # fmt: skip
     """Render `scenes` scenes of `frames` samples into the nuScenes dataset `out`, with truth images and lidar.
 
@@ -48,8 +48,11 @@ def write(
     jobs = [(str(out), seed, i, frames, size) for i in range(scenes)]
     _compile(seed)
     done: dict[int, Scene] = {}
-    for scene in _bar(_rendered(jobs, count, _start_method()), scenes, frames, progress):
-        done[int(scene.name.removeprefix("scene-"))] = scene
+    method = _start_method()
+    with progress("rendering", scenes * frames, "frames") as advance:
+        for scene in _rendered(jobs, count, method):
+            done[int(scene.name.removeprefix("scene-"))] = scene
+            advance(frames)
     from drivegen.datasets import nuscenes
 
     nuscenes.write([done[i] for i in range(scenes)], out)
@@ -94,25 +97,6 @@ def _single_thread() -> None:
     import cv2
 
     cv2.setNumThreads(1)
-
-
-def _bar(rendered: Iterable[Scene], scenes: int, frames: int, shown: bool) -> Iterator[Scene]:
-    """Pass scenes on, showing progress by frames."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("rendering"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("frames"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, disable=not shown) as bar:
-        task = bar.add_task("rendering", total=scenes * frames)
-        for scene in rendered:
-            bar.advance(task, frames)
-            yield scene
 
 
 def render_scene(out: str, seed: int, index: int, frames: int, size: tuple[int, int]) -> Scene:

@@ -19,7 +19,7 @@ SEED = 7
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("city")
-    world.write(root, scenes=3, frames=2, seed=SEED, size=SIZE, workers=2, progress=False)
+    world.write(root, scenes=3, frames=2, seed=SEED, size=SIZE, workers=2)
     return root
 
 
@@ -30,7 +30,7 @@ def files(root: Path) -> dict[str, str]:
 
 
 def test_bytes_do_not_depend_on_the_number_of_workers(dataset: Path, tmp_path: Path) -> None:
-    world.write(tmp_path / "again", scenes=3, frames=2, seed=SEED, size=SIZE, workers=1, progress=False)
+    world.write(tmp_path / "again", scenes=3, frames=2, seed=SEED, size=SIZE, workers=1)
     assert files(tmp_path / "again") == files(dataset)
 
 
@@ -88,11 +88,11 @@ def test_stored_truth_is_what_was_rendered(dataset: Path) -> None:
 
 def test_writing_refuses_and_never_looks_complete(dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match="not empty"):
-        world.write(dataset, 1, 1, 0, SIZE, progress=False)
+        world.write(dataset, 1, 1, 0, SIZE)
     with pytest.raises(InputError, match="scenes"):
-        world.write(tmp_path / "none", 0, 1, 0, SIZE, progress=False)
+        world.write(tmp_path / "none", 0, 1, 0, SIZE)
     with pytest.raises(InputError, match=r"seed 0 to 2\^63 - 1"):
-        world.write(tmp_path / "none", 1, 1, 2**63, SIZE, progress=False)
+        world.write(tmp_path / "none", 1, 1, 2**63, SIZE)
     from drivegen.world import stored
 
     whole, calls = stored.store, []
@@ -105,6 +105,6 @@ def test_writing_refuses_and_never_looks_complete(dataset: Path, tmp_path: Path,
 
     monkeypatch.setattr(stored, "store", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        world.write(tmp_path / "half", 2, 1, 0, SIZE, workers=1, progress=False)
+        world.write(tmp_path / "half", 2, 1, 0, SIZE, workers=1)
     assert list((tmp_path / "half").rglob("*.png"))
     assert not (tmp_path / "half" / "v1.0-mini").exists()

@@ -1,0 +1,193 @@
+"""Progress: every room says here how far its work is; one place decides who hears of it.
+
+On a terminal it is a bar; elsewhere nothing, or a line of JSON now and then with ``DRIVEGEN_PROGRESS=json``. A Python caller
+listens to it, or silences it, with `report_to`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sized
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import asdict, dataclass, replace
+from typing import Any, TypeVar
+
+from drivegen.support.errors import InputError
+from drivegen.support.text import printable
+
+T = TypeVar("T")
+
+VARIABLE = "DRIVEGEN_PROGRESS"
+"""Environment variable that says where progress goes: auto (the default), json or none."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a task is: `done` of `total` (None = unknown) in `unit`; a note says more, such as the loss."""
+
+    task: str
+    done: int
+    total: int | None = None
+    unit: str = ""
+    note: str = ""
+
+
+Reporter = Callable[[Progress], None]
+
+_reporter: ContextVar[Reporter | str | None] = ContextVar("reporter", default="auto")
+
+
+@contextmanager
+def report_to(reporter: Reporter | None) -> Iterator[None]:
+    """Send the progress of everything in this block to a function, or to nobody (None).
+
+    It is called where the work is done, at a task's start and after each of its steps; what it raises ends the work.
+    """
+    token = _reporter.set(reporter)
+    try:
+        yield
+    finally:
+        _reporter.reset(token)
+
+
+class Advance:
+    """What a task calls to say how far it is."""
+
+    def __init__(self, start: Progress, report: Reporter) -> None:
+        self.state, self._report = start, report
+        report(start)
+
+    def __call__(self, by: int = 1, *, to: int | None = None, note: str | None = None) -> None:
+        """Say that the task is further.
+
+        Args:
+            by: steps done since the last call.
+            to: steps done in all, in place of `by`.
+            note: what to show beside it from now on; None leaves what is there.
+        """
+        done = self.state.done + by if to is None else to
+        self.state = replace(self.state, done=done, note=self.state.note if note is None else note)
+        self._report(self.state)
+
+
+@contextmanager
+def progress(task: str, total: int | None = None, unit: str = "", done: int = 0) -> Iterator[Advance]:
+    """Report a task: ``with progress("rendering", 8, "frames") as advance: ...; advance()``.
+
+    Args:
+        task: what is done, as a word or two.
+        total: number of steps; None where nobody knows.
+        unit: what a step is, in the plural.
+        done: steps that were done before, in a run that goes on.
+    """
+    start = Progress(printable(task), done, total, unit)
+    chosen = _reporter.get()
+    if chosen is None or callable(chosen):
+        yield Advance(start, chosen or _nobody)
+        return
+    where = _where()
+    if where == "bar":
+        with _bars.shown(start) as report:
+            yield Advance(start, report)
+    else:
+        yield Advance(start, _JsonLines() if where == "json" else _nobody)
+
+
+def track(items: Iterable[T], task: str, total: int | None = None, unit: str = "") -> Iterator[T]:
+    """Pass items on, and report how many the caller is done with.
+
+    Args:
+        items: what is gone through.
+        task: what is done, as a word or two.
+        total: how many items there are; None asks for their length, where they have one.
+        unit: what an item is, in the plural.
+    """
+    count = len(items) if total is None and isinstance(items, Sized) else total
+    with progress(task, count, unit) as advance:
+        for item in items:
+            yield item
+            advance()
+
+
+def is_shown() -> bool:
+    """Tell whether anybody hears of progress, so that a log in words is not needed."""
+    chosen = _reporter.get()
+    return callable(chosen) or (chosen is not None and _where() != "none")
+
+
+def _where() -> str:
+    """Choose among bar, json and none."""
+    asked = os.environ.get(VARIABLE) or "auto"
+    if asked not in ("auto", "json", "none"):
+        raise InputError(f"the environment variable {VARIABLE} is {asked!r}; it may be auto, json or none")
+    return asked if asked != "auto" else "bar" if sys.stderr is not None and sys.stderr.isatty() else "none"
+
+
+def _nobody(state: Progress) -> None:
+    """Drop a report."""
+
+
+class _JsonLines:
+    """Writes a line of JSON to standard error at a task's start and end, and at most one a second between."""
+
+    def __init__(self) -> None:
+        self._next = 0.0
+
+    def __call__(self, state: Progress) -> None:
+        now = time.monotonic()
+        if now >= self._next or state.done == state.total:
+            print(json.dumps(asdict(state), ensure_ascii=True), file=sys.stderr, flush=True)
+            self._next = now + 1
+
+
+class _Bars:
+    """The bars of this process: tasks within tasks share one display, since a terminal can hold one."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._display: Any = None
+        self._tasks = 0
+
+    @contextmanager
+    def shown(self, start: Progress) -> Iterator[Reporter]:
+        """Show a task while the block runs."""
+        with self._lock:
+            if self._display is None:
+                self._display = _display()
+                self._display.start()
+            self._tasks += 1
+            display = self._display
+            task = display.add_task(start.task, total=start.total, completed=start.done, unit=start.unit, note="")
+
+        def report(state: Progress) -> None:
+            display.update(task, completed=state.done, note=printable(state.note), unit=state.unit)
+
+        try:
+            yield report
+        finally:
+            with self._lock:
+                display.remove_task(task)
+                self._tasks -= 1
+                if not self._tasks:
+                    display.stop()
+                    self._display = None
+
+
+_bars = _Bars()
+
+
+def _display() -> Any:
+    """Make rich's display; its parts take a file's words as words, not as markup."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    return Progress(
+        TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(),
+        TextColumn("{task.fields[unit]}", markup=False), TextColumn("{task.fields[note]}", markup=False),
+        TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True), transient=True,
+    )  # fmt: skip
