@@ -1,0 +1,92 @@
+"""Annotated objects: a 3D box, its sides, and the detection class of its category."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from drivegen.scene.geometry import SE3, Array, finite, numbers
+from drivegen.support.errors import InputError
+
+DETECTION_CLASSES = (
+    "car", "truck", "construction_vehicle", "bus", "trailer", "barrier", "motorcycle", "bicycle", "pedestrian", "traffic_cone",
+)  # fmt: skip
+"""The ten nuScenes detection classes, in MagicDrive's order."""
+
+
+@dataclass(frozen=True, eq=False)
+class Box3D:
+    """An annotated object at the sample's time.
+
+    global_SE3_object: object x forward, y left, z up, origin at the box centre; size_wlh_m (width, length, height);
+    category a full nuScenes category or a detection class; visibility 1 (0-40 %) to 4 (80-100 %), None unknown.
+    """
+
+    category: str
+    global_SE3_object: SE3
+    size_wlh_m: Array
+    instance: str = ""
+    token: str = ""
+    velocity_mps: Array = field(default_factory=lambda: np.zeros(3))
+    visibility: int | None = None
+    num_lidar_pts: int | None = None
+    attribute: str = ""
+
+    def __post_init__(self) -> None:
+        where = f"box {self.token or self.instance or self.category!r}"
+        SE3.check(self.global_SE3_object, f"{where}: global_SE3_object")
+        size = finite(self.size_wlh_m, (3,), f"{where}: size")
+        if (size <= 0).any():
+            raise InputError(f"{where}: size {size.tolist()} m must be positive (width, length, height)")
+        object.__setattr__(self, "size_wlh_m", size)
+        if self.visibility not in (None, 1, 2, 3, 4):
+            raise InputError(f"{where}: visibility {self.visibility!r} must be 1 to 4, or None")
+        object.__setattr__(self, "visibility", None if self.visibility is None else int(self.visibility))
+        # nuScenes says NaN where a velocity cannot be estimated (one observation): unknown, so it stays.
+        velocity = numbers(self.velocity_mps, f"{where}: velocity")
+        if velocity.shape != (3,):
+            raise InputError(f"{where}: velocity has shape {velocity.shape}, expected (3,) m/s")
+        object.__setattr__(self, "velocity_mps", velocity)
+
+    @property
+    def detection_class(self) -> str | None:
+        """One of DETECTION_CLASSES, or None for a category outside of them."""
+        return detection_class(self.category)
+
+    def corners(self) -> Array:
+        """(8, 3) corners in the global frame: the front face's four, then the rear's.
+
+        Each is left-up, right-up, right-down, left-down, as in the devkit's `Box.corners`. Faces of `FACES` index into these.
+        """
+        w, l, h = self.size_wlh_m / 2
+        x = np.array([1, 1, 1, 1, -1, -1, -1, -1]) * l
+        y = np.array([1, -1, -1, 1, 1, -1, -1, 1]) * w
+        z = np.array([1, 1, -1, -1, 1, 1, -1, -1]) * h
+        return self.global_SE3_object.transform(np.stack([x, y, z], axis=-1))
+
+
+FACES = {
+    "front": (0, 1, 2, 3), "rear": (4, 5, 6, 7), "left": (0, 3, 7, 4), "right": (1, 5, 6, 2), "top": (0, 4, 5, 1),
+    "bottom": (3, 2, 6, 7),
+}  # fmt: skip
+"""Corner indices of each side of `Box3D.corners`."""
+
+_CATEGORY_PREFIXES = (
+    ("vehicle.car", "car"), ("vehicle.truck", "truck"), ("vehicle.construction", "construction_vehicle"),
+    ("vehicle.bus.", "bus"), ("vehicle.trailer", "trailer"), ("movable_object.barrier", "barrier"),
+    ("vehicle.motorcycle", "motorcycle"), ("vehicle.bicycle", "bicycle"), ("movable_object.trafficcone", "traffic_cone"),
+)  # fmt: skip
+_PEDESTRIANS = ("adult", "child", "construction_worker", "police_officer")
+
+
+def detection_class(category: str) -> str | None:
+    """Map a nuScenes category (or a detection class itself) to its detection class; None where the benchmark has none.
+
+    The benchmark's table: nuscenes-devkit, eval/detection/utils.py `category_to_detection_name`.
+    """
+    if category in DETECTION_CLASSES:
+        return category
+    if category.startswith("human.pedestrian.") and category.rsplit(".", 1)[-1] in _PEDESTRIANS:
+        return "pedestrian"
+    return next((name for prefix, name in _CATEGORY_PREFIXES if category.startswith(prefix)), None)
