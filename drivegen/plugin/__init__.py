@@ -7,6 +7,8 @@ from drivegen.plugin.contract import (
     Grid,
     Now,
     Plugin,
+    Released,
+    ReleasedFile,
     Residuals,
     Signal,
     ToX0,
@@ -16,6 +18,6 @@ from drivegen.plugin.contract import (
 )
 
 __all__ = [
-    "Arrays", "Context", "Denoiser", "Grid", "Now", "Plugin", "Residuals", "Signal", "ToX0", "per_row", "refuse_input",
-    "select_or_null",
+    "Arrays", "Context", "Denoiser", "Grid", "Now", "Plugin", "Released", "ReleasedFile", "Residuals", "Signal", "ToX0",
+    "per_row", "refuse_input", "select_or_null",
 ]  # fmt: skip

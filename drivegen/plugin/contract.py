@@ -11,6 +11,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
@@ -115,6 +116,32 @@ class ToX0(Protocol):
         ...
 
 
+@dataclass(frozen=True, eq=False)
+class ReleasedFile:
+    """Foreign weights, for `Plugin.read_released`.
+
+    path is the file or folder that the user named; state its tensors by their names there; config the network's config.json
+    where a folder of diffusers has one, None for a file alone.
+    """
+
+    path: Path
+    state: Mapping[str, Tensor]
+    config: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Released:
+    """What a plugin makes of foreign weights.
+
+    arguments are its constructor's; state holds the tensors under the plugin's own names; training says how it was trained, as
+    a saved plugin's config.json does ({"drop": 0}: without null, so guidance leaves it known).
+    """
+
+    arguments: Mapping[str, Any]
+    state: Mapping[str, Tensor]
+    training: Mapping[str, Any] = field(default_factory=dict)
+
+
 @dataclass(eq=False)
 class _Attaching:
     backbone: Backbone
@@ -153,8 +180,11 @@ class Plugin(nn.Module):
         self.taps = nn.ModuleDict()
 
     @classmethod
-    def arguments_for(cls, state: Mapping[str, Tensor]) -> dict[str, Any] | None:
-        """Give the constructor arguments for a released weight file whose keys are this class's own; None = it is another's."""
+    def read_released(cls, file: ReleasedFile) -> Released | None:
+        """Read weights that were released in a layout which this class knows; None = they are of something else.
+
+        Raises InputError where they are of this class's kind and cannot be used, saying what they are: for another base, say.
+        """
         return None
 
     # -- per frame, in the data workers ------------------------------------------------------------------------------

@@ -189,23 +189,34 @@ def load_plugin(host: Host, name: str, folder: str | Path, kind: str | None = No
         raise InputError(f"{file} is damaged or was changed: its sha256 is {found}, config.json says {saved['sha256']}")
     if kind is not None and saved["kind"] != kind:
         raise InputError(f"{folder / 'config.json'} says kind {saved['kind']!r}, {INDEX} says {kind!r}")
-    plugin = attach(host, name, registry.load(saved["kind"]), saved["arguments"], file, folder / "config.json")
+    cls, stated = registry.load(saved["kind"]), folder / "config.json"
+    plugin = attach(host, name, cls, saved["arguments"], weights.load_file(file), file, stated)
     plugin.to(next(host.backbone.unet.parameters()).device)
     plugin.__dict__["_saved"] = saved
     return plugin
 
 
-def attach(host: Host, name: str, cls: type[Plugin], arguments: Mapping[str, Any], file: Path, stated: Path) -> Plugin:
-    """Make a plugin, attach it under a name, and load its weights from a file; returns it.
+def attach(
+    host: Host, name: str, cls: type[Plugin], arguments: Mapping[str, Any], state: weights.State, file: Path, stated: Path
+) -> Plugin:
+    """Make a plugin, attach it under a name, and load its weights; returns it.
 
-    stated is the file which says the arguments, for errors. Raises InputError, and leaves the host as it was, where one of them
-    is not what the plugin takes, or the weights do not fit.
+    Args:
+        host: what it is attached to.
+        name: its name there.
+        cls: its class.
+        arguments: of the class's constructor.
+        state: its weights.
+        file: where the weights are from, for errors.
+        stated: the file that says the arguments, for errors.
+
+    Raises InputError, and leaves the host as it was, where an argument is not what the plugin takes, or the weights do not fit.
     """
     plugin = construct_plugin(cls, arguments, f"{stated}: arguments")
     with refusing(cls, str(stated)):  # many values are first made use of when layers are built
         host.add_plugin(name, plugin)
     try:
-        weights.load_strict(plugin, weights.load_file(file), str(file))
+        weights.load_strict(plugin, state, str(file))
     except InputError:
         host.remove_plugin(name)
         raise

@@ -6,7 +6,7 @@ import re
 import tempfile
 import warnings
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +16,38 @@ from drivegen import lora
 from drivegen.catalog import registry
 from drivegen.host.host import Host
 from drivegen.lora import LoRA
-from drivegen.plugin import Plugin
-from drivegen.saved import card
+from drivegen.plugin import Plugin, Released
+from drivegen.saved import card, released
 from drivegen.saved import model as models
 from drivegen.saved.model import Model
-from drivegen.support import runtime, weights
+from drivegen.support import runtime
 from drivegen.support.errors import InputError
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _FILES = ("config.json", "model.safetensors", "README.md")
 _SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
+
+
+@dataclass(frozen=True, eq=False)
+class _Source:
+    """A plugin to add: its class, what its folder says of it, and its weights where others released them."""
+
+    cls: type[Plugin]
+    saved: dict[str, Any]
+    released: Released | None = None
+
+
+def _read(path: Path, kind: str | None, options: Mapping[str, Any] | None) -> _Source:
+    if released.is_released(path):
+        found = released.read(path, kind, options)
+        saved: dict[str, Any] = {"kind": found.kind, "name": found.kind, "training": dict(found.released.training)}
+        return _Source(found.cls, saved, found.released)
+    saved = models.read_plugin_config(path)
+    if options:
+        raise InputError(f"options {', '.join(options)} are given, but {path} is a saved plugin and has its own")
+    if kind not in (None, saved["kind"]):
+        raise InputError(f"{path} holds a plugin of kind {saved['kind']!r}, not {kind!r}")
+    return _Source(registry.load(saved["kind"]), saved)
 
 
 class Extensions:
@@ -48,16 +70,24 @@ class Extensions:
 
     def add_plugin(
         self, source: str | Path, name: str | None = None, kind: str | None = None,
-        components: Mapping[str, str | Path] | None = None,
+        components: Mapping[str, str | Path] | None = None, options: Mapping[str, Any] | None = None,
     ) -> str:  # fmt: skip
         """Attach a plugin that was saved alone, and return the name that it has here.
 
-        source is its folder, a released weight file in its kind's own layout, or the id (user/name) of one on the hub, which is
-        asked only then. components names folders of networks that it requires and this model does not have; they are looked
-        for in the model's folder and beside the source too. Raises InputError, and changes nothing, where it does not fit.
+        Args:
+            source: its folder, a weight file or diffusers folder as its authors released it, or the id (user/name) of a plugin
+                on the hub, which is asked only then.
+            name: its name here; None = what it says itself, or its kind.
+            kind: its kind; None = what the source says or looks like.
+            components: folders of networks that it requires and this model does not have, by name; they are looked for in the
+                model's folder and beside the source too.
+            options: constructor arguments for released weights, such as {"picture": "layout"}; a saved plugin has its own.
+
+        Raises InputError, and changes nothing, where it does not fit.
         """
         path = locate(source)
-        cls, arguments, saved = self._read(path, kind)
+        found = _read(path, kind, options)
+        cls, saved = found.cls, found.saved
         name = name or str(saved.get("name") or saved["kind"])
         if name in self.host.plugins:
             raise InputError(f"there is a plugin named {name!r} already; add this one under another name")
@@ -66,7 +96,7 @@ class Extensions:
         loaded, self._loras = self._loras, {}
         lora.remove(self.host)  # a plugin builds its layers from the UNet's own
         try:
-            plugin = self._attach(name, path, cls, arguments, saved)
+            plugin = self._attach(name, path, found)
         except InputError:
             self._drop(brought)
             raise
@@ -181,15 +211,6 @@ class Extensions:
         """Number format of the UNet's weights."""
         return next(self.host.backbone.unet.parameters()).dtype
 
-    def _read(self, path: Path, kind: str | None) -> tuple[type[Plugin], dict[str, Any], dict[str, Any]]:
-        if path.is_file():
-            kind, arguments = recognise(path, kind)
-            return registry.load(kind), arguments, {"kind": kind, "name": kind}
-        saved = models.read_plugin_config(path)
-        if kind not in (None, saved["kind"]):
-            raise InputError(f"{path} holds a plugin of kind {saved['kind']!r}, not {kind!r}")
-        return registry.load(saved["kind"]), saved["arguments"], saved
-
     def _bring(self, cls: type[Plugin], path: Path, components: Mapping[str, str | Path]) -> tuple[str, ...]:
         """Load the components that a plugin requires and the backbone lacks."""
         backbone = self.host.backbone
@@ -218,16 +239,16 @@ class Extensions:
             if part not in still:
                 del self.host.backbone.components[part]
 
-    def _attach(
-        self, name: str, path: Path, cls: type[Plugin], arguments: dict[str, Any], saved: dict[str, Any]
-    ) -> Plugin:  # fmt: skip
-        base = saved.get("base") or {}
-        here = card.base_of(self.host.backbone, cls.requires) if base else {"sizes": {}, "sha256_fp16": {}}
+    def _attach(self, name: str, path: Path, found: _Source) -> Plugin:
+        base = found.saved.get("base") or {}
+        here = card.base_of(self.host.backbone, found.cls.requires) if base else {"sizes": {}, "sha256_fp16": {}}
         try:
-            if path.is_dir():
+            if found.released is None:
                 plugin = models.load_plugin(self.host, name, path)
             else:
-                plugin = models.attach(self.host, name, cls, arguments, path, path)
+                state = dict(found.released.state)
+                plugin = models.attach(self.host, name, found.cls, found.released.arguments, state, path, path)
+                plugin.__dict__["_saved"] = found.saved
         except InputError as error:
             different = card.differences(base, here)
             if not different:
@@ -246,7 +267,7 @@ class Extensions:
 def locate(source: str | Path) -> Path:
     """Return the folder or file of a plugin; asks the hub for user/name when there is no such folder here."""
     path = Path(source).expanduser()
-    if path.is_dir() or (path.is_file() and path.suffix in _SUFFIXES):
+    if path.is_dir() or (path.is_file() and path.suffix.lower() in _SUFFIXES):
         return path
     if path.exists() or not _HUB_ID.fullmatch(str(source)):
         raise InputError(f"there is no plugin at {str(source)!r}; name its folder, a weight file, or user/name on the hub")
@@ -259,26 +280,6 @@ def locate(source: str | Path) -> Path:
             f"cannot get {str(source)!r} from the hub ({_first_line(error)}); a folder {path.absolute()} with config.json and "
             "model.safetensors would serve"
         ) from error
-
-
-def recognise(path: Path, kind: str | None = None) -> tuple[str, dict[str, Any]]:
-    """Find the kind whose released files look like this one, and the arguments that fit it."""
-    state = weights.load_file(path)
-    found = {}
-    for candidate in registry.kinds() if kind is None else (kind,):
-        try:
-            cls = registry.load(candidate)
-        except InputError:
-            if kind is not None:
-                raise
-            continue  # a broken plugin breaks only itself
-        arguments = cls.arguments_for(state)
-        if arguments is not None:
-            found[candidate] = arguments
-    if len(found) != 1:
-        what = f"kinds {', '.join(found)} all read it; say which" if found else "no kind of plugin reads it"
-        raise InputError(f"{path} is not a weight file that can be added: {what}")
-    return next(iter(found.items()))
 
 
 def _first_line(error: Exception) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -11,7 +10,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from drivegen.plugin import Arrays, Now, Plugin, Signal, select_or_null
+from drivegen.plugin import Arrays, Now, Plugin, Released, ReleasedFile, Signal, select_or_null
 from drivegen.plugin.control_branch import zero
 from drivegen.plugin.reference_pictures import OWN, joined, references, tables
 from drivegen.scene import Frame
@@ -46,7 +45,8 @@ class ImagePrompt(Plugin):
         self.depth, self.heads, self.hidden = depth, heads, hidden
 
     @classmethod
-    def arguments_for(cls, state: Mapping[str, Tensor]) -> dict[str, Any] | None:
+    def read_released(cls, file: ReleasedFile) -> Released | None:
+        state = file.state
         if "ip_adapter.1.to_k_ip.weight" not in state:
             return None
         width = state["ip_adapter.1.to_k_ip.weight"].shape[1]
@@ -54,9 +54,9 @@ class ImagePrompt(Plugin):
             _, tokens, hidden = state["image_proj.latents"].shape
             depth = len({key.split(".")[2] for key in state if key.startswith("image_proj.layers.")})
             heads = state["image_proj.layers.0.0.to_q.weight"].shape[0] // _HEAD
-            return {"plus": True, "tokens": tokens, "depth": depth, "heads": heads, "hidden": hidden}
+            return Released({"plus": True, "tokens": tokens, "depth": depth, "heads": heads, "hidden": hidden}, state)
         if "image_proj.proj.weight" in state:
-            return {"plus": False, "tokens": state["image_proj.proj.weight"].shape[0] // width}
+            return Released({"plus": False, "tokens": state["image_proj.proj.weight"].shape[0] // width}, state)
         raise InputError("this IP-Adapter file is neither plain nor Plus (Full and FaceID files are not supported)")
 
     def attach(self, backbone: Any) -> None:

@@ -153,7 +153,7 @@ def test_pictures_are_cut_as_clip_does() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("user_input", "message"),
     [
         ({"CAM_FORNT": photo(1)}, "CAM_FRONT"),
         ({"images": photo(1), "weight": 1}, "unknown setting 'weight'"),

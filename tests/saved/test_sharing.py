@@ -16,7 +16,7 @@ from torch import Tensor
 from drivegen.catalog import registry
 from drivegen.host.host import Host
 from drivegen.pipeline.pipeline import Pipeline
-from drivegen.plugin import Plugin
+from drivegen.plugin import Plugin, Released, ReleasedFile
 from drivegen.sampling import Sampling
 from drivegen.saved import model as models
 from drivegen.saved.model import Model
@@ -199,8 +199,8 @@ def test_a_released_file_of_odd_shapes_is_refused_by_name(tmp_path: Path, monkey
             super().__init__()
 
         @classmethod
-        def arguments_for(cls, state: Any) -> dict[str, Any] | None:
-            return {"width": "wide"} if "odd" in state else None
+        def read_released(cls, file: ReleasedFile) -> Released | None:
+            return Released({"width": "wide"}, {}) if "odd" in file.state else None
 
     monkeypatch.setitem(registry._local, "odd", Odd)
     torch.save({"odd": torch.zeros(1)}, tmp_path / "odd.bin")
