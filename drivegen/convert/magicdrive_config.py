@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from drivegen.backbones.stable_diffusion import build_model
+from drivegen.backbones.networks import build_model
 from drivegen.convert.settings import Settings
 from drivegen.plugin.control_branch import SHARED
 from drivegen.support.errors import InputError, nearest

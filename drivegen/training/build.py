@@ -10,7 +10,10 @@ import torch
 from torch import Tensor
 
 from drivegen import lora
-from drivegen.backbones.stable_diffusion import Backbone, load_model, load_tokenizer, scheduler_class
+from drivegen.backbones.networks import load_model
+from drivegen.backbones.schedulers import scheduler_class
+from drivegen.backbones.stable_diffusion import Backbone
+from drivegen.backbones.tokenizers import load_tokenizer
 from drivegen.catalog import registry
 from drivegen.catalog.construct import construct, construct_plugin, refusing
 from drivegen.host.host import Host

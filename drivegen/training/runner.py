@@ -190,7 +190,7 @@ class AutoencoderStage:
 
     def write(self, folder: Path, step: int) -> Path:
         """Standardise the latents, and save the network's folder."""
-        from drivegen.backbones.stable_diffusion import save_model
+        from drivegen.backbones.networks import save_model
         from drivegen.training.autoencoder import standardise
 
         assert self.data.dataset is not None

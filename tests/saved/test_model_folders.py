@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from drivegen.backbones.stable_diffusion import build_model
+from drivegen.backbones.networks import build_model
 from drivegen.catalog import registry
 from drivegen.cli.main import app
 from drivegen.plugin import Plugin

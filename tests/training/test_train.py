@@ -19,7 +19,7 @@ import yaml
 from PIL import Image
 
 from drivegen import training
-from drivegen.backbones.stable_diffusion import load_model
+from drivegen.backbones.networks import load_model
 from drivegen.catalog import registry
 from drivegen.datasets import nuscenes
 from drivegen.host.host import Host
