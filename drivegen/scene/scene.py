@@ -1,4 +1,4 @@
-"""Frames and scenes as frozen dataclasses, and their edits; an edit gives another frame.
+"""Frames and scenes as frozen dataclasses, made of boxes, a vector map, cameras and neighbouring moments.
 
 Units are metres, seconds and radians unless a name says otherwise. The global frame is the map's. Everything can be built
 in Python; `drivegen.datasets` reads and writes the same objects.
@@ -18,6 +18,7 @@ from drivegen.scene.boxes import Box3D
 from drivegen.scene.cameras import Camera, ring_order
 from drivegen.scene.geometry import SE3, file_path, finite, instance_of, items_of, timestamp
 from drivegen.scene.vector_map import VectorMap
+from drivegen.scene.moments import MAX_GAP_S, Moment, around, ordered, pose_at
 from drivegen.support.errors import InputError, nearest
 
 
@@ -26,7 +27,8 @@ class Frame:
     """One moment of a scene: what `drivegen` turns into images.
 
     global_SE3_ego and ego_SE3_lidar belong to the sample's own time; cameras (1 to 8) are kept in ring order; extras holds
-    what a plugin of that instance name is given in training.
+    what the plugin of that instance name is given, as a caller's `inputs` would; neighbours are moments of the same scene before
+    and after this one, kept in time order, as far as a plugin asked for them.
     """
 
     token: str
@@ -41,6 +43,7 @@ class Frame:
     ego_SE3_lidar: SE3 = field(default_factory=lambda: SE3.from_yaw(-math.pi / 2, (0.94, 0.0, 1.84)))
     lidar_path: Path | None = None
     extras: Mapping[str, Any] = field(default_factory=dict)
+    neighbours: tuple[Moment, ...] = ()
 
     def __post_init__(self) -> None:
         where = f"frame {self.token!r}"
@@ -59,6 +62,10 @@ class Frame:
         object.__setattr__(self, "cameras", ring_order(cameras))
         object.__setattr__(self, "timestamp_us", timestamp(self.timestamp_us, where))
         object.__setattr__(self, "lidar_path", file_path(self.lidar_path, f"{where}: lidar_path"))
+        if not isinstance(self.extras, Mapping):
+            kind = type(self.extras).__name__
+            raise InputError(f"{where}: extras is of type {kind}, expected a mapping from plugin names to what each is given")
+        object.__setattr__(self, "neighbours", ordered(self.neighbours, self.timestamp_us, where))
 
     @property
     def channels(self) -> tuple[str, ...]:
@@ -81,9 +88,34 @@ class Frame:
         hint = nearest(instance, [box.instance for box in self.boxes])
         raise InputError(f"frame {self.token!r} has no box of instance {instance!r}{hint}; it has {len(self.boxes)} boxes")
 
+    def moment(self) -> Moment:
+        """Return what this frame is as a neighbour of another one: its time, ego pose, boxes and cameras."""
+        return Moment(self.timestamp_us, self.global_SE3_ego, self.boxes, self.cameras, self.token)
+
+    def neighbour(self, offset_s: float, tolerance_s: float = 0.1) -> Moment | None:
+        """Return the neighbour nearest to offset_s after this frame (before it, where negative).
+
+        None where there is none within tolerance_s of that time: what the scene was then is unknown.
+        """
+        time = self.timestamp_us + offset_s * 1e6
+        closest = min(self.neighbours, key=lambda moment: abs(moment.timestamp_us - time), default=None)
+        return closest if closest is not None and abs(closest.timestamp_us - time) <= tolerance_s * 1e6 else None
+
+    def ego_at(self, offset_s: float, max_gap_s: float = MAX_GAP_S) -> SE3 | None:
+        """Return the ego pose global_SE3_ego offset_s after this frame (before it, where negative), between two moments.
+
+        None where that is unknown: beyond the neighbours, or between two that are more than max_gap_s apart.
+        """
+        here = Moment(self.timestamp_us, self.global_SE3_ego)
+        moments = sorted((*self.neighbours, here), key=lambda moment: moment.timestamp_us)
+        return pose_at(moments, self.timestamp_us + offset_s * 1e6, max_gap_s)
+
     def resized(self, width_px: int, height_px: int) -> Frame:
-        """Return this frame with every camera set to generate width_px x height_px images."""
-        return replace(self, cameras=tuple(camera.resized(width_px, height_px) for camera in self.cameras))
+        """Return this frame with every camera, those of neighbours too, set to generate width_px x height_px images."""
+        return replace(
+            self, cameras=tuple(camera.resized(width_px, height_px) for camera in self.cameras),
+            neighbours=tuple(moment.resized(width_px, height_px) for moment in self.neighbours),
+        )  # fmt: skip
 
     def add_box(self, box: Box3D) -> Frame:
         """Return this frame with one more box."""
@@ -136,3 +168,16 @@ class Scene:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "frames", items_of(self.frames, Frame, f"scene {self.name!r}: frames"))
+
+    def with_neighbours(self, past_s: float, future_s: float) -> Scene:
+        """Return this scene with every frame's neighbours taken from its other frames.
+
+        Args:
+            past_s: seconds before each frame; the first moment beyond them is a neighbour too, to interpolate from.
+            future_s: seconds after it, likewise.
+        """
+        moments = [frame.moment() for frame in self.frames]
+        frames = tuple(
+            replace(frame, neighbours=tuple(around(moments, frame.timestamp_us, past_s, future_s))) for frame in self.frames
+        )
+        return replace(self, frames=frames)
