@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from dataclasses import replace
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import ClassVar
 
-from drivegen.scene import Frame, Scene
+from drivegen.scene import Frame, Moment, Scene
+from drivegen.scene.moments import around
 from drivegen.support.errors import InputError, nearest
 
 GROUP = "drivegen.datasets"
@@ -67,6 +69,35 @@ class SceneSource(ABC):
     @abstractmethod
     def fingerprint(self, sample_token: str) -> str:
         """Return a short digest that changes with the tables, the maps and the sample's files (by their sizes and times)."""
+
+    def files(self, sample_token: str) -> tuple[Path, ...]:
+        """List the files that `frame` of a sample cannot do without, whether they are there or not; () where unknown."""
+        return ()
+
+    # -- neighbouring moments ----------------------------------------------------------------------------------------
+    # What is here works for every reader by reading whole frames; a reader that can look times up is faster.
+
+    def nearby(self, sample_token: str, past_s: float, future_s: float) -> tuple[str, ...]:
+        """Return the samples of the same scene from past_s before a sample to future_s after it, in time order.
+
+        The first beyond each end that is not 0 is among them, to interpolate from; the sample itself is not.
+        """
+        if not (past_s or future_s):
+            return ()
+        tokens = next((found for scene in self.scenes if sample_token in (found := self.samples(scene))), ())
+        moments = [self.moment(token) for token in tokens]
+        own = self.moment(sample_token)
+        return tuple(moment.token for moment in around(moments, own.timestamp_us, past_s, future_s))
+
+    def moment(self, sample_token: str) -> Moment:
+        """Read a sample as a neighbour of another one; its pictures are not looked at."""
+        return self.frame(sample_token).moment()
+
+    def frame_with_neighbours(self, sample_token: str, past_s: float, future_s: float) -> Frame:
+        """Read one sample and its neighbours (`nearby`); 0 and 0 cost nothing."""
+        moments = tuple(self.moment(token) for token in self.nearby(sample_token, past_s, future_s))
+        frame = self.frame(sample_token)
+        return replace(frame, neighbours=moments) if moments else frame
 
 
 def stat_digest(paths: Iterable[Path]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 
@@ -62,7 +63,7 @@ def ordered(moments: Sequence[Moment], own_us: int, where: str) -> tuple[Moment,
     for time in times:
         if time == own_us:
             raise InputError(f"{where} has a neighbour at its own time, {time} µs; leave it out, or correct timestamp_us")
-    for one, other in zip(times, times[1:], strict=False):
+    for one, other in pairwise(times):
         if one == other:
             raise InputError(f"{where} has two neighbours at one time, {one} µs; leave one out")
     return tuple(found)
@@ -74,12 +75,10 @@ def around(moments: Sequence[Moment], time_us: int, past_s: float, future_s: flo
     With that one, what is asked for at the very end can be interpolated, as recordings rarely have a moment exactly there. The
     moment at the time itself is left out.
     """
+    moments = sorted(moments, key=lambda moment: moment.timestamp_us)
     before = [moment for moment in moments if past_s > 0 and moment.timestamp_us < time_us]
     after = [moment for moment in moments if future_s > 0 and moment.timestamp_us > time_us]
-    return [
-        *_reaching(before[::-1], time_us, past_s)[::-1],
-        *_reaching(after, time_us, future_s),
-    ]
+    return [*_reaching(before[::-1], time_us, past_s)[::-1], *_reaching(after, time_us, future_s)]
 
 
 def _reaching(moments: Sequence[Moment], time_us: int, seconds: float) -> list[Moment]:

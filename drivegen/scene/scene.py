@@ -27,8 +27,8 @@ class Frame:
     """One moment of a scene: what `drivegen` turns into images.
 
     global_SE3_ego and ego_SE3_lidar belong to the sample's own time; cameras (1 to 8) are kept in ring order; extras holds
-    what the plugin of that instance name is given, as a caller's `inputs` would; neighbours are moments of the same scene before
-    and after this one, kept in time order, as far as a plugin asked for them.
+    what the plugin of that instance name is given, as a caller's `inputs` would; neighbours are moments of the same scene
+    before and after this one, kept in time order, as far as a plugin asked for them.
     """
 
     token: str

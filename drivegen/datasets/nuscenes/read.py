@@ -14,10 +14,15 @@ from drivegen.datasets.nuscenes.schema import ROW_ERRORS, field_problems, inside
 from drivegen.datasets.nuscenes.tables import table_problems
 from drivegen.datasets.nuscenes.vectormap import read_map
 from drivegen.datasets.nuscenes.versions import choose_version, versions
-from drivegen.scene import Box3D, Camera, Frame, Scene, VectorMap
+from drivegen.scene import Box3D, Camera, Frame, Moment, Scene, VectorMap
 from drivegen.scene.geometry import SE3
 from drivegen.scene.pictures import open_image
 from drivegen.support.errors import InputError, nearest
+
+MOMENTS_KEPT = 64
+"""Neighbouring moments that stay in memory: those of one frame are nearly those of the next."""
+
+_NO_CAMERA = "has no camera image; a frame needs 1 to 8 key-frame images"
 
 
 def open(root: str | Path, version: str | None = None) -> Dataset:
@@ -78,6 +83,7 @@ class Dataset(SceneSource):
             for row in getattr(self.devkit, table):
                 _check(table, row)
         self._maps: dict[str, VectorMap | None] = {}
+        self._moments: dict[str, Moment] = {}
 
     @property
     def scenes(self) -> tuple[str, ...]:
@@ -103,6 +109,48 @@ class Dataset(SceneSource):
         ]
         files = stat_digest([self.root / name for name in names])
         return hashlib.sha256(f"{self._tables_digest} {files}".encode()).hexdigest()[:12]
+
+    def files(self, sample_token: str) -> tuple[Path, ...]:
+        """List a sample's pictures, whether they are there or not."""
+        rows = self._data(sample_token).values()
+        cameras = [row for row in rows if row["sensor_modality"] == "camera"]
+        return tuple(inside(self.root, row["filename"], f"sample_data row {row['token']}") for row in cameras)
+
+    def nearby(self, sample_token: str, past_s: float, future_s: float) -> tuple[str, ...]:
+        """Follow a sample's links; where timestamps stand still or turn back, what lies beyond is unknown."""
+        self._data(sample_token)  # refuses a token that is not there
+        before = self._along("prev", sample_token, past_s)
+        return (*before[::-1], *self._along("next", sample_token, future_s))
+
+    def _along(self, link: str, sample_token: str, seconds: float) -> list[str]:
+        where = f"sample row {sample_token}"
+        sample, found, reached = self._get("sample", sample_token, where), [], 0.0
+        start = sample["timestamp"]
+        while reached < seconds and sample[link]:
+            sample = self._get("sample", sample[link], f"sample row {sample['token']}")
+            distance = (sample["timestamp"] - start) * (1e-6 if link == "next" else -1e-6)
+            if distance <= reached:
+                break
+            reached = distance
+            found.append(sample["token"])
+        return found
+
+    def moment(self, sample_token: str) -> Moment:
+        """Read a sample as a neighbour of another one: ego pose, boxes, cameras; no picture is opened."""
+        found = self._moments.get(sample_token)
+        if found is not None:
+            return found
+        where, rows = f"sample row {sample_token}", self._data(sample_token)
+        sample = self._get("sample", sample_token, where)
+        cameras = tuple(self._camera(row, look=False) for row in rows.values() if row["sensor_modality"] == "camera")
+        boxes = tuple(self._box(token) for token in sample["anns"])
+        with _at(where):
+            pose = self._reference(sample, rows, cameras)[0]
+            moment = Moment(sample["timestamp"], pose, boxes, cameras, sample_token)
+        if len(self._moments) >= MOMENTS_KEPT:
+            self._moments = {}
+        self._moments[sample_token] = moment
+        return moment
 
     @cached_property
     def _tables_digest(self) -> str:
@@ -142,24 +190,29 @@ class Dataset(SceneSource):
         location = self._get("log", scene["log_token"], f"scene row {scene['token']}")["location"]
         cameras = tuple(self._camera(row) for row in rows.values() if row["sensor_modality"] == "camera")
         boxes = tuple(self._box(token) for token in sample["anns"])
-        lidar = rows.get("LIDAR_TOP")
         with _at(where):
             if not cameras:
-                raise InputError("has no camera image; a frame needs 1 to 8 key-frame images")
-            if lidar is not None:
-                at = f"sample_data row {lidar['token']}"
-                reference: dict[str, Any] = {
-                    "global_SE3_ego": self._pose("ego_pose", lidar["ego_pose_token"], at),
-                    "ego_SE3_lidar": self._pose("calibrated_sensor", lidar["calibrated_sensor_token"], at),
-                }
-                path = inside(self.root, lidar["filename"], at)
-            else:
-                closest = min(cameras, key=lambda camera: abs(camera.timestamp_us - sample["timestamp"]))
-                reference, path = {"global_SE3_ego": closest.global_SE3_ego}, None
+                raise InputError(_NO_CAMERA)
+            pose, lidar_mounting, path = self._reference(sample, rows, cameras)
             return Frame(
                 sample_token, cameras, boxes, self._map(location), sample.get("description", scene["description"]), location,
-                scene["name"], sample["timestamp"], lidar_path=path, **reference,
+                scene["name"], sample["timestamp"], pose, lidar_path=path, **lidar_mounting,
             )  # fmt: skip
+
+    def _reference(
+        self, sample: dict[str, Any], rows: dict[str, dict[str, Any]], cameras: tuple[Camera, ...]
+    ) -> tuple[SE3, dict[str, SE3], Path | None]:
+        """Return the ego pose at a sample's own time, the lidar's mounting and its file; {} and None without a lidar."""
+        lidar = rows.get("LIDAR_TOP")
+        if lidar is None and not cameras:
+            raise InputError(_NO_CAMERA)
+        if lidar is None:
+            closest = min(cameras, key=lambda camera: abs(camera.timestamp_us - sample["timestamp"]))
+            return closest.global_SE3_ego, {}, None
+        at = f"sample_data row {lidar['token']}"
+        pose = self._pose("ego_pose", lidar["ego_pose_token"], at)
+        mounting = {"ego_SE3_lidar": self._pose("calibrated_sensor", lidar["calibrated_sensor_token"], at)}
+        return pose, mounting, inside(self.root, lidar["filename"], at)
 
     def _get(self, table: str, token: str, where: str) -> dict[str, Any]:
         try:
@@ -193,7 +246,8 @@ class Dataset(SceneSource):
         with _at(f"{where}: {table} row {token}"):
             return SE3.from_quaternion(row["rotation"], row["translation"])
 
-    def _camera(self, row: dict[str, Any]) -> Camera:
+    def _camera(self, row: dict[str, Any], look: bool = True) -> Camera:
+        """Read a camera, and with look the header of its picture, which must be there and of the row's size."""
         where = f"sample_data row {row['token']} ({row['channel']})"
         mount = self._get("calibrated_sensor", row["calibrated_sensor_token"], where)
         path = inside(self.root, row["filename"], where)
@@ -203,7 +257,8 @@ class Dataset(SceneSource):
                 self._pose("calibrated_sensor", mount["token"], where), self._pose("ego_pose", row["ego_pose_token"], where),
                 row["timestamp"], path,
             )  # fmt: skip
-        open_image(path, where, (camera.width_px, camera.height_px)).close()
+        if look:
+            open_image(path, where, (camera.width_px, camera.height_px)).close()
         return camera
 
     def _box(self, token: str) -> Box3D:
