@@ -17,8 +17,8 @@ from numpy.typing import ArrayLike
 from drivegen.scene.boxes import Box3D
 from drivegen.scene.cameras import Camera, ring_order
 from drivegen.scene.geometry import SE3, file_path, finite, instance_of, items_of, timestamp
-from drivegen.scene.vector_map import VectorMap
 from drivegen.scene.moments import MAX_GAP_S, Moment, around, ordered, pose_at
+from drivegen.scene.vector_map import VectorMap
 from drivegen.support.errors import InputError, nearest
 
 

@@ -201,7 +201,7 @@ class Dataset(SceneSource):
 
     def _reference(
         self, sample: dict[str, Any], rows: dict[str, dict[str, Any]], cameras: tuple[Camera, ...]
-    ) -> tuple[SE3, dict[str, SE3], Path | None]:
+    ) -> tuple[SE3, dict[str, Any], Path | None]:
         """Return the ego pose at a sample's own time, the lidar's mounting and its file; {} and None without a lidar."""
         lidar = rows.get("LIDAR_TOP")
         if lidar is None and not cameras:
