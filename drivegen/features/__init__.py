@@ -1,0 +1,1 @@
+"""Pictures as features: networks that others trained, whose weights come with a package or from a file."""

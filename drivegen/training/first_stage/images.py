@@ -1,0 +1,86 @@
+"""Single camera images as batches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset as TorchDataset
+
+from drivegen.scene import Camera
+from drivegen.training.datamodule import Sources, image_pixels
+from drivegen.training.order import Loader, Order
+
+
+@dataclass(frozen=True, eq=False)
+class ImageBatch:
+    """pixels (N, 3, H, W) uint8, and which image each is."""
+
+    pixels: Tensor
+    samples: tuple[str, ...]
+
+    def to(self, device: torch.device | str) -> ImageBatch:
+        """Move the pixels to a device."""
+        return ImageBatch(self.pixels.to(device, non_blocking=True), self.samples)
+
+
+class Images(TorchDataset[tuple[str, np.ndarray]]):
+    """Camera images one by one."""
+
+    def __init__(self, cameras: Sequence[Camera]) -> None:
+        self.cameras = list(cameras)
+
+    def __len__(self) -> int:
+        return len(self.cameras)
+
+    def __getitem__(self, index: int) -> tuple[str, np.ndarray]:
+        camera = self.cameras[index]
+        return str(camera.image_path), image_pixels(camera)
+
+    def collate(self, items: list[tuple[str, np.ndarray]]) -> ImageBatch:
+        """Stack images."""
+        names, arrays = zip(*items, strict=True)
+        return ImageBatch(torch.from_numpy(np.stack(arrays)), tuple(names))
+
+
+class ImageData(pl.LightningDataModule):
+    """Single camera images of datasets in the nuScenes schema; arguments as `drivegen.training.datamodule.DriveData`."""
+
+    def __init__(
+        self, roots: Sequence[str | Path], *, size: tuple[int, int], images: int = 12, version: str | None = None,
+        val_scenes: float | Sequence[str] = 0.0, max_frames: int | None = None, workers: int = 0, seed: int = 0,
+        batches: int | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.roots, self.size, self.images, self.version, self.val_scenes = list(roots), size, images, version, val_scenes
+        self.max_frames, self.workers, self.seed, self.batches = max_frames, workers, seed, batches
+        self.sources: Sources | None = None
+        self.dataset: Images | None = None
+
+    def open(self) -> Sources:
+        """Open the datasets; does nothing the second time."""
+        if self.sources is None:
+            self.sources = Sources(self.roots, self.size, self.version, self.val_scenes, self.max_frames)
+        return self.sources
+
+    def setup(self, stage: str | None = None) -> None:
+        """Open the datasets and list the cameras; does nothing the second time."""
+        if self.dataset is not None:
+            return
+        from rich.progress import track
+
+        sources = self.open()
+        frames = track(sources.train, "reading frames")
+        self.dataset = Images([camera for ref in frames for camera in sources.frame(ref).cameras])
+
+    def train_dataloader(self) -> Loader:
+        """Return the loader of the training images."""
+        assert self.dataset is not None, "setup() comes first"
+        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
+        order = Order([1] * len(self.dataset), self.images, self.seed, rank, world)
+        return Loader(self.dataset, order, self.dataset.collate, self.workers, self.batches)

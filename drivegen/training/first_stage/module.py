@@ -1,0 +1,128 @@
+"""The LightningModule of a first stage: one backward pass and one optimiser for the network and what judges it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from drivegen.training.base import TrainedModule
+from drivegen.training.config import TrainConfig
+from drivegen.training.fill import to_unit
+from drivegen.training.first_stage import perceptual
+from drivegen.training.first_stage.adversary import PatchDiscriminator, adaptive_weight, hinge
+from drivegen.training.first_stage.codebook import Codebook
+from drivegen.training.first_stage.images import ImageBatch
+from drivegen.training.first_stage.losses import colour_distance, edge_distance, random_crops
+from drivegen.training.first_stage.settings import AutoencoderConfig, CodebookConfig
+
+
+class FirstStageModule(TrainedModule):
+    """Training of an AutoencoderKL or a VQModel on single pictures.
+
+    The losses on the picture are L1 on pixels, on their gradients at four sizes and on colours, features' distance, and a
+    discriminator's opinion; on the latents the KL term or the codebook's. Gradients at the picture are summed and go back
+    through the network once, so that a discriminator costs a quarter more and not twice as much.
+    """
+
+    def __init__(self, vae: Any, settings: TrainConfig, loss: AutoencoderConfig) -> None:
+        super().__init__(settings)
+        self.vae, self.loss = vae.requires_grad_(True).train(), loss
+        if settings.gradient_checkpointing:
+            vae.enable_gradient_checkpointing()
+        self.codebook = Codebook(vae.quantize.embedding, loss.codebook or CodebookConfig()) if loss.kind == "vq" else None
+        self.distance = perceptual.build(loss.perceptual) if loss.perceptual is not None else None
+        self.discriminator = PatchDiscriminator(loss.adversarial.channels) if loss.adversarial is not None else None
+
+    def trained(self) -> Iterator[tuple[str, nn.Parameter]]:
+        return ((name, p) for name, p in super().trained() if not name.startswith("distance."))
+
+    def training_step(self, batch: ImageBatch, batch_idx: int) -> Tensor:
+        """Return the loss of one batch."""
+        pixels = to_unit(random_crops(batch.pixels, self.loss.crop) if self.loss.crop else batch.pixels)
+        made, on_latents, parts = self._reconstruct(pixels)
+        picture = made.detach().float().requires_grad_()
+        on_picture = self._distances(picture, pixels, parts)
+        (gradient,) = torch.autograd.grad(on_picture, picture)
+        total, judged = on_picture.detach() + on_latents, on_latents.new_zeros(())
+        if self.discriminator is not None:
+            opinion = -self.discriminator.judged_by_others(picture).mean()
+            (against,) = torch.autograd.grad(opinion, picture)
+            weight = self._ramp() * adaptive_weight(made, self.vae.decoder.conv_out.weight, gradient.to(made), against.to(made))
+            gradient = gradient + weight * against
+            total = total + weight * opinion.detach()
+            judged = hinge(self.discriminator(pixels), self.discriminator(picture.detach()))
+            parts |= {"adversarial": opinion, "adversarial_weight": weight, "discriminator": judged}
+        self.log_dict({name: value.detach() for name, value in parts.items()})
+        back = (made.float() * gradient).sum()  # its gradient at the picture is `gradient`; its value is nobody's
+        return self.checked(total + judged + (back - back.detach()), batch.samples)
+
+    def _reconstruct(self, pixels: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Encode and decode: the picture, the loss on the latents, and what is logged."""
+        encoded = self.vae.encode(pixels)
+        if self.codebook is not None:
+            latents = encoded.latents
+            quantised, loss, numbers = self.codebook(latents)
+            if self.training:
+                self.codebook.learn(latents, numbers)
+            used, perplexity = self.codebook.usage(numbers)
+            made = self.vae.decode(quantised.to(latents.dtype), force_not_quantize=True).sample
+            return made, loss, {"codes_used": used, "perplexity": perplexity, "codebook": loss}
+        mean, logvar = encoded.latent_dist.mean.float(), encoded.latent_dist.logvar.float()
+        if self.loss.kind == "plain":
+            return self.vae.decode(mean).sample, mean.new_zeros(()), {"latent_std": mean.std()}
+        latents = mean + torch.exp(0.5 * logvar) * torch.randn(mean.shape).to(mean)
+        kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).sum(dim=(1, 2, 3)).mean()
+        return self.vae.decode(latents).sample, self.loss.kl * kl, {"kl": kl, "latent_std": mean.std()}
+
+    def _distances(self, picture: Tensor, pixels: Tensor, parts: dict[str, Tensor]) -> Tensor:
+        weighted = {
+            "l1": (self.loss.l1, (picture - pixels).abs().mean()),
+            "edges": (self.loss.edges, edge_distance(picture, pixels)),
+            "colour": (self.loss.colour, colour_distance(picture, pixels)),
+        }
+        if self.distance is not None and self.loss.perceptual is not None:
+            weighted["perceptual"] = (self.loss.perceptual.weight, self.distance(picture, pixels))
+        parts |= {name: value for name, (_, value) in weighted.items()}
+        return torch.stack([weight * value for weight, value in weighted.values()]).sum()
+
+    def _ramp(self) -> float:
+        """Weight of the adversarial loss at this step."""
+        settings = self.loss.adversarial
+        assert settings is not None
+        done = self.global_step / self.settings.steps - settings.start
+        return settings.weight * (float(done >= 0) if settings.ramp == 0 else min(1.0, max(0.0, done / settings.ramp)))
+
+    def configure_optimizers(self) -> Any:
+        configured = super().configure_optimizers()
+        settings = self.loss.adversarial
+        if self.discriminator is None or settings is None:
+            return configured
+        judges = {id(p) for p in self.discriminator.parameters()}
+        groups = [
+            {**group, "params": [p for p in group["params"] if id(p) not in judges]}
+            for group in configured["optimizer"].param_groups
+        ]
+        for group in groups:
+            group.pop("initial_lr", None)
+        groups.append({"params": list(self.discriminator.parameters()), "lr": settings.lr, "betas": settings.betas, "weight_decay": 0.0})
+        fused = self.settings.precision != "fp16"
+        optimizer = torch.optim.AdamW(groups, lr=self.settings.lr, betas=self.settings.betas, fused=fused)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.rate)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        if self.codebook is not None:
+            codes = self.vae.quantize.embedding.weight.detach()
+            checkpoint["codebook"] = {"codes": codes, "counts": self.codebook.counts, "sums": self.codebook.sums}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        if self.codebook is not None:
+            with torch.no_grad():
+                self.vae.quantize.embedding.weight.copy_(checkpoint["codebook"]["codes"])
+                self.codebook.counts.copy_(checkpoint["codebook"]["counts"])
+                self.codebook.sums.copy_(checkpoint["codebook"]["sums"])

@@ -1,0 +1,86 @@
+"""Settings of a first stage."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from drivegen.support.errors import InputError
+
+
+def _number(default: Any, **bounds: float) -> Any:
+    return field(default=default, metadata=bounds)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PerceptualConfig:
+    """A distance of features: what pixels alone do not see (Zhang et al. 2018)."""
+
+    weight: float = _number(1.0, ge=0)
+    network: Literal["efficientnet-lite0", "vgg16"] = "efficientnet-lite0"
+    weights: str | None = None
+    """File of the network's weights; None = those of the installed package (EfficientNet-Lite0 alone has one)."""
+    linear: str | None = None
+    """File of LPIPS's learned weights per channel (``lin0.model.1.weight`` …), for vgg16; None = all channels alike."""
+
+    def __post_init__(self) -> None:
+        if self.network == "vgg16" and self.weights is None:
+            raise InputError("network vgg16 needs weights, a file in torchvision's layout; no package ships them")
+        if self.linear is not None and self.network != "vgg16":
+            raise InputError("linear holds LPIPS's weights for vgg16; the features of efficientnet-lite0 have none")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdversarialConfig:
+    """A patch discriminator that learns from the first step and is felt later (Esser et al. 2021, VQGAN)."""
+
+    weight: float = _number(0.03, ge=0, le=10)
+    """Times the adaptive weight, which makes both losses pull alike at the last convolution (their eq. 7)."""
+    start: float = _number(0.2, ge=0, le=1)
+    """Share of the steps after which the generator feels it."""
+    ramp: float = _number(0.1, ge=0, le=1)
+    """Share of the steps over which its weight rises from 0."""
+    lr: float = _number(4e-4, gt=0, le=1)
+    betas: tuple[float, float] = (0.5, 0.9)
+    channels: int = _number(32, ge=4, le=512)
+    """Width of the discriminator's first layer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CodebookConfig:
+    """How the codes of a vector-quantised first stage learn (van den Oord et al. 2017)."""
+
+    update: Literal["ema", "gradient"] = "ema"
+    """Codes as moving averages of what they stand for (appendix A.1), or learned by the straight-through loss (eq. 3)."""
+    decay: float = _number(0.99, ge=0, lt=1)
+    commitment: float = _number(0.25, ge=0)
+    revive_below: float = _number(0.5, ge=0)
+    """A code that stands for fewer latents per step, on average, is put onto one of the present batch; 0 = never."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoencoderConfig:
+    """A first stage and the weights of its losses."""
+
+    kind: Literal["kl", "plain", "vq"] = "kl"
+    """kl: diffusers' AutoencoderKL, sampled; plain: the same without sampling or KL; vq: diffusers' VQModel."""
+    network: dict[str, Any] = field(default_factory=dict)
+    """Arguments of diffusers' AutoencoderKL or VQModel."""
+    weights: str | None = None
+    """Folder of such a network to start from; with `network` beside it, what both have is copied."""
+    crop: tuple[int, int] | None = None
+    """(height, width) of random crops that are trained on, in pixels; None = whole images."""
+    l1: float = _number(1.0, ge=0)
+    edges: float = _number(1.0, ge=0)
+    """Weight of the L1 distance of image gradients at full, half, quarter and eighth size."""
+    colour: float = _number(1.0, ge=0)
+    """Weight of the L1 distance of the two colour differences at a quarter of the size."""
+    kl: float = _number(1e-6, ge=0)
+    perceptual: PerceptualConfig | None = None
+    adversarial: AdversarialConfig | None = None
+    codebook: CodebookConfig | None = None
+    """For kind vq; None = the defaults."""
+
+    def __post_init__(self) -> None:
+        if self.codebook is not None and self.kind != "vq":
+            raise InputError(f"codebook is for kind: vq, and kind is {self.kind!r}")
