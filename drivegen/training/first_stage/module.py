@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from drivegen.training.base import TrainedModule
 from drivegen.training.config import TrainConfig
@@ -35,9 +34,6 @@ class FirstStageModule(TrainedModule):
         self.codebook = Codebook(vae.quantize.embedding, loss.codebook or CodebookConfig()) if loss.kind == "vq" else None
         self.distance = perceptual.build(loss.perceptual) if loss.perceptual is not None else None
         self.discriminator = PatchDiscriminator(loss.adversarial.channels) if loss.adversarial is not None else None
-
-    def trained(self) -> Iterator[tuple[str, nn.Parameter]]:
-        return ((name, p) for name, p in super().trained() if not name.startswith("distance."))
 
     def training_step(self, batch: ImageBatch, batch_idx: int) -> Tensor:
         """Return the loss of one batch."""
@@ -107,7 +103,9 @@ class FirstStageModule(TrainedModule):
         ]
         for group in groups:
             group.pop("initial_lr", None)
-        groups.append({"params": list(self.discriminator.parameters()), "lr": settings.lr, "betas": settings.betas, "weight_decay": 0.0})
+        groups.append(
+            {"params": list(self.discriminator.parameters()), "lr": settings.lr, "betas": settings.betas, "weight_decay": 0.0}
+        )
         fused = self.settings.precision != "fp16"
         optimizer = torch.optim.AdamW(groups, lr=self.settings.lr, betas=self.settings.betas, fused=fused)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.rate)

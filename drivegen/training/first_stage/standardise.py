@@ -25,10 +25,10 @@ def standardise(vae: Any, dataset: Images, count: int = 512) -> None:
     latents = []
     for part in np.array_split(chosen, max(1, len(chosen) // 8)):
         pixels = torch.stack([torch.from_numpy(np.ascontiguousarray(dataset[int(i)][1])) for i in part]).to(device)
-        latents.append(vae.encode(to_unit(pixels)).latent_dist.mean.float())
+        latents.append(latents_of(vae, to_unit(pixels)).float())
     found = torch.cat(latents)
     before, after = vae.quant_conv, vae.post_quant_conv
-    if before is None or after is None:
+    if before is None or after is None or hasattr(vae, "quantize"):
         vae.register_to_config(scaling_factor=1.0 / float(found.std()))
         return
     mean, std = found.mean((0, 2, 3)), found.std((0, 2, 3))
