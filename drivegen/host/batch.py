@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from drivegen.plugin import Arrays, Grid, Plugin
+from drivegen.plugin.unknown import KNOWN, marked, unmarked
 from drivegen.scene import Frame
 from drivegen.support.errors import InputError
 
@@ -25,6 +27,12 @@ class Batch:
     grid: Grid
     arrays: Mapping[str, Arrays]
     samples: tuple[str, ...] = ()
+
+    @property
+    def known(self) -> dict[str, Tensor]:
+        """Which frames (B,) each plugin knows something of; the others are null for it (`plugin.Unknown`)."""
+        every = torch.ones(self.grid.scenes * self.grid.frames, dtype=torch.bool)
+        return {name: group.get(KNOWN, every) for name, group in self.arrays.items()}
 
     def to(self, device: torch.device | str) -> Batch:
         """Move every array to a device."""
@@ -45,13 +53,29 @@ def prepare(
     user_input = {**frame.extras, **(inputs or {})}
     if training:
         user_input = {name: plugin.training_input for name, plugin in plugins.items()} | user_input
-    return {name: plugin.prepare(frame, user_input.get(name)) for name, plugin in plugins.items()}
+    return {name: marked(plugin.prepare(frame, user_input.get(name))) for name, plugin in plugins.items()}
 
 
 def collate(prepared: Sequence[Prepared], plugins: Mapping[str, Plugin], views: int, samples: Sequence[str] = ()) -> Batch:
     """Join prepared frames of equal view count into a batch of tensors."""
     arrays: dict[str, dict[str, Tensor]] = {}
     for name, plugin in plugins.items():
-        joined = plugin.collate([item[name] for item in prepared]) if prepared[0][name] else {}
+        items = [unmarked(item[name]) for item in prepared]
+        joined = plugin.collate(items) if items[0] else {}
         arrays[name] = {key: torch.from_numpy(np.ascontiguousarray(value)) for key, value in joined.items()}
+        if any(KNOWN in item[name] for item in prepared):
+            arrays[name][KNOWN] = torch.tensor([KNOWN not in item[name] for item in prepared])
     return Batch(Grid(len(prepared), 1, views), arrays, tuple(samples))
+
+
+def neighbours_wanted(plugins: Mapping[str, Plugin]) -> tuple[float, float]:
+    """Return the seconds of past and future that some of the plugins need; raises InputError where one asks for no time."""
+    wanted = [(0.0, 0.0)]
+    for name, plugin in plugins.items():
+        pair = plugin.neighbours
+        numbers = isinstance(pair, (tuple, list)) and all(isinstance(s, (int, float)) and 0 <= s < math.inf for s in pair)
+        if not numbers or len(pair) != 2:
+            what = f"plugin {name!r} ({type(plugin).__name__}).neighbours is {pair!r}"
+            raise InputError(f"{what}; it must be two numbers of seconds, past and future, each 0 or above")
+        wanted.append((float(pair[0]), float(pair[1])))
+    return max(past for past, _ in wanted), max(future for _, future in wanted)

@@ -15,6 +15,7 @@ from drivegen.backbones.stable_diffusion import Backbone
 from drivegen.host.regions import Region
 from drivegen.host.tokens import Tokens, join_tokens
 from drivegen.plugin import Arrays, Grid, Now, Plugin, Residuals, Signal
+from drivegen.plugin.unknown import known_and_kept, unmarked
 from drivegen.support.errors import InputError, nearest
 from drivegen.support.names import check_name
 
@@ -258,11 +259,11 @@ class Host(nn.Module):
         return Conditions(grid, signals, dict(scales or {}))
 
     def encode_one(self, name: str, arrays: Arrays, grid: Grid, keep: Tensor | bool = True) -> Signal:
-        """Encode one plugin's arrays."""
+        """Encode one plugin's arrays; a frame that is unknown to it (`plugin.Unknown`) is null whatever keep says."""
         if isinstance(keep, bool):
             device = next(self.backbone.unet.parameters()).device
             keep = torch.full((grid.scenes * grid.frames,), keep, device=device)
-        return self.plugin(name).encode(arrays, keep)
+        return self.plugin(name).encode(unmarked(arrays), known_and_kept(arrays, keep))
 
     def forward(self, x: Tensor, t: Tensor, conditions: Conditions, progress: float = 0.0) -> Tensor:
         """Predict from noisy latents x (N, C, h, w) and timesteps t (N,) or (); progress is the fraction of steps done."""

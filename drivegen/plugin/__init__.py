@@ -16,8 +16,9 @@ from drivegen.plugin.contract import (
     refuse_input,
     select_or_null,
 )
+from drivegen.plugin.unknown import Unknown
 
 __all__ = [
     "Arrays", "Context", "Denoiser", "Grid", "Now", "Plugin", "Released", "ReleasedFile", "Residuals", "Signal", "ToX0",
-    "per_row", "refuse_input", "select_or_null",
+    "Unknown", "per_row", "refuse_input", "select_or_null",
 ]  # fmt: skip

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from drivegen.plugin.hooks import HOOKS
+from drivegen.plugin.unknown import Unknown
 from drivegen.scene import Frame
 from drivegen.support.errors import InputError
 
@@ -163,6 +164,9 @@ class Plugin(nn.Module):
     training_input: ClassVar[Any] = None
     """What `prepare` is given in training for a frame whose extras have nothing for this plugin."""
 
+    neighbours: tuple[float, float] = (0.0, 0.0)
+    """Seconds before and after a frame whose moments `prepare` reads (`frame.neighbours`); an instance may set its own."""
+
     config: dict[str, Any]
     sites: tuple[tuple[str, str], ...] = ()
     networks: tuple[nn.Module, ...] = ()
@@ -189,8 +193,8 @@ class Plugin(nn.Module):
 
     # -- per frame, in the data workers ------------------------------------------------------------------------------
 
-    def prepare(self, frame: Frame, user_input: Any = None) -> dict[str, np.ndarray]:
-        """Turn a frame into arrays; runs on a weightless copy in the data workers.
+    def prepare(self, frame: Frame, user_input: Any = None) -> dict[str, np.ndarray] | Unknown:
+        """Turn a frame into arrays, or into `Unknown`; runs on a weightless copy in the data workers.
 
         user_input is what the caller passed under this instance's name. Arrays whose name begins with ``null_`` describe null
         itself (a negative prompt); all others must not be seen when the condition is null.

@@ -12,6 +12,7 @@ from drivegen.diffusion.loss_weighting import min_snr_weights
 from drivegen.diffusion.schedule import NoiseSchedule
 from drivegen.host.host import Host
 from drivegen.plugin import Grid
+from drivegen.plugin.unknown import known_part, neutral, unmarked
 from drivegen.support.errors import InputError
 from drivegen.training.base import TrainedModule
 from drivegen.training.config import DropGroup, TrainConfig
@@ -79,9 +80,10 @@ class DriveModule(TrainedModule):
         extra = []
         for name in self.host.plugins:
             plugin, arrays = self.host.plugin(name), conditions.arrays[name]
-            if (weight := plugin.weight(arrays, t)) is not None:
-                errors = errors * weight
-            if (term := plugin.loss(prediction, target, t, arrays)) is not None:
+            if (weight := plugin.weight(unmarked(arrays), t)) is not None:
+                errors = errors * neutral(arrays, weight)
+            part = known_part(arrays, prediction, target, t)
+            if part is not None and (term := plugin.loss(*part)) is not None:
                 extra.append(term)
                 self.log(f"loss_{name}", term.detach())
         return self.checked(sum(extra, errors.mean()), conditions.samples)

@@ -36,11 +36,11 @@ THREE_LEVELS = {
 }  # fmt: skip
 DRAWING = np.random.default_rng(9).integers(0, 256, (48, 64, 3), dtype=np.uint8)
 NEEDS: dict[str, dict[str, Any]] = {
-    "controlnet": {"given": {"CAM_FRONT": DRAWING}, "others": {"text": registry.load("text")}},
-    "t2i_adapter": {"given": {"CAM_FRONT": DRAWING}, "backbone": partial(tiny_backbone, unet=THREE_LEVELS)},
+    "controlnet": {"user_input": {"CAM_FRONT": DRAWING}, "others": {"text": registry.load("text")}},
+    "t2i_adapter": {"user_input": {"CAM_FRONT": DRAWING}, "backbone": partial(tiny_backbone, unet=THREE_LEVELS)},
     "image_prompt": {
         "backbone": partial(tiny_backbone, image_encoder=True),
-        "given": {
+        "user_input": {
             "CAM_FRONT": PHOTOS[:2],
             "CAM_FRONT_LEFT": {"images": PHOTOS[1:], "scale": [0.7, 1.2], "masks": [None, LEFT]},
         },

@@ -1,0 +1,65 @@
+"""What a plugin says of a frame that does not hold what its condition is about: unknown, so null for that one frame."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+KNOWN = "_known"
+"""Name of the array (B,) that travels beside a plugin's own where some frame is unknown; no plugin ever sees it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Unknown:
+    """What `prepare` returns where a frame does not hold what the condition is about, such as the future at a scene's end.
+
+    arrays stand in its place, of the names, dtypes and shapes that a known frame gives (zeros will do), so that frames can be
+    stacked; the host makes the condition null for this frame, in training and generation alike. ``null_`` arrays describe null
+    itself and are used as they are.
+    """
+
+    arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+
+def marked(found: Any) -> Any:
+    """Return the arrays of what `prepare` gave, with the mark of a frame that is unknown."""
+    return {**found.arrays, KNOWN: np.array(False)} if isinstance(found, Unknown) else found
+
+
+def unmarked(arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a plugin's own arrays, without the mark."""
+    return {key: value for key, value in arrays.items() if key != KNOWN}
+
+
+def known_and_kept(arrays: Mapping[str, Tensor], keep: Tensor) -> Tensor:
+    """Return which frames (B,) are kept and known; keep itself where none is unknown."""
+    return keep & arrays[KNOWN].to(keep.device) if KNOWN in arrays else keep
+
+
+def known_part(
+    arrays: Mapping[str, Tensor], pred: Tensor, target: Tensor, t: Tensor
+) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]] | None:
+    """Return what `Plugin.loss` is given: the batch without its unknown frames, as it is where there are none.
+
+    None where every frame is unknown. pred and target are (N, C, h, w), t (N,), arrays a plugin's own (B, …).
+    """
+    if KNOWN not in arrays:
+        return pred, target, t, dict(arrays)
+    known = arrays[KNOWN]
+    if not bool(known.any()):
+        return None
+    rows = known.repeat_interleave(len(t) // len(known))
+    return pred[rows], target[rows], t[rows], {key: value[known] for key, value in unmarked(arrays).items()}
+
+
+def neutral(arrays: Mapping[str, Tensor], weight: Tensor) -> Tensor:
+    """Return loss weights (N, …) with 1 in the rows of unknown frames."""
+    if KNOWN not in arrays:
+        return weight
+    known = arrays[KNOWN].repeat_interleave(len(weight) // len(arrays[KNOWN]))
+    return torch.where(known.view(-1, *([1] * (weight.ndim - 1))), weight, 1.0)
