@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from drivegen.evaluate.metrics.scores import overlap, ratio
 from drivegen.evaluate.referee import DRIVABLE_GROUP, GROUPS, VEHICLE_GROUP, Reading, Referee, RefereeNet, to_network
 from drivegen.evaluate.renders import Renders
-from drivegen.evaluate.scores import overlap, ratio
 from drivegen.support import runtime, weights
 from drivegen.support.errors import InputError
 from drivegen.support.progress import progress

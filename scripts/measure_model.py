@@ -37,6 +37,7 @@ def main(
     out: Path = Path("out/measure"),
     steps: Steps = None,
     only: Annotated[str, typer.Option(help="variants by comma: all,no_layout,all-boxes,all-turned,all-second,null …")] = "",
+    null: Annotated[str, typer.Option(help="plugins by comma that get a column in which they are null")] = "layout",
     less: Annotated[str, typer.Option(help="frames a scene of kinds or variants: boxes, turned …")] = "second=3",
     pandaset: Annotated[Path, typer.Option(help="real scenes; skipped where absent")] = Path("../shared/data/pandaset"),
     report_only: Annotated[bool, typer.Option(help="judge the images that are there, generate none")] = False,
@@ -52,8 +53,9 @@ def main(
     if threads:
         torch.set_num_threads(threads)
     names = tuple(name.strip() for name in only.split(",") if name.strip()) or None
+    nulled = tuple(name.strip() for name in null.split(",") if name.strip())
     limits = {kind: min(count, frames_per_scene) for kind, count in _less(less).items()}
-    plan = Plan(out, scenes, frames_per_scene, seed, steps, names, limits, pandaset)
+    plan = Plan(out, scenes, frames_per_scene, seed, steps, names, limits, pandaset, nulled)
     judge = referee.default()
     measurement = Measurement(Pipeline.from_pretrained(model, device=device, dtype=dtype), judge, plan)
     if not report_only:

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from drivegen.evaluate.frechet import frechet_distance
 from drivegen.evaluate.labels import Judged, Labels, Place, floor_overlaps, overlaps, right, truth_labels
+from drivegen.evaluate.metrics.frechet import frechet_distance
+from drivegen.evaluate.metrics.scores import Estimate, bootstrap, control, excess, ratio, relative, share
 from drivegen.evaluate.referee import DRIVABLE_GROUP, VEHICLE_GROUP, Referee
-from drivegen.evaluate.scores import Estimate, bootstrap, control, excess, ratio, relative, share
 from drivegen.evaluate.variants import TURNED, Key
 from drivegen.scene.geometry import Array
 from drivegen.world import View

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drivegen.evaluate.images import Images
+from drivegen.evaluate.metrics.scores import overlap
 from drivegen.evaluate.referee import GROUP_OF_CLASS, Referee
-from drivegen.evaluate.scores import overlap
 from drivegen.evaluate.variants import Key
 from drivegen.scene.geometry import Array
 

@@ -15,13 +15,24 @@ import torch
 from drivegen.datasets import nuscenes
 from drivegen.evaluate import figures, pandaset
 from drivegen.evaluate.cities import City, plain_city, turned_city
-from drivegen.evaluate.consistency import colour_error, correspondences
 from drivegen.evaluate.figures import Figure, Truth
 from drivegen.evaluate.images import Job, Store, generate, reconstruct
 from drivegen.evaluate.labels import Judged
+from drivegen.evaluate.metrics.consistency import colour_error, correspondences
 from drivegen.evaluate.referee import Referee
 from drivegen.evaluate.renders import conditions_of
-from drivegen.evaluate.variants import COLUMNS, KINDS, TURNED, Key, Variant, donor, noise_seed, variants, with_boxes_of
+from drivegen.evaluate.variants import (
+    ALL,
+    KINDS,
+    TURNED,
+    Key,
+    Variant,
+    columns,
+    donor,
+    noise_seed,
+    variants,
+    with_boxes_of,
+)
 from drivegen.pipeline.pipeline import Pipeline
 from drivegen.saved.model import Model, weight_files
 from drivegen.scene import Frame, pictures
@@ -35,8 +46,8 @@ from drivegen.support.progress import progress, track
 class Plan:
     """What is measured: scenes and frames of the city, its seed, and of which variants.
 
-    less gives the frames a scene for kinds of variants that are measured on fewer, or for one variant by its name; only names
-    the variants (None = all).
+    less gives the frames per scene for kinds of variants that are measured on fewer, or for one variant by its name; only names
+    the variants (None = all); nulled the plugins that have a column of the table in which they are null.
     """
 
     out: Path
@@ -47,12 +58,13 @@ class Plan:
     only: tuple[str, ...] | None = None
     less: Mapping[str, int] | None = None
     pandaset: Path | None = None
+    nulled: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.scenes < 2 or self.frames < 1:
             asked = f"{self.scenes} scenes of {self.frames} frames"
             raise InputError(f"{asked} cannot be measured; 2 scenes (for the floor) and 1 frame are needed")
-        names = [variant.name for variant in variants()]
+        names = [variant.name for variant in variants(self.nulled)]
         for name in self.only or ():
             if name not in names:
                 raise InputError(f"there is no variant {name!r}{nearest(name, names)}; there are {', '.join(names)}")
@@ -83,6 +95,7 @@ class Measurement:
     def __init__(self, pipe: Pipeline, referee: Referee, plan: Plan) -> None:
         self.pipe, self.referee, self.plan = pipe, referee, plan
         self.size = pipe.model.image_size
+        self.columns = columns(plan.nulled)
         self.store = Store(plan.out / "images")
         sampling = pipe.model.sampling.replaced(steps=plan.steps)
         self.settings: dict[str, Any] = {
@@ -115,14 +128,14 @@ class Measurement:
 
     @property
     def variants(self) -> list[Variant]:
-        """The variants asked for that this model has: no `layout` column for a model without that plugin."""
+        """The variants asked for that this model has: a plugin that it lacks has no column."""
         plugins = set(self.pipe.host.plugins)
-        able = [v for v in variants() if v.column == "null" or plugins.issuperset(COLUMNS[v.column])]
+        able = [v for v in variants(self.plan.nulled) if v.column == "null" or plugins.issuperset(self.columns[v.column])]
         return [v for v in able if (self.plan.only is None or v.name in self.plan.only) and (v.dataset == "city" or self.real)]
 
     def jobs(self, variant: Variant) -> list[Job]:
         """List the frames to generate for a variant."""
-        without = tuple(self.pipe.host.plugins) if variant.column == "null" else COLUMNS[variant.column]
+        without = tuple(self.pipe.host.plugins) if variant.column == "null" else self.columns[variant.column]
         if variant.dataset == "pandaset":
             return [Job(variant.name, k.name, frame, noise_seed(self.plan.seed, k), without) for k, frame in self.real.items()]
         frames = self.turned.frames if variant.kind == "turned" else self.city.frames
@@ -197,12 +210,12 @@ class Measurement:
             return self._pandaset(chosen)
         truth = self._truth(self.city, keys)
         rebuilt = self._reconstructions(keys)
-        out = figures.iou_figures(truth, rebuilt, "vae", "all")
-        out.append(figures.frechet_figure("frechet_vae", "all", rebuilt, truth.renders))
+        out = figures.iou_figures(truth, rebuilt, "vae", ALL)
+        out.append(figures.frechet_figure("frechet_vae", ALL, rebuilt, truth.renders))
         if "null" in judged:
-            out += figures.iou_figures(truth, judged["null"], "null", "all")
+            out += figures.iou_figures(truth, judged["null"], "null", ALL)
         turned_truth = None
-        for column in COLUMNS:
+        for column in self.columns:
             if column not in judged:
                 continue
             plain = judged[column]
@@ -222,7 +235,7 @@ class Measurement:
 
     def _pandaset(self, chosen: Mapping[str, Variant]) -> list[Figure]:
         out: list[Figure] = []
-        for column in COLUMNS:
+        for column in self.columns:
             name = f"pandaset-{column}"
             done = {k: f for k, f in self.real.items() if name in chosen and self.store.has(name, k.name, f)}
             rows = [pandaset.recall_sums(self.referee, f, self.store.load(name, k.name, f)) for k, f in done.items()]
@@ -231,7 +244,7 @@ class Measurement:
             pandaset.recall_sums(self.referee, f, {c.channel: np.asarray(pictures.load_image(c)) for c in f.cameras})
             for f in self.real.values() if out
         ]  # fmt: skip
-        return out + self._recalls("pandaset_pictures", "all", pictures)
+        return out + self._recalls("pandaset_pictures", ALL, pictures)
 
     def _recalls(self, prefix: str, column: str, rows: list[dict[str, Array]]) -> list[Figure]:
         return [

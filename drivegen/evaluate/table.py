@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from drivegen.evaluate.figures import Figure
-from drivegen.evaluate.variants import COLUMNS
+from drivegen.evaluate.variants import ALL
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,10 @@ ROWS = (
 )  # fmt: skip
 """The table's rows; "chance" is the share of all pixels that the referee gives to the group."""
 
-TITLES = {"all": "all conditions", "no_layout": "`layout` null"}
+
+def title(column: str) -> str:
+    """Give a column's heading: all conditions, or which plugin is null."""
+    return "all conditions" if column == ALL else f"`{column.removeprefix('no_')}` null"
 
 
 def met(row: Row, figure: Figure | None) -> bool | None:
@@ -70,8 +73,8 @@ def met(row: Row, figure: Figure | None) -> bool | None:
 def markdown(figures: Sequence[Figure], notes: Mapping[str, Any]) -> str:
     """Write the table, then what was measured, how and where."""
     found = {(figure.name, figure.column): figure for figure in figures}
-    columns = [column for column in COLUMNS if any(figure.column == column for figure in figures)]
-    heads = [TITLES[column] for column in columns]
+    columns = sorted(dict.fromkeys(figure.column for figure in figures), key=lambda column: column != ALL)
+    heads = [title(column) for column in columns]
     lines = [f"| figure | goal | {' | '.join(heads)} | frames |", "|---" * (3 + len(columns)) + "|"]
     for row in ROWS:
         cells = [_cell(row, found, column) for column in columns]
@@ -91,9 +94,9 @@ def _cell(row: Row, found: Mapping[tuple[str, str], Figure], column: str) -> str
     # What does not depend on the column stands with the first.
     beside = [
         f"{name} {_number(other.value)}" for name, key in row.beside
-        if (other := found.get((key, column)) or found.get((key, "all"))) is not None
+        if (other := found.get((key, column)) or found.get((key, ALL))) is not None
     ]  # fmt: skip
-    mark = {True: " ✓", False: " ✗", None: ""}[met(row, figure) if column == "all" else None]
+    mark = {True: " ✓", False: " ✗", None: ""}[met(row, figure) if column == ALL else None]
     interval = "" if figure.low is None or figure.high is None else f" ({_number(figure.low)} to {_number(figure.high)})"
     return f"{_number(figure.value)}{interval}{mark}" + (f"; {', '.join(beside)}" if beside else "")
 
@@ -113,7 +116,7 @@ def as_json(figures: Sequence[Figure], notes: Mapping[str, Any]) -> dict[str, An
     for figure in figures:
         values = {key: clean(value) for key, value in asdict(figure).items()}
         row = rows.get(figure.name)
-        if row is not None and row.goal is not None and figure.column == "all":
+        if row is not None and row.goal is not None and figure.column == ALL:
             values |= {"goal": f"{row.goal[0]} {row.goal[1]:g}", "met": met(row, figure)}
         out.append(values)
     return {**notes, "figures": out}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import radians
 
@@ -11,8 +11,8 @@ from drivegen.scene import Box3D, Frame
 TURNED = "CAM_FRONT"
 TURN_RAD = radians(20.0)
 
-COLUMNS: Mapping[str, tuple[str, ...]] = {"all": (), "no_layout": ("layout",)}
-"""Columns of the table, and the plugins that are null in each."""
+ALL = "all"
+"""The column of the table in which every condition is there."""
 
 KINDS = ("plain", "boxes", "second", "turned")
 """plain; with another frame's boxes; from another seed; with the front camera turned."""
@@ -28,11 +28,17 @@ class Variant:
     dataset: str = "city"
 
 
-def variants() -> tuple[Variant, ...]:
-    """List every variant, the most needed first."""
-    plain = [Variant(column, column) for column in COLUMNS]
-    others = [Variant(f"{column}-{kind}", column, kind) for column in COLUMNS for kind in KINDS[1:]]
-    real = [Variant(f"pandaset-{column}", column, "plain", "pandaset") for column in COLUMNS]
+def columns(nulled: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Name the columns of the table, and the plugins that are null in each: none, then each of `nulled` by itself."""
+    return {ALL: (), **{f"no_{name}": (name,) for name in nulled}}
+
+
+def variants(nulled: Sequence[str] = ()) -> tuple[Variant, ...]:
+    """List every variant, the most needed first; each plugin in `nulled` has a column in which it is null."""
+    names = columns(nulled)
+    plain = [Variant(column, column) for column in names]
+    others = [Variant(f"{column}-{kind}", column, kind) for column in names for kind in KINDS[1:]]
+    real = [Variant(f"pandaset-{column}", column, "plain", "pandaset") for column in names]
     return (*plain, *others, *real, Variant("null", "null"))
 
 

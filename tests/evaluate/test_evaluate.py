@@ -13,13 +13,13 @@ import torch
 
 from bench import referee_training as training
 from drivegen.evaluate import frechet_distance, referee
-from drivegen.evaluate.consistency import colour_error, correspond, correspondences
 from drivegen.evaluate.images import Store
 from drivegen.evaluate.labels import floor_overlaps, overlaps
 from drivegen.evaluate.measure import Measurement, Plan
+from drivegen.evaluate.metrics.consistency import colour_error, correspond, correspondences
+from drivegen.evaluate.metrics.scores import bootstrap, control, excess, overlap, ratio
 from drivegen.evaluate.referee import GROUP_OF_CLASS, GROUPS, Referee, RefereeNet
 from drivegen.evaluate.renders import Renders, conditions_of
-from drivegen.evaluate.scores import bootstrap, control, excess, overlap, ratio
 from drivegen.evaluate.table import as_json, markdown
 from drivegen.evaluate.variants import TURNED, Key, donor, noise_seed, turned, variants, with_boxes_of
 from drivegen.scene import Frame
@@ -314,17 +314,17 @@ def test_images_of_other_weights_are_not_mixed(tmp_path):
 
 def test_plan_refuses_what_it_cannot_do(tmp_path):
     with pytest.raises(InputError, match="did you mean 'no_layout'"):
-        Plan(tmp_path, only=("no_layuot",))
+        Plan(tmp_path, only=("no_layuot",), nulled=("layout",))
     with pytest.raises(InputError, match="less"):
-        Plan(tmp_path, frames=3, less={"boxes": 4})
+        Plan(tmp_path, frames=3, less={"boxes": 4}, nulled=("layout",))
 
 
 def test_fewer_frames_are_asked_for_by_kind_or_by_variant(tmp_path):
-    plan = Plan(tmp_path, scenes=2, frames=10, less={"turned": 1, "no_layout": 2, "null": 5})
-    counts = {v.name: len(plan.chosen(v)) for v in variants() if v.dataset == "city"}
+    plan = Plan(tmp_path, scenes=2, frames=10, less={"turned": 1, "no_layout": 2, "null": 5}, nulled=("layout",))
+    counts = {v.name: len(plan.chosen(v)) for v in variants(("layout",)) if v.dataset == "city"}
     fewer = {"all-turned": 2, "no_layout-turned": 2, "no_layout": 4, "null": 10}
     assert counts == dict.fromkeys(counts, 20) | fewer
-    no_layout = next(v for v in variants() if v.name == "no_layout")
+    no_layout = next(v for v in variants(("layout",)) if v.name == "no_layout")
     assert [(key.scene, key.frame) for key in plan.chosen(no_layout)] == [(0, 0), (0, 5), (1, 0), (1, 5)]
 
 
@@ -344,8 +344,10 @@ def test_a_measurement_fills_the_table_and_generates_nothing_twice(tiny_model, t
     from drivegen.pipeline.pipeline import Pipeline
 
     pipe = Pipeline.from_pretrained(tiny_model, dtype="float32")
-    names = tuple(v.name for v in variants() if v.dataset == "city" and v.name not in ("no_layout-boxes", "no_layout-second"))
-    plan = Plan(tmp_path / "m", scenes=2, frames=1, seed=31, only=names)
+    names = tuple(
+        v.name for v in variants(("layout",)) if v.dataset == "city" and v.name not in ("no_layout-boxes", "no_layout-second")
+    )
+    plan = Plan(tmp_path / "m", scenes=2, frames=1, seed=31, only=names, nulled=("layout",))
     measurement = Measurement(pipe, random_referee(), plan)
     measurement.generate()
     written = {path: path.stat().st_mtime_ns for path in (plan.out / "images").rglob("*.png")}

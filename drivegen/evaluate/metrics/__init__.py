@@ -1,0 +1,1 @@
+"""What a measurement computes: pure functions of pictures, labels and features."""
