@@ -194,7 +194,7 @@ app.add_typer(convert, name="convert")
 @convert.command()
 @_guarded
 def controlnet(
-    src: Annotated[Path, typer.Argument(help="Folder of a diffusers ControlNetModel.")],
+    src: Annotated[Path, typer.Argument(help="A ControlNet: its folder of diffusers, or its weight file.")],
     out: Annotated[Path, typer.Argument(help="Plugin folder to write.")],
     picture: Annotated[str, typer.Option(help="What it reads: layout, boxes, lanes, depth, bev …, or 'given'.")] = "given",
     attends_to: Annotated[
@@ -203,7 +203,7 @@ def controlnet(
     dtype: Annotated[str, typer.Option(help="Number format of the weights: float32, bfloat16 or float16.")] = "float32",
 ) -> None:
     """Write a ControlNet as a plugin folder."""
-    from drivegen.convert import diffusers_networks as work
+    from drivegen.convert import networks as work
     from drivegen.convert.magicdrive import parse_dtype
 
     _quiet()
@@ -214,13 +214,13 @@ def controlnet(
 @convert.command("t2i_adapter")
 @_guarded
 def t2i_adapter(
-    src: Annotated[Path, typer.Argument(help="Folder of a diffusers T2IAdapter.")],
+    src: Annotated[Path, typer.Argument(help="A T2I-Adapter: its folder of diffusers, or its weight file.")],
     out: Annotated[Path, typer.Argument(help="Plugin folder to write.")],
     picture: Annotated[str, typer.Option(help="What it reads: layout, boxes, lanes, depth, bev …, or 'given'.")] = "given",
     dtype: Annotated[str, typer.Option(help="Number format of the weights: float32, bfloat16 or float16.")] = "float32",
 ) -> None:
     """Write a T2I-Adapter as a plugin folder."""
-    from drivegen.convert import diffusers_networks as work
+    from drivegen.convert import networks as work
     from drivegen.convert.magicdrive import parse_dtype
 
     _quiet()

@@ -61,11 +61,11 @@ def read(path: Path, kind: str | None = None, options: Mapping[str, Any] | None 
     file = _open(path)
     found, refused = _ask((kind,) if kind is not None else tuple(registry.kinds()), file, strict=kind is not None)
     if len(found) > 1:
-        raise InputError(f"{path} is not a weight file that can be added: kinds {', '.join(found)} all read it; say which")
+        raise InputError(f"{path} cannot be added as a plugin: kinds {', '.join(found)} all read it; say which")
     if not found:
         if refused is not None:
             raise refused
-        raise InputError(f"{path} is not a weight file that can be added: {_said_of(file, kind)}")
+        raise InputError(f"{path} cannot be added as a plugin: {_said_of(file, kind)}")
     name, released = next(iter(found.items()))
     if options:
         released = replace(released, arguments={**released.arguments, **options})

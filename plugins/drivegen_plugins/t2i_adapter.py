@@ -1,23 +1,29 @@
-"""T2I-Adapter: any diffusers `T2IAdapter` over a picture a camera (Mou 2023); its features are the same at every step."""
+"""T2I-Adapter: any diffusers `T2IAdapter` over a picture per camera (Mou 2023), and the files it is released in.
+
+Its features are the same at every step.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from drivegen.plugin import Context, Residuals, Signal
+from drivegen.plugin import Context, Released, ReleasedFile, Residuals, Signal
 from drivegen.plugin.picture_plugin import GIVEN, PicturePlugin, network_arguments
 from drivegen.support.errors import InputError
 
+_CHANNELS = (320, 640, 1280, 1280)
+
 
 class T2IAdapter(PicturePlugin):
-    """Features of a picture a camera, added inside the UNet's down blocks; null, like a camera without one, adds nothing.
+    """Features of a picture per camera, added inside the UNet's down blocks; null, like a camera without one, adds nothing.
 
     picture names one of `raster.PICTURES`, or "given"; network is a T2IAdapter's configuration (None = a fresh one of `size`
-    "full_adapter" or "light_adapter" that fits the UNet, for `channels` channels). A gain a channel, zero at first and one
+    "full_adapter" or "light_adapter" that fits the UNet, for `channels` channels). A gain per channel, zero at first and one
     in a released adapter, lets training begin at the model without it.
     """
 
@@ -36,6 +42,28 @@ class T2IAdapter(PicturePlugin):
         self.size = size
         if network is not None:
             self._hold(network)
+
+    @classmethod
+    def read_released(cls, file: ReleasedFile) -> Released | None:
+        if file.config is not None:
+            if file.config.get("_class_name") != "T2IAdapter":
+                return None
+            network, state = {k: v for k, v in file.config.items() if not k.startswith("_")}, dict(file.state)
+        else:
+            if "style_embedding" in file.state:
+                raise InputError("it is a T2I-Adapter of style, which appends tokens of a picture, and is not read")
+            if any(key.startswith("spatial_feat_mapping.") for key in file.state):
+                raise InputError("it is a CoAdapter's fuser, which joins several T2I-Adapters, and is not read")
+            bare = {key.removeprefix("adapter."): value for key, value in file.state.items()}
+            full = "conv_in.weight" in bare and any(key.startswith("body.0.") for key in bare)
+            if not full and not ("body.0.in_conv.weight" in bare and "body.0.out_conv.weight" in bare):
+                return None
+            network, named = _read_full(bare) if full else _read_light(bare)
+            state = {f"adapter.{key}": value for key, value in named.items()}
+        widths = _widths(list(network.get("channels", _CHANNELS)), network.get("adapter_type", "full_adapter"))
+        gains = {f"gains.{i}": torch.ones(width, 1, 1) for i, width in enumerate(widths)}
+        named = {f"adapter.{key}": value for key, value in state.items()}
+        return Released({"network": network, "picture": GIVEN}, {**gains, **named}, {"drop": 0})
 
     def _hold(self, network: Mapping[str, Any]) -> None:
         self.config["network"] = dict(network)
@@ -79,8 +107,66 @@ def _build(network: Mapping[str, Any]) -> Any:
     network = network_arguments("t2i_adapter", Network, network)
     kind = network.get("adapter_type", "full_adapter")
     if kind not in ("full_adapter", "light_adapter"):
-        raise InputError(f"t2i_adapter: adapter_type {kind!r} is not for Stable Diffusion 1.x and 2.x")
+        whose = "SDXL's, and " if kind == "full_adapter_xl" else ""
+        raise InputError(f"t2i_adapter: adapter_type {kind!r} is {whose}not for Stable Diffusion 1.x and 2.x")
     try:
         return Network(**network)
     except (TypeError, ValueError) as error:
         raise InputError(f"t2i_adapter: the network's configuration is refused: {error}") from error
+
+
+def _read_full(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Give the configuration and diffusers' names of a full adapter, from those (`body.0.resnets.…`) or the original ones.
+
+    The original numbers all residual blocks in a row, diffusers those of each level.
+    """
+    blocks = 1 + max(int(key.split(".")[1]) for key in state if key.startswith("body."))
+    channels, factor = _pixels(state["conv_in.weight"].shape[1])
+    named = dict(state)
+    if "body.0.resnets.0.block1.weight" in state:
+        per_level = len({key.split(".")[3] for key in state if key.startswith("body.0.resnets.")})
+        widths = [int(state[f"body.{i}.resnets.0.block1.weight"].shape[0]) for i in range(blocks)]
+    else:
+        each = [int(state[f"body.{i}.block1.weight"].shape[0]) for i in range(blocks)]
+        # A level begins where the width changes, and all have as many blocks.
+        per_level = math.gcd(blocks, *(i for i in range(1, blocks) if each[i] != each[i - 1]))
+        widths = each[::per_level]
+        named = {_renumbered(key, per_level): value for key, value in state.items()}
+    if factor == 16:
+        raise InputError("it is a T2I-Adapter of SDXL, and not for Stable Diffusion 1.x and 2.x")
+    return {
+        "in_channels": channels, "channels": widths, "num_res_blocks": per_level, "downscale_factor": factor,
+        "adapter_type": "full_adapter",
+    }, named  # fmt: skip
+
+
+def _read_light(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Give the configuration and diffusers' names of a light adapter, from those (`body.0.resnets.…`) or `body.0.body.…`."""
+    named = {}
+    for key, value in state.items():
+        parts = key.split(".")
+        named[".".join([*parts[:2], "resnets", *parts[3:]]) if parts[2:3] == ["body"] else key] = value
+    blocks = 1 + max(int(key.split(".")[1]) for key in named if key.startswith("body."))
+    channels, factor = _pixels(named["body.0.in_conv.weight"].shape[1])
+    widths = [int(named[f"body.{i}.out_conv.weight"].shape[0]) for i in range(blocks)]
+    return {
+        "in_channels": channels, "channels": widths[:-1], "downscale_factor": factor, "adapter_type": "light_adapter",
+        "num_res_blocks": len({key.split(".")[3] for key in named if key.startswith("body.0.resnets.")}),
+    }, named  # fmt: skip
+
+
+def _renumbered(key: str, per_level: int) -> str:
+    if not key.startswith("body."):
+        return key
+    level, block = divmod(int(key.split(".")[1]), per_level)
+    rest = key.split(".", 2)[2]
+    return f"body.{level}.{rest}" if rest.startswith("in_conv.") else f"body.{level}.resnets.{block}.{rest}"
+
+
+def _pixels(inputs: int) -> tuple[int, int]:
+    """Split the channels of unshuffled pixels into those of the picture, 3 or 1, and the factor of its size."""
+    for channels in (3, 1):
+        factor = math.isqrt(inputs // channels)
+        if channels * factor**2 == inputs and factor & (factor - 1) == 0:
+            return channels, factor
+    raise InputError(f"it is a T2I-Adapter of {inputs} unshuffled channels, which are those of no picture of 1 or 3 channels")

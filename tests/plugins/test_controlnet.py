@@ -23,7 +23,7 @@ from typer.testing import CliRunner
 from drivegen import raster
 from drivegen.catalog import registry
 from drivegen.cli.main import app
-from drivegen.convert import diffusers_networks as networks
+from drivegen.convert import networks
 from drivegen.host.host import Host
 from drivegen.pipeline.pipeline import Pipeline
 from drivegen.plugin import Grid
@@ -329,7 +329,7 @@ def test_what_does_not_fit_is_refused(folders, tmp_path) -> None:
     ):  # fmt: skip
         with pytest.raises(InputError, match=words):
             run(pipe, frame, inputs={"edges": user_input})
-    with pytest.raises(InputError, match="T2IAdapter, and a diffusers ControlNetModel"):
+    with pytest.raises(InputError, match="of kind 't2i_adapter', not 'controlnet'"):
         networks.controlnet(folders["full"])
     with pytest.raises(InputError, match="the picture 'bev_channels' has 19"):
         networks.controlnet(folders["edges"], "bev_channels")
