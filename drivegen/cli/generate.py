@@ -216,7 +216,7 @@ def parse_ranges(given: Sequence[str]) -> dict[str, tuple[float, float]]:
 
 def parse_regions(given: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Read PLUGIN=CAMERA[:MASK] options: a mask file is white where the plugin is, and without one all of the picture is."""
-    from drivegen.scene.pictures import open_image
+    from drivegen.scene.pictures import user_image
 
     out: dict[str, dict[str, Any]] = {}
     for text in given:
@@ -228,7 +228,7 @@ def parse_regions(given: Sequence[str]) -> dict[str, dict[str, Any]]:
         views = out.setdefault(name, {})
         if channel in views:
             raise InputError(f"--region names {channel!r} of {name!r} twice")
-        views[channel] = open_image(Path(file), f"--region {name}={channel}").convert("L") if colon else True
+        views[channel] = user_image(Path(file), f"--region {name}={channel}", "L") if colon else True
     return out
 
 

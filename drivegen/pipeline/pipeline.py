@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, overload
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -241,7 +243,7 @@ class Pipeline(Extensions):
         return Views(frame, dict(zip(frame.channels, values, strict=True)), self._settings(frame, seed, job))
 
     def _encode(self, frame: Frame, image: Any) -> Tensor:
-        if isinstance(image, Image.Image):
+        if isinstance(image, (Image.Image, np.ndarray, str, os.PathLike)):
             image = [image]
         if isinstance(image, Mapping):
             missing = [channel for channel in frame.channels if channel not in image]
@@ -250,10 +252,13 @@ class Pipeline(Extensions):
                 wrong = f"cameras {missing} have no image, and {unknown} are not cameras of it"
                 raise InputError(f"frame {frame.token!r}: {wrong}; give one image for each of {', '.join(frame.channels)}")
             image = [image[channel] for channel in frame.channels]
+        if not isinstance(image, Sequence):
+            raise InputError(f"image is {type(image).__name__}; give a picture, a list of them, or one by camera channel")
         if len(image) != len(frame.cameras):
             raise InputError(f"{len(image)} images are given for the {len(frame.cameras)} cameras {', '.join(frame.channels)}")
         size = frame.cameras[0].image_size
-        pixels = torch.stack([to_pixels(picture, size) for picture in image]).to(self.device)
+        views = zip(image, frame.cameras, strict=True)
+        pixels = torch.stack([to_pixels(picture, size, camera) for picture, camera in views]).to(self.device)
         with runtime.autocast(self.device, self.dtype):
             return self.host.backbone.encode_images(pixels).float()
 

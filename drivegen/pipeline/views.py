@@ -13,7 +13,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from drivegen.scene import Frame
+from drivegen.scene import Camera, Frame
+from drivegen.scene.pictures import fitted, user_image
 from drivegen.support.errors import InputError, nearest
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
@@ -144,12 +145,14 @@ def convert(pixels: Tensor, output_type: str) -> list[Any]:
     return [Image.fromarray(array) for array in (arrays * 255).round().astype(np.uint8)]
 
 
-def to_pixels(image: Image.Image, size: tuple[int, int]) -> Tensor:
-    """Turn a picture of any size into (3, H, W) in [−1, 1] at the generated size (width, height), cut as cameras are."""
-    from drivegen.scene import ResizeCrop
+def to_pixels(image: Any, size: tuple[int, int], camera: Camera | None = None) -> Tensor:
+    """Turn a picture of any size into (3, H, W) in [−1, 1] at the generated size (width, height), cut as cameras are.
 
-    image = image.convert("RGB")
-    cut = ResizeCrop.cover(image.size, size)
-    box = (cut.left_px, cut.top_px, cut.left_px + cut.width_px, cut.top_px + cut.height_px)
-    fitted = image.resize(size, Image.Resampling.LANCZOS, box=tuple(v / cut.scale for v in box))  # type: ignore[arg-type]
-    return torch.from_numpy(np.asarray(fitted, dtype=np.float32).transpose(2, 0, 1) / 127.5 - 1)
+    Args:
+        image: a PIL image, a file, or an array (H, W, 3) of uint8 or of 0 to 1.
+        size: the generated (width, height) in pixels.
+        camera: whose picture it is, so that one of its native shape is cut as its own are.
+    """
+    where = "picture" if camera is None else f"picture of {camera.channel}"
+    fit = fitted(user_image(image, where), size, camera)
+    return torch.from_numpy(np.asarray(fit, dtype=np.float32).transpose(2, 0, 1) / 127.5 - 1)

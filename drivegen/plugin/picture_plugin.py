@@ -13,7 +13,8 @@ from torch import Tensor
 
 from drivegen import raster
 from drivegen.plugin.contract import Arrays, Plugin, Residuals, Signal
-from drivegen.scene import Camera, Frame, ResizeCrop
+from drivegen.scene import Camera, Frame
+from drivegen.scene.pictures import fitted, user_array, user_image
 from drivegen.support.errors import InputError, nearest
 
 GIVEN = "given"
@@ -46,8 +47,8 @@ class Reading:
 class PicturePlugin(Plugin):
     """A condition on one picture a camera, of 0 to 1 at the generated size; null, like a camera without one, adds nothing.
 
-    picture names one of `raster.PICTURES`, or "given"; channels is its number of channels. As input, {channel: PIL image, or
-    array (H, W) or (H, W, channels) of uint8 or 0 to 1} brings pictures, in place of the drawn ones where there are such.
+    picture names one of `raster.PICTURES`, or "given"; channels is its number of channels. As input, {channel: PIL image, file,
+    or array (H, W) or (H, W, channels) of uint8 or 0 to 1} brings pictures, in place of the drawn ones where there are such.
     """
 
     def __init__(self, picture: str = GIVEN, channels: int | None = None) -> None:
@@ -129,29 +130,16 @@ def unit(picture: Tensor, dtype: torch.dtype) -> Tensor:
 def user_picture(user_input: Any, channels: int, camera: Camera) -> np.ndarray:
     """Turn a caller's picture into (channels, H, W), uint8 or float32 of 0 to 1, at the camera's generated size.
 
-    A PIL image of another size is cut as the camera's own pictures are; arrays are not resampled. Raises InputError for
-    anything that does not fit.
+    A PIL image or a file of another size is cut as the camera's own pictures are; arrays are not resampled. Raises InputError
+    for anything that does not fit.
     """
     width, height = camera.image_size
-    if hasattr(user_input, "convert"):
-        modes = {1: "L", 3: "RGB", 4: "RGBA"}
-        if channels not in modes:
-            raise InputError(f"{camera.channel}: a PIL image has 1, 3 or 4 channels, and {channels} are needed; give an array")
-        user_input = user_input.convert(modes[channels])
-        if user_input.size != (width, height):
-            cut = ResizeCrop.cover(user_input.size, (width, height))
-            box = (cut.left_px, cut.top_px, cut.left_px + width, cut.top_px + height)
-            user_input = user_input.resize((width, height), box=tuple(v / cut.scale for v in box))
-        user_input = np.asarray(user_input)
-    if not isinstance(user_input, np.ndarray):
-        raise InputError(f"{camera.channel}: a picture is a PIL image or an array, not {type(user_input).__name__}")
-    array = user_input[..., None] if user_input.ndim == 2 else user_input
-    if array.shape != (height, width, channels):
-        raise InputError(
-            f"{camera.channel}: the picture has shape {user_input.shape}; ({height}, {width}, {channels}) is needed"
-        )
-    if array.dtype != np.uint8:
-        array = array.astype(np.float32)
-        if not (np.isfinite(array).all() and array.min() >= 0 and array.max() <= 1):
-            raise InputError(f"{camera.channel}: values of a float picture must be from 0 to 1; for 0 to 255 give uint8")
+    where = camera.channel
+    if not isinstance(user_input, np.ndarray) and channels in (1, 3, 4):
+        image = user_image(user_input, where, {1: "L", 3: "RGB", 4: "RGBA"}[channels])
+        user_input = np.asarray(image if image.size == (width, height) else fitted(image, (width, height), camera))
+    array = user_array(user_input, where, channels)
+    if array.shape[:2] != (height, width):
+        raise InputError(f"{where}: the picture has shape {user_input.shape}; ({height}, {width}, {channels}) is needed")
+    array = array if array.dtype == np.uint8 else array.astype(np.float32)
     return np.ascontiguousarray(array.transpose(2, 0, 1))

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from drivegen.scene import Camera, Frame
+from drivegen.scene.pictures import load_image, user_image
 from drivegen.support.errors import InputError, nearest
 
 OWN = "own"
@@ -70,14 +71,8 @@ class _Table:
         if key not in self._known:
             self._known[key] = len(self.images)
             self._alive.append(user_input)  # so that no other picture gets its id
-            self.images.append(_own(camera) if own else picture(user_input))
+            self.images.append(load_image(camera) if own else picture(user_input))
         return self._known[key]
-
-
-def _own(camera: Camera) -> Image.Image:
-    from drivegen.scene.pictures import load_image
-
-    return load_image(camera)
 
 
 def _groups(user_input: Any, camera: Camera, table: _Table) -> tuple[Group, ...]:
@@ -121,43 +116,15 @@ def _scale(value: Any) -> float:
 
 def picture(user_input: Any) -> Image.Image:
     """Return a PIL image, an array (H, W, 3) of uint8 or of 0 to 1, or an image file, as RGB."""
-    if isinstance(user_input, Image.Image):
-        return user_input.convert("RGB")
-    if isinstance(user_input, (str, Path)):
-        from drivegen.scene.pictures import decode, open_image
-
-        return decode(open_image(Path(user_input), "reference picture"), f"reference picture {user_input}")
-    if isinstance(user_input, np.ndarray) and user_input.ndim == 3 and user_input.shape[2] == 3:
-        return Image.fromarray(_bytes(user_input))
-    raise InputError(f"{_named(user_input)} is not a picture; give a PIL image, an array (H, W, 3), a file, or {OWN!r}")
+    return user_image(user_input, "reference picture")
 
 
 def mask(user_input: Any, size: tuple[int, int]) -> np.ndarray:
     """Return a region as (H, W) bool at a size (width, height); raises InputError for what is no mask."""
-    if isinstance(user_input, (str, Path)):
-        user_input = picture(user_input)
-    if isinstance(user_input, np.ndarray) and user_input.ndim == 2:
-        user_input = Image.fromarray(_bytes(user_input))
-    if not isinstance(user_input, Image.Image):
-        raise InputError(f"{_named(user_input)} is not a mask; give a PIL image, an array (H, W), or a file")
-    grey = user_input.convert("L")
+    grey = user_image(user_input, "mask of a reference picture", "L")
     if grey.size != size:
         grey = grey.resize(size, Image.Resampling.LANCZOS)
     return np.asarray(grey) >= 128
-
-
-def _bytes(array: np.ndarray) -> np.ndarray:
-    if array.dtype == np.uint8:
-        return array
-    if array.dtype != bool and (not np.isfinite(array).all() or array.min() < 0 or array.max() > 1):
-        raise InputError(f"an array of {array.dtype} must hold 0 to 1, or bytes; it holds {array.min()} to {array.max()}")
-    return (array.astype(np.float64) * 255).round().astype(np.uint8)
-
-
-def _named(user_input: Any) -> str:
-    if isinstance(user_input, np.ndarray):
-        return f"an array of shape {user_input.shape}"
-    return f"{type(user_input).__name__} {str(user_input)[:60]!r}"
 
 
 def square(image: Image.Image, side: int, whole: bool = False) -> np.ndarray:

@@ -102,6 +102,14 @@ def _whole(ring: BaseGeometry) -> NDArray[np.int32]:
     return shapely.get_coordinates(ring).round().astype(np.int32)
 
 
+def _drawable(points: Array) -> list[Array]:
+    """Cut a line that goes further than OpenCV's whole numbers do to the neighbourhood of the picture."""
+    if np.abs(points).max() < 1e8:
+        return [points]
+    near = shapely.box(-10 * _CELLS, -10 * _CELLS, 10 * _CELLS, 10 * _CELLS)
+    return [shapely.get_coordinates(part) for part in _parts(shapely.LineString(points), near, "LineString")]
+
+
 LINE_WIDTH_M = 0.3
 """Width given to dividers on the ground, which the map draws without any."""
 
@@ -135,8 +143,9 @@ def _ground(vector_map: VectorMap, center: Array, radius: float) -> Mask:
             continue
         mask = np.zeros_like(out)
         paint_areas(mask, areas, to_pixels)
+        width = max(1, round(LINE_WIDTH_M * per_m))
         for line in lines:
-            points = (to_pixels(line.points) * 16).round().astype(np.int32)
-            cv2.polylines(mask, [points], False, 1, max(1, round(LINE_WIDTH_M * per_m)), cv2.LINE_8, 4)
+            for points in _drawable(to_pixels(line.points)):
+                cv2.polylines(mask, [(points * 16).round().astype(np.int32)], False, 1, width, cv2.LINE_8, 4)
         out |= mask << np.uint8(bit)
     return out

@@ -164,7 +164,7 @@ def _bev_channels(frame: Frame, camera: Camera) -> Drawn:
 
 def _outline(box: Box3D, to_pixels: Callable[[Array], Array]) -> NDArray[np.int32]:
     pixels = to_pixels(box.corners()[[0, 1, 5, 4]]) - 0.5  # the top face; OpenCV's pixel centres are whole numbers
-    return (pixels * 16).round().astype(np.int32)
+    return (pixels * 16).clip(-(2**30), 2**30).round().astype(np.int32)  # far outside it is as far as OpenCV counts
 
 
 PICTURES: dict[str, Picture] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,21 +10,23 @@ from typing import Any
 import numpy as np
 import shapely
 from numpy.typing import NDArray
+from PIL import Image
 from shapely.geometry.base import BaseGeometry
 
 from drivegen.raster.boxes import box_faces
 from drivegen.scene import Box3D, Camera, Frame
+from drivegen.scene.pictures import user_array, user_image
 from drivegen.support.errors import InputError
 
 Mask = NDArray[np.float32]
 
 
 def region_mask(frame: Frame, region: Any) -> Mask:
-    """Turn a region into masks (V, H, W) of 0 to 1 at the generated size, a view each; 1 = inside.
+    """Turn a region into masks (V, H, W) of 0 to 1 at the generated size, one per view; 1 = inside.
 
     A region is a box (`Box3D`, or the instance name of one of the frame's), several of them, or by channel what is inside of
-    that camera's picture (of others, nothing): True for all, a mask (PIL image, or array (H, W) of bool, 0 to 1, or uint8 0 to
-    255), or a polygon as a list of (x, y) pixels of the generated image. Raises InputError for anything else; warns when
+    that camera's picture (of others, nothing): True for all, a mask (PIL image, file, or array (H, W) of bool, 0 to 1, or uint8
+    0 to 255), or a polygon as a list of (x, y) pixels of the generated image. Raises InputError for anything else; warns when
     nothing is inside.
     """
     if isinstance(region, Mapping):
@@ -81,12 +84,14 @@ def _view(camera: Camera, given: Any) -> Mask:
         mask = np.zeros((height, width), np.float32)
         _fill(mask, shapely.make_valid(polygon))
         return mask
-    if hasattr(given, "convert"):
-        given = np.asarray(given.convert("L").resize((width, height)))
+    where = f"{camera.channel}: mask"
     if not isinstance(given, np.ndarray):
-        raise InputError(f"{camera.channel}: a region is True, a mask or a polygon, not {type(given).__name__}")
-    mask = given.astype(np.float32) / (255 if given.dtype == np.uint8 else 1)
-    if mask.shape != (height, width) or not (np.isfinite(mask).all() and mask.min() >= 0 and mask.max() <= 1):
-        what = f"shape {given.shape}, values {given.min():g} to {given.max():g}" if given.size else f"shape {given.shape}"
-        raise InputError(f"{camera.channel}: a mask is ({height}, {width}) of bool, 0 to 1, or uint8 0 to 255; this has {what}")
-    return mask
+        if not isinstance(given, (str, os.PathLike, Image.Image)):
+            raise InputError(f"{camera.channel}: a region is True, a mask or a polygon, not {type(given).__name__}")
+        given = np.asarray(user_image(given, where, "L").resize((width, height)))
+    array = user_array(given, where, 1)[..., 0]
+    if array.shape != (height, width):
+        raise InputError(f"{camera.channel}: a mask is ({height}, {width}), the generated size; this has shape {given.shape}")
+    if array.dtype == np.uint8 and array.max() == 1:
+        warnings.warn(f"{where}: bytes of 0 and 1 are nearly black; for a mask of 0 and 1 give bool", stacklevel=2)
+    return array.astype(np.float32) / (255 if array.dtype == np.uint8 else 1)

@@ -14,6 +14,9 @@ DETECTION_CLASSES = (
 )  # fmt: skip
 """The ten nuScenes detection classes, in MagicDrive's order."""
 
+LONGEST_M = 10_000.0
+"""A box side beyond this is a mistake."""
+
 
 @dataclass(frozen=True, eq=False)
 class Box3D:
@@ -39,6 +42,8 @@ class Box3D:
         size = finite(self.size_wlh_m, (3,), f"{where}: size")
         if (size <= 0).any():
             raise InputError(f"{where}: size {size.tolist()} m must be positive (width, length, height)")
+        if size.max() > LONGEST_M:
+            raise InputError(f"{where}: size {size.tolist()} m is longer than {LONGEST_M:g} m; sizes are in metres")
         object.__setattr__(self, "size_wlh_m", size)
         if self.visibility not in (None, 1, 2, 3, 4):
             raise InputError(f"{where}: visibility {self.visibility!r} must be 1 to 4, or None")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,14 +34,22 @@ class ResizeCrop:
     height_px: int
 
     @classmethod
-    def cover(cls, native: tuple[int, int], size: tuple[int, int]) -> ResizeCrop:
+    def cover(cls, native: tuple[int, int], size: tuple[int, int], keep_row_px: float | None = None) -> ResizeCrop:
         """Fill `size` (width, height) from a `native` (width, height) image: sides cut evenly, height cut from the top.
 
         The road is at the bottom of a driving image, so the sky is what goes (MagicDrive does the same: 1600x900 to 400x225,
         one row off the top).
+
+        Args:
+            native: (width, height) in pixels.
+            size: (width, height) of the generated image.
+            keep_row_px: a native row that stays at its share of the height, so that height is cut above and below it; None
+                cuts from the top alone.
         """
         scale = max(size[0] / native[0], size[1] / native[1])
-        return cls(scale, (native[0] * scale - size[0]) / 2, native[1] * scale - size[1], size[0], size[1])
+        over = native[1] * scale - size[1]
+        top = over if keep_row_px is None else over * min(max(keep_row_px / native[1], 0.0), 1.0)
+        return cls(scale, (native[0] * scale - size[0]) / 2, top, size[0], size[1])
 
     @property
     def matrix(self) -> Array:
@@ -72,6 +81,8 @@ class Camera:
         if K[0, 0] <= 0 or K[1, 1] <= 0 or not np.allclose(K[[1, 2, 2, 2], [0, 0, 1, 2]], (0, 0, 0, 1)):
             fix = "fx, fy > 0, 0 below the diagonal and a last row 0 0 1 are needed"
             raise InputError(f"{where}: intrinsics {K.tolist()} are not a pinhole's; {fix}")
+        if min(K[0, 0], K[1, 1]) < 1e-3 or np.abs(K).max() > 1e8:
+            raise InputError(f"{where}: intrinsics {K.tolist()} are out of range; they are in pixels, 0.001 to 1e8")
         for name in ("ego_SE3_camera", "global_SE3_ego"):
             SE3.check(getattr(self, name), f"{where}: {name}")
         for name in ("width_px", "height_px"):
@@ -103,13 +114,30 @@ class Camera:
     def resized(self, width_px: int, height_px: int) -> Camera:
         """Return this camera set to generate width_px x height_px images (`ResizeCrop.cover`).
 
-        A resize that gives this size already stays as it is.
+        A portrait camera, higher than wide, keeps its principal point where it is in the picture: cut from the top, it would
+        show asphalt alone. A resize that gives this size already stays as it is. Warns where the horizon is cut off.
         """
         for side in (width_px, height_px):
             whole(side, 1, MAX_SIDE_PX, f"camera {self.channel!r}: generated image size {width_px!r}x{height_px!r}: side")
         if self.resize is not None and (self.resize.width_px, self.resize.height_px) == (width_px, height_px):
             return self
-        return replace(self, resize=ResizeCrop.cover((self.width_px, self.height_px), (width_px, height_px)))
+        keep = float(self.K_native[1, 2]) if self.height_px > self.width_px else None
+        resize = ResizeCrop.cover((self.width_px, self.height_px), (width_px, height_px), keep)
+        row = self.horizon_row_px
+        if row is not None and 0 <= row < self.height_px and not 0 <= row * resize.scale - resize.top_px < height_px:
+            native, image = f"{self.width_px}x{self.height_px}", f"{width_px}x{height_px}"
+            fix = "generate higher images, or give the camera a resize of its own"
+            warnings.warn(f"camera {self.channel!r}: {image} images of its {native} have no horizon; {fix}", stacklevel=2)
+        return replace(self, resize=resize)
+
+    @property
+    def horizon_row_px(self) -> float | None:
+        """Row of the native image where level ground ends, straight ahead; None for a camera that looks straight down."""
+        axis = self.ego_SE3_camera.rotation[:, 2]
+        level = self.ego_SE3_camera.rotation.T @ np.array([axis[0], axis[1], 0.0])
+        if level[2] < 1e-6:
+            return None
+        return float(self.K_native[1, 1] * level[1] / level[2] + self.K_native[1, 2])
 
 
 def ring_order(cameras: Iterable[Camera]) -> tuple[Camera, ...]:

@@ -21,6 +21,9 @@ from drivegen.support.errors import InputError
 Array = NDArray[np.float64]
 T = TypeVar("T")
 
+FAR_AWAY_M = 1e9
+"""Coordinates beyond this are a mistake: 25 times around the Earth, where a double still tells a tenth of a micrometre."""
+
 NEAR_M = 0.1
 """Distance of the near plane in front of a camera, in metres: nearer geometry is clipped, not mirrored."""
 
@@ -104,6 +107,8 @@ class SE3:
             raise InputError(f"SE3 needs a (3, 3) rotation and a (3,) translation, got {rotation.shape}, {translation.shape}")
         if not (np.isfinite(rotation).all() and np.isfinite(translation).all()):
             raise InputError(f"SE3 is not finite: rotation {rotation.tolist()}, translation {translation.tolist()}")
+        if np.abs(translation).max() > FAR_AWAY_M:
+            raise InputError(f"SE3 is {translation.tolist()} m away; coordinates go to {FAR_AWAY_M:g} m")
         if abs(rotation @ rotation.T - np.eye(3)).max() > 1e-3 or np.linalg.det(rotation) < 0:
             raise InputError(f"not a rotation matrix: {rotation.tolist()}; its rows must be orthonormal, determinant +1")
         rotation.flags.writeable = translation.flags.writeable = False

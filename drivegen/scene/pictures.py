@@ -1,22 +1,22 @@
-"""Reading camera images: sizes are checked before decoding, every mode becomes RGB or is refused."""
+"""Pictures from outside: every one, be it a file, a PIL image or an array, comes in here and passes the same checks."""
 
 from __future__ import annotations
 
 import io
+import os
+import warnings
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from drivegen.scene.cameras import Camera
+from drivegen.scene.cameras import Camera, ResizeCrop
+from drivegen.scene.picture_checks import Pixels, array_problem, pixel_problem, size_problem
 from drivegen.support.errors import InputError
-
-MAX_PIXELS = 50_000_000
-"""A larger image is refused before it is decoded."""
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
 
-_CONVERTED = ("RGB", "RGBA", "RGBX", "L", "LA", "P", "PA", "1", "CMYK", "YCbCr")
-_ORIENTATION = 0x0112
 _MEND_SIZE = {
     "row": "correct the row or the file",
     "camera": "scale the picture, or correct the camera's width_px, height_px and K_native",
@@ -24,56 +24,127 @@ _MEND_SIZE = {
 
 
 def open_image(path: Path, where: str, size: tuple[int, int] | None = None, sized_by: str = "row") -> Image.Image:
-    """Open an image without decoding it, after checking its header.
+    """Open an image file without decoding it, after checking its header.
 
-    size (width, height) is what the table's row, or the camera (`sized_by`), says, in pixels. Raises InputError for a missing
-    or non-image file, more than MAX_PIXELS pixels, another size than that, 16-bit or floating-point pixels, and an EXIF
-    rotation: calibrations hold for the pixels as stored, so a viewer that turned them would show another camera.
+    Args:
+        path: the file, of one of FORMATS.
+        where: what the picture is for, at the beginning of messages.
+        size: (width, height) in pixels that it must have; None = any.
+        sized_by: who says that size, the table's "row" or the "camera".
+
+    Raises InputError for a missing or non-image file, more than MAX_PIXELS pixels, another size, more than 8 bits per channel,
+    and an EXIF rotation: calibrations hold for the pixels as stored, so a viewer that turned them would show another camera.
     """
-    if not path.is_file():
-        raise InputError(f"{where}: image {path} is missing; restore the file, or correct what names it")
     try:
+        if not path.is_file():
+            raise InputError(f"{where}: image {path} is missing; restore the file, or correct what names it")
         image = Image.open(path, formats=FORMATS)
+    except InputError:
+        raise
     except UnidentifiedImageError as error:
         raise InputError(f"{where}: {path} is not an image ({', '.join(FORMATS)}); replace the file") from error
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputError(f"{where}: {path} cannot be read: {error}; replace the file") from error
-    problem = _header_problem(image, size, sized_by)
+    except Exception as error:  # Pillow lets through whatever a damaged header makes its readers raise
+        raise InputError(f"{where}: {path} cannot be read: {_reason(error)}; replace the file") from error
+    problem = pixel_problem(image)
+    if not problem and size is not None and image.size != tuple(size):
+        problem = f"has {image.width}x{image.height} pixels and its {sized_by} says {size[0]}x{size[1]}; {_MEND_SIZE[sized_by]}"
     if problem:
         image.close()
         raise InputError(f"{where}: image {path} {problem}")
     return image
 
 
-def _header_problem(image: Image.Image, size: tuple[int, int] | None, sized_by: str) -> str:
-    width, height = image.size
-    if width * height > MAX_PIXELS:
-        return f"has {width}x{height} pixels, more than the {MAX_PIXELS:,} allowed; scale it down"
-    if image.mode not in _CONVERTED:
-        return f"has pixels of mode {image.mode!r}; save it with 8 bits a channel"
-    if size is not None and (width, height) != tuple(size):
-        return f"has {width}x{height} pixels and its {sized_by} says {size[0]}x{size[1]}; {_MEND_SIZE[sized_by]}"
-    if _orientation(image) not in (0, 1):
-        return "has an EXIF rotation; store the pixels upright and remove it"
-    return ""
+def decode(image: Image.Image, where: str, mode: str = "RGB") -> Image.Image:
+    """Return the opened image in a mode: grey, palette and CMYK are converted, alpha is dropped.
+
+    Raises InputError when the file is cut short.
+    """
+    with image:
+        return _converted(image, where, mode)
 
 
-def _orientation(image: Image.Image) -> int:
-    if image.format == "TIFF":
-        return int(image.getexif().get(_ORIENTATION, 1))
-    tags = Image.Exif()  # from the header: `getexif` of a PNG would decode it
-    tags.load(image.info.get("exif", b""))
-    return int(tags.get(_ORIENTATION, 1))
-
-
-def decode(image: Image.Image, where: str) -> Image.Image:
-    """Return the opened image as RGB (grey, palette, CMYK and alpha are converted); InputError when it is cut short."""
+def _converted(image: Image.Image, where: str, mode: str) -> Image.Image:
     try:
-        with image:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=UserWarning, module="PIL")  # of metadata, which are not used
             image.load()
-            return image if image.mode == "RGB" else image.convert("RGB")
-    except (OSError, ValueError, SyntaxError, EOFError) as error:
-        raise InputError(f"{where}: image is damaged or cut short: {error}; replace the file") from error
+            if not (problem := pixel_problem(image)):  # again: metadata may come after the pixels
+                return image if image.mode == mode else image.convert(mode)
+    except Exception as error:  # as in `open_image`
+        raise InputError(f"{where}: image is damaged or cut short: {_reason(error)}; replace the file") from error
+    raise InputError(f"{where}: image {problem}")
+
+
+def _reason(error: Exception) -> str:
+    return str(error) or type(error).__name__
+
+
+def user_image(value: Any, where: str, mode: str = "RGB") -> Image.Image:
+    """Return a picture that somebody gives as an 8-bit PIL image.
+
+    Args:
+        value: a PIL image, the path of a file, or an array (H, W), or (H, W, channels of the mode), of uint8 or of 0 to 1.
+        where: what the picture is for, at the beginning of messages.
+        mode: "L", "RGB" or "RGBA".
+
+    Raises InputError for anything else, and for what `open_image` would refuse of a file: 16-bit pixels, say.
+    """
+    if isinstance(value, np.ndarray):
+        array = user_array(value, where, Image.getmodebands(mode))
+        if array.dtype != np.uint8:
+            array = (array.astype(np.float64) * 255).round().astype(np.uint8)
+        return Image.fromarray(array[..., 0] if mode == "L" else array, mode)
+    if isinstance(value, (str, os.PathLike)):
+        path = Path(os.fsdecode(value))
+        return decode(open_image(path, where), f"{where}: {path}", mode)
+    if not isinstance(value, Image.Image):
+        raise InputError(f"{where}: {_named(value)} is not a picture; give a PIL image, an array, or the path of a file")
+    if problem := pixel_problem(value):
+        raise InputError(f"{where}: the picture {problem}")
+    image = _converted(value, where, mode)
+    return image.copy() if image is value else image
+
+
+def user_array(value: Any, where: str, channels: int) -> Pixels:
+    """Return a picture that somebody gives as an array (H, W, channels), of uint8 or of bool or floats from 0 to 1.
+
+    Arguments and errors as for `user_image`; a PIL image and a file can have 1, 3 or 4 channels. An array (H, W) is one of one
+    channel. Numbers that are neither bytes nor from 0 to 1 are refused, NaN among them.
+    """
+    if not isinstance(value, np.ndarray):
+        mode = {1: "L", 3: "RGB", 4: "RGBA"}.get(channels)
+        if mode is None:
+            raise InputError(f"{where}: a PIL image has 1, 3 or 4 channels, and {channels} are needed; give an array")
+        return user_array(np.asarray(user_image(value, where, mode)), where, channels)
+    if problem := array_problem(value, channels) or size_problem(value.shape[1], value.shape[0]):
+        raise InputError(f"{where}: the picture {problem}")
+    array = value[..., None] if value.ndim == 2 else value
+    return array.astype(np.float32) if array.dtype.kind in "iu" and array.dtype != np.uint8 else array
+
+
+def _named(value: Any) -> str:
+    return f"{type(value).__name__} {str(value)[:60]!r}"
+
+
+def fitted(image: Image.Image, size: tuple[int, int], camera: Camera | None = None) -> Image.Image:
+    """Scale and cut a picture to (width, height), as a camera's own pictures are (Lanczos, antialiased).
+
+    A picture of the camera's native shape is cut where the camera's `resize` cuts; any other is covered (`ResizeCrop.cover`).
+    """
+    crop = ResizeCrop.cover(image.size, size)
+    own = None if camera is None else camera.resize
+    if camera is not None and own is not None and image.width * camera.height_px == image.height * camera.width_px:
+        factor = camera.width_px / image.width
+        if own != ResizeCrop.cover((camera.width_px, camera.height_px), size):
+            crop = ResizeCrop(own.scale * factor, own.left_px, own.top_px, own.width_px, own.height_px)
+    box = (crop.left_px, crop.top_px, crop.left_px + crop.width_px, crop.top_px + crop.height_px)
+    return image.resize(size, Image.Resampling.LANCZOS, box=_within([v / crop.scale for v in box], image))
+
+
+def _within(box: list[float], image: Image.Image) -> tuple[float, float, float, float]:
+    """Take the rounding off a box's edges."""
+    left, top, right, bottom = box
+    return max(left, 0.0), max(top, 0.0), min(right, image.width), min(bottom, image.height)
 
 
 def load_image(camera: Camera) -> Image.Image:
@@ -96,8 +167,7 @@ def load_image(camera: Camera) -> Image.Image:
     if left < -slack or top < -slack or right > image.width + slack or bottom > image.height + slack:
         size = f"{image.width}x{image.height}"
         raise InputError(f"{where}: {crop} reaches outside of the {size} image; use ResizeCrop.cover")
-    box = (max(left, 0.0), max(top, 0.0), min(right, image.width), min(bottom, image.height))
-    return image.resize((crop.width_px, crop.height_px), Image.Resampling.LANCZOS, box=box)
+    return image.resize((crop.width_px, crop.height_px), Image.Resampling.LANCZOS, _within([left, top, right, bottom], image))
 
 
 def grey_png(width_px: int, height_px: int) -> bytes:

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from shapely import STRtree
 from shapely import box as rectangle
 
-from drivegen.scene.geometry import Array, items_of, numbers
+from drivegen.scene.geometry import FAR_AWAY_M, Array, items_of, numbers
 from drivegen.support.errors import InputError
 
 BEV_CLASSES = (
@@ -29,6 +29,10 @@ def _points(values: ArrayLike, least: int, what: str) -> Array:
         raise InputError(f"{what} has shape {array.shape}, expected (P, 2) with P >= {least}")
     if not np.isfinite(array).all():
         raise InputError(f"{what} is not finite: {array.tolist()[:8]}")
+    if np.abs(array).max() > FAR_AWAY_M:
+        raise InputError(
+            f"{what} has a point {array[np.abs(array).max(1).argmax()].tolist()} m away; use metres of the map's frame"
+        )
     return array
 
 

@@ -511,8 +511,8 @@ REFUSED_IMAGES = {
     "bomb": (lambda path: path.write_bytes(bomb(9000, 9000)), "more than the 50,000,000"),
     "text": (lambda path: path.write_text("not an image"), "is not an image"),
     "empty": (lambda path: path.write_bytes(b""), "is not an image"),
-    "sixteen bits": (saved(Image.fromarray(np.zeros((18, 32), np.uint16)), "PNG"), "8 bits a channel"),
-    "floats": (saved(Image.fromarray(np.zeros((18, 32), np.float32)), "TIFF"), "8 bits a channel"),
+    "sixteen bits": (saved(Image.fromarray(np.zeros((18, 32), np.uint16)), "PNG"), "8 bits per channel"),
+    "floats": (saved(Image.fromarray(np.zeros((18, 32), np.float32)), "TIFF"), "8 bits per channel"),
     "turned": (saved(RGB, "JPEG", exif=exif(6)), "EXIF rotation"),
 }
 

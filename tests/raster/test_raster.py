@@ -343,3 +343,33 @@ def test_layout_is_the_same_every_time_and_quick() -> None:
     assert (time.perf_counter() - start) / 6 < 0.1  # 8 ms where nothing else runs
     for name in ("map_bits", "box_class", "heading", "side", "depth_m"):
         np.testing.assert_array_equal(getattr(first, name), getattr(again, name))
+
+
+@pytest.mark.filterwarnings("error")
+def test_what_reaches_far_away_is_drawn_where_it_is_near() -> None:
+    far = 9e8
+    line = MapLine(np.array([[300.0, 298], [300.0, 298 + far]]), "l")
+    area = MapPolygon(np.array([[300.0, 290], [far, 290], [far, far], [300.0, far]]), token="a")
+    reaching = VectorMap("here", {"walkway": (area,)}, {"road_divider": (line,)})
+    line_cut, area_cut = MapLine(np.array([[300.0, 298], [300.0, 900]])), MapPolygon(rectangle(300, 290, 900, 900))
+    cut = VectorMap("here", {"walkway": (area_cut,)}, {"road_divider": (line_cut,)})
+    lost = Box3D("car", SE3.from_yaw(0.3, (far, -far, 0)), (2, 4, 1.5), "lost")
+    one, other = (street_frame(vector_map=place).add_box(lost) for place in (reaching, cut))
+    np.testing.assert_array_equal(raster.bev(one), raster.bev(other))
+    for view in one.cameras:
+        for name, kind in raster.PICTURES.items():
+            np.testing.assert_array_equal(kind.draw(one, view), kind.draw(other, view), err_msg=name)
+
+
+def test_coordinates_beyond_the_earth_are_refused() -> None:
+    for value in (1e10, 1e300):
+        with pytest.raises(InputError, match="m away; use metres"):
+            MapPolygon(np.array([[0, 0], [value, 0], [0, 1]]))
+        with pytest.raises(InputError, match="m away; use metres"):
+            MapLine(np.array([[0, 0], [0, -value]]))
+        with pytest.raises(InputError, match="m away; coordinates go to"):
+            SE3.from_yaw(0, (value, 0, 0))
+        with pytest.raises(InputError, match="longer than"):
+            Box3D("car", SE3.identity(), (1, value, 1))
+        with pytest.raises(InputError, match="out of range"):
+            replace(street_frame().cameras[0], K_native=np.diag([value, value, 1]))

@@ -15,7 +15,8 @@ from PIL import Image
 
 from drivegen.datasets.nuscenes.making import Making
 from drivegen.scene import Camera, Frame, VectorMap
-from drivegen.scene.pictures import MAX_PIXELS, grey_png, open_image
+from drivegen.scene.picture_checks import MAX_PIXELS
+from drivegen.scene.pictures import grey_png, open_image
 from drivegen.support.errors import InputError
 
 MASK_MAX_PIXELS = 400_000_000

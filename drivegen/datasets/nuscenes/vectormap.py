@@ -11,7 +11,7 @@ import numpy as np
 
 from drivegen.datasets.nuscenes.schema import ROW_ERRORS, check_text, make_token
 from drivegen.scene import MapLine, MapPolygon, VectorMap
-from drivegen.scene.geometry import Array
+from drivegen.scene.geometry import FAR_AWAY_M, Array
 from drivegen.support.errors import InputError
 
 POLYGON_LAYERS = (
@@ -83,6 +83,9 @@ class _Reader:
             raise InputError(f"map {self.path}: {where} names node {error}, which is missing or not a point") from error
         if not np.isfinite(points).all():
             raise InputError(f"map {self.path}: {where} has a node that is not finite")
+        if len(points) and np.abs(points).max() > FAR_AWAY_M:
+            far = points[np.abs(points).max(1).argmax()].tolist()
+            raise InputError(f"map {self.path}: {where} has a node {far} m away; use metres of the map's frame")
         return points
 
     def polygon(self, layer: str, polygon_token: str, token: str) -> MapPolygon:
