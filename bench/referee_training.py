@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import io
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from torch import Tensor
 from drivegen.evaluate.metrics.scores import overlap, ratio
 from drivegen.evaluate.referee import DRIVABLE_GROUP, GROUPS, VEHICLE_GROUP, Reading, Referee, RefereeNet, to_network
 from drivegen.evaluate.renders import Renders
-from drivegen.support import runtime, weights
+from drivegen.support import files, runtime, weights
 from drivegen.support.errors import InputError
 from drivegen.support.progress import progress
 
@@ -131,10 +131,10 @@ def train(renders: Renders, recipe: Recipe, state_path: Path, datasets: str = ""
 
 def _save(trained: Trained, optimiser: torch.optim.Optimizer, recipe: Recipe, step: int, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    buffer = io.BytesIO()
     state = {"net": trained.net.state_dict(), "optimiser": optimiser.state_dict(), "recipe": asdict(recipe), "step": step}
-    torch.save({**state, "history": [list(entry) for entry in trained.history]}, temporary)
-    os.replace(temporary, path)
+    torch.save({**state, "history": [list(entry) for entry in trained.history]}, buffer)
+    files.write_atomically(path, buffer.getbuffer())
 
 
 def _resume(
@@ -172,7 +172,7 @@ def save(net: RefereeNet, path: Path, about: Mapping[str, Any]) -> None:
     state = {k: v.half() if v.is_floating_point() else v for k, v in net.state_dict().items()}
     weights.save_state(state, path)
     count = sum(p.numel() for p in net.parameters())
-    weights.write_json(path.with_suffix(".json"), {"sha256": weights.sha256(path), "parameters": count, **about})
+    files.write_json(path.with_suffix(".json"), {"sha256": weights.sha256(path), "parameters": count, **about})
 
 
 def meets_goal(metrics: Mapping[str, float]) -> bool:

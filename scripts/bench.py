@@ -29,7 +29,7 @@ from bench.cost import SIZES, psnr
 from bench.cost_process import Process, Step, Task
 from bench.cost_table import GOALS, Contender, Measured, as_json, markdown
 from drivegen.evaluate.measure import machine
-from drivegen.support import runtime, weights
+from drivegen.support import files, runtime
 from drivegen.support.errors import InputError
 from drivegen.training import config
 
@@ -150,9 +150,9 @@ def main(arguments: list[str] | None = None) -> int:
         "command": shlex.join(["python", "scripts/bench.py", *(arguments if arguments is not None else sys.argv[1:])]),
     }
     options.out.mkdir(parents=True, exist_ok=True)
-    weights.write_json(options.out / "figures.json", as_json(measured, notes))
+    files.write_json(options.out / "figures.json", as_json(measured, notes))
     text = markdown(measured, notes)
-    weights.write_atomically(options.out / "table.md", text.encode())
+    files.write_atomically(options.out / "table.md", text.encode())
     print(text)
     return 0 if measured.error <= GOALS["error"] else 1
 

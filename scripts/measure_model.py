@@ -18,7 +18,7 @@ import torch
 import typer
 from common import UNSEEN, Model, Seed, Steps, run
 
-from drivegen.support import weights
+from drivegen.support import files, weights
 from drivegen.support.errors import InputError
 
 
@@ -69,9 +69,9 @@ def main(
         "date": date.today().isoformat(),
         "command": shlex.join(["python", *sys.argv]),
     }
-    weights.write_json(out / "figures.json", table.as_json(figures, notes))
+    files.write_json(out / "figures.json", table.as_json(figures, notes))
     text = table.markdown(figures, notes)
-    weights.write_atomically(out / "table.md", text.encode())
+    files.write_atomically(out / "table.md", text.encode())
     print(text)
 
 

@@ -13,7 +13,7 @@ from drivegen.backbones.networks import MODELS, build_from_folder, load_model, s
 from drivegen.backbones.schedulers import load_scheduler
 from drivegen.backbones.single_file import PREFIXES, from_ldm, hub_folder
 from drivegen.backbones.tokenizers import TOKENIZERS, load_tokenizer
-from drivegen.support import weights
+from drivegen.support import files, weights
 from drivegen.support.errors import InputError
 
 REQUIRED = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
@@ -179,7 +179,7 @@ class Backbone(nn.Module):
         self.scheduler.save_pretrained(folder / "scheduler")
         index |= {"tokenizer": ["transformers", "CLIPTokenizer"], "scheduler": ["diffusers", type(self.scheduler).__name__]}
         index |= {"safety_checker": [None, None], "feature_extractor": [None, None], "requires_safety_checker": False}
-        weights.write_json(folder / "model_index.json", index)
+        files.write_json(folder / "model_index.json", index)
 
 
 def _diffusers_version() -> str:

@@ -17,9 +17,10 @@ from drivegen.pipeline.views import check_name
 from drivegen.sampling import check_range, check_seed
 from drivegen.scene import Frame
 from drivegen.support.errors import InputError, nearest
+from drivegen.support.files import make_subfolder
+from drivegen.support.locks import locked_folder
 from drivegen.support.progress import progress
 from drivegen.support.signals import raised_by_sigterm
-from drivegen.training.folder import locked_folder
 
 BUILT_IN = Path(__file__).parents[1] / "assets" / "scene"
 """The dataset that is generated from when no data are given: one frame of the procedural city."""
@@ -152,7 +153,7 @@ def generate(out: Path, selection: Selection, settings: Settings, where: Where, 
                     image=None if settings.strength is None else recorded(frame),
                     callback_on_step_end=lambda pipe, i, t, state, n=number: advance(to=n * steps + i + 1),
                 )  # fmt: skip
-                views.save(folder)
+                views.save(make_subfolder(out, folder.name))
                 manifest.add(describe(views, pipe.model, folder, out))
                 images += len(views)
             took = time.monotonic() - started

@@ -12,13 +12,15 @@ from typing import Annotated, Any
 import typer
 
 from drivegen.support.errors import Diverged, InputError
+from drivegen.support.signals import INTERRUPTED
+from drivegen.support.text import printable
 
 app = typer.Typer(
     name="drivegen", help="Camera images of driving scenes, under many conditions at once.", no_args_is_help=True,
     add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
 )  # fmt: skip
 
-FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
+FAILED, BAD_INPUT = 1, 2
 
 
 def _console(stderr: bool = False) -> Any:
@@ -53,7 +55,7 @@ def _guarded(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _say(line: str) -> None:
-    print(" ".join(line.split()), file=sys.stderr)
+    print(printable(" ".join(line.split())), file=sys.stderr)
 
 
 def _warn(

@@ -15,7 +15,7 @@ from PIL import Image
 from drivegen.pipeline.pipeline import Pipeline
 from drivegen.pipeline.views import convert, save_png, to_pixels
 from drivegen.scene import Frame
-from drivegen.support import runtime, weights
+from drivegen.support import files, runtime, weights
 from drivegen.support.errors import InputError
 
 Images = Mapping[str, NDArray[np.uint8]]
@@ -51,7 +51,7 @@ class Store:
         path = self.root / "settings.json"
         if not path.is_file():
             self.root.mkdir(parents=True, exist_ok=True)
-            weights.write_json(path, settings)
+            files.write_json(path, settings)
             return
         known = weights.read_json(path)
         changed = [name for name in {**known, **settings} if known.get(name) != settings.get(name)]

@@ -11,7 +11,8 @@ from typing import Any
 from drivegen.pipeline.views import Views
 from drivegen.saved.model import Model, library_versions
 from drivegen.support.errors import InputError
-from drivegen.support.weights import sha256, write_atomically
+from drivegen.support.files import write_atomically
+from drivegen.support.weights import sha256
 
 NAME = "manifest.jsonl"
 _EVERY_S = 5.0

@@ -117,7 +117,7 @@ def save_png(image: Image.Image, path: Path) -> None:
     """Write a PNG atomically."""
     import io
 
-    from drivegen.support.weights import write_atomically
+    from drivegen.support.files import write_atomically
 
     buffer = io.BytesIO()
     image.save(buffer, format="PNG")

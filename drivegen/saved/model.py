@@ -19,7 +19,7 @@ from drivegen.host.host import Host
 from drivegen.plugin import Plugin
 from drivegen.sampling.settings import Sampling
 from drivegen.saved import card as cards
-from drivegen.support import weights
+from drivegen.support import files, weights
 from drivegen.support.errors import InputError
 from drivegen.support.names import check_name
 
@@ -64,6 +64,7 @@ def locate(source: str | Path) -> Path:
             raise InputError(f"the embedded model is not installed at {TINY}; name a model folder instead")
         return TINY
     path = Path(source).expanduser()
+    files.recover(path)
     if not path.exists():
         raise InputError(f"there is no model at {str(source)!r}; name a model folder, a single-file checkpoint, or 'tiny'")
     return path
@@ -251,9 +252,9 @@ def save_plugin(
     kind = registry.kind_of(plugin)
     state = {k: v.to(dtype) if dtype is not None and v.is_floating_point() else v for k, v in plugin.state_dict().items()}
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        weights.save_state(state, folder / "model.safetensors")
-        _describe(plugin, folder, kind, name, base, training)
+        with files.replacing(folder) as new:
+            weights.save_state(state, new / "model.safetensors")
+            _describe(plugin, new, kind, name, base, training)
     except OSError as error:
         raise InputError(f"cannot write the plugin to {folder}: {error.strerror or error}") from error
 
@@ -270,9 +271,9 @@ def _describe(
         "training": (before.get("training") if training is None else training) or {}, "versions": library_versions(),
         "sha256": weights.sha256(folder / "model.safetensors"),
     }  # fmt: skip
-    weights.write_json(folder / "config.json", config)
+    files.write_json(folder / "config.json", config)
     text = cards.card(str(config["name"]), json.loads(json.dumps(config)))
-    weights.write_atomically(folder / "README.md", text.encode())
+    files.write_atomically(folder / "README.md", text.encode())
 
 
 def save_own_plugin(model: Model, name: str, folder: str | Path, dtype: torch.dtype | None = None) -> None:
@@ -304,11 +305,11 @@ def save(
     if folder.exists() and not (folder / INDEX).is_file() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder} exists and is not a drivegen model; choose another folder")
     try:
-        with weights.replacing(folder) as new:
+        with files.replacing(folder) as new:
             host.backbone.save(new, dtype, shard)
             for name in host.plugins:
                 save_own_plugin(model, name, new / "plugins" / name, dtype)
-            weights.write_json(new / INDEX, _index_of(model, new, about or {}))
+            files.write_json(new / INDEX, _index_of(model, new, about or {}))
     except OSError as error:
         raise InputError(f"cannot write the model to {folder}: {error.strerror or error}") from error
     return folder

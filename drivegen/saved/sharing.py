@@ -20,7 +20,7 @@ from drivegen.plugin import Plugin, Released
 from drivegen.saved import card, released
 from drivegen.saved import model as models
 from drivegen.saved.model import Model
-from drivegen.support import runtime
+from drivegen.support import files, runtime
 from drivegen.support.errors import InputError
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -141,7 +141,7 @@ class Extensions:
         """
         self.host.plugin(name)
         folder = Path(folder)
-        if folder.exists() and (not folder.is_dir() or any(f.name not in _FILES for f in folder.iterdir())):
+        if folder.exists() and (not folder.is_dir() or any(not _is_of_plugin(f.name) for f in folder.iterdir())):
             raise InputError(f"{folder} exists and is not a plugin's folder; choose another")
         models.save_own_plugin(self.model, name, folder, dtype)
         return folder
@@ -264,9 +264,14 @@ class Extensions:
         return plugin
 
 
+def _is_of_plugin(name: str) -> bool:
+    return name in _FILES or files.is_temporary(name)  # a killed process may have left the latter
+
+
 def locate(source: str | Path) -> Path:
     """Return the folder or file of a plugin; asks the hub for user/name when there is no such folder here."""
     path = Path(source).expanduser()
+    files.recover(path)
     if path.is_dir() or (path.is_file() and path.suffix.lower() in _SUFFIXES):
         return path
     if path.exists() or not _HUB_ID.fullmatch(str(source)):

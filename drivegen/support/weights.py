@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from drivegen.support.errors import InputError
+from drivegen.support.files import write_atomically, write_json
 
 State = dict[str, Tensor]
 
@@ -46,52 +44,6 @@ def read_object(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise InputError(f"{path} must hold an object, not {type(values).__name__}")
     return values
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Put data at path so that a crash leaves the old file or the new one, never half."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-@contextmanager
-def replacing(folder: Path) -> Iterator[Path]:
-    """Give an empty folder to write into, which takes the place of `folder` in the end; an exception leaves that as it was."""
-    new, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{end}") for end in ("new", "old"))
-    _tidy(folder, new, old)  # a process of the same number, as in containers, may have been killed in the middle
-    try:
-        new.mkdir(parents=True)
-        yield new
-        if folder.exists():
-            os.replace(folder, old)
-        os.replace(new, folder)
-    finally:
-        _tidy(folder, new, old)
-
-
-def _tidy(folder: Path, new: Path, old: Path) -> None:
-    if old.exists() and not folder.exists():
-        os.replace(old, folder)
-    for leftover in (new, old):
-        shutil.rmtree(leftover, ignore_errors=True)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write indented JSON atomically."""
-    write_atomically(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
 
 
 def save_state(state: Mapping[str, Tensor], path: Path) -> None:

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from drivegen.plugin import Plugin
-from drivegen.support import weights
+from drivegen.support import files
 from drivegen.support.errors import InputError
 
 
@@ -46,14 +46,14 @@ class ArrayCache:
 
     def write(self, frame: str, arrays: dict[str, np.ndarray]) -> None:
         """Write a frame's arrays, lightly compressed: rasters are mostly empty."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        files.make_subfolder(self.folder.parent, self.folder.name)
         buffer = io.BytesIO()
         with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as file:
             for name, array in arrays.items():
                 part = io.BytesIO()
                 np.lib.format.write_array(part, np.ascontiguousarray(array) if array.ndim else array, allow_pickle=False)
                 file.writestr(f"{name}.npy", part.getvalue())
-        weights.write_atomically(self._path(frame), buffer.getvalue())
+        files.write_atomically(self._path(frame), buffer.getvalue())
 
 
 def digest(*parts: Any) -> str:

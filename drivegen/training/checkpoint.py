@@ -13,7 +13,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
-from drivegen.support import weights
+from drivegen.support import files
 from drivegen.support.errors import InputError
 from drivegen.training.config import differences
 
@@ -32,7 +32,7 @@ class AtomicIO(TorchCheckpointIO):
         path.parent.mkdir(parents=True, exist_ok=True)
         buffer = io.BytesIO()
         torch.save(checkpoint, buffer)
-        weights.write_atomically(path, buffer.getbuffer())  # type: ignore[arg-type]
+        files.write_atomically(path, buffer.getbuffer())
 
     def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = None) -> dict[str, Any]:
         return read(Path(path))
@@ -100,7 +100,6 @@ class Checkpoints(pl.Callback):
 
 def _link(source: Path, target: Path) -> None:
     """Give a file a second name, so that it is written once; replacing the first name leaves the second alone."""
-    temporary = target.with_name(f".{target.name}.tmp")
-    temporary.unlink(missing_ok=True)
+    temporary = files.unforeseen(target)
     os.link(source, temporary)
     os.replace(temporary, target)

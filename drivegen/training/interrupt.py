@@ -7,9 +7,8 @@ from typing import Any
 
 import pytorch_lightning as pl
 
+from drivegen.support.signals import STATUS
 from drivegen.training.checkpoint import Checkpoints
-
-STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
 
 class StopOnSignal(pl.Callback):
@@ -28,7 +27,7 @@ class StopOnSignal(pl.Callback):
     @property
     def status(self) -> int:
         """Exit status: 0 where no signal came."""
-        return STATUS[signal.Signals(self.received)] if self.received else 0
+        return STATUS[self.received] if self.received else 0
 
     def __enter__(self) -> StopOnSignal:
         self._before = {number: signal.signal(number, self._receive) for number in STATUS}

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from drivegen.pipeline.views import save_png
+from drivegen.support.files import make_subfolder
 from drivegen.training.ema import EMA
 
 Rows = Sequence[Sequence[Image.Image]]
@@ -47,8 +48,8 @@ class Preview(pl.Callback):
         with self.ema.applied(pl_module) if self.ema is not None else nullcontext():
             picture = grid(self.draw())
         pl_module.train()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        save_png(picture, self.folder / f"step-{trainer.global_step:08d}.png")
+        folder = make_subfolder(self.folder.parent, self.folder.name)
+        save_png(picture, folder / f"step-{trainer.global_step:08d}.png")
         for logger in trainer.loggers:
             board: Any = getattr(logger, "experiment", None)
             if hasattr(board, "add_image"):

@@ -15,14 +15,15 @@ from PIL import Image
 from drivegen import lora
 from drivegen.sampling.settings import Sampling
 from drivegen.saved import model as models
-from drivegen.support import strict_yaml, weights
+from drivegen.support import files, strict_yaml
 from drivegen.support.errors import InputError
+from drivegen.support.locks import locked_folder
 from drivegen.training import checkpoint as checkpoints
 from drivegen.training import config as configs
 from drivegen.training.build import build_first_stage, build_host
 from drivegen.training.config import Config
 from drivegen.training.ema import EMA
-from drivegen.training.folder import locked_folder, resume_from
+from drivegen.training.folder import resume_from
 from drivegen.training.interrupt import StopOnSignal
 from drivegen.training.preview import Preview, Rows
 from drivegen.training.progress import shown_by
@@ -100,11 +101,12 @@ def trainer_for(config: Config, folder: Path, callbacks: list[pl.Callback]) -> p
     from pytorch_lightning.loggers import TensorBoardLogger
 
     train = config.train
+    board = files.refuse_link(folder / "tensorboard")
     bar = any(isinstance(callback, pl.callbacks.ProgressBar) for callback in callbacks)
     return pl.Trainer(
         max_steps=train.steps, max_epochs=-1, min_epochs=0, accelerator={"cuda": "gpu"}.get(train.device, train.device),
         devices=1, precision=_PRECISION[train.precision], accumulate_grad_batches=train.accumulate, callbacks=callbacks,
-        logger=TensorBoardLogger(folder, "tensorboard", ""), log_every_n_steps=min(train.log_every, train.steps),
+        logger=TensorBoardLogger(folder, board.name, ""), log_every_n_steps=min(train.log_every, train.steps),
         plugins=[checkpoints.AtomicIO()], default_root_dir=folder,
         enable_checkpointing=False, enable_model_summary=False, enable_progress_bar=bar,
     )  # fmt: skip
@@ -151,7 +153,7 @@ class ModelStage:
         about = {"steps": step, "training": configs.to_dict(self.config)}
         dtype = DTYPES[self.config.save_dtype]
         if self.config.lora is not None:
-            file = lora.save(lora.extract(self.host), folder / "lora", dtype)
+            file = lora.save(lora.extract(self.host), files.make_subfolder(folder, "lora"), dtype)
             if not any(settings.train for settings in self.config.plugins.values()):
                 return file
             print(f"wrote {file}", flush=True)
@@ -197,7 +199,7 @@ class FirstStage:
         assert self.data.dataset is not None
         self.vae.eval()
         standardise(self.vae, self.data.dataset)
-        with weights.replacing(folder / "vae") as new:
+        with files.replacing(folder / "vae") as new:
             save_model(self.vae, new, "diffusion_pytorch_model", DTYPES[self.config.save_dtype])
         return folder / "vae"
 

@@ -219,7 +219,7 @@ def test_a_dataset_token_cannot_leave_the_folder(tiny: Path, tmp_path: Path) -> 
 
 
 def test_two_runs_in_one_folder_and_a_foreign_manifest(tiny: Path, tmp_path: Path) -> None:
-    from drivegen.training.folder import locked_folder
+    from drivegen.support.locks import locked_folder
 
     with locked_folder(tmp_path):
         assert "another run" in generate(tiny, tmp_path, status=2).stderr

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from drivegen.datasets.nuscenes.schema import inside
 from drivegen.support.errors import InputError
+from drivegen.support.files import unforeseen
 from drivegen.support.signals import ignoring_signals, raised_by_sigterm
 
 
@@ -44,7 +45,7 @@ class Making:
         """
         path = inside(self.root, name, f"dataset {self.root}")
         self.folder(path.parent)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        temporary = unforeseen(path)
         self._files += [temporary, path]
         write_bytes(temporary, data, sync)
         os.replace(temporary, path)
@@ -100,8 +101,8 @@ def making(root: Path, staging: str) -> Iterator[Making]:
 
 
 def write_bytes(path: Path, data: bytes, sync: bool = True) -> None:
-    """Write a file; with sync it is on the disk when this returns."""
-    with path.open("wb") as file:
+    """Write a new file, never through a link; with sync it is on the disk when this returns."""
+    with path.open("xb") as file:
         file.write(data)
         if sync:
             file.flush()

@@ -16,6 +16,7 @@ from drivegen.datasets.nuscenes.vectormap import map_json, merge_maps, read_map
 from drivegen.scene import Scene, VectorMap
 from drivegen.scene.geometry import items_of
 from drivegen.support.errors import InputError
+from drivegen.support.files import unforeseen
 
 
 def write(scenes: Sequence[Scene], root: str | Path, version: str = "v1.0-mini") -> None:
@@ -49,7 +50,7 @@ def write(scenes: Sequence[Scene], root: str | Path, version: str = "v1.0-mini")
         for scene in scenes:
             rows.add_scene(scene)
         new_maps = [location for location, vector_map in maps.items() if not _is_there(root, location, vector_map)]
-        with making(root, f".{version}.{os.getpid()}.tmp") as made:
+        with making(root, unforeseen(root / version).name) as made:
             rows.add_files(made)
             for location in new_maps:
                 made.file(map_path(root, location).relative_to(root).as_posix(), _dump(map_json(maps[location])), sync=True)
