@@ -30,7 +30,7 @@ from drivegen.sampling import HostDenoiser, build_scheduler, classifier_free, sa
 from drivegen.support.errors import InputError
 from drivegen.support.weights import read_object
 from drivegen.training.config import TrainConfig
-from drivegen.training.datamodule import TrainBatch
+from drivegen.training.frames import TrainBatch
 from drivegen.training.module import DriveModule
 
 sys.path.insert(0, str(Path(__file__).parent))

@@ -19,7 +19,7 @@ from drivegen.training.cache import ArrayCache, digest, module_digest, plugin_di
 from drivegen.training.order import own_words
 
 if TYPE_CHECKING:
-    from drivegen.training.datamodule import FrameDataset
+    from drivegen.training.frames import FrameDataset
 
 
 @dataclass(frozen=True)

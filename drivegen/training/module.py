@@ -16,8 +16,8 @@ from drivegen.plugin.unknown import known_part, neutral, unmarked
 from drivegen.support.errors import InputError
 from drivegen.training.base import TrainedModule
 from drivegen.training.config import DropGroup, TrainConfig
-from drivegen.training.datamodule import TrainBatch
 from drivegen.training.fill import to_unit
+from drivegen.training.frames import TrainBatch
 
 
 class DriveModule(TrainedModule):

@@ -22,7 +22,7 @@ from drivegen.scene import ResizeCrop
 from drivegen.support.errors import InputError
 from drivegen.training import config
 from drivegen.training.config import DropGroup, TrainConfig
-from drivegen.training.datamodule import TrainBatch, spelt_out
+from drivegen.training.frames import TrainBatch
 from drivegen.training.module import DriveModule
 from tests.convert.test_magicdrive import GOLDEN, ROOT, golden
 from tests.street import street_frame, street_scene
@@ -158,13 +158,6 @@ def test_two_steps_of_the_recipe(base: Path, tmp_path: Path) -> None:
     old = load_file(base / "unet" / "diffusion_pytorch_model.safetensors")
     kept = load_file(tmp_path / "run" / "model" / "unet" / "diffusion_pytorch_model.safetensors")
     assert all(torch.equal(kept[k], v.half()) for k, v in old.items())
-
-
-def test_nuscenes_splits_are_spelt_out() -> None:
-    held = spelt_out(config.load(RECIPE).data.val_scenes)  # type: ignore[arg-type]
-    assert len(held) == 150
-    assert "scene-0003" in held
-    assert spelt_out(["one", "mini_val"]) == {"one", "scene-0103", "scene-0916"}
 
 
 def test_magicdrives_wide_crop_stays_when_a_frame_is_set_to_its_size() -> None:

@@ -18,7 +18,7 @@ from drivegen.scene import Frame
 from drivegen.support.errors import InputError
 from drivegen.testing.frames import frame
 from drivegen.training.config import TrainConfig
-from drivegen.training.datamodule import TrainBatch
+from drivegen.training.frames import TrainBatch
 from drivegen.training.module import DriveModule
 from tests.tiny_models import randomize, tiny_backbone
 

@@ -508,8 +508,8 @@ def test_a_first_stage_starts_from_another_of_other_widths(tmp_path):
 
 
 def training_images(city: Path) -> torch.Tensor:
-    from drivegen.training.datamodule import Sources, pixels_of
     from drivegen.training.fill import to_unit
+    from drivegen.training.frames import Sources, pixels_of
 
     sources = Sources([city], SIZE, val_scenes=["scene-2"])
     return to_unit(torch.cat([torch.from_numpy(pixels_of(sources.frame(ref))) for ref in sources.train]))

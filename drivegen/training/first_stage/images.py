@@ -14,7 +14,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from drivegen.scene import Camera
 from drivegen.support.progress import track
-from drivegen.training.datamodule import Sources, image_pixels
+from drivegen.training.frames import Sources, image_pixels
 from drivegen.training.order import Loader, Order
 
 

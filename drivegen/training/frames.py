@@ -1,0 +1,160 @@
+"""Frames of datasets in training: which there are, what is read of each, and how several become a batch."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset as TorchDataset
+
+from drivegen import datasets
+from drivegen.datasets import SceneSource
+from drivegen.host import batch as data
+from drivegen.plugin import Plugin
+from drivegen.scene import Camera, Frame
+from drivegen.scene.pictures import load_image
+from drivegen.support.errors import InputError, nearest
+from drivegen.training.cache import ArrayCache
+
+
+@dataclass(frozen=True)
+class FrameRef:
+    """A frame of a dataset: which root, its sample token, how many cameras, and a digest of its images and tables."""
+
+    root: int
+    token: str
+    views: int
+    identity: str
+
+    @property
+    def key(self) -> str:
+        """File name in a cache."""
+        safe = self.token if self.token.isalnum() else hashlib.sha256(self.token.encode()).hexdigest()[:32]
+        return f"{safe}-{self.identity}"
+
+
+@dataclass(frozen=True, eq=False)
+class TrainBatch:
+    """A batch of conditions with its pictures.
+
+    pixels (N, 3, H, W) uint8, or moments (N, 2C, h, w): the VAE posterior's mean and standard deviation, unscaled.
+    """
+
+    conditions: data.Batch
+    pixels: Tensor | None = None
+    moments: Tensor | None = None
+
+    def to(self, device: torch.device | str) -> TrainBatch:
+        """Move every tensor to a device."""
+        move: Callable[[Tensor | None], Tensor | None] = lambda x: None if x is None else x.to(device, non_blocking=True)  # noqa: E731
+        return TrainBatch(self.conditions.to(device), move(self.pixels), move(self.moments))
+
+
+class Sources:
+    """Opened datasets and the frames in them, split by scene into those that are trained on and those that are not.
+
+    Args:
+        roots: dataset folders, each opened by the reader that recognises it.
+        size: (height, width) of the generated images, in pixels.
+        version: of the datasets, where a root has several.
+        val_scenes: scenes that are not trained on: names, published splits (``val``), or a share of each root's last ones.
+        max_frames: at most this many frames are trained on.
+    """
+
+    def __init__(
+        self, roots: Sequence[str | Path], size: tuple[int, int], version: str | None = None,
+        val_scenes: float | Sequence[str] = 0.0, max_frames: int | None = None,
+    ) -> None:  # fmt: skip
+        share = float(val_scenes) if isinstance(val_scenes, (int, float)) else 0.0
+        if not 0 <= share < 1:
+            raise InputError(f"val_scenes = {share:g} is out of range; allowed: 0 <= share < 1, or a list of names")
+        self.size = size
+        self.datasets: list[SceneSource] = [datasets.open(root, version) for root in roots]
+        named = set() if isinstance(val_scenes, (int, float)) else scenes_named(self.datasets, val_scenes)
+        self.train: list[FrameRef] = []
+        self.val: list[FrameRef] = []
+        for index, dataset in enumerate(self.datasets):
+            scenes = list(dataset.scenes)
+            last = round(len(scenes) * share)
+            if share > 0 and len(scenes) > 1:
+                last = max(1, last)
+            held = named | set(scenes[len(scenes) - last :])
+            for scene in scenes:
+                refs = [
+                    FrameRef(index, token, dataset.views(token), dataset.fingerprint(token)) for token in dataset.samples(scene)
+                ]
+                (self.val if scene in held else self.train).extend(refs)
+        self.train = self.train[:max_frames]
+        if not self.train:
+            raise InputError(f"no frame is left to train on in {', '.join(map(str, roots))}; val_scenes takes them all")
+
+    def frame(self, ref: FrameRef) -> Frame:
+        """Read a frame, its cameras set to the generated size."""
+        return self.datasets[ref.root].frame(ref.token).resized(self.size[1], self.size[0])
+
+
+def scenes_named(sources: Sequence[SceneSource], names: Sequence[str]) -> set[str]:
+    """Return the scenes that names mean: scenes themselves, or published splits (``val``), as far as they are there.
+
+    Raises InputError for a name that is in none of the datasets.
+    """
+    known = [scene for source in sources for scene in source.scenes]
+    found: set[str] = set()
+    for name in names:
+        scenes = [name] if name in known else [scene for source in sources for scene in source.scenes_of_split(name)]
+        if not scenes:
+            raise InputError(f"val_scenes names {name!r}, which is in none of the datasets{nearest(name, known)}")
+        found.update(scenes)
+    return found
+
+
+def pixels_of(frame: Frame) -> np.ndarray:
+    """Read a frame's pictures as (V, 3, H, W) uint8."""
+    return np.stack([image_pixels(camera) for camera in frame.cameras])
+
+
+def image_pixels(camera: Camera) -> np.ndarray:
+    """Read one camera's picture as (3, H, W) uint8."""
+    return np.asarray(load_image(camera), dtype=np.uint8).transpose(2, 0, 1)
+
+
+@dataclass(eq=False)
+class FrameDataset(TorchDataset[tuple[FrameRef, data.Prepared, dict[str, np.ndarray]]]):
+    """Frames with their arrays, from the caches where there are some; works in a data worker, without weights."""
+
+    sources: Sources
+    refs: list[FrameRef]
+    plugins: Mapping[str, Plugin]
+    prepared: Mapping[str, ArrayCache] = field(default_factory=dict)
+    moments: ArrayCache | None = None
+
+    def __len__(self) -> int:
+        return len(self.refs)
+
+    def __getitem__(self, index: int) -> tuple[FrameRef, data.Prepared, dict[str, np.ndarray]]:
+        ref = self.refs[index]
+        arrays: data.Prepared = {}
+        for name, cache in self.prepared.items():
+            found = cache.read(ref.key)
+            if found is not None:
+                arrays[name] = found
+        picture = self.moments.read(ref.key) if self.moments is not None else None
+        missing = {name: plugin for name, plugin in self.plugins.items() if name not in arrays}
+        if missing or picture is None:
+            frame = self.sources.frame(ref)
+            arrays |= data.prepare(frame, missing, training=True)
+            picture = picture or {"pixels": pixels_of(frame)}
+        return ref, {name: arrays[name] for name in self.plugins}, picture
+
+    def collate(self, items: list[tuple[FrameRef, data.Prepared, dict[str, np.ndarray]]]) -> TrainBatch:
+        """Join frames of equal view count."""
+        refs, prepared, pictures = zip(*items, strict=True)
+        conditions = data.collate(prepared, self.plugins, refs[0].views, [ref.token for ref in refs])
+        kind = "pixels" if self.moments is None else "moments"
+        joined = torch.from_numpy(np.concatenate([picture[kind] for picture in pictures]))
+        return TrainBatch(conditions, **{kind: joined})
