@@ -13,8 +13,8 @@ from drivegen.support import weights
 from drivegen.support.errors import InputError, reason
 
 MODELS = {
-    "UNet2DConditionModel": "diffusers", "AutoencoderKL": "diffusers", "VQModel": "diffusers", "CLIPTextModel": "transformers",
-    "CLIPVisionModelWithProjection": "transformers", "CLIPVisionModel": "transformers",
+    "UNet2DConditionModel": "diffusers", "AutoencoderKL": "diffusers", "AutoencoderTiny": "diffusers", "VQModel": "diffusers",
+    "CLIPTextModel": "transformers", "CLIPVisionModelWithProjection": "transformers", "CLIPVisionModel": "transformers",
 }  # fmt: skip
 """The closed table of classes that a folder may name, and the library of each."""
 

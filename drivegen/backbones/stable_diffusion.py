@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from drivegen.backbones.first_stage import factor_of, load_vae
 from drivegen.backbones.networks import MODELS, build_from_folder, load_model, save_model
 from drivegen.backbones.schedulers import load_scheduler
 from drivegen.backbones.single_file import PREFIXES, from_ldm, hub_folder
@@ -127,7 +128,7 @@ class Backbone(nn.Module):
     @property
     def vae_factor(self) -> int:
         """Pixels per latent along each side."""
-        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+        return factor_of(self.vae)
 
     @property
     def skip_count(self) -> int:
@@ -144,15 +145,29 @@ class Backbone(nn.Module):
         """C: channels of the latents."""
         return int(self.vae.config.latent_channels)
 
+    def replace_vae(self, source: str | Path) -> None:
+        """Put a VAE in the place of the model's own, on its device and in its dtype; see `first_stage.load_vae`."""
+        own = next(self.vae.parameters())
+        self.vae = load_vae(source, self.vae).to(own.device, own.dtype)
+
     def encode_images(self, pixels: Tensor, generator: torch.Generator | None = None, sample: bool = False) -> Tensor:
         """Encode pixels (N, 3, H, W) in [−1, 1] to scaled latents (N, C, h, w): the posterior's mean, or a sample of it."""
-        posterior = self.vae.encode(pixels.to(self.vae.dtype)).latent_dist
+        encoded = self.vae.encode(pixels.to(self.vae.dtype))
+        if not hasattr(encoded, "latent_dist"):  # AutoencoderTiny has a point, not a distribution
+            return self.scale_latents(encoded.latents)
+        posterior = encoded.latent_dist
         return self.scale_latents(posterior.sample(generator) if sample else posterior.mode())
 
     def moments(self, pixels: Tensor) -> Tensor:
         """Encode pixels (N, 3, H, W) in [−1, 1] to the posterior's mean and standard deviation (N, 2C, h, w), unscaled."""
-        posteriors = (self.vae.encode(part.to(self.vae.dtype)).latent_dist for part in pixels.split(4))
-        return torch.cat([torch.cat([posterior.mean, posterior.std], dim=1) for posterior in posteriors])
+        parts = []
+        for part in pixels.split(4):
+            encoded = self.vae.encode(part.to(self.vae.dtype))
+            if hasattr(encoded, "latent_dist"):
+                parts += [torch.cat([encoded.latent_dist.mean, encoded.latent_dist.std], dim=1)]
+            else:
+                parts += [torch.cat([encoded.latents, torch.zeros_like(encoded.latents)], dim=1)]
+        return torch.cat(parts)
 
     def scale_latents(self, latents: Tensor) -> Tensor:
         """Bring latents (N, C, h, w) as the VAE encodes them to the scale that the UNet works in."""

@@ -115,10 +115,11 @@ class Where:
     config_folder: Path | None = None
     plugins: tuple[str, ...] = ()
     loras: tuple[str, ...] = ()
+    vae: Path | None = None
 
     def pipeline(self) -> Pipeline:
         """Load the model, and what is added to it."""
-        pipe = Pipeline.from_pretrained(self.model, self.device, self.dtype, self.offload, self.config_folder)
+        pipe = Pipeline.from_pretrained(self.model, self.device, self.dtype, self.offload, self.config_folder, self.vae)
         for text in self.plugins:
             name, equals, source = text.partition("=")
             pipe.add_plugin(*((source, name) if equals and name.isidentifier() else (text,)))

@@ -94,6 +94,7 @@ def generate(
         list[str] | None, typer.Option("--input", metavar="PLUGIN=FILE", help="Give a plugin a file, such as a picture.")
     ] = None,
     config: Annotated[Path | None, typer.Option(help="Folder with the configurations of a single-file checkpoint.")] = None,
+    vae: Annotated[Path | None, typer.Option(help="Folder or file of a VAE in the place of the model's own.")] = None,
     prompt: Annotated[str | None, typer.Option(help="Text in place of each sample's description.")] = None,
     negative_prompt: Annotated[str | None, typer.Option(help="Text to stay away from.")] = None,
     steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None,
@@ -148,7 +149,7 @@ def generate(
         tuple(region or ()),
     )
     _quiet()
-    where = work.Where(model, device, dtype, offload, config, tuple(plugin or ()), tuple(lora or ()))
+    where = work.Where(model, device, dtype, offload, config, tuple(plugin or ()), tuple(lora or ()), vae)
     work.generate(out, selection, settings, where, _console())
 
 

@@ -75,16 +75,17 @@ class Pipeline(Extensions):
     @classmethod
     def from_pretrained(
         cls, source: str | Path = "tiny", device: str = "auto", dtype: str | torch.dtype = "auto", offload: bool = False,
-        config_folder: str | Path | None = None,
+        config_folder: str | Path | None = None, vae: str | Path | None = None,
     ) -> Pipeline:  # fmt: skip
         """Load "tiny" (the embedded model), a model folder, a diffusers folder or a single-file checkpoint.
 
         device "auto" is CUDA, then Metal, then the CPU; dtype "auto" is bfloat16 where the processor has it, else float32.
-        offload keeps each network in main memory until it is used; it needs a GPU.
+        offload keeps each network in main memory until it is used; it needs a GPU. vae is a folder or file of a VAE in the
+        place of the model's own.
         """
         target = runtime.choose_device(device)
         number = runtime.choose_dtype(dtype, target)
-        model = load(source, config_folder=config_folder)
+        model = load(source, config_folder=config_folder, vae=vae)
         model.host.to(dtype=number).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if offload:
             runtime.offload(model.host, target)

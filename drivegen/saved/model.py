@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -70,10 +70,20 @@ def locate(source: str | Path) -> Path:
     return path
 
 
-def load(source: str | Path, device: str | torch.device = "cpu", config_folder: str | Path | None = None) -> Model:
+def load(
+    source: str | Path, device: str | torch.device = "cpu", config_folder: str | Path | None = None,
+    vae: str | Path | None = None,
+) -> Model:  # fmt: skip
     """Load a model folder, a plain diffusers folder, a single-file checkpoint, or "tiny", in fp32 and evaluation mode.
 
-    A model without plugins gets a text plugin. config_folder serves single files alone (`Backbone.from_single_file`).
+    A model without plugins gets a text plugin.
+
+    Args:
+        source: the folder or file, or "tiny".
+        device: where the networks go.
+        config_folder: configurations for a single file (`Backbone.from_single_file`), which alone lacks them.
+        vae: a folder or file of a VAE in the place of the model's own (`first_stage.load_vae`); `about` then says which.
+
     Raises InputError on a damaged, changed or unfitting file, and when config_folder is given for a folder.
     """
     path = locate(source)
@@ -84,6 +94,11 @@ def load(source: str | Path, device: str | torch.device = "cpu", config_folder: 
     else:
         backbone = Backbone.from_folder(path) if path.is_dir() else Backbone.from_single_file(path, config_folder)
         model = Model(Host(backbone, {"text": registry.load("text")()}), Sampling(guidance=7.5), native_size(backbone), path)
+    if vae is not None:
+        backbone = model.host.backbone
+        backbone.replace_vae(vae)
+        said = f"{Path(vae).name} ({type(backbone.vae).__name__}), sha256 {cards.fingerprint(backbone.vae)} as fp16"
+        model = replace(model, about={**model.about, "vae": said})
     model.host.to(device).eval().requires_grad_(False)
     return model
 
