@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from drivegen.host import boundary
 from drivegen.plugin import Arrays, Grid, Plugin
-from drivegen.plugin.unknown import KNOWN, marked, unmarked
+from drivegen.plugin.unknown import KNOWN, unmarked
 from drivegen.scene import Frame
-from drivegen.support.errors import InputError
+from drivegen.support.errors import InputError, nearest
 
 Prepared = dict[str, dict[str, np.ndarray]]
 """Arrays of one frame: instance name → array name → array."""
@@ -43,25 +44,36 @@ class Batch:
 def prepare(
     frame: Frame, plugins: Mapping[str, Plugin], inputs: Mapping[str, Any] | None = None, training: bool = False
 ) -> Prepared:
-    """Prepare one frame for each plugin; inputs (or the frame's extras) give what the caller passed to each by name.
+    """Prepare one frame for each plugin.
 
-    In training a plugin that is passed nothing gets its `training_input`.
+    Args:
+        frame: the frame.
+        plugins: the plugins by instance name.
+        inputs: what the caller gives to each by name; what it leaves out is looked for in the frame's extras.
+        training: whether a plugin that is given nothing gets its `training_input`.
     """
     for name in inputs or {}:
         if name not in plugins:
-            raise InputError(f"inputs are given for {name!r}, but the model's plugins are {', '.join(plugins) or 'none'}")
+            names = ", ".join(plugins) or "none"
+            raise InputError(f"inputs are given for {name!r}, but the model's plugins are {names}{nearest(name, plugins)}")
     user_input = {**frame.extras, **(inputs or {})}
     if training:
         user_input = {name: plugin.training_input for name, plugin in plugins.items()} | user_input
-    return {name: marked(plugin.prepare(frame, user_input.get(name))) for name, plugin in plugins.items()}
+    return {name: boundary.prepare(name, plugin, frame, user_input.get(name)) for name, plugin in plugins.items()}
 
 
 def collate(prepared: Sequence[Prepared], plugins: Mapping[str, Plugin], views: int, samples: Sequence[str] = ()) -> Batch:
-    """Join prepared frames of equal view count into a batch of tensors."""
+    """Join prepared frames into a batch of tensors, which keep the arrays' dtypes.
+
+    Args:
+        prepared: arrays of each frame.
+        plugins: the plugins by instance name.
+        views: V, which all frames have.
+        samples: the frames' tokens, for messages.
+    """
     arrays: dict[str, dict[str, Tensor]] = {}
     for name, plugin in plugins.items():
-        items = [unmarked(item[name]) for item in prepared]
-        joined = plugin.collate(items) if items[0] else {}
+        joined = boundary.collate(name, plugin, [unmarked(item[name]) for item in prepared], samples)
         arrays[name] = {key: torch.from_numpy(np.ascontiguousarray(value)) for key, value in joined.items()}
         if any(KNOWN in item[name] for item in prepared):
             arrays[name][KNOWN] = torch.tensor([KNOWN not in item[name] for item in prepared])

@@ -12,9 +12,12 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from drivegen.backbones.stable_diffusion import Backbone
+from drivegen.host import boundary
+from drivegen.host.attaching import attach
 from drivegen.host.regions import Region
+from drivegen.host.skip_shapes import SkipShapes, skip_shapes
 from drivegen.host.tokens import Tokens, join_tokens
-from drivegen.plugin import Arrays, Grid, Now, Plugin, Residuals, Signal
+from drivegen.plugin import Arrays, Denoiser, Grid, Now, Plugin, Residuals, Signal, ToX0
 from drivegen.plugin.unknown import known_and_kept, unmarked
 from drivegen.support.errors import InputError, nearest
 from drivegen.support.names import check_name
@@ -57,6 +60,8 @@ class _Evaluation:
     progress: float
     latent_size: tuple[int, int]
     bias: Tensor | None = None
+    attended: Tensor | None = None
+    """The tokens that a branch was given, while it runs."""
     scratch: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
@@ -89,8 +94,8 @@ class Runtime:
 class _Tap:
     """Forward hook that adds ``scale · layer(x, y, now)`` at one site; an object, so that copies of a host copy it."""
 
-    def __init__(self, runtime: Runtime, name: str, layer: nn.Module) -> None:
-        self.runtime, self.name, self.layer = runtime, name, layer
+    def __init__(self, runtime: Runtime, name: str, plugin: Plugin, site: str, layer: nn.Module) -> None:
+        self.runtime, self.name, self.plugin, self.site, self.layer = runtime, name, plugin, site, layer
 
     def __call__(self, site: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         now = self.runtime.evaluation
@@ -105,9 +110,11 @@ class _Tap:
             now.conditions.grid, now.t, now.progress, now.latent_size, now.conditions.signals[self.name], site,
             now.scratch.setdefault(self.name, {}),
         )  # fmt: skip
-        term = self.layer(x, y, view)
+        with boundary.calling(self.name, self.plugin, f"tap at {self.site!r}"):
+            term = self.layer(x, y, view)
         if term is None:
             return None
+        boundary.check_tap(self.name, self.plugin, self.site, term, y)
         term = term if scale == 1 else scale * term
         region = now.conditions.regions.get(self.name)
         if region is not None:
@@ -138,12 +145,30 @@ class _Bias:
         return args, {**kwargs, "attention_mask": now.bias.to(states.dtype)}
 
 
+class _Unnamed:
+    """Pre-hook on a plugin's cross-attention that mask and scales do not reach: refuses the context's tokens."""
+
+    def __init__(self, runtime: Runtime, name: str, path: str) -> None:
+        self.runtime, self.name, self.path = runtime, name, path
+
+    def __call__(self, site: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        now = self.runtime.evaluation
+        states = kwargs.get("encoder_hidden_states", args[1] if len(args) > 1 else None)
+        if now is not None and now.attended is not None and states is now.attended:
+            raise InputError(
+                f"plugin {self.name!r}: {self.path} is given the tokens of context.attend(), and is in no network named in "
+                "attach: mask and scales would not reach it; call self.attends(network) there"
+            )
+
+
 class StepContext:
     """The `plugin.Context` of one evaluation."""
 
     def __init__(self, runtime: Runtime, evaluation: _Evaluation, dtype: torch.dtype, width: int) -> None:
         self.grid, self.progress = evaluation.conditions.grid, evaluation.progress
         self._runtime, self._evaluation, self._dtype, self._width = runtime, evaluation, dtype, width
+        self.caller: Plugin | None = None
+        """The plugin whose `residuals` runs."""
 
     def join(self, names: tuple[str, ...] | None) -> Tokens:
         """Join the tokens of the present plugins (or of the named ones) in config order."""
@@ -161,8 +186,13 @@ class StepContext:
     @contextmanager
     def attend(self, names: tuple[str, ...] | None = None) -> Iterator[Tensor]:
         """See `plugin.Context.attend`."""
+        if self.caller is not None and not self.caller.networks:
+            raise InputError(
+                f"{type(self.caller).__name__} calls context.attend() in residuals, and attach named no network with "
+                "self.attends(network): mask and scales of the tokens would not reach it"
+            )
         tokens = self.join(names)
-        with self._runtime.during(replace(self._evaluation, bias=tokens.bias)):
+        with self._runtime.during(replace(self._evaluation, bias=tokens.bias, attended=tokens.states)):
             yield tokens.states
 
 
@@ -177,8 +207,14 @@ class Host(nn.Module):
         self.backbone = backbone.requires_grad_(False)
         self.plugins = nn.ModuleDict()
         self.runtime = Runtime()
-        for name, plugin in (plugins or {}).items():
-            self.add_plugin(name, plugin)
+        self._shapes: dict[tuple[int, int], SkipShapes] = {}
+        try:
+            for name, plugin in (plugins or {}).items():
+                self.add_plugin(name, plugin)
+        except BaseException:
+            for name in list(self.plugins):  # so that another host may have them
+                self.remove_plugin(name)
+            raise
         self._hook()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -187,19 +223,30 @@ class Host(nn.Module):
         self._hook()
 
     def add_plugin(self, name: str, plugin: Plugin) -> None:
-        """Attach a plugin under an instance name; raises InputError when the name is taken or none for a plugin."""
+        """Attach a plugin under an instance name.
+
+        One that was taken out keeps its weights. Raises InputError when the name is taken or none for a plugin, when the
+        instance stands in a host already, and for mistakes in its class (`host.attaching`).
+        """
         check_name(name)
         if name in self.plugins:
             raise InputError(f"there is a plugin named {name!r} already; give this one another name")
-        plugin.bind(self.backbone)
+        boundary.check_plugin(name, plugin)
+        if plugin.__dict__.get("_hosted"):
+            here = next((n for n in self.plugins if self.plugins[n] is plugin), None)
+            where = f"stands in this model as {here!r}" if here else "stands in another model"
+            raise InputError(f"plugin {name!r}: this instance of {type(plugin).__name__} {where} already; make another instance")
+        attach(name, plugin, self.backbone)
         self.plugins[name] = plugin
+        plugin.__dict__["_hosted"] = True
         self._hook()
 
     def remove_plugin(self, name: str) -> Plugin:
-        """Detach a plugin and leave the host as it was before; returns the plugin."""
+        """Detach a plugin and leave the host as it was before; returns the plugin, which keeps its weights."""
         plugin = self.plugin(name)
         self._unhook()
         del self.plugins[name]
+        plugin.__dict__["_hosted"] = False
         self._hook()
         return plugin
 
@@ -217,12 +264,18 @@ class Host(nn.Module):
             plugin = self.plugin(name)
             networks += plugin.networks
             for site, key in plugin.sites:
-                tap = _Tap(self.runtime, name, plugin.taps[key])
+                tap = _Tap(self.runtime, name, plugin, site, plugin.taps[key])
                 self.backbone.unet.get_submodule(site).register_forward_hook(tap, with_kwargs=True)
+        reached = set()
         for network in networks:
             for module in network.modules():
                 if isinstance(module, Attention):
                     module.register_forward_pre_hook(_Bias(self.runtime), with_kwargs=True)
+                    reached.add(module)
+        for name in self.plugins:
+            for path, module in self.plugin(name).named_modules():
+                if isinstance(module, Attention) and module not in reached:
+                    module.register_forward_pre_hook(_Unnamed(self.runtime, name, path), with_kwargs=True)
 
     def _unhook(self) -> None:
         for module in self.modules():
@@ -230,7 +283,7 @@ class Host(nn.Module):
                 (module._forward_hooks, module._forward_hooks_with_kwargs),
                 (module._forward_pre_hooks, module._forward_pre_hooks_with_kwargs),
             ):
-                for key in [key for key, hook in hooks.items() if isinstance(hook, (_Tap, _Bias))]:
+                for key in [key for key, hook in hooks.items() if isinstance(hook, (_Tap, _Bias, _Unnamed))]:
                     del hooks[key]
                     with_kwargs.pop(key, None)
 
@@ -252,18 +305,43 @@ class Host(nn.Module):
         self, arrays: Mapping[str, Arrays], grid: Grid, keep: Mapping[str, Tensor | bool] | None = None,
         scales: Mapping[str, float] | None = None,
     ) -> Conditions:  # fmt: skip
-        """Encode every plugin's arrays once a batch; keep gives (B,) bools or one bool a plugin, missing = kept."""
+        """Encode every plugin's arrays once per batch.
+
+        Args:
+            arrays: each plugin's arrays (B, …), by instance name.
+            grid: how the batch is laid out.
+            keep: (B,) bools or one bool per plugin, False = null; missing = kept.
+            scales: scale per plugin; missing = 1.
+        """
         for name in {**(keep or {}), **(scales or {})}:
             self.plugin(name)
         signals = {name: self.encode_one(name, arrays[name], grid, (keep or {}).get(name, True)) for name in self.plugins}
         return Conditions(grid, signals, dict(scales or {}))
 
     def encode_one(self, name: str, arrays: Arrays, grid: Grid, keep: Tensor | bool = True) -> Signal:
-        """Encode one plugin's arrays; a frame that is unknown to it (`plugin.Unknown`) is null whatever keep says."""
+        """Encode one plugin's arrays; a frame that is unknown to it (`plugin.Unknown`) is null whatever keep says.
+
+        Args:
+            name: the plugin's instance name.
+            arrays: its arrays (B, …).
+            grid: how the batch is laid out.
+            keep: (B,) bools or one for all; False = null.
+        """
         if isinstance(keep, bool):
             device = next(self.backbone.unet.parameters()).device
             keep = torch.full((grid.scenes * grid.frames,), keep, device=device)
-        return self.plugin(name).encode(unmarked(arrays), known_and_kept(arrays, keep))
+        keep = known_and_kept(arrays, keep)
+        return boundary.encode(name, self.plugin(name), unmarked(arrays), keep, grid, self.backbone.token_width)
+
+    def guide(self, name: str, denoise: Denoiser, to_x0: ToX0) -> Denoiser:
+        """Let a plugin wrap the denoiser for one generation; gives `denoise` itself where it does not."""
+        return boundary.guide(name, self.plugin(name), denoise, to_x0)
+
+    def skip_shapes(self, size: tuple[int, int]) -> SkipShapes:
+        """Return the shapes of what can be added to the UNet, for latents of a size (h, w)."""
+        if size not in self._shapes:
+            self._shapes[size] = skip_shapes(self.backbone.unet, size)
+        return self._shapes[size]
 
     def forward(self, x: Tensor, t: Tensor, conditions: Conditions, progress: float = 0.0) -> Tensor:
         """Predict from noisy latents x (N, C, h, w) and timesteps t (N,) or (); progress is the fraction of steps done."""
@@ -275,9 +353,6 @@ class Host(nn.Module):
         context = StepContext(self.runtime, evaluation, x.dtype, self.backbone.token_width)
         total = self._residuals(x, t, context, conditions)
         tokens = context.join(None)
-        added: dict[str, Tensor] = {}
-        for name in conditions.present():
-            added |= conditions.signals[name].added or {}
         with self.runtime.during(replace(evaluation, bias=tokens.bias)):
             out = unet(
                 x,
@@ -287,7 +362,6 @@ class Host(nn.Module):
                 mid_block_additional_residual=total.mid,
                 # diffusers empties this list, so it gets one of its own.
                 down_intrablock_additional_residuals=None if total.intrablock is None else list(total.intrablock),
-                added_cond_kwargs=added or None,
                 return_dict=False,
             )[0]
         return out
@@ -297,7 +371,9 @@ class Host(nn.Module):
         mid: Tensor | None = None
         intrablock: tuple[Tensor, ...] | None = None
         for name in conditions.present():
-            term = self.plugin(name).residuals(x, t, context, conditions.signals[name])
+            plugin, signal = self.plugin(name), conditions.signals[name]
+            context.caller = plugin
+            term = boundary.residuals(name, plugin, x, t, context, signal, lambda: self.skip_shapes((x.shape[-2], x.shape[-1])))
             if term is None:
                 continue
             scale, region = conditions.scale(name), conditions.regions.get(name)

@@ -220,8 +220,8 @@ class Pipeline(Extensions):
             if sampling.agreement > 0:
                 pairs = overlaps(frame.cameras, *shape[1:]).to(device)
                 denoise = agreeing(denoise, to_x0, pairs, lambda: denoiser.progress < sampling.agreement)
-            for plugin in plugins.values():
-                denoise = plugin.guide(denoise, to_x0) or denoise
+            for name in plugins:
+                denoise = host.guide(name, denoise, to_x0)
             if job.classifier is not None:
                 denoise = job.classifier.guide(denoise, to_x0, frame, self._decode)
             x, timesteps = noise * scheduler.init_noise_sigma, scheduler.timesteps

@@ -13,12 +13,12 @@ from drivegen.plugin.contract import (
     Signal,
     ToX0,
     per_row,
-    refuse_input,
     select_or_null,
 )
+from drivegen.plugin.inputs import Input
 from drivegen.plugin.unknown import Unknown
 
 __all__ = [
-    "Arrays", "Context", "Denoiser", "Grid", "Now", "Plugin", "Released", "ReleasedFile", "Residuals", "Signal", "ToX0",
-    "Unknown", "per_row", "refuse_input", "select_or_null",
+    "Arrays", "Context", "Denoiser", "Grid", "Input", "Now", "Plugin", "Released", "ReleasedFile", "Residuals", "Signal",
+    "ToX0", "Unknown", "per_row", "select_or_null",
 ]  # fmt: skip

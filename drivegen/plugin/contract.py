@@ -6,9 +6,9 @@ V views, N = B·T·V rows, S tokens, D width, C×h×w latents.
 
 from __future__ import annotations
 
+import difflib
 import fnmatch
-import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from drivegen.plugin.arguments import named_arguments, needs_arguments
 from drivegen.plugin.hooks import HOOKS
+from drivegen.plugin.inputs import Input
 from drivegen.plugin.unknown import Unknown
 from drivegen.scene import Frame
 from drivegen.support.errors import InputError
@@ -45,21 +47,28 @@ class Grid:
 
 @dataclass(frozen=True, eq=False)
 class Signal:
-    """What a condition says, computed once a batch.
+    """What a condition says, computed once per batch.
 
-    tokens (N, S, D), or (B, S, D) to be shared by the views; mask (N, S) or (B, S) bool, None = all attended; data anything
-    the plugin's own hooks need at every step; added is merged into `added_cond_kwargs`.
+    Args:
+        tokens: (N, S, D), or (B, S, D) to be shared by the views; the host casts them to the latents' dtype.
+        mask: (N, S) or (B, S) bool, True = attended to; None = all are.
+        data: anything that the plugin's own hooks need at every step; the host does not look at it.
     """
 
     tokens: Tensor | None = None
     mask: Tensor | None = None
     data: Any = None
-    added: Mapping[str, Tensor] | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class Residuals:
-    """Terms for the UNet's skips (down), middle and, T2I-Adapter's place, inside its down blocks; None where there is none."""
+    """Terms that the host adds inside the UNet, each of the shape that is there; None where there is none.
+
+    Args:
+        down: one for each skip connection, the input's first, as a ControlNet gives them.
+        mid: for the output of the middle block.
+        intrablock: one for each down block, inside of it, as a T2I-Adapter gives them.
+    """
 
     down: tuple[Tensor, ...] | None = None
     mid: Tensor | None = None
@@ -70,8 +79,14 @@ class Residuals:
 class Now:
     """What a tap sees of the present step.
 
-    t (N,) timesteps; progress the fraction of steps done; latent_size (h, w); signal this plugin's own; site the module that
-    is tapped (its weights may be borrowed, never changed); scratch lives for one evaluation and is this plugin's own.
+    Args:
+        grid: how the N rows are laid out.
+        t: timesteps (N,).
+        progress: the fraction of steps done.
+        latent_size: (h, w).
+        signal: this plugin's own.
+        site: the module that is tapped; its weights may be borrowed, never changed.
+        scratch: this plugin's own, for one evaluation of the UNet.
     """
 
     grid: Grid
@@ -161,8 +176,10 @@ class Plugin(nn.Module):
     """Backbone components (by folder name) that the plugin cannot work without."""
     takes_prompt: ClassVar[bool] = False
     """Whether a negative prompt is for this plugin: it is then given {"negative": str}."""
+    accepts: tuple[Input, ...] | None = None
+    """What a caller may give: () = nothing; None = not declared, and `prepare` gets what is given as it is."""
     training_input: ClassVar[Any] = None
-    """What `prepare` is given in training for a frame whose extras have nothing for this plugin."""
+    """What is given in training for a frame whose extras have nothing for this plugin."""
 
     neighbours: tuple[float, float] = (0.0, 0.0)
     """Seconds before and after a frame whose moments `prepare` reads (`frame.neighbours`); an instance may set its own."""
@@ -173,8 +190,8 @@ class Plugin(nn.Module):
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Plugin:
         self = super().__new__(cls)
-        if cls.__init__ is not Plugin.__init__ and (args or kwargs or not _needs_arguments(cls)):
-            self.__dict__["config"] = _named(inspect.signature(cls).bind(*args, **kwargs))
+        if cls.__init__ is not Plugin.__init__ and (args or kwargs or not needs_arguments(cls)):
+            self.__dict__["config"] = named_arguments(cls, args, kwargs)
         else:
             self.__dict__["config"] = {}
         return self
@@ -182,6 +199,11 @@ class Plugin(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.taps = nn.ModuleDict()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if isinstance(value, (nn.Module, nn.Parameter)) and "_modules" not in self.__dict__:
+            raise InputError(f"{type(self).__name__}.__init__ makes the layer {name!r} before it calls super().__init__()")
+        super().__setattr__(name, value)
 
     @classmethod
     def read_released(cls, file: ReleasedFile) -> Released | None:
@@ -194,10 +216,11 @@ class Plugin(nn.Module):
     # -- per frame, in the data workers ------------------------------------------------------------------------------
 
     def prepare(self, frame: Frame, user_input: Any = None) -> dict[str, np.ndarray] | Unknown:
-        """Turn a frame into arrays, or into `Unknown`; runs on a weightless copy in the data workers.
+        """Turn a frame into arrays by name, or into `Unknown`; runs on a weightless copy in the data workers.
 
-        user_input is what the caller passed under this instance's name. Arrays whose name begins with ``null_`` describe null
-        itself (a negative prompt); all others must not be seen when the condition is null.
+        user_input is what the caller gave under this instance's name, checked and converted as `accepts` declares. Arrays are
+        numbers or bools and keep their dtype. Those whose name begins with ``null_`` describe null itself (a negative prompt);
+        all others must not be seen when the condition is null.
         """
         return {}
 
@@ -216,49 +239,89 @@ class Plugin(nn.Module):
         build(name, site) makes the layer of one site; a layer that returns None only reads. Raises InputError when nothing
         matches.
         """
-        attaching: _Attaching = self.__dict__["_attaching"]
-        found = [(n, m) for n, m in attaching.backbone.unet.named_modules() if n and fnmatch.fnmatchcase(n, pattern)]
+        attaching = self._attaching("tap")
+        modules = {n: m for n, m in attaching.backbone.unet.named_modules() if n}
+        found = [(n, m) for n, m in modules.items() if fnmatch.fnmatchcase(n, pattern)]
         if not found:
-            raise InputError(f"{type(self).__name__}: no module of the UNet matches the tap {pattern!r}")
+            raise InputError(f"{type(self).__name__}: no module of the UNet matches the tap {pattern!r}{_near(pattern, modules)}")
         for name, module in found:
             key = name.replace(".", "-")
             while key in self.taps:
                 key += "+"
-            self.taps[key] = build(name, module)
+            layer: Any = build(name, module)
+            if not isinstance(layer, nn.Module):
+                made = getattr(layer, "__name__", type(layer).__name__)
+                raise InputError(f"{type(self).__name__}: the tap {pattern!r} builds {made} at {name!r}, which is no nn.Module")
+            self.taps[key] = layer
             attaching.sites.append((name, key))
 
     def attends(self, network: nn.Module) -> None:
         """Name a network of this plugin's own whose cross-attentions receive the context's tokens."""
-        self.__dict__["_attaching"].networks.append(network)
+        attaching = self._attaching("attends")
+        if not isinstance(network, nn.Module):
+            raise InputError(f"{type(self).__name__}: attends is given a {type(network).__name__}; give a network of its own")
+        attaching.networks.append(network)
+
+    def _attaching(self, method: str) -> _Attaching:
+        """Return what is being attached to; raises InputError outside of `attach`."""
+        if "_now_attaching" not in self.__dict__:
+            raise InputError(f"{type(self).__name__}: self.{method} is called outside of attach, where the UNet is known")
+        found: _Attaching = self.__dict__["_now_attaching"]
+        return found
 
     def bind(self, backbone: Backbone) -> None:
-        """Attach to a backbone; called once, by the host."""
+        """Attach to a backbone; called by the host, again where the plugin was taken out and comes back with its weights.
+
+        Raises InputError for another backbone than that of the first time: the layers were built for that one.
+        """
+        if "_backbone" in self.__dict__:
+            if self.backbone is not backbone:
+                raise InputError(
+                    f"{type(self).__name__} was attached to another model before, and its layers were built for that one; make a "
+                    "new instance, and load the weights into it with load_state_dict"
+                )
+            return
         missing = [name for name in self.requires if backbone.component(name) is None]
         if missing:
             raise InputError(f"{type(self).__name__} requires {', '.join(missing)}, which the backbone does not have")
         attaching = _Attaching(backbone)
         # A tuple keeps the backbone out of this module's parameters and state dict.
         self.__dict__["_backbone"] = (backbone,)
-        self.__dict__["_attaching"] = attaching
+        self.__dict__["_now_attaching"] = attaching
         try:
             self.attach(backbone)
+        except BaseException:
+            self.unbind()
+            raise
         finally:
-            del self.__dict__["_attaching"]
+            del self.__dict__["_now_attaching"]
         self.sites, self.__dict__["networks"] = tuple(attaching.sites), tuple(attaching.networks)
         self.__dict__["_learns"] = frozenset(name for name, p in self.named_parameters() if p.requires_grad)
 
+    def unbind(self) -> None:
+        """Forget a backbone to which the plugin could not be attached."""
+        self.__dict__.pop("_backbone", None)
+        self.taps, self.sites, self.__dict__["networks"] = nn.ModuleDict(), (), ()
+
     def unfreeze(self) -> None:
-        """Let learn what `attach` made to learn, if nothing of this plugin does: loading a model freezes all of it."""
+        """Re-enable gradients of the parameters that were trainable after `attach`, unless some of this plugin's are enabled.
+
+        Loading a model freezes all of it.
+        """
         if not any(p.requires_grad for p in self.parameters()):
             for name, parameter in self.named_parameters():
                 parameter.requires_grad_(name in self.__dict__["_learns"])
 
     @property
     def backbone(self) -> Backbone:
-        """The backbone that this plugin is attached to, for reading."""
+        """The backbone that this plugin is attached to, for reading; raises InputError before `attach`."""
+        if "_backbone" not in self.__dict__:
+            raise InputError(
+                f"{type(self).__name__}: self.backbone is there from attach on; build layers in attach, and prepare from the frame"
+            )
         return self.__dict__["_backbone"][0]
 
-    # -- once a batch ------------------------------------------------------------------------------------------------
+    # -- once per batch -----------------------------------------------------------------------------------------------
 
     def encode(self, arrays: Arrays, keep: Tensor) -> Signal:
         """Turn arrays (B, …) into a signal; where keep (B,) is False the result is null, whatever the arrays hold."""
@@ -271,15 +334,29 @@ class Plugin(nn.Module):
     # -- every step --------------------------------------------------------------------------------------------------
 
     def residuals(self, x: Tensor, t: Tensor, context: Context, signal: Signal) -> Residuals | None:
-        """Give terms to add to the UNet's skips; x (N, C, h, w) noisy latents, t (N,)."""
+        """Give terms to add inside the UNet.
+
+        Args:
+            x: noisy latents (N, C, h, w).
+            t: timesteps (N,).
+            context: the present step, and the tokens of all plugins.
+            signal: what `encode` gave.
+        """
         return None
 
     def weight(self, arrays: Arrays, t: Tensor) -> Tensor | None:
-        """Give loss weights (N, 1, h, w) that multiply the training loss."""
+        """Give loss weights (N, 1, h, w), h × w the latents' size, that multiply the training loss; t (N,)."""
         return None
 
     def loss(self, pred: Tensor, target: Tensor, t: Tensor, arrays: Arrays) -> Tensor | None:
-        """Give a scalar that is added to the training loss."""
+        """Give a scalar that is added to the training loss.
+
+        Args:
+            pred: what the model predicts (N, C, h, w).
+            target: what it should.
+            t: timesteps (N,).
+            arrays: this plugin's arrays (B, …).
+        """
         return None
 
     def guide(self, denoise: Denoiser, to_x0: ToX0) -> Denoiser | None:
@@ -303,22 +380,16 @@ class Plugin(nn.Module):
         return (name for name in HOOKS if getattr(type(self), name) is not getattr(Plugin, name))
 
 
-def _named(call: inspect.BoundArguments) -> dict[str, Any]:
-    """Return all arguments of a call by name, defaults included."""
-    call.apply_defaults()
-    named = dict(call.arguments)
-    for parameter in call.signature.parameters.values():
-        if parameter.kind is parameter.VAR_KEYWORD:
-            named |= named.pop(parameter.name)
-        elif parameter.kind is parameter.VAR_POSITIONAL and not named[parameter.name]:
-            del named[parameter.name]
-    return named
-
-
-def _needs_arguments(cls: type) -> bool:
-    parameters = list(inspect.signature(cls).parameters.values())
-    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_ONLY)
-    return any(p.default is p.empty and p.kind in named for p in parameters)
+def _near(pattern: str, names: Iterable[str]) -> str:
+    """Name what a glob that matches nothing may have meant: a part of it that no module has, or whole names like it."""
+    every = list(names)
+    parts = sorted({part for name in every for part in name.split(".")})
+    for part in pattern.split("."):
+        close = difflib.get_close_matches(part, parts, n=3)
+        if close and not fnmatch.filter(parts, part):
+            return f"; no module is called {part!r} (did you mean {' or '.join(map(repr, close))}?)"
+    close = difflib.get_close_matches(pattern, every, n=3)
+    return f" (did you mean {' or '.join(map(repr, close))}?)" if close else ""
 
 
 def per_row(values: Tensor, grid: Grid) -> Tensor:
@@ -332,8 +403,3 @@ def select_or_null(keep: Tensor, kept: Tensor, null: Tensor) -> Tensor:
     """Choose `kept` (B, …) where keep (B,) and the broadcastable `null` elsewhere, so that nothing else gets through."""
     return torch.where(keep.view(-1, *([1] * (kept.ndim - 1))), kept, null.to(kept.dtype))
 
-
-def refuse_input(user_input: Any, kind: str) -> None:
-    """Raise InputError where a caller passed something to a plugin whose `prepare` reads the frame alone."""
-    if user_input is not None:
-        raise InputError(f"{kind} takes no input, it reads the frame; leave out what is given to it")

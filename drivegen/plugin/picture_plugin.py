@@ -1,10 +1,10 @@
-"""Conditions that are a picture a camera: drawn from the scene, or brought by the caller."""
+"""Conditions that are one picture per camera: drawn from the scene, or brought by the caller."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from drivegen import raster
 from drivegen.plugin.contract import Arrays, Plugin, Residuals, Signal
+from drivegen.plugin.inputs import Input
 from drivegen.scene import Camera, Frame
 from drivegen.scene.pictures import fitted, user_array, user_image
 from drivegen.support.errors import InputError, nearest
@@ -45,11 +46,12 @@ class Reading:
 
 
 class PicturePlugin(Plugin):
-    """A condition on one picture a camera, of 0 to 1 at the generated size; null, like a camera without one, adds nothing.
+    """A condition on one picture per camera, of 0 to 1 at the generated size; null, like a camera without one, adds nothing.
 
-    picture names one of `raster.PICTURES`, or "given"; channels is its number of channels. As input, {channel: PIL image, file,
-    or array (H, W) or (H, W, channels) of uint8 or 0 to 1} brings pictures, in place of the drawn ones where there are such.
+    picture names one of `raster.PICTURES`, or "given"; channels is its number of channels.
     """
+
+    accepts = (Input("picture", "picture", "uint8, or 0 to 1, in place of the drawn one", per_camera=True),)
 
     def __init__(self, picture: str = GIVEN, channels: int | None = None) -> None:
         super().__init__()
@@ -57,17 +59,10 @@ class PicturePlugin(Plugin):
         if drawn is not None and channels not in (None, drawn):
             raise InputError(f"the network reads {channels} channels, and the picture {picture!r} has {drawn}")
         self.picture, self.channels = picture, channels or drawn or 3
+        if picture == GIVEN:  # there is none to draw
+            self.accepts = (replace(self.accepts[0], what="uint8, or 0 to 1", required=True),)
 
     def prepare(self, frame: Frame, user_input: Any = None) -> dict[str, np.ndarray]:
-        if user_input is None and self.picture == GIVEN:
-            raise InputError(
-                f"frame {frame.token!r}: a plugin needs pictures; give inputs={{its name: {{channel: picture}}}}, "
-                "or set its scale to 0"
-            )
-        if not (user_input is None or isinstance(user_input, Mapping)):
-            raise InputError(f"frame {frame.token!r}: pictures are given by channel, not as {type(user_input).__name__}")
-        for channel in user_input or {}:
-            frame.camera(channel)
         pictures = [self._picture(frame, camera, (user_input or {}).get(camera.channel)) for camera in frame.cameras]
         width, height = frame.cameras[0].image_size
         blank = np.zeros((self.channels, height, width), np.uint8)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
+from drivegen.host import boundary
 from drivegen.host.host import Host
 from drivegen.plugin import Plugin
 from drivegen.support.progress import track
@@ -68,19 +69,19 @@ def fill(caches: Caches, dataset: FrameDataset, host: Host, workers: int) -> Non
                 caches.moments.write(key, {"moments": encode_moments(host.backbone, _tensor(picture["pixels"]).to(device))})
             for name, cache in caches.prepared.items():
                 if not cache.has(key):
-                    cache.write(key, _arrays(host.plugin(name), prepared[name], device))
+                    cache.write(key, _arrays(name, host.plugin(name), prepared[name], device))
 
 
 def _tensor(array: Any) -> Tensor:
     return array if isinstance(array, Tensor) else torch.from_numpy(np.ascontiguousarray(array))
 
 
-def _arrays(plugin: Plugin, prepared: Mapping[str, Any], device: torch.device) -> dict[str, np.ndarray]:
+def _arrays(name: str, plugin: Plugin, prepared: Mapping[str, Any], device: torch.device) -> dict[str, np.ndarray]:
     arrays = {k: np.asarray(v) for k, v in prepared.items()}
     if not arrays or not precomputes(plugin):
         return arrays
-    batch = {k: torch.from_numpy(np.ascontiguousarray(v)).to(device) for k, v in plugin.collate([arrays]).items()}
-    made = plugin.precompute(batch)
+    batch = {k: torch.from_numpy(np.ascontiguousarray(v)).to(device) for k, v in boundary.collate(name, plugin, [arrays]).items()}
+    made = boundary.precompute(name, plugin, batch)
     return arrays if made is None else {k: v[0].cpu().numpy() for k, v in made.items()}
 
 

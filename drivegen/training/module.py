@@ -10,6 +10,7 @@ from torch import Tensor
 from drivegen import lora
 from drivegen.diffusion.loss_weighting import min_snr_weights
 from drivegen.diffusion.schedule import NoiseSchedule
+from drivegen.host import boundary
 from drivegen.host.host import Host
 from drivegen.plugin import Grid
 from drivegen.plugin.unknown import known_part, neutral, unmarked
@@ -80,10 +81,11 @@ class DriveModule(TrainedModule):
         extra = []
         for name in self.host.plugins:
             plugin, arrays = self.host.plugin(name), conditions.arrays[name]
-            if (weight := plugin.weight(unmarked(arrays), t)) is not None:
+            size = (errors.shape[-2], errors.shape[-1])
+            if (weight := boundary.weight(name, plugin, unmarked(arrays), t, size)) is not None:
                 errors = errors * neutral(arrays, weight)
             part = known_part(arrays, prediction, target, t)
-            if part is not None and (term := plugin.loss(*part)) is not None:
+            if part is not None and (term := boundary.loss(name, plugin, *part)) is not None:
                 extra.append(term)
                 self.log(f"loss_{name}", term.detach())
         return self.checked(sum(extra, errors.mean()), conditions.samples)

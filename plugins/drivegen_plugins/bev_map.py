@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from drivegen import raster
-from drivegen.plugin import Arrays, Context, Plugin, Residuals, Signal, per_row, refuse_input, select_or_null
+from drivegen.plugin import Arrays, Context, Plugin, Residuals, Signal, per_row, select_or_null
 from drivegen.plugin.control_branch import control_branch, embedding_channels, run_branch
 from drivegen.scene import BEV_CLASSES, Frame
 from drivegen.support.errors import InputError, at_least
@@ -57,6 +57,8 @@ class BEVMap(Plugin):
     the branch sees (None = all).
     """
 
+    accepts = ()
+
     def __init__(
         self, classes: tuple[str, ...] = BEV_CLASSES, pixels: tuple[int, int] = (200, 200), extent_m: float = 100.0,
         embedder: Literal["adaptive", "default"] = "adaptive", channels: tuple[int, ...] = (16, 32, 96, 256),
@@ -80,7 +82,6 @@ class BEVMap(Plugin):
         self.attends(self.branch)
 
     def prepare(self, frame: Frame, user_input: Any = None) -> dict[str, np.ndarray]:
-        refuse_input(user_input, "bev_map")
         return {"map": raster.bev(frame, self.classes, self.pixels, self.extent_m)}
 
     def encode(self, arrays: Arrays, keep: Tensor) -> Signal:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from drivegen.plugin import Arrays, Plugin, Signal, refuse_input
+from drivegen.plugin import Arrays, Plugin, Signal
 from drivegen.plugin.fourier import fourier_features
 from drivegen.scene import DETECTION_CLASSES, FACES, Box3D, Camera, Frame
 from drivegen.scene.geometry import SE3, clip_polygon, project
@@ -33,6 +33,8 @@ class BoxTokens(Plugin):
     MagicDrive's ranges; half_in_training rounds them to fp16 while training; hidden, position_width and class_width are the
     embedder's widths (None = from the context's).
     """
+
+    accepts = ()
 
     def __init__(
         self, masked: bool = True, in_image: bool = True, frame: Literal["lidar", "camera"] = "camera", unit_m: float = 10.0,
@@ -78,7 +80,6 @@ class BoxTokens(Plugin):
         return 8 if self.corner_mode == "all-xyz" else len(_CXYZ)
 
     def prepare(self, frame: Frame, user_input: Any = None) -> dict[str, np.ndarray]:
-        refuse_input(user_input, "boxes")
         known = [box for box in frame.boxes if box.detection_class is not None]
         lidar_SE3_global = (frame.global_SE3_ego @ frame.ego_SE3_lidar).inverse()
         if self.upright:

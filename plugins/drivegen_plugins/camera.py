@@ -9,7 +9,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from drivegen.plugin import Arrays, Plugin, Signal, refuse_input, select_or_null
+from drivegen.plugin import Arrays, Plugin, Signal, select_or_null
 from drivegen.plugin.fourier import fourier_features
 from drivegen.scene import Frame
 from drivegen.support.errors import at_least
@@ -22,6 +22,8 @@ class CameraTokens(Plugin):
     half rounds the matrix to fp16 first, as MagicDrive's released weights expect; frequencies of the Fourier features.
     """
 
+    accepts = ()
+
     def __init__(self, normalised: bool = True, half: bool = False, frequencies: int = 4) -> None:
         super().__init__()
         at_least(1, frequencies=frequencies)
@@ -32,7 +34,6 @@ class CameraTokens(Plugin):
         self.uncond_cam = nn.Embedding(1, 21)
 
     def prepare(self, frame: Frame, user_input: Any = None) -> dict[str, np.ndarray]:
-        refuse_input(user_input, "camera")
         lidar_SE3_global = (frame.global_SE3_ego @ frame.ego_SE3_lidar).inverse()
         rows = []
         for camera in frame.cameras:

@@ -11,7 +11,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from drivegen.plugin import Arrays, Now, Plugin, Signal, refuse_input
+from drivegen.plugin import Arrays, Now, Plugin, Signal
 from drivegen.plugin.attention import attention
 from drivegen.plugin.control_branch import zero
 from drivegen.scene import Frame, ring_neighbours
@@ -27,6 +27,8 @@ class CrossView(Plugin):
     Neighbours come from each frame's calibration, so any rig works. attention "add" sums one attention per neighbour, "concat"
     attends to both at once, "self" to all views; connector "zero_linear", "gated" (tanh(α)·x) or "none".
     """
+
+    accepts = ()
 
     def __init__(self, attention: Attention = "add", connector: Connector = "zero_linear") -> None:
         super().__init__()
@@ -45,7 +47,6 @@ class CrossView(Plugin):
         return CrossViewLayer(site.query_dim, site.heads, self.attention, self.connector_kind)
 
     def prepare(self, frame: Frame, user_input: Any = None) -> dict[str, np.ndarray]:
-        refuse_input(user_input, "cross_view")
         table = np.full((len(frame.cameras), 2), -1, dtype=np.int64)
         for i, others in enumerate(ring_neighbours(frame.cameras)):
             table[i, : len(others)] = others

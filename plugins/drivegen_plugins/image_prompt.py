@@ -10,7 +10,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from drivegen.plugin import Arrays, Now, Plugin, Released, ReleasedFile, Signal, select_or_null
+from drivegen.plugin import Arrays, Input, Now, Plugin, Released, ReleasedFile, Signal, select_or_null
 from drivegen.plugin.control_branch import zero
 from drivegen.plugin.reference_pictures import OWN, joined, references, tables
 from drivegen.scene import Frame
@@ -32,6 +32,12 @@ class ImagePrompt(Plugin):
 
     requires = ("image_encoder",)
     training_input: ClassVar[Any] = OWN
+    accepts = (
+        Input(
+            "images", "picture", "reference pictures: one, a list, {images, scale, masks} or 'own', for all cameras or by channel",
+            read=references,
+        ),
+    )  # fmt: skip
 
     def __init__(
         self, plus: bool = False, tokens: int | None = None, depth: int = 4, heads: int = 12, hidden: int | None = None,
@@ -78,7 +84,8 @@ class ImagePrompt(Plugin):
         return Stream(key)
 
     def prepare(self, frame: Frame, user_input: Any = None) -> dict[str, np.ndarray]:
-        arrays = tables(references(frame, user_input), self.side, self.fit == "whole")
+        found = references(frame, None) if user_input is None else user_input
+        arrays = tables(found, self.side, self.fit == "whole")
         # Null enters as the pictures do: as strongly, in the same places.
         return {**arrays, "null_scale": arrays["scale"], "null_masks": arrays["masks"]}
 

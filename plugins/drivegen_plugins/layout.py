@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from drivegen import raster
-from drivegen.plugin import Arrays, Context, Plugin, Residuals, Signal, refuse_input, select_or_null
+from drivegen.plugin import Arrays, Context, Plugin, Residuals, Signal, select_or_null
 from drivegen.plugin.control_branch import control_branch, embedding_channels, halvings, run_branch
 from drivegen.scene import BEV_CLASSES, DETECTION_CLASSES, Frame
 from drivegen.support.errors import InputError, at_least
@@ -25,6 +25,8 @@ class Layout(Plugin):
     width is the branch's share of the UNet's channels; channels those of its embedder's stages, of which the last feeds the
     branch (as many as fit the VAE's factor are used, the rest repeat the last).
     """
+
+    accepts = ()
 
     def __init__(
         self, width: float = 1.0, channels: tuple[int, ...] = (16, 32, 96, 256), attends_to: tuple[str, ...] | None = None
@@ -49,7 +51,6 @@ class Layout(Plugin):
         self.attends(self.branch)
 
     def prepare(self, frame: Frame, user_input: Any = None) -> dict[str, np.ndarray]:
-        refuse_input(user_input, "layout")
         views = [raster.layout(frame, camera) for camera in frame.cameras]
         return {
             "map_bits": np.stack([view.map_bits for view in views]),

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from drivegen.plugin import Arrays, Now, Plugin, Signal, per_row, select_or_null
+from drivegen.plugin import Arrays, Input, Now, Plugin, Signal, per_row, select_or_null
 from drivegen.plugin.control_branch import zero
 from drivegen.scene import Frame
 from drivegen.support.errors import InputError
@@ -18,10 +18,14 @@ from drivegen.support.errors import InputError
 class Text(Plugin):
     """The prompt's tokens; null is the empty prompt, or the negative one.
 
-    template may name {description} and {location}; as input, {"prompt": str, "negative": str}, each optional.
+    template may name {description} and {location}.
     """
 
     takes_prompt: ClassVar[bool] = True
+    accepts = (
+        Input("prompt", "text", "in place of the frame's description"),
+        Input("negative", "text", "what null is, in place of the empty prompt"),
+    )
 
     def __init__(self, template: str = "{description}") -> None:
         super().__init__()
@@ -35,11 +39,9 @@ class Text(Plugin):
         self.tokenizer = backbone.tokenizer
 
     def prepare(self, frame: Frame, user_input: Any = None) -> dict[str, np.ndarray]:
-        user_input = {"prompt": user_input} if isinstance(user_input, str) else dict(user_input or {})
-        prompt = self.template.format(description=user_input.pop("prompt", frame.description), location=frame.location)
-        negative = user_input.pop("negative", "")
-        if user_input:
-            raise InputError(f"text takes 'prompt' and 'negative', not {', '.join(map(repr, user_input))}")
+        given = user_input or {}
+        prompt = self.template.format(description=given.get("prompt", frame.description), location=frame.location)
+        negative = given.get("negative", "")
         return {"ids": self.tokenize(prompt), "null_ids": self.tokenize(negative)}
 
     def tokenize(self, prompt: str) -> np.ndarray:

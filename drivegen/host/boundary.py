@@ -1,0 +1,347 @@
+"""The boundary between host and plugins: every hook is called here, and what it returns is checked here.
+
+A message names the plugin, its class and the hook, what came and what is expected. What is checked at every step is shapes
+alone; values are never looked at, so that nothing waits for the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from drivegen.host.skip_shapes import SkipShapes
+from drivegen.plugin import Arrays, Context, Denoiser, Grid, Plugin, Residuals, Signal, ToX0
+from drivegen.plugin.inputs import described, read_inputs
+from drivegen.scene import Frame
+from drivegen.support.errors import InputError
+
+_NOT_A_MISTAKE = (MemoryError, torch.OutOfMemoryError, Warning)
+"""Errors that say nothing of a plugin's code: they pass as they are."""
+
+
+def label(name: str, plugin: Any, hook: str) -> str:
+    """Name a hook for a message: ``plugin 'mine' (Mine).encode``."""
+    return f"plugin {name!r} ({type(plugin).__name__}).{hook}"
+
+
+@contextmanager
+def calling(name: str, plugin: Any, hook: str, arrays: Mapping[str, Any] | None = None) -> Iterator[None]:
+    """Report what is raised inside of a hook as InputError with plugin, class and hook in front; the cause stays attached.
+
+    Args:
+        name: the plugin's instance name.
+        plugin: the plugin.
+        hook: the hook's name.
+        arrays: what it was given, whose shapes and dtypes the message lists.
+    """
+    try:
+        yield
+    except _NOT_A_MISTAKE:
+        raise
+    except InputError as error:  # a sentence for users already: which plugin says it is all that it may lack
+        if str(error).startswith("plugin "):
+            raise
+        raise InputError(f"plugin {name!r}: {error}") from error
+    except Exception as error:
+        said = " ".join(str(error).split())[:300]
+        given = ", ".join(f"{key} {tuple(a.shape)} {str(a.dtype).removeprefix('torch.')}" for key, a in (arrays or {}).items())
+        of = f" (its arrays: {given})" if given else ""
+        raise InputError(f"{label(name, plugin, hook)} raised {type(error).__name__}: {said}{of}") from error
+
+
+def check_plugin(name: str, plugin: Any) -> None:
+    """Raise InputError for what is no plugin, or one whose constructor left out the contract's."""
+    if isinstance(plugin, type):
+        raise InputError(f"plugin {name!r} is the class {plugin.__name__}; give an instance, {plugin.__name__}()")
+    if not isinstance(plugin, Plugin):
+        raise InputError(f"plugin {name!r} is {described(plugin)}, not a drivegen.plugin.Plugin")
+    if "_modules" not in plugin.__dict__:
+        raise InputError(f"{label(name, plugin, '__init__')} does not call super().__init__()")
+
+
+# -- per frame and per batch, in the data workers --------------------------------------------------------------------------
+
+
+def prepare(name: str, plugin: Plugin, frame: Frame, given: Any) -> dict[str, np.ndarray]:
+    """Call `prepare` with what the caller gave, checked and converted, and check its arrays."""
+    check_plugin(name, plugin)
+    user_input = read_inputs(name, plugin.accepts, frame, given)
+    with calling(name, plugin, "prepare"):
+        found = plugin.prepare(frame, user_input)
+    where = label(name, plugin, "prepare")
+    if not isinstance(found, dict):
+        raise InputError(f"{where}: gave {described(found)}; expected a dict of numpy arrays, {{}} for none")
+    _check_numpy(where, found)
+    return found
+
+
+def collate(
+    name: str, plugin: Plugin, items: Sequence[Mapping[str, np.ndarray]], samples: Sequence[str] = ()
+) -> dict[str, np.ndarray]:
+    """Call `collate` with the arrays of B frames, after checking that they go together, and check what it gives.
+
+    Args:
+        name: the plugin's instance name.
+        plugin: the plugin.
+        items: arrays of each frame.
+        samples: the frames' tokens, for messages.
+    """
+    check_plugin(name, plugin)
+    tokens = [*samples, *(str(i) for i in range(len(samples), len(items)))]
+    first = items[0]
+    for token, item in zip(tokens, items, strict=False):
+        if item.keys() != first.keys():
+            what = f"{_keys(first)} for frame {tokens[0]!r} and {_keys(item)} for frame {token!r}"
+            raise InputError(f"{label(name, plugin, 'prepare')}: gave {what}; expected the same arrays for every frame")
+        if type(plugin).collate is Plugin.collate:
+            _check_stackable(label(name, plugin, "prepare"), tokens[0], first, token, item)
+    if not first:
+        return {}
+    with calling(name, plugin, "collate", first):
+        found = plugin.collate([dict(item) for item in items])
+    where = label(name, plugin, "collate")
+    if not isinstance(found, dict):
+        raise InputError(f"{where}: gave {described(found)}; expected a dict of numpy arrays")
+    _check_numpy(where, found)
+    _check_first(where, found, len(items))
+    return found
+
+
+def precompute(name: str, plugin: Plugin, arrays: Arrays) -> Arrays | None:
+    """Call `precompute` with arrays (B, …), and check that it gives such tensors, or None."""
+    with calling(name, plugin, "precompute", arrays):
+        found = plugin.precompute(arrays)
+    if found is None:
+        return None
+    where = label(name, plugin, "precompute")
+    if not isinstance(found, dict) or not all(isinstance(key, str) for key in found):
+        raise InputError(f"{where}: gave {described(found)}; expected a dict of tensors by name, or None")
+    for key, value in found.items():
+        if not isinstance(value, Tensor):
+            raise InputError(f"{where}: {key!r} is {described(value)}; expected a torch tensor")
+        if value.dtype == torch.bfloat16 or value.is_complex():
+            raise InputError(f"{where}: {key!r} is {described(value)}, which numpy does not have; expected float32 or float16")
+    _check_first(where, found, len(next(iter(arrays.values()))))
+    return found
+
+
+def _keys(arrays: Mapping[str, Any]) -> str:
+    return f"the arrays {', '.join(arrays)}" if arrays else "no arrays"
+
+
+def _check_numpy(where: str, arrays: Mapping[Any, Any]) -> None:
+    for key, value in arrays.items():
+        if not isinstance(key, str):
+            raise InputError(f"{where}: an array has the name {key!r}, a {type(key).__name__}; expected text")
+        if not isinstance(value, np.ndarray):
+            raise InputError(f"{where}: {key!r} is {described(value)}; expected a numpy array, such as np.asarray(…, np.float32)")
+        if value.dtype.kind not in "biuf" or value.dtype.itemsize > 8:
+            raise InputError(f"{where}: {key!r} is {described(value)}; expected an array of numbers or bools")
+
+
+def _check_first(where: str, arrays: Mapping[str, Any], count: int) -> None:
+    """Check that arrays are (B, …)."""
+    for key, value in arrays.items():
+        if not value.ndim or len(value) != count:
+            raise InputError(f"{where}: {key!r} has shape {tuple(value.shape)}; expected (B, …) with B = {count}")
+
+
+def _check_stackable(
+    where: str, one: str, first: Mapping[str, np.ndarray], other: str, item: Mapping[str, np.ndarray]
+) -> None:
+    for key, value in first.items():
+        a, b = np.asarray(value), np.asarray(item[key])
+        if a.shape != b.shape or a.dtype != b.dtype:
+            what, ours, theirs = ("shape", a.shape, b.shape) if a.shape != b.shape else ("dtype", a.dtype, b.dtype)
+            raise InputError(
+                f"{where}: {key!r} has {what} {ours} for frame {one!r} and {theirs} for frame {other!r}, which the default "
+                "collate cannot stack; expected one for all frames, or a collate of the plugin's own that pads"
+            )
+
+
+# -- once per batch --------------------------------------------------------------------------------------------------------
+
+
+def encode(name: str, plugin: Plugin, arrays: Arrays, keep: Tensor, grid: Grid, width: int) -> Signal:
+    """Call `encode`, and check tokens and mask.
+
+    Args:
+        name: the plugin's instance name.
+        plugin: the plugin.
+        arrays: its arrays (B, …).
+        keep: (B,) bool, False = null.
+        grid: the batch's layout.
+        width: D, the width of tokens.
+    """
+    with calling(name, plugin, "encode", arrays):
+        found = plugin.encode(arrays, keep)
+    where = label(name, plugin, "encode")
+    if not isinstance(found, Signal):
+        raise InputError(f"{where}: gave {described(found)}; expected a Signal, such as Signal(tokens) or Signal(data=…)")
+    scenes, letter = grid.scenes * grid.frames, "B" if grid.frames == 1 else "B·T"
+    sizes = f"{letter} = {scenes}, N = {grid.rows}"
+    tokens, mask = found.tokens, found.mask
+    if tokens is None:
+        if mask is not None:
+            raise InputError(f"{where}: gave a mask without tokens; expected both, or neither")
+        return found
+    wanted = f"({letter}, S, {width}) or (N, S, {width}) with {sizes}"
+    if not isinstance(tokens, Tensor):
+        raise InputError(f"{where}: tokens are {described(tokens)}; expected a torch tensor {wanted}")
+    if tokens.ndim != 3 or tokens.shape[0] not in (scenes, grid.rows) or tokens.shape[2] != width:
+        raise InputError(f"{where}: tokens have shape {tuple(tokens.shape)}; expected {wanted}")
+    if not tokens.is_floating_point():
+        raise InputError(f"{where}: tokens are {str(tokens.dtype).removeprefix('torch.')}; expected floating-point numbers")
+    devices = {keep.device, *(array.device for array in arrays.values())}
+    for what, value in (("tokens are", tokens), ("the mask is", mask)):
+        if isinstance(value, Tensor) and value.device not in devices:
+            raise InputError(f"{where}: {what} on {value.device}; expected {keep.device}, as the arrays")
+    if mask is None:
+        return found
+    count = tokens.shape[1]
+    wanted = f"({letter}, {count}) or (N, {count}) with {sizes}"
+    if not isinstance(mask, Tensor):
+        raise InputError(f"{where}: the mask is {described(mask)}; expected a bool tensor {wanted}")
+    if mask.dtype != torch.bool:
+        raise InputError(
+            f"{where}: the mask is {str(mask.dtype).removeprefix('torch.')}; expected bool, True = attended to"
+        )
+    if mask.ndim != 2 or mask.shape[0] not in (scenes, grid.rows) or mask.shape[1] != count:
+        raise InputError(f"{where}: the mask has shape {tuple(mask.shape)}; expected {wanted}")
+    return found
+
+
+# -- every step ------------------------------------------------------------------------------------------------------------
+
+
+def residuals(
+    name: str, plugin: Plugin, x: Tensor, t: Tensor, context: Context, signal: Signal, shapes: Callable[[], SkipShapes]
+) -> Residuals | None:
+    """Call `residuals`, and check that each term fits its place.
+
+    Args:
+        name: the plugin's instance name.
+        plugin: the plugin.
+        x: noisy latents (N, C, h, w).
+        t: timesteps (N,).
+        context: the present step.
+        signal: what its `encode` gave.
+        shapes: gives the shapes of the UNet's places, asked for only where there is a term.
+    """
+    with calling(name, plugin, "residuals"):
+        found = plugin.residuals(x, t, context, signal)
+    if found is None:
+        return None
+    where = label(name, plugin, "residuals")
+    if not isinstance(found, Residuals):
+        what = described(found)
+        raise InputError(f"{where}: gave {what}; expected Residuals(down=…, mid=…, intrablock=…) with what it adds, or None")
+    places = shapes()
+    for part, least, wanted in (("down", len(places.down), places.down), ("intrablock", *places.for_intrablock())):
+        terms = getattr(found, part)
+        if terms is None:
+            continue
+        if not isinstance(terms, (tuple, list)):
+            raise InputError(f"{where}: {part} is {described(terms)}; expected a tuple of {least} tensors")
+        if not least <= len(terms) <= len(wanted):
+            raise InputError(f"{where}: {part} has {len(terms)} terms; expected {least}")
+        for i, (term, shape) in enumerate(zip(terms, wanted, strict=False)):
+            _check_term(where, f"{part}[{i}]", term, (len(x), *shape), x)
+    if found.mid is not None:
+        _check_term(where, "mid", found.mid, (len(x), *places.mid), x)
+    return found
+
+
+def _check_term(where: str, part: str, term: Any, wanted: tuple[int | None, ...], x: Tensor) -> None:
+    shape = f"({', '.join('…' if n is None else str(n) for n in wanted)})"
+    if not isinstance(term, Tensor):
+        raise InputError(f"{where}: {part} is {described(term)}; expected a torch tensor {shape}")
+    fits = term.ndim == 4 and all(b in (None, a) for a, b in zip(term.shape, wanted, strict=True))
+    if not fits:
+        raise InputError(f"{where}: {part} has shape {tuple(term.shape)}; expected {shape}")
+    if not term.is_floating_point() or (term.dtype == torch.float64 and x.dtype != torch.float64):
+        kind = str(term.dtype).removeprefix("torch.")
+        raise InputError(f"{where}: {part} is {kind}; expected {str(x.dtype).removeprefix('torch.')}, as the latents")
+
+
+def check_tap(name: str, plugin: Plugin, site: str, term: Any, y: Tensor) -> None:
+    """Raise InputError unless a tap's term can be added to its site's output.
+
+    Args:
+        name: the plugin's instance name.
+        plugin: the plugin.
+        site: the tapped module's name.
+        term: what the tap's layer gave.
+        y: the site's output.
+    """
+    if isinstance(term, Tensor) and term.shape == y.shape:
+        return
+    where = label(name, plugin, f"tap at {site!r}")
+    if not isinstance(term, Tensor):
+        raise InputError(f"{where}: gave {described(term)}; expected a torch tensor of shape {tuple(y.shape)}, or None")
+    pairs = zip(reversed(term.shape), reversed(y.shape), strict=False)
+    if term.ndim > y.ndim or not all(a in (1, b) for a, b in pairs):
+        raise InputError(f"{where}: gave shape {tuple(term.shape)}; expected {tuple(y.shape)}, or what broadcasts to it")
+
+
+# -- training and guidance -------------------------------------------------------------------------------------------------
+
+
+def weight(name: str, plugin: Plugin, arrays: Arrays, t: Tensor, size: tuple[int, int]) -> Tensor | None:
+    """Call `weight`, and check that it gives (N, 1, h, w) for latents of a size (h, w), or None."""
+    with calling(name, plugin, "weight", arrays):
+        found = plugin.weight(arrays, t)
+    wanted = (len(t), 1, *size)
+    if found is None or (isinstance(found, Tensor) and tuple(found.shape) == wanted and not found.is_complex()):
+        return found
+    raise InputError(f"{label(name, plugin, 'weight')}: gave {described(found)}; expected a tensor (N, 1, h, w) = {wanted}")
+
+
+def loss(name: str, plugin: Plugin, pred: Tensor, target: Tensor, t: Tensor, arrays: Arrays) -> Tensor | None:
+    """Call `loss` with prediction and target (N, C, h, w), and check that it gives a scalar tensor, or None."""
+    with calling(name, plugin, "loss", arrays):
+        found = plugin.loss(pred, target, t, arrays)
+    if found is None or (isinstance(found, Tensor) and found.ndim == 0 and found.is_floating_point()):
+        return found
+    raise InputError(f"{label(name, plugin, 'loss')}: gave {described(found)}; expected a scalar tensor, as .mean() gives")
+
+
+def guide(name: str, plugin: Plugin, denoise: Denoiser, to_x0: ToX0) -> Denoiser:
+    """Call `guide`, and give a denoiser that checks at every step what its denoiser gives; denoise itself where it gives None."""
+    outside: list[Exception] = []
+
+    def inner(*args: Any, **kwargs: Any) -> Tensor:
+        try:
+            return denoise(*args, **kwargs)
+        except Exception as error:
+            outside.append(error)
+            raise
+
+    with calling(name, plugin, "guide"):
+        guided = plugin.guide(inner, to_x0)
+    if guided is None:
+        return denoise
+    if not callable(guided):
+        raise InputError(f"{label(name, plugin, 'guide')}: gave {described(guided)}; expected a denoiser, or None")
+    checked: Any = guided
+
+    def outer(x: Tensor, t: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        outside.clear()
+        try:
+            with calling(name, plugin, "guide"):
+                out = checked(x, t, *args, **kwargs)
+        except InputError as error:
+            if error.__cause__ in outside:  # what it wraps failed, not the plugin
+                raise error.__cause__ from None
+            raise
+        if not isinstance(out, Tensor) or out.shape != x.shape:
+            where = label(name, plugin, "guide")
+            raise InputError(f"{where}: its denoiser gave {described(out)}; expected a tensor of shape {tuple(x.shape)}")
+        return out
+
+    return outer

@@ -1,0 +1,236 @@
+"""What a caller may give a plugin: declared by its class, listed for users, and checked and converted before `prepare`."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from PIL import Image
+
+from drivegen.scene import Frame
+from drivegen.support.errors import InputError, nearest
+
+InputType = Literal["text", "number", "picture", "array", "json", "file"]
+
+TYPES: Mapping[str, str] = {
+    "text": "text",
+    "number": "a number",
+    "picture": "a PIL image, an array (H, W) or (H, W, channels), or an image file",
+    "array": "a numpy array, or a .npy file",
+    "json": "JSON values, or a .json file",
+    "file": "a file",
+}
+"""What may be given for each type, in words."""
+
+
+@dataclass(frozen=True)
+class Input:
+    """One thing that a caller may give a plugin.
+
+    Args:
+        name: what it is called, a key of what is given where a plugin takes several.
+        type: one of `TYPES`; `prepare` gets text as str, a number as float, a picture as an array or, read from a file, as an
+            RGB PIL image, an array as numpy's, JSON's values as they are, a file as an existing Path.
+        what: a phrase for users: what it is, and its shape or unit.
+        required: whether the plugin cannot work without it.
+        per_camera: whether there is one for each camera, by channel; a folder of files named by channel serves too.
+        read: the plugin's own conversion ``read(frame, value)``, which raises InputError for what does not fit; for inputs with
+            a grammar of their own, which the type then only names. It must be a function of a module, to be pickled.
+    """
+
+    name: str
+    type: InputType
+    what: str
+    required: bool = False
+    per_camera: bool = False
+    read: Callable[[Frame, Any], Any] | None = None
+
+    def __post_init__(self) -> None:
+        if self.type not in TYPES:
+            raise InputError(f"input {self.name!r} has the type {self.type!r}; there are {', '.join(TYPES)}")
+        if not self.name.isidentifier():
+            raise InputError(f"input name {self.name!r} must be an identifier (letters, digits, underscores)")
+
+    @property
+    def accepted(self) -> str:
+        """What may be given, in words."""
+        return f"{TYPES[self.type]}, per camera" if self.per_camera else TYPES[self.type]
+
+    def converted(self, frame: Frame, value: Any) -> Any:
+        """Check a value and convert it; raises InputError that begins with this input's name."""
+        if self.read is not None:
+            return self.read(frame, value)
+        if not self.per_camera:
+            return _CONVERTED[self.type](value, self.name)
+        channels = _by_channel(value, self, frame)
+        return {channel: _CONVERTED[self.type](one, f"{self.name} of {channel}") for channel, one in channels.items()}
+
+
+def read_inputs(name: str, accepts: tuple[Input, ...] | None, frame: Frame, given: Any) -> Any:
+    """Check and convert what a caller gave to a plugin, for its `prepare`; None stays None where nothing is required.
+
+    A plugin with one input gets its value; one with several gets a dict by input name, and a value that is no mapping is its
+    first input. Without a declaration the value passes as it is. Raises InputError, one sentence that names the plugin.
+
+    Args:
+        name: the plugin's instance name.
+        accepts: the declaration, None = there is none.
+        frame: the frame that it is given for.
+        given: what was given.
+    """
+    if accepts is None:
+        return given
+    where = f"plugin {name!r}"
+    if given is not None and not accepts:
+        raise InputError(f"{where} takes no input, it reads the frame; leave out what is given to it")
+    values = _by_name(where, accepts, given)
+    for each in accepts:
+        if each.required and values.get(each.name) is None:
+            form = "…" if len(accepts) == 1 else f"{{{each.name!r}: …}}"
+            raise InputError(
+                f"{where} needs {each.name}, {each.what} ({each.accepted}), for frame {frame.token!r}; "
+                f"give inputs={{{name!r}: {form}}}, or set its scale to 0"
+            )
+    if given is None:
+        return None
+    try:
+        out = {each.name: each.converted(frame, values[each.name]) for each in accepts if values.get(each.name) is not None}
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
+    return out.get(accepts[0].name) if len(accepts) == 1 else out
+
+
+def _by_name(where: str, accepts: tuple[Input, ...], given: Any) -> dict[str, Any]:
+    """Lay what was given out by the inputs' names."""
+    if given is None:
+        return {}
+    names = [each.name for each in accepts]
+    if len(accepts) == 1:
+        return {names[0]: given}
+    if not isinstance(given, Mapping):
+        return {names[0]: given}
+    for key in given:
+        if key not in names:
+            close = nearest(str(key), names)
+            raise InputError(f"{where} takes no input {key!r}{close}; it takes {', '.join(names)}")
+    return dict(given)
+
+
+def _by_channel(value: Any, declared: Input, frame: Frame) -> dict[str, Any]:
+    """Lay a mapping by channel, or a folder of files named by channel, out."""
+    if isinstance(value, (str, Path)):
+        folder = Path(value)
+        if not folder.is_dir():
+            raise InputError(f"{declared.name} is given per camera, as {{channel: …}} or a folder of files; {folder} is neither")
+        value = {path.stem: path for path in sorted(folder.iterdir()) if path.stem in frame.channels and path.is_file()}
+        if not value:
+            raise InputError(f"{declared.name}: {folder} has no file named by a camera; there are {', '.join(frame.channels)}")
+    if not isinstance(value, Mapping):
+        raise InputError(f"{declared.name} is given per camera, as {{channel: …}}, not as {described(value)}")
+    for channel in value:
+        if channel not in frame.channels:
+            close = nearest(str(channel), frame.channels)
+            cameras = ", ".join(frame.channels)
+            raise InputError(f"{declared.name} is given for {channel!r}, which is no camera of the frame{close}; it has {cameras}")
+    return {channel: one for channel, one in value.items() if one is not None}
+
+
+def described(value: Any) -> str:
+    """Describe a value for a message: its type, and the shape and dtype of arrays or what short text says."""
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    if hasattr(value, "shape") and hasattr(value, "dtype"):
+        kind = "numpy array" if isinstance(value, np.ndarray) else type(value).__name__
+        return f"a {kind} of shape {tuple(value.shape)}, {str(value.dtype).removeprefix('torch.')}"
+    if isinstance(value, (str, Path, int, float)):
+        return f"{type(value).__name__} {str(value)[:60]!r}"
+    return "None" if value is None else f"a {type(value).__name__}"
+
+
+def _text(value: Any, name: str) -> str:
+    if not isinstance(value, str):
+        raise InputError(f"{name} must be text, not {described(value)}")
+    return value
+
+
+def _number(value: Any, name: str) -> float:
+    if isinstance(value, str):  # from the command line
+        try:
+            value = float(value)
+        except ValueError:
+            raise InputError(f"{name} must be a number, not the text {value[:60]!r}") from None
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
+        raise InputError(f"{name} must be a number, not {described(value)}")
+    if not math.isfinite(value):
+        raise InputError(f"{name} = {value} must be a finite number")
+    return float(value)
+
+
+def _picture(value: Any, name: str) -> Any:
+    from drivegen.scene.pictures import decode, open_image
+
+    if isinstance(value, (str, Path)):
+        return decode(open_image(Path(value).expanduser(), name), f"{name}: {value}")
+    if isinstance(value, Image.Image):
+        if value.mode == "F" or value.mode.startswith("I"):
+            raise InputError(f"{name} is a picture of mode {value.mode!r}; convert it to 8 bits a channel, or give an array")
+        return value
+    if not isinstance(value, np.ndarray) or value.ndim not in (2, 3) or value.dtype.kind not in "biuf":
+        raise InputError(f"{name} must be {TYPES['picture']}, not {described(value)}")
+    return value
+
+
+def _array(value: Any, name: str) -> np.ndarray:
+    if isinstance(value, (str, Path)):
+        path = Path(value).expanduser()
+        try:
+            loaded = np.load(path, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else "it is no .npy file of numbers"
+            raise InputError(f"{name}: {path} cannot be read: {reason}") from error
+        if not isinstance(loaded, np.ndarray):
+            loaded.close()
+            raise InputError(f"{name}: {path} holds several arrays; save the one as .npy")
+        value = loaded
+    if not isinstance(value, np.ndarray) or value.dtype.kind not in "biuf":
+        raise InputError(f"{name} must be {TYPES['array']}, not {described(value)}")
+    return value
+
+
+def _json(value: Any, name: str) -> Any:
+    from drivegen.plugin.arguments import check_json
+
+    if isinstance(value, Path) or (isinstance(value, str) and value.endswith(".json")):
+        path = Path(value).expanduser()
+        try:
+            value = json.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise InputError(f"{name}: {path} cannot be read: {error.strerror or error}") from error
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"{name}: {path} is not JSON: {error}") from error
+    elif isinstance(value, str):  # from the command line
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            pass  # text is a JSON value too
+    check_json(value, name)
+    return value
+
+
+def _file(value: Any, name: str) -> Path:
+    if not isinstance(value, (str, Path)):
+        raise InputError(f"{name} must be a file, not {described(value)}")
+    path = Path(value).expanduser()
+    if not path.is_file():
+        raise InputError(f"{name}: there is no file {path}")
+    return path
+
+
+_CONVERTED: Mapping[str, Callable[[Any, str], Any]] = {
+    "text": _text, "number": _number, "picture": _picture, "array": _array, "json": _json, "file": _file,
+}  # fmt: skip
