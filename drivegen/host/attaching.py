@@ -35,19 +35,19 @@ def attach(name: str, plugin: Plugin, backbone: Backbone) -> None:
     with calling(name, plugin, "attach"):
         plugin.bind(backbone)
     networks = {"UNet": backbone.unet, "VAE": backbone.vae, "text encoder": backbone.text_encoder, **backbone.components}
-    theirs = {id(part): what for what, network in networks.items() if isinstance(network, nn.Module) for part in _parts(network)}
+    theirs = {id(part): what for what, network in networks.items() for part in _parts(network)}
     for path, module in plugin.named_modules():
         for part in (module, *module.parameters(recurse=False)):
             if id(part) in theirs:
                 plugin.unbind()
                 raise InputError(
-                    f"{label(name, plugin, 'attach')}: self.{path} holds a part of the backbone's {theirs[id(part)]}, which would "
-                    "be trained and saved as the plugin's own; copy it, or reach it through self.backbone"
+                    f"{label(name, plugin, 'attach')}: self.{path} holds a part of the backbone's {theirs[id(part)]}, which "
+                    "would be trained and saved as the plugin's own; copy it, or reach it through self.backbone"
                 )
 
 
-def _parts(network: nn.Module) -> list[Any]:
-    return [*network.modules(), *network.parameters()]
+def _parts(network: Any) -> list[Any]:
+    return [*network.modules(), *network.parameters()] if isinstance(network, nn.Module) else []
 
 
 def _check_hooks(name: str, plugin: Plugin) -> None:

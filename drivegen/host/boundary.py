@@ -17,6 +17,7 @@ from torch import Tensor
 from drivegen.host.skip_shapes import SkipShapes
 from drivegen.plugin import Arrays, Context, Denoiser, Grid, Plugin, Residuals, Signal, ToX0
 from drivegen.plugin.inputs import described, read_inputs
+from drivegen.plugin.unknown import Unknown, marked
 from drivegen.scene import Frame
 from drivegen.support.errors import InputError
 
@@ -68,16 +69,26 @@ def check_plugin(name: str, plugin: Any) -> None:
 
 
 def prepare(name: str, plugin: Plugin, frame: Frame, given: Any) -> dict[str, np.ndarray]:
-    """Call `prepare` with what the caller gave, checked and converted, and check its arrays."""
+    """Call `prepare` with what the caller gave, checked and converted, and check its arrays.
+
+    Args:
+        name: the plugin's instance name.
+        plugin: the plugin.
+        frame: the frame.
+        given: what the caller gave, None = nothing.
+
+    Returns its arrays, with the mark of `plugin.unknown` where the frame is unknown to it.
+    """
     check_plugin(name, plugin)
     user_input = read_inputs(name, plugin.accepts, frame, given)
     with calling(name, plugin, "prepare"):
         found = plugin.prepare(frame, user_input)
     where = label(name, plugin, "prepare")
-    if not isinstance(found, dict):
-        raise InputError(f"{where}: gave {described(found)}; expected a dict of numpy arrays, {{}} for none")
-    _check_numpy(where, found)
-    return found
+    arrays = found.arrays if isinstance(found, Unknown) else found
+    if not isinstance(arrays, dict):
+        raise InputError(f"{where}: gave {described(arrays)}; expected a dict of numpy arrays, {{}} for none")
+    _check_numpy(where, arrays)
+    return marked(found)
 
 
 def collate(
@@ -139,7 +150,9 @@ def _check_numpy(where: str, arrays: Mapping[Any, Any]) -> None:
         if not isinstance(key, str):
             raise InputError(f"{where}: an array has the name {key!r}, a {type(key).__name__}; expected text")
         if not isinstance(value, np.ndarray):
-            raise InputError(f"{where}: {key!r} is {described(value)}; expected a numpy array, such as np.asarray(…, np.float32)")
+            raise InputError(
+                f"{where}: {key!r} is {described(value)}; expected a numpy array, such as np.asarray(…, np.float32)"
+            )
         if value.dtype.kind not in "biuf" or value.dtype.itemsize > 8:
             raise InputError(f"{where}: {key!r} is {described(value)}; expected an array of numbers or bools")
 
@@ -151,9 +164,7 @@ def _check_first(where: str, arrays: Mapping[str, Any], count: int) -> None:
             raise InputError(f"{where}: {key!r} has shape {tuple(value.shape)}; expected (B, …) with B = {count}")
 
 
-def _check_stackable(
-    where: str, one: str, first: Mapping[str, np.ndarray], other: str, item: Mapping[str, np.ndarray]
-) -> None:
+def _check_stackable(where: str, one: str, first: Mapping[str, np.ndarray], other: str, item: Mapping[str, np.ndarray]) -> None:
     for key, value in first.items():
         a, b = np.asarray(value), np.asarray(item[key])
         if a.shape != b.shape or a.dtype != b.dtype:
@@ -208,9 +219,7 @@ def encode(name: str, plugin: Plugin, arrays: Arrays, keep: Tensor, grid: Grid, 
     if not isinstance(mask, Tensor):
         raise InputError(f"{where}: the mask is {described(mask)}; expected a bool tensor {wanted}")
     if mask.dtype != torch.bool:
-        raise InputError(
-            f"{where}: the mask is {str(mask.dtype).removeprefix('torch.')}; expected bool, True = attended to"
-        )
+        raise InputError(f"{where}: the mask is {str(mask.dtype).removeprefix('torch.')}; expected bool, True = attended to")
     if mask.ndim != 2 or mask.shape[0] not in (scenes, grid.rows) or mask.shape[1] != count:
         raise InputError(f"{where}: the mask has shape {tuple(mask.shape)}; expected {wanted}")
     return found
@@ -261,8 +270,9 @@ def _check_term(where: str, part: str, term: Any, wanted: tuple[int | None, ...]
     shape = f"({', '.join('…' if n is None else str(n) for n in wanted)})"
     if not isinstance(term, Tensor):
         raise InputError(f"{where}: {part} is {described(term)}; expected a torch tensor {shape}")
-    fits = term.ndim == 4 and all(b in (None, a) for a, b in zip(term.shape, wanted, strict=True))
-    if not fits:
+    rows = term.ndim == 4 and all(b in (None, a) for a, b in zip(term.shape[:2], wanted[:2], strict=True))
+    # A ControlNet that pools globally gives one value for all places.
+    if not rows or not all(b is None or a in (1, b) for a, b in zip(term.shape[2:], wanted[2:], strict=True)):
         raise InputError(f"{where}: {part} has shape {tuple(term.shape)}; expected {shape}")
     if not term.is_floating_point() or (term.dtype == torch.float64 and x.dtype != torch.float64):
         kind = str(term.dtype).removeprefix("torch.")
@@ -312,7 +322,7 @@ def loss(name: str, plugin: Plugin, pred: Tensor, target: Tensor, t: Tensor, arr
 
 
 def guide(name: str, plugin: Plugin, denoise: Denoiser, to_x0: ToX0) -> Denoiser:
-    """Call `guide`, and give a denoiser that checks at every step what its denoiser gives; denoise itself where it gives None."""
+    """Call `guide`, and give its denoiser with a check at every step; `denoise` itself where it gives None."""
     outside: list[Exception] = []
 
     def inner(*args: Any, **kwargs: Any) -> Tensor:

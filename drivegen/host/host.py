@@ -235,7 +235,9 @@ class Host(nn.Module):
         if plugin.__dict__.get("_hosted"):
             here = next((n for n in self.plugins if self.plugins[n] is plugin), None)
             where = f"stands in this model as {here!r}" if here else "stands in another model"
-            raise InputError(f"plugin {name!r}: this instance of {type(plugin).__name__} {where} already; make another instance")
+            raise InputError(
+                f"plugin {name!r}: this instance of {type(plugin).__name__} {where} already; make another instance"
+            )
         attach(name, plugin, self.backbone)
         self.plugins[name] = plugin
         plugin.__dict__["_hosted"] = True

@@ -243,7 +243,9 @@ class Plugin(nn.Module):
         modules = {n: m for n, m in attaching.backbone.unet.named_modules() if n}
         found = [(n, m) for n, m in modules.items() if fnmatch.fnmatchcase(n, pattern)]
         if not found:
-            raise InputError(f"{type(self).__name__}: no module of the UNet matches the tap {pattern!r}{_near(pattern, modules)}")
+            raise InputError(
+                f"{type(self).__name__}: no module of the UNet matches the tap {pattern!r}{_near(pattern, modules)}"
+            )
         for name, module in found:
             key = name.replace(".", "-")
             while key in self.taps:
@@ -277,8 +279,8 @@ class Plugin(nn.Module):
         if "_backbone" in self.__dict__:
             if self.backbone is not backbone:
                 raise InputError(
-                    f"{type(self).__name__} was attached to another model before, and its layers were built for that one; make a "
-                    "new instance, and load the weights into it with load_state_dict"
+                    f"{type(self).__name__} was attached to another model before, and its layers were built for that one; make "
+                    "a new instance, and load the weights into it with load_state_dict"
                 )
             return
         missing = [name for name in self.requires if backbone.component(name) is None]
@@ -317,7 +319,7 @@ class Plugin(nn.Module):
         """The backbone that this plugin is attached to, for reading; raises InputError before `attach`."""
         if "_backbone" not in self.__dict__:
             raise InputError(
-                f"{type(self).__name__}: self.backbone is there from attach on; build layers in attach, and prepare from the frame"
+                f"{type(self).__name__}: self.backbone is there from attach on, where layers are built, not in data workers"
             )
         return self.__dict__["_backbone"][0]
 
@@ -402,4 +404,3 @@ def per_row(values: Tensor, grid: Grid) -> Tensor:
 def select_or_null(keep: Tensor, kept: Tensor, null: Tensor) -> Tensor:
     """Choose `kept` (B, …) where keep (B,) and the broadcastable `null` elsewhere, so that nothing else gets through."""
     return torch.where(keep.view(-1, *([1] * (kept.ndim - 1))), kept, null.to(kept.dtype))
-

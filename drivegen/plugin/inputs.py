@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from collections.abc import Callable, Mapping
@@ -10,9 +11,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from PIL import Image
 
 from drivegen.scene import Frame
+from drivegen.scene.pictures import user_image
 from drivegen.support.errors import InputError, nearest
 
 InputType = Literal["text", "number", "picture", "array", "json", "file"]
@@ -34,11 +35,12 @@ class Input:
 
     Args:
         name: what it is called, a key of what is given where a plugin takes several.
-        type: one of `TYPES`; `prepare` gets text as str, a number as float, a picture as an array or, read from a file, as an
-            RGB PIL image, an array as numpy's, JSON's values as they are, a file as an existing Path.
+        type: one of `TYPES`; `prepare` gets text as str, a number as float, a picture as a PIL image of 8 bits or as the array
+            that was given, an array as numpy's, JSON's values as they are, a file as an existing Path.
         what: a phrase for users: what it is, and its shape or unit.
         required: whether the plugin cannot work without it.
         per_camera: whether there is one for each camera, by channel; a folder of files named by channel serves too.
+        mode: what a picture is converted to, "L", "RGB" or "RGBA".
         read: the plugin's own conversion ``read(frame, value)``, which raises InputError for what does not fit; for inputs with
             a grammar of their own, which the type then only names. It must be a function of a module, to be pickled.
     """
@@ -48,6 +50,7 @@ class Input:
     what: str
     required: bool = False
     per_camera: bool = False
+    mode: str = "RGB"
     read: Callable[[Frame, Any], Any] | None = None
 
     def __post_init__(self) -> None:
@@ -59,16 +62,19 @@ class Input:
     @property
     def accepted(self) -> str:
         """What may be given, in words."""
-        return f"{TYPES[self.type]}, per camera" if self.per_camera else TYPES[self.type]
+        return f"per camera: {TYPES[self.type]}" if self.per_camera else TYPES[self.type]
 
     def converted(self, frame: Frame, value: Any) -> Any:
         """Check a value and convert it; raises InputError that begins with this input's name."""
         if self.read is not None:
             return self.read(frame, value)
         if not self.per_camera:
-            return _CONVERTED[self.type](value, self.name)
+            return self._one(value, self.name)
         channels = _by_channel(value, self, frame)
-        return {channel: _CONVERTED[self.type](one, f"{self.name} of {channel}") for channel, one in channels.items()}
+        return {channel: self._one(one, f"{self.name} of {channel}") for channel, one in channels.items()}
+
+    def _one(self, value: Any, name: str) -> Any:
+        return _picture(value, name, self.mode) if self.type == "picture" else _CONVERTED[self.type](value, name)
 
 
 def read_inputs(name: str, accepts: tuple[Input, ...] | None, frame: Frame, given: Any) -> Any:
@@ -126,7 +132,9 @@ def _by_channel(value: Any, declared: Input, frame: Frame) -> dict[str, Any]:
     if isinstance(value, (str, Path)):
         folder = Path(value)
         if not folder.is_dir():
-            raise InputError(f"{declared.name} is given per camera, as {{channel: …}} or a folder of files; {folder} is neither")
+            raise InputError(
+                f"{declared.name} is given per camera, as {{channel: …}} or a folder of files; {folder} is neither"
+            )
         value = {path.stem: path for path in sorted(folder.iterdir()) if path.stem in frame.channels and path.is_file()}
         if not value:
             raise InputError(f"{declared.name}: {folder} has no file named by a camera; there are {', '.join(frame.channels)}")
@@ -136,7 +144,9 @@ def _by_channel(value: Any, declared: Input, frame: Frame) -> dict[str, Any]:
         if channel not in frame.channels:
             close = nearest(str(channel), frame.channels)
             cameras = ", ".join(frame.channels)
-            raise InputError(f"{declared.name} is given for {channel!r}, which is no camera of the frame{close}; it has {cameras}")
+            raise InputError(
+                f"{declared.name} is given for {channel!r}, which is no camera of the frame{close}; it has {cameras}"
+            )
     return {channel: one for channel, one in value.items() if one is not None}
 
 
@@ -171,16 +181,10 @@ def _number(value: Any, name: str) -> float:
     return float(value)
 
 
-def _picture(value: Any, name: str) -> Any:
-    from drivegen.scene.pictures import decode, open_image
-
-    if isinstance(value, (str, Path)):
-        return decode(open_image(Path(value).expanduser(), name), f"{name}: {value}")
-    if isinstance(value, Image.Image):
-        if value.mode == "F" or value.mode.startswith("I"):
-            raise InputError(f"{name} is a picture of mode {value.mode!r}; convert it to 8 bits a channel, or give an array")
-        return value
-    if not isinstance(value, np.ndarray) or value.ndim not in (2, 3) or value.dtype.kind not in "biuf":
+def _picture(value: Any, name: str, mode: str) -> Any:
+    if not isinstance(value, np.ndarray):
+        return user_image(value, name, mode)
+    if value.ndim not in (2, 3) or value.dtype.kind not in "biuf":
         raise InputError(f"{name} must be {TYPES['picture']}, not {described(value)}")
     return value
 
@@ -214,10 +218,8 @@ def _json(value: Any, name: str) -> Any:
         except (ValueError, RecursionError) as error:
             raise InputError(f"{name}: {path} is not JSON: {error}") from error
     elif isinstance(value, str):  # from the command line
-        try:
+        with contextlib.suppress(ValueError, RecursionError):  # text is a JSON value too
             value = json.loads(value)
-        except (ValueError, RecursionError):
-            pass  # text is a JSON value too
     check_json(value, name)
     return value
 
@@ -232,5 +234,5 @@ def _file(value: Any, name: str) -> Path:
 
 
 _CONVERTED: Mapping[str, Callable[[Any, str], Any]] = {
-    "text": _text, "number": _number, "picture": _picture, "array": _array, "json": _json, "file": _file,
+    "text": _text, "number": _number, "array": _array, "json": _json, "file": _file,
 }  # fmt: skip

@@ -51,7 +51,11 @@ class PicturePlugin(Plugin):
     picture names one of `raster.PICTURES`, or "given"; channels is its number of channels.
     """
 
-    accepts = (Input("picture", "picture", "uint8, or 0 to 1, in place of the drawn one", per_camera=True),)
+    accepts = (
+        Input(
+            "pictures", "picture", "uint8 or 0 to 1, in place of drawn ones (none are with picture 'given')", per_camera=True
+        ),
+    )
 
     def __init__(self, picture: str = GIVEN, channels: int | None = None) -> None:
         super().__init__()
@@ -59,8 +63,8 @@ class PicturePlugin(Plugin):
         if drawn is not None and channels not in (None, drawn):
             raise InputError(f"the network reads {channels} channels, and the picture {picture!r} has {drawn}")
         self.picture, self.channels = picture, channels or drawn or 3
-        if picture == GIVEN:  # there is none to draw
-            self.accepts = (replace(self.accepts[0], what="uint8, or 0 to 1", required=True),)
+        mode = {1: "L", 4: "RGBA"}.get(self.channels, "RGB")
+        self.accepts = (replace(self.accepts[0], mode=mode, required=picture == GIVEN),)  # GIVEN: there is none to draw
 
     def prepare(self, frame: Frame, user_input: Any = None) -> dict[str, np.ndarray]:
         pictures = [self._picture(frame, camera, (user_input or {}).get(camera.channel)) for camera in frame.cameras]

@@ -80,7 +80,9 @@ def _arrays(name: str, plugin: Plugin, prepared: Mapping[str, Any], device: torc
     arrays = {k: np.asarray(v) for k, v in prepared.items()}
     if not arrays or not precomputes(plugin):
         return arrays
-    batch = {k: torch.from_numpy(np.ascontiguousarray(v)).to(device) for k, v in boundary.collate(name, plugin, [arrays]).items()}
+    batch = {
+        k: torch.from_numpy(np.ascontiguousarray(v)).to(device) for k, v in boundary.collate(name, plugin, [arrays]).items()
+    }
     made = boundary.precompute(name, plugin, batch)
     return arrays if made is None else {k: v[0].cpu().numpy() for k, v in made.items()}
 

@@ -34,7 +34,7 @@ class ImagePrompt(Plugin):
     training_input: ClassVar[Any] = OWN
     accepts = (
         Input(
-            "images", "picture", "reference pictures: one, a list, {images, scale, masks} or 'own', for all cameras or by channel",
+            "images", "picture", "reference pictures: one, a list, {images, scale, masks} or 'own', for all cameras or each",
             read=references,
         ),
     )  # fmt: skip
