@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Subset
 from drivegen.host import boundary
 from drivegen.host.host import Host
 from drivegen.plugin import Plugin
+from drivegen.plugin.unknown import unmarked
 from drivegen.support.progress import track
 from drivegen.training.cache import ArrayCache, digest, module_digest, plugin_digest
 from drivegen.training.order import own_words
@@ -78,13 +79,14 @@ def _tensor(array: Any) -> Tensor:
 
 def _arrays(name: str, plugin: Plugin, prepared: Mapping[str, Any], device: torch.device) -> dict[str, np.ndarray]:
     arrays = {k: np.asarray(v) for k, v in prepared.items()}
-    if not arrays or not precomputes(plugin):
+    own = unmarked(arrays)
+    if not own or not precomputes(plugin):
         return arrays
-    batch = {
-        k: torch.from_numpy(np.ascontiguousarray(v)).to(device) for k, v in boundary.collate(name, plugin, [arrays]).items()
-    }
+    joined = boundary.collate(name, plugin, [own])
+    batch = {k: torch.from_numpy(np.ascontiguousarray(v)).to(device) for k, v in joined.items()}
     made = boundary.precompute(name, plugin, batch)
-    return arrays if made is None else {k: v[0].cpu().numpy() for k, v in made.items()}
+    mark = {k: v for k, v in arrays.items() if k not in own}
+    return arrays if made is None else mark | {k: v[0].cpu().numpy() for k, v in made.items()}
 
 
 def encode_moments(backbone: Any, pixels: Tensor) -> np.ndarray:

@@ -326,7 +326,7 @@ def test_what_does_not_fit_is_refused(folders, tmp_path) -> None:
     for user_input, words in (
         (None, "needs pictures"), ({"CAM_FRNT": array}, "did you mean 'CAM_FRONT'"), ({"CAM_FRONT": array[:, :-1]}, "shape"),
         ({"CAM_FRONT": array.astype(float) + 2}, "from 0 to 1"), ({"CAM_FRONT": "a.png"}, "is missing"), (array, "per camera"),
-        ({"CAM_FRONT": 3}, "not int '3'"),
+        ({"CAM_FRONT": 3}, "int '3' is not a picture"),
     ):  # fmt: skip
         with pytest.raises(InputError, match=words):
             run(pipe, frame, inputs={"edges": user_input})
