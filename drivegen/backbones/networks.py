@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,9 @@ MODELS = {
 STEMS = {"diffusers": "diffusion_pytorch_model", "transformers": "model"}
 """What each library calls its weight files."""
 
+MAX_LAYERS, MAX_SIZE = 1000, 10_000_000
+"""The most that a configuration may say of layers, and of anything else that is counted."""
+
 
 def build_model(class_name: str, config: Mapping[str, Any]) -> nn.Module:
     """Construct a model of the closed table from its configuration, freshly initialised; raises InputError where it cannot."""
@@ -33,35 +37,102 @@ def build_model(class_name: str, config: Mapping[str, Any]) -> nn.Module:
         if MODELS[class_name] == "diffusers":
             import diffusers
 
-            return getattr(diffusers, class_name).from_config(settings)
+            return _in_fp32(lambda: getattr(diffusers, class_name).from_config(settings))
         import transformers
 
         cls = getattr(transformers, class_name)
-        return cls(cls.config_class.from_dict(settings))
+        return _in_fp32(lambda: cls(cls.config_class.from_dict(settings)))
     except Exception as error:  # settings reach deep into other libraries, which raise whatever a wrong one leads to
         raise InputError(f"{class_name} cannot be built as configured: {reason(error)}") from error
+
+
+def check_sizes(config: Any) -> None:
+    """Refuse a configuration whose network would fill the memory or take for ever; raises InputError naming the setting."""
+    for key, value in config.items() if isinstance(config, Mapping) else ():
+        for number in value if isinstance(value, (list, tuple)) else (value,):
+            most = MAX_LAYERS if "layers" in str(key) else MAX_SIZE
+            if isinstance(number, int) and number > most:
+                raise InputError(f"{key} = {number} is out of range; allowed: up to {most}")
+
+
+def _in_fp32(build: Callable[[], Any]) -> nn.Module:
+    """Build with fp32 as torch's default, whatever a program has set: models are loaded in fp32."""
+    default = torch.get_default_dtype()
+    if default == torch.float32:
+        model: nn.Module = build()
+        return model
+    torch.set_default_dtype(torch.float32)
+    try:
+        model = build()
+        return model
+    finally:
+        torch.set_default_dtype(default)
 
 
 def build_from_folder(folder: Path, class_name: str) -> nn.Module:
     """Construct a model as the config.json of a folder says, freshly initialised; raises InputError where it cannot."""
     config = weights.read_json(folder / "config.json")
     try:
+        check_sizes(config)
         return build_model(class_name, config)
     except InputError as error:
         raise InputError(f"{folder / 'config.json'}: {error}") from error
 
 
-def load_model(folder: Path, class_name: str) -> nn.Module:
-    """Construct a model from its folder and load its weights strictly, in fp32."""
+def load_model(folder: Path, class_name: str, variant: str | None = None) -> nn.Module:
+    """Construct a model from its folder and load its weights strictly, in fp32; raises InputError where they do not fit.
+
+    Args:
+        folder: config.json and weight files.
+        class_name: one of MODELS.
+        variant: which of several weight files to take, such as "fp16"; full precision, or the only one, when None.
+    """
+    outline = build_outline(folder, class_name)
+    state = _read_state(folder, class_name, variant, outline)
+    weights.check_fits(outline, state, str(folder))
     model = build_from_folder(folder, class_name)
-    loaded = weights.load_state(folder, STEMS[MODELS[class_name]])
+    weights.load_strict(model, state, str(folder))
+    remember_source(model, partial(_read_state, folder, class_name, variant))
+    return model
+
+
+def build_outline(folder: Path, class_name: str) -> nn.Module:
+    """Construct a model of a folder without numbers: so a size that is wrong is found before memory is taken for it."""
+    with torch.device("meta"):
+        return build_from_folder(folder, class_name)
+
+
+def _read_state(folder: Path, class_name: str, variant: str | None, model: nn.Module) -> weights.State:
+    """Read a model's weights from its folder, in fp32 and under the names that the model has here."""
+    loaded = weights.load_state(folder, STEMS[MODELS[class_name]], variant)
     state = {k: v.float() if v.is_floating_point() else v for k, v in loaded.items()}
     if MODELS[class_name] == "transformers":
-        state = current_clip_keys(state, model)
-    elif hasattr(model, "_fix_state_dict_keys_on_load"):
+        return current_clip_keys(state, model)
+    if hasattr(model, "_fix_state_dict_keys_on_load"):
         model._fix_state_dict_keys_on_load(state)  # type: ignore[operator]
-    weights.load_strict(model, state, str(folder))
-    return model
+    return state
+
+
+def remember_source(model: nn.Module, read: Callable[[nn.Module], weights.State]) -> None:
+    """Note how a model's weights are read again from where they are stored, for `state_as_stored`."""
+    model.__dict__["_read_again"] = read
+
+
+def state_as_stored(model: nn.Module) -> weights.State:
+    """Return a model's weights as they are stored where it holds these cast to a coarser format, else as they are.
+
+    fp16 and finer formats are taken as they are, since who compares weights compares them as fp16.
+    """
+    own = weights.plain_state(model)
+    read = weights.unwrapped(model).__dict__.get("_read_again")
+    if read is None or all(v.dtype in (torch.float16, torch.float32) for v in own.values() if v.is_floating_point()):
+        return own
+    try:
+        stored: weights.State = read(model)
+    except InputError:
+        return own  # the files were changed or taken away since
+    same = own.keys() == stored.keys() and all(torch.equal(v.cpu(), stored[k].to(v.dtype)) for k, v in own.items())
+    return stored if same else own
 
 
 def current_clip_keys(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
@@ -79,12 +150,13 @@ def current_clip_keys(state: Mapping[str, Tensor], model: nn.Module) -> dict[str
 
 def save_model(model: Any, folder: Path, stem: str, dtype: torch.dtype | None, shard: int | None = None) -> None:
     """Write config.json and safetensors, floating-point tensors in `dtype`; shard is the most bytes of a file."""
+    whole = weights.plain_state(model)
+    model = weights.unwrapped(model)
     folder.mkdir(parents=True, exist_ok=True)
     if hasattr(model.config, "to_json_string"):
         model.config.architectures = [type(model).__name__]  # so that the folder says by itself what it holds
         (folder / "config.json").write_text(model.config.to_json_string(), encoding="utf-8")
     else:
         model.save_config(folder)
-    whole = weights.plain_state(model)
     state = {k: v.to(dtype) if dtype is not None and v.is_floating_point() else v for k, v in whole.items()}
     weights.save_shards(state, folder, stem, shard)

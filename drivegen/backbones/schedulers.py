@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from drivegen.diffusion.training_facts import check_settings, training_facts
 from drivegen.support import weights
 from drivegen.support.errors import InputError, reason
 
@@ -15,17 +16,34 @@ def scheduler_class(name: str) -> Any:
     import diffusers
 
     cls = getattr(diffusers, name, None) if name.endswith("Scheduler") else None
-    if cls is None or not hasattr(cls, "set_timesteps"):
+    try:
+        known = cls is not None and hasattr(cls, "set_timesteps")
+    except ImportError as error:  # diffusers has a stand-in for a class whose package is not installed
+        raise InputError(f"the scheduler {name} cannot be used here: {reason(error)}") from error
+    if not known:
         raise InputError(f"{name!r} is not a scheduler of diffusers")
     return cls
 
 
-def load_scheduler(folder: Path, index: Mapping[str, Any]) -> Any:
-    """Build the scheduler of a model folder; raises InputError where it cannot be built as configured."""
+def load_scheduler(folder: Path, index: Mapping[str, Any], changes: Mapping[str, Any] | None = None) -> Any:
+    """Build the scheduler of a model folder, whose facts of training are then whole and of a kind that is hosted.
+
+    Args:
+        folder: the model's folder; its ``scheduler/scheduler_config.json`` is read.
+        index: its model_index.json, which names the class.
+        changes: settings that take the place of the file's.
+
+    Raises InputError that names the file and the setting.
+    """
     path = folder / "scheduler" / "scheduler_config.json"
-    config = weights.read_object(path)
+    config = {**weights.read_object(path), **(changes or {})}
     cls = scheduler_class(index["scheduler"][1])
     try:
-        return cls.from_config(config)
+        check_settings(cls.__name__, config)
+        scheduler = cls.from_config(config)
+        training_facts(scheduler)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
     except Exception as error:  # an unknown schedule is a NotImplementedError, a wrong type whatever it leads to
         raise InputError(f"{path}: {cls.__name__} cannot be built as configured: {reason(error)}") from error
+    return scheduler

@@ -8,11 +8,29 @@ from typing import Any
 
 from torch import Tensor
 
+from drivegen.backbones.compatibility import check_channels
 from drivegen.backbones.networks import current_clip_keys
+from drivegen.support import weights
 from drivegen.support.errors import InputError
+from drivegen.support.weights import State
 
 PREFIXES = ("model.diffusion_model.", "first_stage_model.", "cond_stage_model.")
 """What the names of the tensors begin with: one per network."""
+
+_MARKS = ("v_pred", "ztsnr")
+"""Empty tensors by which trainers mark v-prediction and zero terminal SNR."""
+
+_KINDS = {"v": "v_prediction", "v_prediction": "v_prediction", "epsilon": "epsilon", "eps": "epsilon"}
+"""What the headers of files say (``modelspec.prediction_type``), in diffusers' words."""
+
+_OTHERS = {
+    "conditioner.embedders.1.": "an SDXL checkpoint", "conditioner.embedders.0.": "an SDXL refiner checkpoint",
+    "model.diffusion_model.joint_blocks.": "a Stable Diffusion 3 checkpoint", "control_model.": "a ControlNet",
+    "model.diffusion_model.double_blocks.": "a Flux checkpoint", "double_blocks.": "a Flux transformer", "lora_": "a LoRA",
+    "model.diffusion_model.": "a file without all three networks", "down_blocks.": "one network under diffusers' names",
+    "first_stage_model.": "a VAE alone", "encoder.": "a VAE alone", "image_proj.": "an IP-Adapter",
+}  # fmt: skip
+"""What other files are, by what the name of a tensor begins with; the first that is found."""
 
 
 def from_ldm(name: str, state: Mapping[str, Tensor], model: Any) -> dict[str, Tensor]:
@@ -32,12 +50,97 @@ def from_ldm(name: str, state: Mapping[str, Tensor], model: Any) -> dict[str, Te
     return {k: v for k, v in found.items() if v is not None}
 
 
-def hub_folder(path: Path, state: Mapping[str, Tensor]) -> Path:
-    """Fetch the configurations that diffusers would take for a single file; raises InputError when it cannot."""
+def read(path: Path) -> State:
+    """Read the tensors of a single file that networks are made of, and what it says of its training; others are not looked at.
+
+    Raises InputError that says what the file is where it is of no Stable Diffusion 1.x or 2.x model.
+    """
+    if not path.is_file():
+        raise InputError(f"no weight file {path}")
+    state = weights.load_file(path, lambda name: name.startswith(PREFIXES) or name in _MARKS, finite=False)
+    missing = [prefix for prefix in PREFIXES if not any(key.startswith(prefix) for key in state)]
+    if missing:
+        what = next(
+            (said for start, said in _OTHERS.items() if any(name.startswith(start) for name in weights.names(path, state))), ""
+        )
+        raise InputError(
+            f"{path} is not a single-file Stable Diffusion 1.x or 2.x checkpoint: no tensor's name begins with "
+            f"{' or '.join(missing)}{f'; it is {what}' if what else ''}"
+        )
+    return state
+
+
+def check_network(state: Mapping[str, Tensor], path: Path) -> None:
+    """Refuse a UNet whose channels no family here feeds, before anything is asked of the hub or built."""
+    shapes = [state.get(key) for key in ("model.diffusion_model.input_blocks.0.0.weight", "model.diffusion_model.out.2.weight")]
+    latents = state.get("first_stage_model.decoder.conv_in.weight")
+    quantised = state.get("first_stage_model.post_quant_conv.weight", latents)
+    if quantised is None or any(shape is None or shape.ndim != 4 for shape in (*shapes, quantised)):
+        return  # strict loading names what is missing
+    try:
+        check_channels(int(shapes[0].shape[1]), int(shapes[1].shape[0]), int(quantised.shape[1]))  # type: ignore[union-attr]
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+
+
+def stated_training(path: Path, state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Return what a file says of its training by itself, as settings of a scheduler: marker tensors, or its header's text."""
+    said: dict[str, Any] = {}
+    kind = _KINDS.get(weights.metadata(path).get("modelspec.prediction_type", "").lower())
+    if kind is not None:
+        said["prediction_type"] = kind
+    if "v_pred" in state:
+        said["prediction_type"] = "v_prediction"
+    if "ztsnr" in state:
+        said["rescale_betas_zero_snr"] = True
+    return said
+
+
+def training_of(
+    path: Path, state: Mapping[str, Tensor], stated: str | None, configured: Mapping[str, Any] | None
+) -> dict[str, Any]:  # fmt: skip
+    """Return which settings of the scheduler a file asks for; raises InputError where two readings are possible.
+
+    Args:
+        path: the file.
+        state: its tensors.
+        stated: the prediction type that the user gave, which is then taken.
+        configured: the scheduler's settings in a folder that the user gave; None where the hub's will be taken.
+    """
+    said = stated_training(path, state)
+    if stated is not None:
+        return {**said, "prediction_type": stated}
+    how = "; state prediction_type (--prediction-type), epsilon or v_prediction"
+    if configured is not None:
+        theirs = configured.get("prediction_type", "epsilon")
+        if said.get("prediction_type", theirs) != theirs:
+            raise InputError(f"{path} says that it predicts {said['prediction_type']}, and its configuration {theirs}{how}")
+        return said
+    if "prediction_type" not in said and any(key.startswith("cond_stage_model.model.") for key in state):
+        raise InputError(
+            f"{path} is of Stable Diffusion 2.x, whose files predict epsilon (base, 512 pixels) or v_prediction (768 pixels), "
+            f"and does not say which{how}, or name a folder of its configurations with --config"
+        )
+    return said
+
+
+def unread(state: Mapping[str, Tensor], used: Mapping[str, Tensor], prefix: str) -> list[str]:
+    """Name the tensors below a prefix that were not used: a network that holds them is another than the one configured."""
+    there = {value.data_ptr() for value in used.values() if value.numel()}
+    return sorted(key for key, value in state.items() if key.startswith(prefix) and value.data_ptr() not in there)
+
+
+def hub_folder(path: Path, state: Mapping[str, Tensor], prediction_type: str | None = None) -> Path:
+    """Fetch the configurations that diffusers would take for a single file; raises InputError when it cannot.
+
+    Of Stable Diffusion 2.x those of the base model, of 512 pixels, belong to epsilon.
+    """
     from diffusers.loaders.single_file_utils import fetch_diffusers_config
     from huggingface_hub import snapshot_download
 
     name = fetch_diffusers_config(state)["pretrained_model_name_or_path"]
+    if name.endswith("stable-diffusion-2-1") and prediction_type == "epsilon":
+        name += "-base"
     try:
         return Path(snapshot_download(name, allow_patterns=["*.json", "*.txt"]))
     except (OSError, ValueError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from drivegen.backbones import compatibility, single_file
 from drivegen.backbones.first_stage import factor_of, load_vae
-from drivegen.backbones.networks import MODELS, build_from_folder, load_model, save_model
+from drivegen.backbones.networks import MODELS, STEMS, build_from_folder, build_outline, load_model, save_model
 from drivegen.backbones.schedulers import load_scheduler
-from drivegen.backbones.single_file import PREFIXES, from_ldm, hub_folder
 from drivegen.backbones.tokenizers import TOKENIZERS, load_tokenizer
 from drivegen.support import files, weights
 from drivegen.support.errors import InputError
@@ -20,7 +21,9 @@ from drivegen.support.errors import InputError
 REQUIRED = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 
 _NETWORKS = ("unet", "vae", "text_encoder")
-_STEMS = {"text_encoder": "model", "image_encoder": "model"}
+
+_UNUSED = ("safety_checker", "feature_extractor")
+"""Parts that change nothing in what is generated."""
 
 
 def _read_index(folder: Path) -> dict[str, Any]:
@@ -28,8 +31,9 @@ def _read_index(folder: Path) -> dict[str, Any]:
     index = weights.read_object(folder / "model_index.json")
     missing = [name for name in REQUIRED if _class_named(index.get(name)) is None]
     if missing:
+        of = f" (it is of a {index['_class_name']})" if isinstance(index.get("_class_name"), str) else ""
         raise InputError(
-            f"{folder / 'model_index.json'} lacks {', '.join(missing)}; a Stable Diffusion 1.x or 2.x folder has them"
+            f"{folder / 'model_index.json'} lacks {', '.join(missing)}{of}; a Stable Diffusion 1.x or 2.x folder has them"
         )
     if index["tokenizer"][1] not in TOKENIZERS:
         raise InputError(f"{folder}: tokenizer {index['tokenizer'][1]!r} is not one of {', '.join(TOKENIZERS)}")
@@ -41,10 +45,47 @@ def _class_named(entry: Any) -> str | None:
     return entry[1] if isinstance(entry, list) and len(entry) == 2 and isinstance(entry[1], str) else None
 
 
+def _check_configurations(folder: Path, with_unet: bool = True) -> None:
+    """Refuse a model by what its networks' configurations say, before their weights are read."""
+    vae, unet = (weights.read_json(folder / name / "config.json") for name in ("vae", "unet")) if with_unet else (None, None)
+    if not isinstance(vae, dict) or not isinstance(unet, dict):
+        return  # building says what is wrong
+    try:
+        compatibility.check_unet(unet, compatibility.check_vae(vae))
+    except InputError as error:
+        raise InputError(f"{folder}: {error}") from error
+
+
+def _check_variant(folder: Path, classes: Mapping[str, str], variant: str | None) -> None:
+    """Raise InputError where no part has the variant that was asked for; parts without it are read in full precision."""
+    if variant is None:
+        return
+    found = {name: weights.variants(folder / name, STEMS[MODELS[kind]]) for name, kind in classes.items() if kind in MODELS}
+    there = {named for suffixes in found.values() for by_variant in suffixes.values() for named in by_variant}
+    if variant not in there:
+        has = ", ".join(sorted(there - {""})) or "none"
+        raise InputError(f"{folder} has no weights of the variant {variant!r}; it has {has}")
+
+
+def _warn_of_unread(folder: Path, index: Mapping[str, Any], components: tuple[str, ...]) -> None:
+    """Name the parts of a model that are listed and not loaded: its pictures will be made without them."""
+    known = (*REQUIRED, *components, *_UNUSED)
+    parts = {n: e for n, e in index.items() if n not in known and isinstance(e, list) and any(part is not None for part in e)}
+    if not parts:
+        return
+    named = ", ".join(f"{name} ({_class_named(entry) or entry})" for name, entry in parts.items())
+    verb = "is" if len(parts) == 1 else "are"
+    hint = f"; `drivegen convert controlnet {folder / 'controlnet'} OUT` makes a plugin of it" if "controlnet" in parts else ""
+    warnings.warn(
+        f"{folder}: {named} {verb} listed in model_index.json and not loaded: pictures are made without{hint}", stacklevel=4
+    )
+
+
 class Backbone(nn.Module):
     """The hosted networks; `component(name)` finds any of them, or None.
 
-    scheduler is an instance of one of diffusers' schedulers and carries the betas and the prediction type.
+    scheduler is an instance of one of diffusers' schedulers and carries the betas and the prediction type. Raises InputError
+    where the parts do not fit together, or ask for what the host does not feed (`compatibility`).
     """
 
     unet: Any
@@ -59,53 +100,96 @@ class Backbone(nn.Module):
         self.unet, self.vae, self.text_encoder = unet, vae, text_encoder
         self.tokenizer, self.scheduler = tokenizer, scheduler
         self.components = nn.ModuleDict(dict(components or {}))
+        compatibility.check(unet, vae, text_encoder, tokenizer, scheduler)
+
+    def check(self) -> None:
+        """Check that the parts fit together, also after one was replaced; raises InputError that says which does not."""
+        compatibility.check(self.unet, self.vae, self.text_encoder, self.tokenizer, self.scheduler)
+        compatibility.check_widths(self.unet, self.text_encoder)
 
     @classmethod
-    def from_folder(cls, folder: str | Path, components: Iterable[str] = (), unet: nn.Module | None = None) -> Backbone:
-        """Load a diffusers SD 1.x/2.x folder, with extra components (subfolders) where plugins require them.
+    def from_folder(
+        cls, folder: str | Path, components: Iterable[str] = (), unet: nn.Module | None = None, variant: str | None = None,
+        prediction_type: str | None = None,
+    ) -> Backbone:  # fmt: skip
+        """Load a diffusers SD 1.x/2.x folder in fp32; raises InputError where its parts do not fit or it is of another model.
 
-        unet takes the place of the folder's own, which is then not read.
+        Args:
+            folder: model_index.json and a folder per part; parts that it lists and that are not read are named in a warning.
+            components: further parts to load, which plugins require.
+            unet: a network in the place of the folder's own, which is then not read.
+            variant: which weight files to take where there are several, such as "fp16"; `weights.find_state` chooses when None.
+            prediction_type: in the place of what the scheduler states.
         """
-        folder = Path(folder)
+        folder, components = Path(folder), tuple(components)
         index = _read_index(folder)
-        loaded = {} if unet is None else {"unet": unet}
-        loaded |= {n: load_model(folder / n, index[n][1]) for n in _NETWORKS if n not in loaded}
-        extra = {}
+        _check_configurations(folder, with_unet=unet is None)
         for name in components:
             if _class_named(index.get(name)) is None:
                 raise InputError(f"{folder} has no component {name!r}, which a plugin requires")
-            extra[name] = load_model(folder / name, index[name][1])
-        tokenizer, scheduler = load_tokenizer(folder / "tokenizer"), load_scheduler(folder, index)
-        return cls(**loaded, tokenizer=tokenizer, scheduler=scheduler, components=extra)
+        scheduler = load_scheduler(folder, index, {"prediction_type": prediction_type} if prediction_type else None)
+        tokenizer = load_tokenizer(folder / "tokenizer")
+        names = [name for name in (*_NETWORKS, *components) if unet is None or name != "unet"]
+        _check_variant(folder, {name: index[name][1] for name in names}, variant)
+        loaded = {name: load_model(folder / name, index[name][1], variant) for name in names}
+        extra = {name: loaded.pop(name) for name in components}
+        if unet is not None:
+            loaded["unet"] = unet
+        _warn_of_unread(folder, index, components)
+        return cls._checked(str(folder), **loaded, tokenizer=tokenizer, scheduler=scheduler, components=extra)
 
     @classmethod
-    def from_single_file(cls, path: str | Path, config_folder: str | Path | None = None) -> Backbone:
+    def from_single_file(
+        cls, path: str | Path, config_folder: str | Path | None = None, prediction_type: str | None = None
+    ) -> Backbone:  # fmt: skip
         """Load a single-file Stable Diffusion 1.x/2.x checkpoint (LDM keys), in fp32.
 
-        config_folder is a diffusers folder with the configurations and the tokenizer, whose weights are not read; without it
-        diffusers' choice is taken from its hub.
+        Raises InputError where it is another file, or where it does not say what it predicts and two readings are possible.
+
+        Args:
+            path: the file; of its tensors only those of the three networks are looked at.
+            config_folder: a diffusers folder with the configurations and the tokenizer, whose weights are not read; when None
+                diffusers' choice is taken from its hub.
+            prediction_type: what the UNet predicts, in the place of what the configuration states.
         """
         path = Path(path)
         if config_folder is not None and not Path(config_folder).is_dir():
             raise InputError(f"there is no folder of configurations at {str(config_folder)!r}")
-        state = weights.load_file(path)
-        missing = [prefix for prefix in PREFIXES if not any(key.startswith(prefix) for key in state)]
-        if missing:
-            raise InputError(
-                f"{path} is not a single-file Stable Diffusion 1.x or 2.x checkpoint: no tensor's name begins with "
-                f"{' or '.join(missing)}"
-            )
-        folder = hub_folder(path, state) if config_folder is None else Path(config_folder)
+        state = single_file.read(path)
+        single_file.check_network(state, path)
+        configured = None
+        if config_folder is not None:
+            _read_index(Path(config_folder))
+            configured = weights.read_object(Path(config_folder) / "scheduler" / "scheduler_config.json")
+        training = single_file.training_of(path, state, prediction_type, configured)
+        kind = training.get("prediction_type")
+        folder = single_file.hub_folder(path, state, kind) if config_folder is None else Path(config_folder)
         index = _read_index(folder)
+        _check_configurations(folder)
+        scheduler, tokenizer = load_scheduler(folder, index, training), load_tokenizer(folder / "tokenizer")
         loaded: dict[str, Any] = {}
-        for name in _NETWORKS:
-            loaded[name] = build_from_folder(folder / name, index[name][1])
+        for name, prefix in zip(_NETWORKS, single_file.PREFIXES, strict=True):
+            where = f"{path}, as {folder / name} configures it,"
+            outline = build_outline(folder / name, index[name][1])
             try:
-                own = from_ldm(name, state, loaded[name])
+                own = single_file.from_ldm(name, state, outline)
             except KeyError as error:
-                raise InputError(f"{path}, as {folder / name} configures it, lacks {error.args[0]}") from error
-            weights.load_strict(loaded[name], own, f"{path}, as {folder / name} configures it,")
-        return cls(**loaded, tokenizer=load_tokenizer(folder / "tokenizer"), scheduler=load_scheduler(folder, index))
+                raise InputError(f"{where} lacks {error.args[0]}") from error
+            weights.check_fits(outline, own, where)
+            weights.check_finite(own, str(path))
+            if name == "unet" and (left := single_file.unread(state, own, prefix)):
+                raise InputError(f"{where} has weights that the network does not: {', '.join(left[:10])}")
+            loaded[name] = build_from_folder(folder / name, index[name][1])
+            weights.load_strict(loaded[name], own, where)
+        return cls._checked(str(path), **loaded, tokenizer=tokenizer, scheduler=scheduler)
+
+    @classmethod
+    def _checked(cls, where: str, **parts: Any) -> Backbone:
+        try:
+            compatibility.check_widths(parts["unet"], parts["text_encoder"])
+            return cls(**parts)
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from error
 
     def component(self, name: str) -> Any:
         """Return a component by its folder name, or None."""
@@ -182,14 +266,16 @@ class Backbone(nn.Module):
     def save(self, folder: Path, dtype: torch.dtype | None = None, shard: int | None = None) -> None:
         """Write a folder that `StableDiffusionPipeline.from_pretrained` opens; weights in `dtype`, or as they are.
 
-        shard is the most bytes of a weight file; None: a file a network.
+        shard is the most bytes of a weight file; None: a file per network.
         """
         index: dict[str, Any] = {"_class_name": "StableDiffusionPipeline", "_diffusers_version": _diffusers_version()}
         parts = {"unet": self.unet, "vae": self.vae, "text_encoder": self.text_encoder, **dict(self.components.items())}
         for name, model in parts.items():
-            save_model(model, folder / name, _STEMS.get(name, "diffusion_pytorch_model"), dtype, shard)
-            library = MODELS[type(model).__name__]
-            index[name] = [library, type(model).__name__]
+            kind = type(weights.unwrapped(model)).__name__
+            if kind not in MODELS:
+                raise InputError(f"{name} is a {kind}, which a model folder may not name; it holds {', '.join(MODELS)}")
+            save_model(model, folder / name, STEMS[MODELS[kind]], dtype, shard)
+            index[name] = [MODELS[kind], kind]
         self.tokenizer.save_pretrained(folder / "tokenizer")
         self.scheduler.save_pretrained(folder / "scheduler")
         index |= {"tokenizer": ["transformers", "CLIPTokenizer"], "scheduler": ["diffusers", type(self.scheduler).__name__]}

@@ -118,13 +118,10 @@ def convert(src: str | Path, out: str | Path, base: str | Path, half: bool = Tru
             "images are; write the [height, width] in pixels that it was trained on there, such as [224, 400]"
         )
     _check_ring(described.neighbours, src)
-    backbone = Backbone.from_folder(base, unet=checkpoint.unet)
-    width, encoder = backbone.token_width, int(backbone.text_encoder.config.hidden_size)
-    if encoder != width:
-        raise InputError(f"{base}: its text encoder has width {encoder}, {src} attends to tokens of width {width}; wrong base")
-    latents = int(backbone.unet.config.in_channels)
-    if backbone.latent_channels != latents:
-        raise InputError(f"{base}: its VAE has {backbone.latent_channels} latent channels, {src} takes {latents}; wrong base")
+    try:
+        backbone = Backbone.from_folder(base, unet=checkpoint.unet)
+    except InputError as error:
+        raise InputError(f"{base} cannot be the base of {src}: {error}") from error
     plugins = checkpoint.plugins()
     host = Host(backbone, plugins)
     checkpoint.load_into(plugins)

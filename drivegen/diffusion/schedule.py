@@ -8,10 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from drivegen.diffusion.training_facts import PREDICTIONS, training_facts
 from drivegen.support.errors import InputError
-
-PREDICTIONS = ("epsilon", "v_prediction", "sample")
-"""What a network may predict: the noise, v = α·ε − σ·x0 (Salimans and Ho 2022, eq. 12), or the clean latents."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,11 +35,12 @@ class NoiseSchedule:
     def trained(cls, scheduler: Any) -> NoiseSchedule:
         """Take the schedule that a model was trained by, whichever sampler of diffusers carries its numbers.
 
-        They differ at zero terminal SNR, where some samplers lift the last ᾱ off zero.
+        They differ at zero terminal SNR, where some samplers lift the last ᾱ off zero. Raises InputError where the model was
+        not trained so (`training_facts`).
         """
         from diffusers import DDPMScheduler
 
-        return cls.of(DDPMScheduler.from_config(scheduler.config))
+        return cls.of(DDPMScheduler(**training_facts(scheduler)))
 
     @property
     def steps(self) -> int:

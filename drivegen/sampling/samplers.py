@@ -1,11 +1,14 @@
-"""diffusers' schedulers by short name, each built from the model's own betas and prediction type."""
+"""diffusers' schedulers by short name, each built from the facts of a model's training and nothing else."""
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from drivegen.support.errors import InputError, nearest
+from drivegen.diffusion.training_facts import PREDICTIONS, training_facts
+from drivegen.support.errors import InputError, nearest, reason
 
 
 @dataclass(frozen=True)
@@ -16,14 +19,17 @@ class Sampler:
     options: dict[str, Any] = field(default_factory=dict)
     zero_snr: bool = True
     """Whether the scheduler can start from pure noise (zero terminal signal-to-noise ratio)."""
+    predictions: tuple[str, ...] = PREDICTIONS
+    """What the network may predict for the scheduler to work."""
 
 
-# Options are stated even where they are diffusers' defaults: a saved scheduler_config.json states those of *its* class, and
-# `from_config` would carry, say, DDPM's clip_sample=True into DDIM. Leading spacing goes with steps_offset 1 (Stable
-# Diffusion); UniPC ends at sigma_min as before diffusers 0.42, whose new default moves the last step.
+# Options that decide what a sampler is are stated even where they are diffusers' defaults, which change; of a model's own
+# scheduler_config.json none is taken. Leading spacing goes with steps_offset 1 (Stable Diffusion); UniPC ends at sigma_min as
+# before diffusers 0.42, whose new default moves the last step.
 _LEADING: dict[str, Any] = {"timestep_spacing": "leading", "steps_offset": 1}
 _LINSPACE: dict[str, Any] = {"timestep_spacing": "linspace", "steps_offset": 0}
 _TRAILING: dict[str, Any] = {"timestep_spacing": "trailing", "steps_offset": 0}  # with linspace, one step would start at 0
+_NOISE = ("epsilon", "v_prediction")
 _DPM: dict[str, Any] = {
     "algorithm_type": "dpmsolver++", "solver_type": "midpoint", "solver_order": 2, "thresholding": False,
     "final_sigmas_type": "zero",
@@ -42,9 +48,11 @@ SAMPLERS: dict[str, Sampler] = {
     "dpm++_sde": Sampler("DPMSolverMultistepScheduler", {**_DPM, **_LINSPACE, "algorithm_type": "sde-dpmsolver++"}),
     "ddim": Sampler("DDIMScheduler", {"clip_sample": False, "thresholding": False, "set_alpha_to_one": False, **_LEADING}),
     "ddpm": Sampler("DDPMScheduler", {"clip_sample": False, "thresholding": False, "variance_type": "fixed_small", **_LEADING}),
-    "pndm": Sampler("PNDMScheduler", {"skip_prk_steps": True, "set_alpha_to_one": False, **_LEADING}, zero_snr=False),
+    "pndm": Sampler(
+        "PNDMScheduler", {"skip_prk_steps": True, "set_alpha_to_one": False, **_LEADING}, zero_snr=False, predictions=_NOISE
+    ),
     "euler": Sampler("EulerDiscreteScheduler", {"final_sigmas_type": "zero", "use_karras_sigmas": False, **_TRAILING}),
-    "euler_a": Sampler("EulerAncestralDiscreteScheduler", _TRAILING),
+    "euler_a": Sampler("EulerAncestralDiscreteScheduler", _TRAILING, predictions=_NOISE),
     "heun": Sampler("HeunDiscreteScheduler", {"clip_sample": False, "use_karras_sigmas": False, **_TRAILING}, zero_snr=False),
 }  # fmt: skip
 """The closed table of samplers that `--sampler` and drivegen.json may name."""
@@ -60,21 +68,54 @@ def check_sampler(name: str) -> Sampler:
 def build_scheduler(name: str, trained: Any, steps: int, device: Any = None) -> Any:
     """Build a fresh diffusers scheduler with its timesteps set, from the scheduler that the model was trained with.
 
-    A model trained to zero terminal SNR keeps trailing spacing, without which its first step would not be pure noise (Lin et
-    al. 2023, §3.3).
+    Raises InputError where the sampler cannot run the model, or not in so many steps.
+
+    Args:
+        name: one of SAMPLERS.
+        trained: the model's scheduler; `training_facts` are taken from it, and nothing of how it would sample.
+        steps: from 1 to the number of timesteps in training.
+        device: where the timesteps lie; the CPU when None.
     """
     import diffusers
 
-    sampler = check_sampler(name)
-    options = dict(sampler.options)
-    if trained.config.get("rescale_betas_zero_snr"):
-        if not sampler.zero_snr:
-            able = ", ".join(n for n, s in SAMPLERS.items() if s.zero_snr)
-            raise InputError(f"the model has zero terminal SNR, where the sampler {name!r} cannot start; use one of {able}")
-        options |= _TRAILING
-    scheduler = getattr(diffusers, sampler.class_name).from_config(trained.config, **options)
-    total = int(scheduler.config.num_train_timesteps)
+    sampler, facts = check_sampler(name), training_facts(trained)
+    total = facts["num_train_timesteps"]
+    if isinstance(steps, bool) or not isinstance(steps, int) or not steps >= 1:
+        raise InputError(
+            f"{steps!r} steps must be a whole number from 1 to {total}, the timesteps that the model was trained with"
+        )
     if steps > total:
         raise InputError(f"{steps} steps are more than the {total} timesteps that the model was trained with")
-    scheduler.set_timesteps(steps, device=device)
+    _check_able(name, "zero terminal SNR, where", facts["rescale_betas_zero_snr"], lambda other: other.zero_snr)
+    kind = facts["prediction_type"]
+    _check_able(name, f"prediction_type {kind!r}, with which", True, lambda other: kind in other.predictions)
+    cls = getattr(diffusers, sampler.class_name)
+    known = inspect.signature(cls.__init__).parameters
+    options = {**sampler.options, **_spacing(sampler, steps, total, facts["rescale_betas_zero_snr"])}
+    try:
+        scheduler = cls(**{key: value for key, value in facts.items() if key in known}, **options)
+        scheduler.set_timesteps(steps, device=device)
+    except Exception as error:  # diffusers raises whatever a schedule that is none leads to
+        raise InputError(f"the sampler {name!r} cannot be built for this model in {steps} steps: {reason(error)}") from error
+    if hasattr(scheduler, "set_begin_index"):
+        # Sigmas spaced by another rule than time may share a timestep; without this some classes would begin at the second.
+        scheduler.set_begin_index(0)
     return scheduler
+
+
+def _check_able(name: str, what: str, asked: bool, able: Callable[[Sampler], bool]) -> None:
+    if asked and not able(SAMPLERS[name]):
+        others = ", ".join(other for other, sampler in SAMPLERS.items() if able(sampler))
+        raise InputError(f"the model has {what} the sampler {name!r} cannot start; use one of {others}")
+
+
+def _spacing(sampler: Sampler, steps: int, total: int, zero_snr: bool) -> dict[str, Any]:
+    """Give the spacing of timesteps: the sampler's own, or trailing where that would not start from noise.
+
+    A model trained to zero terminal SNR starts at its last timestep (Lin et al. 2023, section 3.3). Leading spacing takes
+    multiples of ⌊total / steps⌋ from 1 on: a single step would begin at 1, and where the division leaves much over the first
+    begins far from noise; in as many steps as timesteps no spacing but trailing exists.
+    """
+    left_over = total - steps * (total // steps)
+    ends_early = sampler.options.get("timestep_spacing") == "leading" and (steps == 1 or left_over > total / 20)
+    return _TRAILING if zero_snr or ends_early or steps == total else {}

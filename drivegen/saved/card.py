@@ -9,16 +9,19 @@ from typing import Any
 import torch
 from torch import nn
 
+from drivegen.backbones.networks import state_as_stored
 from drivegen.backbones.stable_diffusion import REQUIRED, Backbone
-from drivegen.support import weights
 
 _SIZES = ("hidden_size", "num_hidden_layers", "image_size", "patch_size", "projection_dim")
 
 
 def fingerprint(module: nn.Module) -> str:
-    """Return a sha256 of a network's weights as fp16, so that a copy saved in fp16 has the same."""
+    """Return a sha256 of a network's weights as fp16, so that a copy saved in fp16 has the same.
+
+    Of a network that was loaded and then cast, it is that of the weights as stored: bf16 is no other base.
+    """
     total = hashlib.sha256()
-    for name, tensor in sorted(weights.plain_state(module).items()):
+    for name, tensor in sorted(state_as_stored(module).items()):
         total.update(name.encode())
         total.update(tensor.detach().to("cpu", torch.float16).contiguous().numpy().tobytes())
     return total.hexdigest()

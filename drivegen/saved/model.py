@@ -190,7 +190,9 @@ def digest_of(hashes: Mapping[str, str]) -> str:
 
 def weight_files(folder: Path) -> list[str]:
     """List the weight files below a folder as sorted relative POSIX paths."""
-    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file() and p.suffix in _WEIGHT_SUFFIXES)
+    return sorted(
+        p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file() and p.suffix.lower() in _WEIGHT_SUFFIXES
+    )
 
 
 def load_plugin(host: Host, name: str, folder: str | Path, kind: str | None = None, alone: bool = True) -> Plugin:
@@ -265,7 +267,9 @@ def save_plugin(
     """
     folder = Path(folder)
     kind = registry.kind_of(plugin)
-    state = {k: v.to(dtype) if dtype is not None and v.is_floating_point() else v for k, v in plugin.state_dict().items()}
+    state = {
+        k: v.to(dtype) if dtype is not None and v.is_floating_point() else v for k, v in weights.named_state(plugin).items()
+    }
     try:
         with files.replacing(folder) as new:
             weights.save_state(state, new / "model.safetensors")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,24 @@ State = dict[str, Tensor]
 
 _PICKLES = {"model": "pytorch_model"}
 """Stems of pickles that are not those of safetensors: transformers writes model.safetensors and pytorch_model.bin."""
+
+_FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+_FP8 = tuple(
+    getattr(torch, name)
+    for name in ("float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz")
+    if hasattr(torch, name)
+)
+"""Eight-bit numbers that mean themselves; any other small format is a part of a quantisation with scales."""
+
+_SCALES = (
+    "scaled_fp8", "scale_weight", "weight_scale", "scale_input", "input_scale", "weight_scale_2", "weight_scale_inv",
+    "comfy_quant",
+)  # fmt: skip
+"""What tensors beside fp8 weights are called where the weights are to be multiplied."""
+
+_WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+_PARALLEL = ("DistributedDataParallel", "DataParallel", "FullyShardedDataParallel")
+"""Where torch's wrappers keep the network that they wrap, and those that keep it in ``module``."""
 
 
 def sha256(path: Path) -> str:
@@ -77,31 +96,114 @@ def save_shards(state: Mapping[str, Tensor], folder: Path, stem: str, limit: int
     write_json(folder / f"{stem}.safetensors.index.json", index)
 
 
-def load_file(path: Path) -> State:
-    """Read one weight file; never runs code that a file brings. Raises InputError on a damaged or hostile file."""
+def load_file(path: Path, wanted: Callable[[str], bool] | None = None, finite: bool = True) -> State:
+    """Read one weight file, by its content rather than its name; never runs code that a file brings.
+
+    Tensors of eight bits (fp8) become fp32. Raises InputError on a damaged or hostile file.
+
+    Args:
+        path: a safetensors file, or a pickle of plain tensors.
+        wanted: tells by a tensor's name whether it is read; all are when None, and of the others nothing is asked.
+        finite: whether NaN and infinite values are refused here; where not, `check_finite` is for those that are used.
+    """
     if not path.is_file():
         raise InputError(f"no weight file {path}")
-    if path.suffix == ".safetensors":
-        from safetensors import SafetensorError
-        from safetensors.torch import load
+    state = _read_safetensors(path, wanted) if is_safetensors(path) else _read_pickle(path, wanted)
+    if any(tensor.dtype in _FP8 for tensor in state.values()):
+        scaled = next((name for name in names(path, state) if name.rsplit(".", 1)[-1] in _SCALES), None)
+        if scaled is not None:
+            raise InputError(
+                f"{path} is quantised to fp8 with scales ({scaled!r}), which is not read; use the unquantised file"
+            )
+    state = {name: _plain(path, name, tensor) for name, tensor in state.items()}
+    if finite:
+        check_finite(state, str(path))
+    return state
 
-        try:
-            state: Any = load(path.read_bytes())
-        except (SafetensorError, ValueError, KeyError, RuntimeError) as error:
-            raise InputError(f"{path} is not a whole safetensors file: {error}") from error
-    else:
-        try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # torch raises pickle, zip, runtime and EOF errors for damaged and hostile files alike
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise InputError(f"{path} was refused: it is not a file of plain tensors ({reason})") from error
-        state = _flat(state.get("state_dict", state)) if isinstance(state, dict) else state
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+
+def is_safetensors(path: Path) -> bool:
+    """Tell a safetensors file by how it begins: the length of a header, and the header."""
+    try:
+        with open(path, "rb") as file:
+            begin = file.read(9)
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+    if len(begin) == 9 and begin[4:8] == bytes(4) and begin[8:] == b"{":
+        return True
+    if path.suffix.lower() == ".safetensors":
+        what = "it is a pickle under that name" if begin[:1] == b"\x80" or begin[:2] == b"PK" else "it has no header"
+        raise InputError(f"{path} is not a whole safetensors file: {what}")
+    return False
+
+
+def names(path: Path, state: Mapping[str, Tensor]) -> Iterable[str]:
+    """Name every tensor of a file, also those that were not read; state holds what was, for files that have no header."""
+    if not is_safetensors(path):
+        return state.keys()
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        return list(file.keys())
+
+
+def metadata(path: Path) -> dict[str, str]:
+    """Return what a safetensors file says of itself; nothing for other files. Raises InputError on a damaged one."""
+    if not path.is_file() or not is_safetensors(path):
+        return {}
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            return dict(file.metadata() or {})
+    except (SafetensorError, ValueError, OSError) as error:
+        raise InputError(f"{path} is not a whole safetensors file: {error}") from error
+
+
+def _read_safetensors(path: Path, wanted: Callable[[str], bool] | None) -> State:
+    from safetensors import SafetensorError, safe_open
+    from safetensors.torch import load
+
+    try:
+        if wanted is None:
+            return dict(load(path.read_bytes()))
+        with safe_open(path, framework="pt") as file:
+            # Copies: the tensors of an open file change with it.
+            return {name: file.get_tensor(name).clone() for name in file.keys() if wanted(name)}  # noqa: SIM118
+    except (SafetensorError, ValueError, KeyError, RuntimeError, OSError, AttributeError) as error:
+        raise InputError(f"{path} is not a whole safetensors file: {error}") from error
+
+
+def _read_pickle(path: Path, wanted: Callable[[str], bool] | None) -> State:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises pickle, zip, runtime and EOF errors for damaged and hostile files alike
+        said = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"{path} was refused: it is not a file of plain tensors ({said})") from error
+    state = _flat(state.get("state_dict", state)) if isinstance(state, dict) else state
+    if not isinstance(state, dict):
         raise InputError(f"{path} holds something other than named tensors")
+    state = {name: value for name, value in state.items() if wanted is None or (isinstance(name, str) and wanted(name))}
+    if not all(isinstance(value, Tensor) for value in state.values()):
+        raise InputError(f"{path} holds something other than named tensors")
+    return state
+
+
+def _plain(path: Path, name: str, tensor: Tensor) -> Tensor:
+    """Bring a tensor to a form that networks are made of; raises InputError for what has no such form."""
+    if tensor.is_quantized or tensor.is_sparse or tensor.is_meta or tensor.layout != torch.strided:
+        raise InputError(f"{path}: tensor {name!r} is not stored as plain numbers ({tensor.layout}, {tensor.dtype})")
+    if tensor.dtype in _FP8:
+        return tensor.to(torch.float32)
+    if tensor.is_floating_point() and tensor.dtype not in _FLOATS:
+        raise InputError(f"{path}: tensor {name!r} is of {tensor.dtype}, which is not read; use a file in fp32, fp16 or bf16")
+    return tensor
+
+
+def check_finite(state: Mapping[str, Tensor], where: str) -> None:
+    """Raise InputError for the first tensor that has NaN or infinite values."""
     for name, tensor in state.items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise InputError(f"{path}: tensor {name!r} has NaN or infinite values; the file is damaged or training diverged")
-    return state
+            raise InputError(f"{where}: tensor {name!r} has NaN or infinite values; the file is damaged or training diverged")
 
 
 def _flat(state: dict[Any, Any]) -> dict[Any, Any]:
@@ -112,38 +214,103 @@ def _flat(state: dict[Any, Any]) -> dict[Any, Any]:
     return out
 
 
+def _inside(module: nn.Module) -> str | None:
+    """Name the part in which one of torch's wrappers holds the network, or None where it is no wrapper."""
+    name = next((name for name in _WRAPPERS if name in module._modules), None)
+    return "module" if name is None and type(module).__name__ in _PARALLEL else name
+
+
+def unwrapped(module: Any) -> Any:
+    """Return the network inside torch's wrappers: compiled, data-parallel, sharded or checkpointed."""
+    while isinstance(module, nn.Module) and (name := _inside(module)) is not None:
+        module = module._modules[name]
+    return module
+
+
+def named_state(module: nn.Module) -> State:
+    """Return a network's state under its own names, whatever of it was compiled or put into torch's wrappers."""
+    wrappers = {path: name for path, part in module.named_modules() if (name := _inside(part)) is not None}
+    added = {f"{path}.{name}" if path else name for path, name in wrappers.items()}
+    state = module.state_dict()
+    if not added:
+        return state
+    return {_without(key, added): getattr(value, "full_tensor", lambda v=value: v)() for key, value in state.items()}
+
+
+def _without(key: str, added: set[str]) -> str:
+    parts = key.split(".")
+    return ".".join(part for i, part in enumerate(parts) if ".".join(parts[: i + 1]) not in added)
+
+
 def plain_state(module: nn.Module) -> State:
-    """Return a network's state under its own names, without what a LoRA has put around its layers."""
-    return {k.replace(".base_layer.", "."): v for k, v in module.state_dict().items() if ".lora_" not in k}
+    """Return a network's state under its own names, without what a LoRA or torch's wrappers have put around its layers."""
+    return {k.replace(".base_layer.", "."): v for k, v in named_state(module).items() if ".lora_" not in k}
 
 
-def find_state(folder: Path, stem: str) -> tuple[Path, ...]:
+def variants(folder: Path, stem: str) -> dict[str, dict[str, Path]]:
+    """Find the weight files called stem in a folder: by suffix, then by variant ("" = full precision), a file or an index.
+
+    The names are those that diffusers and transformers write, in any case: ``stem.fp16.safetensors``, and of indices
+    ``stem.safetensors.index.fp16.json``.
+    """
+    found: dict[str, dict[str, Path]] = {"safetensors": {}, "bin": {}}
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        for suffix, by_variant in found.items():
+            start = stem if suffix == "safetensors" else _PICKLES.get(stem, stem)
+            pattern = rf"{re.escape(start)}(\.[a-z_]\w*)?\.{suffix}(\.index(\.[a-z_]\w*)?\.json)?"
+            matched = re.fullmatch(pattern, path.name, re.IGNORECASE)
+            if matched is None or not path.is_file():
+                continue
+            variant = (matched[1] or matched[3] or "").lower().removeprefix(".")
+            if matched[2] is None or variant not in by_variant:  # a whole file comes before shards
+                by_variant[variant] = path
+    return found
+
+
+def find_state(folder: Path, stem: str, variant: str | None = None) -> tuple[Path, ...]:
     """Find the weight files called stem in a folder: one file, or the shards of an index.
 
-    safetensors come before pickles, full precision before ``fp16`` variants.
+    safetensors come before pickles, full precision before ``fp16`` and other variants. Raises InputError where there are
+    none, or several variants and none of both.
+
+    Args:
+        folder: the folder of one network.
+        stem: what its library calls weight files.
+        variant: the variant to take where the folder has it.
     """
-    pickle = _PICKLES.get(stem, stem)
-    for name in (f"{stem}.safetensors", f"{stem}.fp16.safetensors", f"{pickle}.bin", f"{pickle}.fp16.bin"):
-        if (folder / name).is_file():
-            return (folder / name,)
-        index = folder / f"{name}.index.json"
-        if index.is_file():
-            listed = read_json(index)
-            places = listed.get("weight_map") if isinstance(listed, dict) else None
-            if not isinstance(places, dict) or not all(isinstance(shard, str) for shard in places.values()):
-                raise InputError(f"{index} must hold a weight_map from the names of tensors to those of files")
-            shards = sorted(set(places.values()))
-            for shard in shards:
-                if Path(shard).name != shard:
-                    raise InputError(f"{index} names the shard {shard!r}, which is outside of its folder; refused")
-            return tuple(folder / shard for shard in shards)
-    raise InputError(f"no {stem}.safetensors or {pickle}.bin in {folder}")
+    found = variants(folder, stem)
+    if variant is not None:
+        for by_variant in found.values():
+            if variant in by_variant:
+                return _files(by_variant[variant])
+    for by_variant in found.values():
+        preferred = [name for name in ("", "fp16") if name in by_variant]
+        if preferred or len(by_variant) == 1:
+            return _files(by_variant[preferred[0] if preferred else next(iter(by_variant))])
+        if by_variant:
+            raise InputError(f"{folder} has the variants {', '.join(by_variant)} of its weights; say which with variant")
+    raise InputError(f"no {stem}.safetensors or {_PICKLES.get(stem, stem)}.bin in {folder}")
 
 
-def load_state(folder: Path, stem: str) -> State:
+def _files(path: Path) -> tuple[Path, ...]:
+    """Return a weight file, or those that an index of shards names."""
+    if path.suffix.lower() != ".json":
+        return (path,)
+    listed = read_json(path)
+    places = listed.get("weight_map") if isinstance(listed, dict) else None
+    if not isinstance(places, dict) or not places or not all(isinstance(shard, str) for shard in places.values()):
+        raise InputError(f"{path} must hold a weight_map from the names of tensors to those of files")
+    shards = sorted(set(places.values()))
+    for shard in shards:
+        if Path(shard).name != shard:
+            raise InputError(f"{path} names the shard {shard!r}, which is outside of its folder; refused")
+    return tuple(path.parent / shard for shard in shards)
+
+
+def load_state(folder: Path, stem: str, variant: str | None = None) -> State:
     """Read the (possibly sharded) weights called stem in a folder; raises InputError on a key that comes twice."""
     state: State = {}
-    for path in find_state(folder, stem):
+    for path in find_state(folder, stem, variant):
         part = load_file(path)
         twice = state.keys() & part.keys()
         if twice:
@@ -152,17 +319,26 @@ def load_state(folder: Path, stem: str) -> State:
     return state
 
 
-def load_strict(module: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
-    """Load every key and no other into a module; raises InputError that lists the first ten differences."""
+def check_fits(module: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
+    """Raise InputError that lists the first ten differences between a state and a module, which may be without numbers."""
     own = module.state_dict()
     problems = [f"missing {k}" for k in own if k not in state]
     problems += [f"unexpected {k}" for k in sorted(state) if k not in own]
+    shared = [k for k in own if k in state]
     problems += [
-        f"{k} is {tuple(state[k].shape)}, expected {tuple(own[k].shape)}"
-        for k in own
-        if k in state and state[k].shape != own[k].shape
+        f"{k} is {tuple(state[k].shape)}, expected {tuple(own[k].shape)}" for k in shared if state[k].shape != own[k].shape
+    ]
+    problems += [
+        f"{k} is of {state[k].dtype}, expected {own[k].dtype}"
+        for k in shared
+        if state[k].is_floating_point() != own[k].is_floating_point()
     ]
     if problems:
         more = f" and {len(problems) - 10} more" if len(problems) > 10 else ""
         raise InputError(f"{where} does not fit the network: {'; '.join(problems[:10])}{more}")
+
+
+def load_strict(module: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
+    """Load every key and no other into a module; raises InputError that lists the first ten differences."""
+    check_fits(module, state, where)
     module.load_state_dict(dict(state), strict=True)
