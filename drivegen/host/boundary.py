@@ -303,17 +303,36 @@ def check_tap(name: str, plugin: Plugin, site: str, term: Any, y: Tensor) -> Non
 
 
 def weight(name: str, plugin: Plugin, arrays: Arrays, t: Tensor, size: tuple[int, int]) -> Tensor | None:
-    """Call `weight`, and check that it gives (N, 1, h, w) for latents of a size (h, w), or None."""
+    """Call `weight`, and check that it gives weights for latents of a size (h, w), or None.
+
+    Args:
+        name: the plugin's instance name.
+        plugin: the plugin.
+        arrays: its arrays (B, …).
+        t: timesteps (N,).
+        size: (h, w) of the latents.
+
+    Returns (N, 1, h, w), or (N, 1, 1, 1) for one weight per row.
+    """
     with calling(name, plugin, "weight", arrays):
         found = plugin.weight(arrays, t)
     wanted = (len(t), 1, *size)
-    if found is None or (isinstance(found, Tensor) and tuple(found.shape) == wanted and not found.is_complex()):
+    if found is None or (isinstance(found, Tensor) and tuple(found.shape) in (wanted, (len(t), 1, 1, 1))):
         return found
     raise InputError(f"{label(name, plugin, 'weight')}: gave {described(found)}; expected a tensor (N, 1, h, w) = {wanted}")
 
 
 def loss(name: str, plugin: Plugin, pred: Tensor, target: Tensor, t: Tensor, arrays: Arrays) -> Tensor | None:
-    """Call `loss` with prediction and target (N, C, h, w), and check that it gives a scalar tensor, or None."""
+    """Call `loss`, and check that it gives a scalar tensor, or None.
+
+    Args:
+        name: the plugin's instance name.
+        plugin: the plugin.
+        pred: the prediction (N, C, h, w).
+        target: what it should be.
+        t: timesteps (N,).
+        arrays: its arrays (B, …).
+    """
     with calling(name, plugin, "loss", arrays):
         found = plugin.loss(pred, target, t, arrays)
     if found is None or (isinstance(found, Tensor) and found.ndim == 0 and found.is_floating_point()):
@@ -322,7 +341,14 @@ def loss(name: str, plugin: Plugin, pred: Tensor, target: Tensor, t: Tensor, arr
 
 
 def guide(name: str, plugin: Plugin, denoise: Denoiser, to_x0: ToX0) -> Denoiser:
-    """Call `guide`, and give its denoiser with a check at every step; `denoise` itself where it gives None."""
+    """Call `guide`, and give its denoiser with a check at every step; `denoise` itself where it gives None.
+
+    Args:
+        name: the plugin's instance name.
+        plugin: the plugin.
+        denoise: the denoiser to wrap; what it raises passes as it is.
+        to_x0: gives clean latents.
+    """
     outside: list[Exception] = []
 
     def inner(*args: Any, **kwargs: Any) -> Tensor:
