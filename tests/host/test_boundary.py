@@ -63,8 +63,10 @@ PREPARED = {
     "None": (None, r"gave None; expected a dict"), "a list": ([NUMBERS], "gave a list"), "an array": (NUMBERS, "numpy array"),
     "a float": ({"a": 1.5}, "'a' is float '1.5'"), "a numpy number": ({"a": np.float32(1)}, "expected a numpy array"),
     "None inside": ({"a": None}, "'a' is None"), "a list inside": ({"a": [1, 2]}, "'a' is a list"),
-    "a tensor": ({"a": torch.zeros(2)}, "'a' is a Tensor of shape"), "text": ({"a": np.array(["x"])}, "<U1; expected an array of"),
-    "objects": ({"a": np.array([None, 1])}, "object; expected"), "dates": ({"a": np.array(["2020-01-01"], "M8[D]")}, "datetime64"),
+    "a tensor": ({"a": torch.zeros(2)}, "'a' is a Tensor of shape"),
+    "text": ({"a": np.array(["x"])}, "<U1; expected an array of"),
+    "objects": ({"a": np.array([None, 1])}, "object; expected"),
+    "dates": ({"a": np.array(["2020-01-01"], "M8[D]")}, "datetime64"),
     "complex": ({"a": np.zeros(2, complex)}, "complex128"), "a key": ({3: NUMBERS}, "has the name 3, a int"),
     "a class": (dict, "gave the class dict"),
 }  # fmt: skip
@@ -100,7 +102,8 @@ def test_frames_with_other_arrays(first: dict[str, np.ndarray]) -> None:
 
 
 COLLATED = {
-    "None": (None, "gave None"), "a list": ([NUMBERS], "gave a list"), "rows": ({"a": NUMBERS}, r"shape \(3,\); expected \(B, …\)"),
+    "None": (None, "gave None"), "a list": ([NUMBERS], "gave a list"),
+    "rows": ({"a": NUMBERS}, r"shape \(3,\); expected \(B, …\)"),
     "no rows": ({"a": np.array(1.0)}, r"shape \(\); expected"), "a tensor": ({"a": torch.zeros(2)}, "expected a numpy array"),
 }  # fmt: skip
 
@@ -170,14 +173,16 @@ def terms(shapes: list[tuple[int, ...]], **changed: tuple[int, ...]) -> tuple[to
 
 
 TERMS = {
-    "a tensor": (torch.zeros(6, 4, 12, 16), r"gave a Tensor .*; expected Residuals\(down="), "a tuple": (terms(DOWN), "a tuple"),
+    "a tensor": (torch.zeros(6, 4, 12, 16), r"gave a Tensor .*; expected Residuals\(down="), "a tuple": (terms(DOWN),
+    "a tuple"),
     "too few": (Residuals(terms(DOWN[:3])), "down has 3 terms; expected 4"),
     "too many": (Residuals(terms([*DOWN, DOWN[0]])), "down has 5 terms; expected 4"),
     "channels": (Residuals(terms(DOWN, _1=(16, 12, 16))), r"down\[1\] has shape \(6, 16, 12, 16\); expected \(6, 32, 12, 16\)"),
     "size": (Residuals(terms(DOWN, _2=(32, 12, 16))), r"down\[2\] has shape .*; expected \(6, 32, 6, 8\)"),
     "axes": (Residuals(terms(DOWN, _0=(32,))), r"down\[0\] has shape \(6, 32\)"),
     "rows": (Residuals(mid=torch.zeros(2, 64, 6, 8)), r"mid has shape \(2, 64, 6, 8\); expected \(6, 64, 6, 8\)"),
-    "mid": (Residuals(mid=torch.zeros(6, 32, 6, 8)), r"mid has shape"), "numpy": (Residuals(mid=NUMBERS), "mid is a numpy array"),
+    "mid": (Residuals(mid=torch.zeros(6, 32, 6, 8)), r"mid has shape"), "numpy": (Residuals(mid=NUMBERS),
+    "mid is a numpy array"),
     "one tensor": (Residuals(torch.zeros(6, 32, 12, 16)), "down is a Tensor .*; expected a tuple of 4 tensors"),
     "None inside": (Residuals((None,) * 4), r"down\[0\] is None"),
     "few inside": (Residuals(intrablock=(torch.zeros(6, 32, 12, 16),)), "intrablock has 1 terms; expected 2"),
@@ -292,7 +297,8 @@ GOOD = {"prepare": giving({"a": NUMBERS}), "encode": giving(Signal())}
 CLASSES = {
     "residual": ({"residual": giving(None)}, "residual is no hook, and never called .did you mean 'residuals'"),
     "encodes": ({"encodes": giving(None)}, "did you mean 'encode'"), "Prepare": ({"Prepare": giving(None)}, "mean 'prepare'"),
-    "weights": ({"weights": giving(None)}, "did you mean 'weight'"), "pre_compute": ({"pre_compute": giving(None)}, "precompute"),
+    "weights": ({"weights": giving(None)}, "did you mean 'weight'"),
+    "pre_compute": ({"pre_compute": giving(None)}, "precompute"),
     "prepare alone": ({"prepare": giving({})}, "prepare and none of encode, weight, loss"),
     "collate alone": ({"collate": giving({})}, "it has collate and no prepare"),
     "too few arguments": ({"encode": lambda self, arrays: Signal()}, r"expected encode\(self, arrays, keep\)"),
