@@ -20,6 +20,7 @@ from drivegen.evaluate.referee import DRIVABLE_GROUP, GROUPS, VEHICLE_GROUP, Rea
 from drivegen.evaluate.renders import Renders
 from drivegen.support import files, runtime, weights
 from drivegen.support.errors import InputError
+from drivegen.support.files import sha256
 from drivegen.support.progress import progress
 
 WEIGHT_OF_GROUP = {"pole": 1.5, "vehicle": 1.5, "pedestrian": 2.0, "barrier": 2.0}
@@ -172,7 +173,7 @@ def save(net: RefereeNet, path: Path, about: Mapping[str, Any]) -> None:
     state = {k: v.half() if v.is_floating_point() else v for k, v in net.state_dict().items()}
     weights.save_state(state, path)
     count = sum(p.numel() for p in net.parameters())
-    files.write_json(path.with_suffix(".json"), {"sha256": weights.sha256(path), "parameters": count, **about})
+    files.write_json(path.with_suffix(".json"), {"sha256": sha256(path), "parameters": count, **about})
 
 
 def meets_goal(metrics: Mapping[str, float]) -> bool:

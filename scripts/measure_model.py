@@ -18,8 +18,9 @@ import torch
 import typer
 from common import UNSEEN, Model, Seed, Steps, run
 
-from drivegen.support import files, weights
+from drivegen.support import files
 from drivegen.support.errors import InputError
+from drivegen.support.files import sha256
 
 
 def _less(text: str) -> dict[str, int]:
@@ -64,7 +65,7 @@ def main(
     notes = {
         "model": model,
         "settings": measurement.settings,
-        "referee": weights.sha256(referee.ASSET),
+        "referee": sha256(referee.ASSET),
         "machine": machine(),
         "date": date.today().isoformat(),
         "command": shlex.join(["python", *sys.argv]),

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,6 +11,7 @@ from drivegen.datasets import nuscenes
 from drivegen.evaluate.variants import TURNED, Key, turned
 from drivegen.scene import Frame
 from drivegen.support.errors import InputError
+from drivegen.support.files import replacing
 from drivegen.support.progress import track
 
 
@@ -31,14 +30,16 @@ class City:
 def plain_city(root: Path, scenes: int, frames: int, seed: int, size: tuple[int, int], workers: int | None = None) -> City:
     """Open the dataset of unseen scenes at root; write it first where it is not there."""
     if not root.exists():
-        _whole(root, lambda part: world.write(part, scenes, frames, seed, size, workers))
+        with replacing(root) as new:  # an interrupted one is never read
+            world.write(new, scenes, frames, seed, size, workers)
     return _open(root, scenes, frames)
 
 
 def turned_city(root: Path, scenes: int, frames: int, seed: int, size: tuple[int, int]) -> City:
     """Open, or write first, the same scenes as the turned front camera and its unturned neighbours see them."""
     if not root.exists():
-        _whole(root, lambda part: _write_turned(part, scenes, frames, seed, size))
+        with replacing(root) as new:
+            _write_turned(new, scenes, frames, seed, size)
     return _open(root, scenes, frames)
 
 
@@ -51,15 +52,6 @@ def _write_turned(root: Path, scenes: int, frames: int, seed: int, size: tuple[i
         edited = (turned(frame, Key(index, i)) for i, frame in enumerate(city.scene.frames))
         done.append(replace(city.scene, frames=tuple(render_frame(city, frame, root) for frame in edited)))
     nuscenes.write(done, root)
-
-
-def _whole(root: Path, write: Callable[[Path], None]) -> None:
-    """Write a dataset under another name and rename it when it is whole, so that an interrupted one is never read."""
-    part = root.with_name(f".{root.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.parent.mkdir(parents=True, exist_ok=True)
-    write(part)
-    os.replace(part, root)
 
 
 def _open(root: Path, scenes: int, frames: int) -> City:

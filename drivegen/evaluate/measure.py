@@ -37,8 +37,8 @@ from drivegen.pipeline.pipeline import Pipeline
 from drivegen.saved.model import Model, weight_files
 from drivegen.scene import Frame, pictures
 from drivegen.scene.geometry import Array
-from drivegen.support import weights
 from drivegen.support.errors import InputError, nearest
+from drivegen.support.files import sha256
 from drivegen.support.progress import progress, track
 
 
@@ -86,7 +86,7 @@ def fingerprint(model: Model) -> str:
     if model.folder is None:
         raise InputError("only a saved model can be measured: the images on disk must belong to known weights")
     files = [model.folder / name for name in weight_files(model.folder)] if model.folder.is_dir() else [model.folder]
-    return "-".join(weights.sha256(path)[:8] for path in files)
+    return "-".join(sha256(path)[:8] for path in files)
 
 
 class Measurement:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from drivegen.support import weights
 from drivegen.support.errors import InputError
+from drivegen.support.files import sha256
 from drivegen.world import CLASSES, DRIVABLE, VEHICLES
 from drivegen.world.conditions import TIMES, WEATHERS
 
@@ -153,7 +154,7 @@ def to_network(images: Tensor) -> Tensor:
 def load(path: Path = ASSET, device: str | torch.device = "cpu") -> Referee:
     """Load a trained referee; raises InputError unless its sha256 is the one in the JSON file beside it."""
     recorded = weights.read_json(path.with_suffix(".json")).get("sha256")
-    found = weights.sha256(path) if path.is_file() else "none (the file is missing)"
+    found = sha256(path) if path.is_file() else "none (the file is missing)"
     if found != recorded:
         raise InputError(f"{path}: sha256 {found} is not the recorded {recorded}; scores of another referee do not compare")
     net = RefereeNet()

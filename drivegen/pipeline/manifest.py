@@ -11,8 +11,7 @@ from typing import Any
 from drivegen.pipeline.views import Views
 from drivegen.saved.model import Model, library_versions
 from drivegen.support.errors import InputError
-from drivegen.support.files import write_atomically
-from drivegen.support.weights import sha256
+from drivegen.support.files import sha256, write_atomically
 
 NAME = "manifest.jsonl"
 _EVERY_S = 5.0

@@ -21,6 +21,7 @@ from drivegen.sampling.settings import Sampling
 from drivegen.saved import card as cards
 from drivegen.support import files, weights
 from drivegen.support.errors import InputError
+from drivegen.support.files import sha256
 from drivegen.support.names import check_name
 
 FORMAT = 1
@@ -177,7 +178,7 @@ def check_hashes(folder: Path, expected: Mapping[str, str]) -> None:
             raise InputError(f"{folder / name} is not listed in {INDEX}; remove it, or save the model again")
         if name not in present:
             raise InputError(f"{folder / name} is missing; {INDEX} lists it")
-        found = weights.sha256(folder / name)
+        found = sha256(folder / name)
         if found != expected[name]:
             raise InputError(f"{folder / name} is damaged or was changed: its sha256 is {found}, {INDEX} says {expected[name]}")
 
@@ -203,7 +204,7 @@ def load_plugin(host: Host, name: str, folder: str | Path, kind: str | None = No
     folder = Path(folder)
     saved = read_plugin_config(folder)
     file = folder / "model.safetensors"
-    if alone and "sha256" in saved and file.is_file() and (found := weights.sha256(file)) != saved["sha256"]:
+    if alone and "sha256" in saved and file.is_file() and (found := sha256(file)) != saved["sha256"]:
         raise InputError(f"{file} is damaged or was changed: its sha256 is {found}, config.json says {saved['sha256']}")
     if kind is not None and saved["kind"] != kind:
         raise InputError(f"{folder / 'config.json'} says kind {saved['kind']!r}, {INDEX} says {kind!r}")
@@ -288,7 +289,7 @@ def _describe(
         "requires": list(plugin.requires),
         "arguments": plugin.config, "base": before.get("base") if base is None else base,
         "training": (before.get("training") if training is None else training) or {}, "versions": library_versions(),
-        "sha256": weights.sha256(folder / "model.safetensors"),
+        "sha256": sha256(folder / "model.safetensors"),
     }  # fmt: skip
     files.write_json(folder / "config.json", config)
     text = cards.card(str(config["name"]), json.loads(json.dumps(config)))
@@ -341,7 +342,7 @@ def _index_of(model: Model, folder: Path, about: Mapping[str, Any]) -> dict[str,
         "image_size": list(model.image_size),
         "plugins": [{"name": name, "kind": kind, "version": _kind_version(kind)} for name, kind in kinds.items()],
         "sampling": model.sampling.to_dict(),
-        "sha256": {name: weights.sha256(folder / name) for name in weight_files(folder)},
+        "sha256": {name: sha256(folder / name) for name in weight_files(folder)},
         "versions": library_versions(),
         "about": dict(about),
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import fcntl
+import hashlib
 import json
 import os
 import re
@@ -55,6 +56,12 @@ def write_atomically(path: Path, data: bytes | memoryview, sync: bool = True) ->
         raise InputError(f"cannot write {path}: {error.strerror or error}") from error
 
 
+def sha256(path: Path) -> str:
+    """Return the hexadecimal SHA-256 of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write indented JSON atomically."""
     write_atomically(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
@@ -104,8 +111,10 @@ def replacing(folder: Path) -> Iterator[Path]:
     folder.parent.mkdir(parents=True, exist_ok=True)
     recover(folder)
     sweep(folder.parent)
-    new, lock = _new_folder(folder)
+    around, lock = _new_folder(folder)
+    new = around / folder.name  # the lock is around it, so that who writes into it may lock it too
     try:
+        new.mkdir()
         yield new
         if folder.exists():
             _change_places(new, folder)
@@ -113,7 +122,7 @@ def replacing(folder: Path) -> Iterator[Path]:
             os.replace(new, folder)
         sync_folder(folder.parent)
     finally:
-        shutil.rmtree(new, ignore_errors=True)  # after the change of places: the old one
+        shutil.rmtree(around, ignore_errors=True)  # with the old folder in it, after the change of places
         os.close(lock)
 
 

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import sys
-import threading
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,19 +11,38 @@ import numpy as np
 
 from drivegen.scene import Box3D, Frame, Scene
 from drivegen.support.errors import InputError
+from drivegen.support.files import make_subfolder, write_atomically
+from drivegen.support.locks import locked_folder
 from drivegen.support.progress import progress
+from drivegen.support.signals import raised_by_sigterm
 from drivegen.world.city import CityScene, build
+from drivegen.world.journal import Journal, Levels, Settings
+from drivegen.world.kernels import sources_digest
+from drivegen.world.workers import in_processes, start_method
 
-_Job = tuple[str, int, int, int, tuple[int, int]]
+_Job = tuple[Path, Settings, int]
+
+TABLES = "v1.0-mini"
 
 
 def write(
-    out: str | Path, scenes: int, frames: int, seed: int, size: tuple[int, int] = (128, 224), workers: int | None = None,
-) -> None:  # fmt: skip
-    """Render `scenes` scenes of `frames` samples into the nuScenes dataset `out`, with truth images and lidar.
+    out: str | Path, scenes: int, frames: int, seed: int, size: tuple[int, int] = (128, 224), workers: int | None = None
+) -> None:
+    """Render scenes of the city into a nuScenes dataset, with truth images and lidar.
 
-    size (height, width) in pixels; workers None takes every core that may be used; the bytes do not depend on it. Tables are
-    written last, so an interrupted run looks incomplete. Raises InputError when `out` is not empty or a number is out of range.
+    The tables come last, so that a run which was ended, in whatever way, looks incomplete; the same call again goes on from its
+    whole scenes.
+
+    Args:
+        out: the dataset's folder: new, empty, or one of an unfinished run with the same settings.
+        scenes: number of scenes.
+        frames: samples of each, at 2 Hz.
+        seed: which city; the same seed gives the same bytes.
+        size: (height, width) of each picture in pixels.
+        workers: processes; None takes one per core that may be used. The bytes do not depend on it.
+
+    Raises InputError when `out` holds anything else, another run is writing into it, a number is out of range, or the disk is
+    full.
     """
     out = Path(out)
     if scenes < 1 or frames < 1 or not 0 <= seed < 2**63 or min(size) < 16:
@@ -36,26 +50,33 @@ def write(
             f"cannot write {scenes} scenes of {frames} frames, seed {seed}, size {size[0]}x{size[1]}; "
             "scenes and frames must be 1 or more, the seed 0 to 2^63 - 1, sizes 16 pixels or more"
         )
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"{out} exists and is not empty; give a new folder, or empty it")
     if workers is not None and workers < 1:
         raise InputError(f"workers is {workers}; give 1 or more, or leave it out")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{out} cannot be made: {error}") from error
-    count = min(workers or len(os.sched_getaffinity(0)), scenes)
-    jobs = [(str(out), seed, i, frames, size) for i in range(scenes)]
-    _compile(seed)
-    done: dict[int, Scene] = {}
-    method = _start_method()
-    with progress("rendering", scenes * frames, "frames") as advance:
-        for scene in _rendered(jobs, count, method):
-            done[int(scene.name.removeprefix("scene-"))] = scene
-            advance(frames)
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out} is a file; give a new folder")
+    method = start_method()  # before anything starts a thread
+    settings = Settings(scenes, frames, seed, (size[0], size[1]), sources_digest())
+    with raised_by_sigterm(), locked_folder(out):
+        journal = Journal(out, settings)
+        journal.begin()
+        if not (out / TABLES).is_dir():  # else it was ended between the last two steps
+            _compile(seed)
+            jobs = [(out, settings, index) for index in range(scenes)]
+            _finish(out, jobs, min(workers or len(os.sched_getaffinity(0)), scenes), method)
+        journal.end()
+
+
+def _finish(out: Path, jobs: Sequence[_Job], count: int, method: str) -> None:
+    """Render what is not there yet, and write the tables."""
     from drivegen.datasets import nuscenes
 
-    nuscenes.write([done[i] for i in range(scenes)], out)
+    done: dict[int, Scene] = {}
+    frames = jobs[0][1].frames
+    with progress("rendering", len(jobs) * frames, "frames") as advance:
+        for index, scene in in_processes(_scene, jobs, count, method):
+            done[index] = scene
+            advance(frames)
+    nuscenes.write([done[index] for index in sorted(done)], out, TABLES)
 
 
 def _compile(seed: int) -> None:
@@ -68,45 +89,29 @@ def _compile(seed: int) -> None:
     sweep(city.prepared(frame), frame.global_SE3_ego @ frame.ego_SE3_lidar)
 
 
-def _start_method() -> str:
-    """Choose how workers start, before a progress bar adds its thread.
-
-    A forked worker has the compiled renderer already and does not import the caller's script a second time; but a fork of a
-    process with threads (torch's, a test runner's) can hang on a lock that one of them held.
-    """
-    threads = threading.active_count() > 1 or "torch" in sys.modules
-    return "fork" if "fork" in multiprocessing.get_all_start_methods() and not threads else "spawn"
-
-
-def _rendered(jobs: list[_Job], count: int, method: str) -> Iterator[Scene]:
-    """Yield the rendered scenes of the jobs as they are done, in `count` processes."""
-    if count == 1:
-        yield from (render_scene(*job) for job in jobs)
-        return
-    pool = ProcessPoolExecutor(count, multiprocessing.get_context(method), initializer=_single_thread)
-    try:
-        for future in as_completed([pool.submit(render_scene, *job) for job in jobs]):
-            yield future.result()
-    except BrokenProcessPool as error:
-        raise InputError("a rendering process was ended from outside (out of memory?); use fewer workers") from error
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _single_thread() -> None:
-    import cv2
-
-    cv2.setNumThreads(1)
-
-
-def render_scene(out: str, seed: int, index: int, frames: int, size: tuple[int, int]) -> Scene:
-    """Render one scene's pictures, truth and lidar below `out`; return it with their paths and with visibilities."""
-    city = build(seed, index, frames, size)
-    return replace(city.scene, frames=tuple(render_frame(city, frame, Path(out)) for frame in city.scene.frames))
+def _scene(job: _Job) -> tuple[int, Scene]:
+    """Render one scene, unless the journal has it whole; return it with its number, as it is annotated."""
+    root, settings, index = job
+    journal = Journal(root, settings)
+    city = build(settings.seed, index, settings.frames, settings.size)
+    levels = journal.read(index, city, _paths)
+    if levels is None:
+        levels = [_draw(city, frame, root) for frame in city.scene.frames]
+        journal.add(index, city, levels, _paths)
+    frames = (_annotated(city, frame, root, seen) for frame, seen in zip(city.scene.frames, levels, strict=True))
+    return index, replace(city.scene, frames=tuple(frames))
 
 
 def render_frame(city: CityScene, frame: Frame, root: Path) -> Frame:
-    """Render one frame, edited or not, as `render_scene` does each; return it as annotated: with paths and visibilities."""
+    """Render one frame's pictures, truth and lidar below root, edited or not.
+
+    Returns it as it is annotated: with paths and visibilities, and without the boxes that no camera sees.
+    """
+    return _annotated(city, frame, root, _draw(city, frame, root))
+
+
+def _draw(city: CityScene, frame: Frame, root: Path) -> Levels:
+    """Write a frame's files; return the boxes that are annotated, each with nuScenes' level of visibility."""
     from drivegen.world.lidar import sweep
     from drivegen.world.render import render
     from drivegen.world.stored import store
@@ -118,20 +123,49 @@ def render_frame(city: CityScene, frame: Frame, root: Path) -> Frame:
     kept = [i for i in range(len(frame.boxes)) if counts[1][i + 1] > 0 or counts[0][i + 1] == 0]
     renumbered = np.zeros(len(frame.boxes) + 1, dtype=np.int32)
     renumbered[np.array(kept, dtype=np.int64) + 1] = np.arange(1, len(kept) + 1)
-    cameras = []
     for camera, view in zip(frame.cameras, views, strict=True):
-        name = f"{city.seed}-{frame.scene_name}__{camera.channel}__{camera.timestamp_us}"
-        path = store(root, camera.channel, name, replace(view, instances=renumbered[view.instances]))
-        cameras.append(replace(camera, image_path=path))
+        name = _name(city, frame, camera.channel, camera.timestamp_us)
+        store(root, camera.channel, name, replace(view, instances=renumbered[view.instances]))
     points = sweep(prepared, frame.global_SE3_ego @ frame.ego_SE3_lidar)
-    path = root / "samples" / "LIDAR_TOP" / f"{city.seed}-{frame.scene_name}__LIDAR_TOP__{frame.timestamp_us}.pcd.bin"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(points.tobytes())
-    boxes = tuple(_with_visibility(frame.boxes[i], int(counts[1][i + 1]), int(counts[0][i + 1])) for i in kept)
-    return replace(frame, cameras=tuple(cameras), boxes=boxes, lidar_path=path)
+    path = _lidar_path(city, frame, root)
+    make_subfolder(root, "samples", "LIDAR_TOP")
+    write_atomically(path, points.tobytes(), sync=False)
+    return [(i, _visibility(int(counts[1][i + 1]), int(counts[0][i + 1]))) for i in kept]
 
 
-def _with_visibility(box: Box3D, seen: int, alone: int) -> Box3D:
-    """Set nuScenes' level: 1 for 0-40 % of the object's pixels in all views, 2 to 60 %, 3 to 80 %, 4 above."""
+def _annotated(city: CityScene, frame: Frame, root: Path, levels: Levels) -> Frame:
+    from drivegen.world.stored import picture_path
+
+    cameras = []
+    for camera in frame.cameras:
+        name = _name(city, frame, camera.channel, camera.timestamp_us)
+        cameras.append(replace(camera, image_path=picture_path(root, camera.channel, name)))
+    boxes: list[Box3D] = [replace(frame.boxes[i], visibility=level) for i, level in levels]
+    return replace(frame, cameras=tuple(cameras), boxes=tuple(boxes), lidar_path=_lidar_path(city, frame, root))
+
+
+def _paths(city: CityScene, root: Path) -> list[Path]:
+    """List the files of a scene."""
+    from drivegen.world.stored import picture_path, truth_path
+
+    found = []
+    for frame in city.scene.frames:
+        for camera in frame.cameras:
+            name = _name(city, frame, camera.channel, camera.timestamp_us)
+            found += [picture_path(root, camera.channel, name), truth_path(root, camera.channel, name)]
+        found.append(_lidar_path(city, frame, root))
+    return found
+
+
+def _name(city: CityScene, frame: Frame, channel: str, timestamp_us: int) -> str:
+    return f"{city.seed}-{frame.scene_name}__{channel}__{timestamp_us}"
+
+
+def _lidar_path(city: CityScene, frame: Frame, root: Path) -> Path:
+    return root / "samples" / "LIDAR_TOP" / f"{_name(city, frame, 'LIDAR_TOP', frame.timestamp_us)}.pcd.bin"
+
+
+def _visibility(seen: int, alone: int) -> int:
+    """Return nuScenes' level: 1 for 0-40 % of the object's pixels in all views, 2 to 60 %, 3 to 80 %, 4 above."""
     share = seen / alone if alone else 0.0
-    return replace(box, visibility=1 + (share > 0.4) + (share > 0.6) + (share > 0.8))
+    return 1 + (share > 0.4) + (share > 0.6) + (share > 0.8)

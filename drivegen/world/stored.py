@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import cv2
@@ -9,22 +10,35 @@ import numpy as np
 
 from drivegen.scene import Frame
 from drivegen.support.errors import InputError
+from drivegen.support.files import make_subfolder, write_atomically
 from drivegen.world.view import View
 
 
 def store(root: Path, channel: str, name: str, view: View) -> Path:
     """Write a view's picture and truth below root; return the picture's path. Depth keeps 13 bits of mantissa (6e-5)."""
-    picture, arrays = root / "samples" / channel / f"{name}.png", root / "truth" / channel / f"{name}.npz"
-    picture.parent.mkdir(parents=True, exist_ok=True)
-    arrays.parent.mkdir(parents=True, exist_ok=True)
+    picture, arrays = picture_path(root, channel, name), truth_path(root, channel, name)
+    make_subfolder(root, "samples", channel)
+    make_subfolder(root, "truth", channel)
     done, data = cv2.imencode(".png", view.rgb[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 4])
     if not done:
         raise InputError(f"{picture}: the picture cannot be encoded")
-    picture.write_bytes(data.tobytes())
+    write_atomically(picture, data.tobytes(), sync=False)
     bits = view.depth_m.view(np.uint32)
     depth = np.where(np.isfinite(view.depth_m), (bits + 512) & 0xFFFFFC00, bits).astype(np.uint32).view(np.float32)
-    np.savez_compressed(arrays, classes=view.classes, instances=view.instances.astype(np.uint16), depth_m=depth)
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, classes=view.classes, instances=view.instances.astype(np.uint16), depth_m=depth)
+    write_atomically(arrays, buffer.getvalue(), sync=False)
     return picture
+
+
+def picture_path(root: Path, channel: str, name: str) -> Path:
+    """Return where a picture is stored."""
+    return root / "samples" / channel / f"{name}.png"
+
+
+def truth_path(root: Path, channel: str, name: str) -> Path:
+    """Return where the truth of a picture is stored."""
+    return root / "truth" / channel / f"{name}.npz"
 
 
 def truth(root: str | Path, frame: Frame, channel: str) -> View:
@@ -35,7 +49,7 @@ def truth(root: str | Path, frame: Frame, channel: str) -> View:
     camera = frame.camera(channel)
     if camera.image_path is None:
         raise InputError(f"frame {frame.token!r}: camera {channel!r} has no picture, so there is no truth beside it")
-    path = Path(root) / "truth" / channel / f"{Path(camera.image_path).stem}.npz"
+    path = truth_path(Path(root), channel, Path(camera.image_path).stem)
     if not path.is_file():
         raise InputError(f"{path} is missing; only datasets written by `drivegen world` carry class, instance and depth images")
     picture = cv2.imread(str(camera.image_path), cv2.IMREAD_COLOR)

@@ -22,7 +22,7 @@ from drivegen.plugin import Plugin
 from drivegen.plugin.hooks import HOOKS
 from drivegen.sampling import Sampling
 from drivegen.saved import model
-from drivegen.support import weights
+from drivegen.support.files import sha256
 from tests.street import street_scene
 from tests.tiny_hosts import ALL, SIZE, tiny_host
 
@@ -82,7 +82,7 @@ def test_generate_from_data(tiny: Path, data: Path, tmp_path: Path) -> None:
     assert [(line["sample_token"], line["camera"]) for line in written] == [(token, c) for c in channels]
     for line in written:
         assert line.keys() == MANIFEST_FIELDS
-        assert weights.sha256(out / line["file"]) == line["sha256"]
+        assert sha256(out / line["file"]) == line["sha256"]
         assert Image.open(out / line["file"]).size == SIZE[::-1]
         assert (line["seed"], line["without"], line["guidance"], line["steps"]) == (5, ["text"], 3.0, 2)
         assert line["plugins"] == {name: 0.5 if name == "boxes" else 1.0 for name in ALL}
@@ -261,7 +261,7 @@ def test_a_signal_ends_with_its_status_and_whole_files(tiny: Path, data: Path, t
         assert errors.decode().strip().splitlines()[-1] == last
     assert len(lines(tmp_path)) == 6  # the first frame; the second was not finished
     for line in lines(tmp_path):
-        assert weights.sha256(tmp_path / line["file"]) == line["sha256"]
+        assert sha256(tmp_path / line["file"]) == line["sha256"]
     assert not list(tmp_path.rglob("*.tmp"))
 
 

@@ -13,8 +13,8 @@ from drivegen.pipeline.pipeline import Pipeline
 from drivegen.plugin import Plugin
 from drivegen.sampling import Sampling
 from drivegen.saved import model
-from drivegen.support import weights
 from drivegen.support.errors import InputError
+from drivegen.support.files import sha256
 from tests.hostile import Hostile
 from tests.street import street_frame
 from tests.tiny_hosts import ALL, SIZE, tiny_host
@@ -55,7 +55,7 @@ def test_the_folder_is_as_promised(saved: Path) -> None:
     index = json.loads((saved / "drivegen.json").read_text())
     assert [(p["name"], p["kind"]) for p in index["plugins"]] == [(name, name) for name in ALL]
     files = [p.relative_to(saved).as_posix() for p in saved.rglob("*.safetensors")]
-    assert {f: weights.sha256(saved / f) for f in files} == index["sha256"]
+    assert {f: sha256(saved / f) for f in files} == index["sha256"]
     assert {f"plugins/{name}/model.safetensors" for name in ALL} < set(files)
     assert sorted(p.name for p in saved.parent.iterdir()) == ["m"]
     own = tiny_host().backbone.state_dict()
@@ -202,7 +202,7 @@ def test_missing_extra_and_misshapen_tensors_are_listed(folder: Path) -> None:
         path,
     )
     index = json.loads((folder / "drivegen.json").read_text())
-    edit(folder / "drivegen.json", sha256=index["sha256"] | {"plugins/layout/model.safetensors": weights.sha256(path)})
+    edit(folder / "drivegen.json", sha256=index["sha256"] | {"plugins/layout/model.safetensors": sha256(path)})
     with pytest.raises(InputError) as error:
         model.load(folder)
     assert all(part in str(error.value) for part in (f"missing {gone}", "unexpected new", f"{shaped} is (9, 9, 9)"))

@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -104,7 +112,78 @@ def test_writing_refuses_and_never_looks_complete(dataset: Path, tmp_path: Path,
         return whole(*args)  # type: ignore[arg-type]
 
     monkeypatch.setattr(stored, "store", interrupted)
+    half = tmp_path / "half"
     with pytest.raises(KeyboardInterrupt):
-        world.write(tmp_path / "half", 2, 1, 0, SIZE, workers=1)
-    assert list((tmp_path / "half").rglob("*.png"))
-    assert not (tmp_path / "half" / "v1.0-mini").exists()
+        world.write(half, 3, 2, SEED, SIZE, workers=1)
+    assert list(half.rglob("*.png"))
+    assert not (half / "v1.0-mini").exists()
+    with pytest.raises(InputError, match=f"unfinished dataset with other settings: seed was {SEED} and is 1; name another"):
+        world.write(half, 3, 2, 1, SIZE, workers=1)
+    # A picture that a loss of power left empty is drawn again; the whole is what an unbroken run makes.
+    next(half.rglob("*.png")).write_bytes(b"")
+    monkeypatch.setattr(stored, "store", whole)
+    world.write(half, 3, 2, SEED, SIZE, workers=1)
+    assert files(half) == files(dataset)
+
+
+def run(out: Path, *more: str) -> subprocess.Popen[bytes]:
+    """Start `drivegen world` in a session of its own."""
+    command = [sys.executable, "-m", "drivegen.cli.main", "world", str(out), "--size", "64x112", "--seed", str(SEED), *more]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True)
+
+
+def members(session: int) -> list[int]:
+    """Processes of a session that run."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            fields = path.read_text().rpartition(")")[2].split()
+            if int(fields[3]) == session and fields[0] != "Z":
+                found.append(int(path.parent.name))
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processes are listed from /proc")
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9)])
+def test_workers_end_with_their_parent_and_the_next_run_goes_on(
+    dataset: Path, tmp_path: Path, number: int, status: int
+) -> None:
+    out = tmp_path / "city"
+    process = run(out, "--scenes", "3", "--frames", "2", "--workers", "2")
+    try:
+        deadline = time.monotonic() + 120
+        while not list(out.rglob("*.npz")) and time.monotonic() < deadline:
+            assert process.poll() is None, process.stderr
+            time.sleep(0.02)
+        assert len(members(process.pid)) > 1
+        with pytest.raises(InputError, match="another run"):  # before it renders anything
+            world.write(out, 3, 2, SEED, SIZE)
+        process.send_signal(number)
+        assert process.wait(30) == status
+        deadline = time.monotonic() + 10
+        while members(process.pid) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert members(process.pid) == []
+    finally:
+        process.kill()
+    assert not (out / "v1.0-mini").exists()
+    if number == signal.SIGKILL:
+        world.write(out, 3, 2, SEED, SIZE, workers=1)
+        assert files(out) == files(dataset)
+
+
+def test_a_full_disk_is_said_and_the_next_run_goes_on(dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, left = os.replace, iter(range(7))
+
+    def full(*args: Any) -> None:
+        if next(left, None) is None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(*args)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", full)
+        with pytest.raises(InputError, match=r"cannot write .*/city/(samples|truth)/.*: No space left on device"):
+            world.write(tmp_path / "city", 3, 2, SEED, SIZE, workers=1)
+    world.write(tmp_path / "city", 3, 2, SEED, SIZE, workers=1)
+    assert files(tmp_path / "city") == files(dataset)
