@@ -1,4 +1,4 @@
-"""Image prompts: IP-Adapter and IP-Adapter Plus (Ye et al. 2023), a second cross-attention to reference pictures."""
+"""Image prompts: IP-Adapter, Plus and Full Face (Ye et al. 2023), a second cross-attention to reference pictures."""
 
 from __future__ import annotations
 
@@ -25,9 +25,16 @@ class ImagePrompt(Plugin):
     """Reference pictures for the scene, for a camera or for a region; null is diffusers' negative image embedding.
 
     ``inputs={"image_prompt": …}`` as `drivegen.plugin.reference_pictures.references` says; in training each camera's own
-    picture. plus projects the image encoder's patches through a resampler of `depth` layers and `heads` heads of 64 (its width:
-    `hidden`, None = the context's) instead of its one embedding; tokens a picture, None = 16 with plus, else 4; fit "crop" is
-    CLIP's centre square, "whole" squeezes all of the picture into it.
+    picture.
+
+    Args:
+        plus: project the image encoder's patches through a resampler, instead of its one embedding.
+        tokens: how many per picture; None = 16 with plus, one per patch with full, else 4.
+        depth: layers of the resampler.
+        heads: heads of the resampler, of width 64.
+        hidden: width of the resampler; None = the context's.
+        fit: "crop" is CLIP's centre square, "whole" squeezes all of the picture into it.
+        full: project every patch by itself, as "full face" does, instead of the one embedding.
     """
 
     requires = ("image_encoder",)
@@ -41,21 +48,31 @@ class ImagePrompt(Plugin):
 
     def __init__(
         self, plus: bool = False, tokens: int | None = None, depth: int = 4, heads: int = 12, hidden: int | None = None,
-        fit: Literal["crop", "whole"] = "crop",
+        fit: Literal["crop", "whole"] = "crop", full: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
         if fit not in ("crop", "whole"):
             raise InputError(f"image_prompt: fit {fit!r} must be 'crop' or 'whole'")
         at_least(1, tokens=tokens, depth=depth, heads=heads, hidden=hidden)
-        self.plus, self.tokens, self.fit = plus, tokens or (16 if plus else 4), fit
+        if full and (plus or tokens is not None):
+            raise InputError("image_prompt: full has a token per patch; leave plus and tokens out")
+        self.plus, self.full, self.tokens, self.fit = plus, full, tokens or (16 if plus else 4), fit
         self.depth, self.heads, self.hidden = depth, heads, hidden
 
     @classmethod
     def read_released(cls, file: ReleasedFile) -> Released | None:
         state = file.state
-        if "ip_adapter.1.to_k_ip.weight" not in state:
+        if any(key.startswith(("ip_adapter_proj_model.", "double_blocks.0.processor.ip_adapter")) for key in state):
+            raise InputError("it is an IP-Adapter of FLUX, and not for Stable Diffusion 1.x and 2.x")
+        if not any(key.startswith(("image_proj.", "ip_adapter.")) for key in state):
             return None
+        if "image_proj.perceiver_resampler.proj_in.weight" in state:
+            raise InputError("it is an IP-Adapter FaceID Plus, which needs InsightFace's embeddings of faces, and is not read")
+        if "image_proj.norm.weight" in state and "image_proj.proj.0.weight" in state:
+            raise InputError("it is an IP-Adapter FaceID, which needs InsightFace's embeddings of faces, and is not read")
         width = state["ip_adapter.1.to_k_ip.weight"].shape[1]
+        if width == 2048:
+            raise InputError("it is an IP-Adapter of SDXL, and not for Stable Diffusion 1.x and 2.x")
         if "image_proj.latents" in state:
             _, tokens, hidden = state["image_proj.latents"].shape
             depth = len({key.split(".")[2] for key in state if key.startswith("image_proj.layers.")})
@@ -63,16 +80,24 @@ class ImagePrompt(Plugin):
             return Released({"plus": True, "tokens": tokens, "depth": depth, "heads": heads, "hidden": hidden}, state)
         if "image_proj.proj.weight" in state:
             return Released({"plus": False, "tokens": state["image_proj.proj.weight"].shape[0] // width}, state)
-        raise InputError("this IP-Adapter file is neither plain nor Plus (Full and FaceID files are not supported)")
+        if "image_proj.proj.3.weight" in state:
+            return Released({"full": True}, state)
+        named = sorted(key for key in state if key.startswith("image_proj."))[:3]
+        raise InputError(
+            f"it is an IP-Adapter of a kind that is not read; its projection has {', '.join(named) or 'no weights'}"
+        )
 
     def attach(self, backbone: Any) -> None:
         vision, width = backbone.component("image_encoder").config, backbone.token_width
         self.side = int(vision.image_size)
-        self.image_proj: nn.Module = (
-            Resampler(vision.hidden_size, self.hidden or width, width, self.tokens, self.depth, self.heads)
-            if self.plus
-            else Projection(vision.projection_dim, width, self.tokens)
-        )
+        self.image_proj: nn.Module
+        if self.plus:
+            self.image_proj = Resampler(vision.hidden_size, self.hidden or width, width, self.tokens, self.depth, self.heads)
+        elif self.full:
+            self.tokens = (self.side // int(vision.patch_size)) ** 2 + 1
+            self.image_proj = EachPatch(vision.hidden_size, width)
+        else:
+            self.image_proj = Projection(vision.projection_dim, width, self.tokens)
         # Named as released files name them: odd numbers over the cross-attentions, in the order down, up, mid.
         self.ip_adapter = nn.ModuleDict()
         self.tap("*.attn2.to_q", lambda name, site: Query())
@@ -94,7 +119,7 @@ class ImagePrompt(Plugin):
         return {key: joined([item[key] for item in items], fill.get(key, 0)) for key in items[0]}
 
     def precompute(self, arrays: Arrays) -> Arrays | None:
-        if self.plus:  # the patches' features are larger than the picture
+        if self._patches:  # the patches' features are larger than the picture
             return None
         kept = {key: value for key, value in arrays.items() if key != "pixels"}
         return {**kept, "features": self._features(arrays["pixels"].flatten(0, 1)).unflatten(0, arrays["pixels"].shape[:2])}
@@ -128,6 +153,11 @@ class ImagePrompt(Plugin):
         where = None if even else Weights(scale.flatten(0, 1), masks.flatten(0, 1))
         return Signal(data=(sites, bias, where))
 
+    @property
+    def _patches(self) -> bool:
+        """Whether the image encoder's patches are projected, not its one embedding."""
+        return self.plus or self.full
+
     def _tokens(self, arrays: Arrays) -> Tensor:
         features = arrays.get("features")
         if features is None:
@@ -138,20 +168,20 @@ class ImagePrompt(Plugin):
 
     @torch.no_grad()
     def _features(self, pixels: Tensor) -> Tensor:
-        """Run the image encoder on uint8 pictures (M, 3, s, s): embeddings (M, E), or with plus patches (M, P, E)."""
+        """Run the image encoder on uint8 pictures (M, 3, s, s): embeddings (M, E), or patches (M, P, E)."""
         mean, std = (torch.tensor(v, device=pixels.device).view(3, 1, 1) for v in (_MEAN, _STD))
         return self._encoded((pixels.float() / 255 - mean) / std)
 
     def _encoded(self, normalised: Tensor) -> Tensor:
         encoder = self.backbone.component("image_encoder")
         x = normalised.to(next(encoder.parameters()).dtype)
-        return before_last_layer(encoder, x) if self.plus else encoder(x).image_embeds
+        return before_last_layer(encoder, x) if self._patches else encoder(x).image_embeds
 
     def _null_tokens(self) -> Tensor:
-        """Project what diffusers takes for no picture: a zero embedding, or with plus the patches of a zero input."""
+        """Project what diffusers takes for no picture: a zero embedding, or the patches of a zero input."""
         encoder = self.backbone.component("image_encoder")
         parameter = next(encoder.parameters())
-        if self.plus:
+        if self._patches:
             with torch.no_grad():
                 features = self._encoded(parameter.new_zeros(1, 3, self.side, self.side))
         else:
@@ -189,6 +219,19 @@ class Projection(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Project (M, E) to (M, T, D)."""
         out: Tensor = self.norm(self.proj(x.to(self.proj.weight.dtype)).unflatten(-1, (self.tokens, -1)))
+        return out
+
+
+class EachPatch(nn.Module):
+    """Every patch of a picture as one token."""
+
+    def __init__(self, inputs: int, width: int) -> None:
+        super().__init__()
+        self.proj = nn.Sequential(nn.Linear(inputs, inputs), nn.GELU(), nn.Linear(inputs, width), nn.LayerNorm(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Project (M, P, E) to (M, P, D)."""
+        out: Tensor = self.proj(x.to(self.proj[0].weight.dtype))
         return out
 
 

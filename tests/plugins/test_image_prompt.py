@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,8 @@ from drivegen.host.host import Host
 from drivegen.pipeline.pipeline import Pipeline
 from drivegen.plugin import Plugin
 from drivegen.plugin import reference_pictures as references
-from drivegen.sampling import HostDenoiser, classifier_free
+from drivegen.sampling import HostDenoiser, Sampling, classifier_free
+from drivegen.saved.model import Model
 from drivegen.scene import Scene
 from drivegen.support.errors import InputError
 from drivegen.testing.frames import frame
@@ -103,7 +105,7 @@ def near(a: Tensor, b: Tensor) -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("options", [{}, PLUS], ids=["plain", "plus"])
+@pytest.mark.parametrize("options", [{}, PLUS, {"full": True}], ids=["plain", "plus", "full"])
 def test_equals_diffusers(options: dict[str, Any]) -> None:
     """One picture, several together, a scale and a mask each; each view against diffusers on its own."""
     host, plugin = make(options)
@@ -168,6 +170,46 @@ def test_pictures_are_cut_as_clip_does() -> None:
 def test_bad_pictures_are_refused(user_input: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         references.references(SCENE, user_input)
+
+
+def released(options: dict[str, Any]) -> dict[str, Tensor]:
+    return {key: value.clone() for key, value in make(options)[1].state_dict().items()}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("options", "change", "words"),
+    [
+        ({"full": True}, {}, None),
+        (PLUS, {"image_proj.layers.0.0.to_q.weight": None}, "not whole: lacks 'image_proj.layers.0.0.to_q.weight'"),
+        (PLUS, {"image_proj.layers.3.1.3.weight": None}, "missing image_proj.layers.3.1.3.weight"),
+        (PLUS, {f"ip_adapter.{i}.to_k_ip.weight": None for i in (1, 3, 5)}, "lacks 'ip_adapter.1.to_k_ip.weight'"),
+        (
+            {"full": True},
+            {"image_proj.proj.3.weight": None},
+            "not read; its projection has image_proj.proj.0",
+        ),
+        ({"full": True}, {"image_proj.proj.0.bias": None}, "missing image_proj.proj.0.bias"),
+        ({"full": True}, {"image_proj.norm.weight": torch.ones(32)}, "an IP-Adapter FaceID, which needs InsightFace"),
+        ({}, {"image_proj.perceiver_resampler.proj_in.weight": torch.ones(1)}, "FaceID Plus"),
+        ({}, {"ip_adapter.1.to_k_ip.weight": torch.ones(8, 2048)}, "IP-Adapter of SDXL"),
+        ({}, {"ip_adapter_proj_model.norm.weight": torch.ones(1)}, "IP-Adapter of FLUX"),
+    ],
+)
+def test_released_files(tmp_path: Path, options: dict[str, Any], change: dict[str, Any], words: str | None) -> None:
+    """A file of full face loads; one that is cut short or of another kind is refused in a sentence."""
+    state = {key: value for key, value in (released(options) | change).items() if value is not None}
+    torch.save(state, tmp_path / "ip-adapter.bin")
+    backbone = tiny_backbone(image_encoder=True)
+    pipe = Pipeline(Model(Host(backbone, {"text": load("text")()}), Sampling(), (48, 64)))
+    if words is None:
+        assert pipe.add_plugin(tmp_path / "ip-adapter.bin") == "image_prompt"
+        added = pipe.host.plugin("image_prompt")
+        assert added.config["full"] is True
+        assert all(torch.equal(value, state[key]) for key, value in added.state_dict().items())
+        return
+    with pytest.raises(InputError, match=re.escape(words)):
+        pipe.add_plugin(tmp_path / "ip-adapter.bin")
 
 
 def test_one_picture_is_encoded_once() -> None:
