@@ -41,6 +41,8 @@ class Input:
         required: whether the plugin cannot work without it.
         per_camera: whether there is one for each camera, by channel; a folder of files named by channel serves too.
         mode: what a picture is converted to, "L", "RGB" or "RGBA".
+        masked: whether a picture may also be {"image": picture, "mask": picture}, of which `prepare` gets a dict of both; in a
+            folder CHANNEL_mask is the mask of CHANNEL.
         read: the plugin's own conversion ``read(frame, value)``, which raises InputError for what does not fit; for inputs with
             a grammar of their own, which the type then only names. It must be a function of a module, to be pickled.
     """
@@ -51,6 +53,7 @@ class Input:
     required: bool = False
     per_camera: bool = False
     mode: str = "RGB"
+    masked: bool = False
     read: Callable[[Frame, Any], Any] | None = None
 
     def __post_init__(self) -> None:
@@ -74,6 +77,16 @@ class Input:
         return {channel: self._one(one, f"{self.name} of {channel}") for channel, one in channels.items()}
 
     def _one(self, value: Any, name: str) -> Any:
+        if self.masked and isinstance(value, Mapping):
+            for key in value:
+                if key not in ("image", "mask"):
+                    raise InputError(
+                        f"{name} is given {key!r}{nearest(str(key), ('image', 'mask'))}; it has 'image' and 'mask'"
+                    )
+            if value.get("image") is None:
+                raise InputError(f"{name} has a mask and no image; give {{'image': …, 'mask': …}}")
+            both = {"image": _picture(value["image"], name, self.mode)}
+            return both if value.get("mask") is None else both | {"mask": _picture(value["mask"], f"the mask of {name}", "L")}
         return _picture(value, name, self.mode) if self.type == "picture" else _CONVERTED[self.type](value, name)
 
 
@@ -135,7 +148,11 @@ def _by_channel(value: Any, declared: Input, frame: Frame) -> dict[str, Any]:
             raise InputError(
                 f"{declared.name} is given per camera, as {{channel: …}} or a folder of files; {folder} is neither"
             )
-        value = {path.stem: path for path in sorted(folder.iterdir()) if path.stem in frame.channels and path.is_file()}
+        files = {path.stem: path for path in sorted(folder.iterdir()) if path.is_file()}
+        value = {stem: path for stem, path in files.items() if stem in frame.channels}
+        if declared.masked:
+            masks = {stem: files[f"{stem}_mask"] for stem in value if f"{stem}_mask" in files}
+            value |= {stem: {"image": value[stem], "mask": mask} for stem, mask in masks.items()}
         if not value:
             raise InputError(f"{declared.name}: {folder} has no file named by a camera; there are {', '.join(frame.channels)}")
     if not isinstance(value, Mapping):

@@ -48,14 +48,16 @@ class Reading:
 class PicturePlugin(Plugin):
     """A condition on one picture per camera, of 0 to 1 at the generated size; null, like a camera without one, adds nothing.
 
-    picture names one of `raster.PICTURES`, or "given"; channels is its number of channels.
+    picture names one of `raster.PICTURES`, or "given"; channels is its number of channels. A picture that comes with a mask has
+    −1 in the masked pixels, which inpainting ControlNets fill.
     """
 
     accepts = (
         Input(
-            "pictures", "picture", "uint8 or 0 to 1, in place of drawn ones (none are with picture 'given')", per_camera=True
+            "pictures", "picture", "uint8 or 0 to 1, in place of drawn ones (none are with picture 'given')", per_camera=True,
+            masked=True,
         ),
-    )
+    )  # fmt: skip
 
     def __init__(self, picture: str = GIVEN, channels: int | None = None) -> None:
         super().__init__()
@@ -76,6 +78,8 @@ class PicturePlugin(Plugin):
         }
 
     def _picture(self, frame: Frame, camera: Camera, user_input: Any) -> np.ndarray | None:
+        if isinstance(user_input, Mapping):
+            return _masked(user_picture(user_input["image"], self.channels, camera), user_input.get("mask"), camera)
         if user_input is not None:
             return user_picture(user_input, self.channels, camera)
         return None if self.picture == GIVEN else raster.picture(self.picture).draw(frame, camera)
@@ -112,6 +116,16 @@ def network_arguments(kind: str, network_class: Any, config: Mapping[str, Any]) 
             what = f"{key!r} is no argument of diffusers' {network_class.__name__}{nearest(key, known)}"
             raise InputError(f"{kind}: {what}; if the network does without it, take it out of its configuration")
     return {key: value for key, value in config.items() if key in known}
+
+
+def _masked(picture: np.ndarray, mask: Any, camera: Camera) -> np.ndarray:
+    """Set the pixels of a picture (channels, H, W) to −1 where a caller's mask is more than half white."""
+    if mask is None:
+        return picture
+    white = user_picture(mask, 1, camera)[0]
+    where = white > 127 if white.dtype == np.uint8 else white > 0.5
+    values = picture.astype(np.float32) / 255 if picture.dtype == np.uint8 else picture
+    return np.where(where, np.float32(-1), values)
 
 
 def _stack(pictures: list[np.ndarray]) -> np.ndarray:
