@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from drivegen.support.errors import Diverged, InputError
+from drivegen.support.errors import CannotGoOn, InputError
 from drivegen.support.signals import INTERRUPTED
 from drivegen.support.text import printable
 
@@ -44,7 +44,7 @@ def _guarded(command: Callable[..., None]) -> Callable[..., None]:
             where = f" {error.filename}" if error.filename else ""
             _say(f"error: {error.strerror or error}{where}")
             raise typer.Exit(BAD_INPUT) from error
-        except Diverged as error:
+        except CannotGoOn as error:
             _say(f"error: {error}")
             raise typer.Exit(FAILED) from error
         except KeyboardInterrupt as error:

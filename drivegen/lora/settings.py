@@ -13,7 +13,7 @@ class LoraConfig:
     """A LoRA that trains inside the frozen UNet, beside the plugins or alone."""
 
     rank: int = field(default=8, metadata={"ge": 1, "le": 1024})
-    alpha: float | None = field(default=None, metadata={"gt": 0})
+    alpha: float | None = field(default=None, metadata={"gt": 0, "le": 1e6})
     """Its term counts alpha / rank; None = rank."""
     targets: str = r".*\.attn[12]\.(to_q|to_k|to_v|to_out\.0)"
     """Pattern of the UNet's layers that it changes; a plugin's layers are not among them."""

@@ -18,11 +18,15 @@ class InputError(ValueError):
         super().__init__(printable(str(message)))
 
 
-class Diverged(RuntimeError):
-    """The loss or the gradient is NaN or infinite: the message names step and samples; the command line exits with status 1."""
+class CannotGoOn(RuntimeError):
+    """Work that cannot go on for a reason outside of its input; the message is one sentence, and the exit status 1."""
 
     def __init__(self, message: object = "") -> None:
         super().__init__(printable(str(message)))
+
+
+class Diverged(CannotGoOn):
+    """The loss or the gradient is NaN or infinite: the message names step and samples; the command line exits with status 1."""
 
 
 def at_least(least: float, **values: float | Sequence[float] | None) -> None:

@@ -6,75 +6,34 @@ import contextlib
 import dataclasses
 import inspect
 import math
-import re
+import reprlib
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
-import yaml
-
 from drivegen.support.errors import InputError, nearest
+from drivegen.support.interpolation import resolve
+from drivegen.support.yaml_values import MAX_CHARACTERS, MAX_DEPTH, parse
+
+__all__ = ["arguments", "build", "check", "parse", "read", "refuse_code", "tuples"]
 
 T = TypeVar("T")
-MAX_CHARACTERS = 1_000_000
 _WORDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
 _CODE_KEYS = ("_target_", "class_path", "__class__")
-
-
-def _refused(problem: str, at: Any) -> yaml.MarkedYAMLError:
-    return yaml.MarkedYAMLError(problem=problem, problem_mark=at.start_mark)
-
-
-class _Loader(yaml.SafeLoader):
-    """SafeLoader that refuses anchors, tags and duplicate keys, and reads ``1e-4`` as the number that it is."""
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        event = self.peek_event()
-        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
-            raise _refused("anchors and aliases are not allowed; write the value out", event)
-        tag = getattr(event, "tag", None)
-        if tag and ("python" in tag or not tag.startswith("tag:yaml.org,2002:")):
-            raise _refused(f"the tag {tag!r} is not allowed", event)
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if not isinstance(key, str):
-                raise _refused(f"the key {key!r} is not a name", key_node)
-            if key in seen:
-                raise _refused(f"the key {key!r} comes twice", key_node)
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
-
-
-def parse(text: str, where: str) -> Any:
-    """Parse YAML text into plain values; raises InputError with line and column."""
-    if len(text) > MAX_CHARACTERS:
-        raise InputError(f"{where} has {len(text):,} characters; a config has at most {MAX_CHARACTERS:,}")
-    try:
-        return yaml.load(text, Loader=_Loader)  # a SafeLoader
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        at = f", line {mark.line + 1} column {mark.column + 1}" if mark else ""
-        raise InputError(f"{where}{at}: {getattr(error, 'problem', None) or error}") from error
-    except RecursionError as error:
-        raise InputError(f"{where} is nested too deeply") from error
 
 
 def read(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Read a YAML file, put ``dotted.key=value`` overrides in, and resolve ``${a.b}`` interpolations to other keys."""
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        if path.exists() and not path.is_file():
+            raise InputError(f"cannot read the config {path}: it is a folder or a device, not a file")
+        with open(path, encoding="utf-8") as file:
+            text = file.read(MAX_CHARACTERS + 1)
+    except InputError:
+        raise
+    except (OSError, ValueError) as error:  # a ValueError: not UTF-8, or a NUL in the path
         raise InputError(f"cannot read the config {path}: {getattr(error, 'strerror', None) or error}") from error
     tree = parse(text, str(path))
     if not isinstance(tree, dict):
@@ -82,38 +41,50 @@ def read(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     for override in overrides:
         _override(tree, override)
     refuse_code(tree, "")
-    _refuse_resolvers(tree, "")
-    return _resolve(tree, str(path))
+    values = resolve(tree, str(path))
+    _refuse_infinite(values, "")
+    return values
 
 
 def _override(tree: dict[str, Any], override: str) -> None:
     name, equals, text = override.partition("=")
-    keys = name.strip().split(".")
-    if not equals or not all(keys):
-        raise InputError(f"override {override!r} is not of the form key=value, such as train.lr=1e-4")
+    keys, shown = name.strip().split("."), _shown(override)
+    if not equals or not all(keys) or not name.isprintable() or len(keys) > MAX_DEPTH:
+        raise InputError(f"override {shown} is not of the form key=value, such as train.lr=1e-4")
     for key in keys[:-1]:
         if tree.get(key) is None:
             tree[key] = {}
         tree = tree[key]
         if not isinstance(tree, dict):
-            raise InputError(f"override {override!r}: {key!r} is a value, not a group of settings")
-    tree[keys[-1]] = parse(text, f"override {override!r}")
+            raise InputError(f"override {shown}: {key!r} is a value, not a group of settings")
+    tree[keys[-1]] = parse(text, f"override {shown}")
 
 
 def refuse_code(value: Any, path: str) -> None:
     """Raise InputError for a key that names a class to make, at any depth; path is what stands before the key."""
     for key, item in _items(value):
         if key in _CODE_KEYS:
-            raise InputError(f"{path}{key} names code to run ({item!r}), which settings cannot; use `kind:`")
+            raise InputError(f"{path}{key} names code to run ({_shown(item)}), which settings cannot; use `kind:`")
         refuse_code(item, f"{path}{key}.")
 
 
-def _refuse_resolvers(value: Any, path: str) -> None:
-    """Refuse interpolations that call a resolver (they read the environment)."""
+def _refuse_infinite(value: Any, path: str) -> None:
+    """Refuse NaN and infinity at any depth: no setting takes them, and JSON, in which settings are saved, has none."""
     for key, item in _items(value):
-        _refuse_resolvers(item, f"{path}{key}.")
-    if isinstance(value, str) and "${" in value and re.search(r"\$\{[^}]*:", value):
-        raise InputError(f"{path[:-1]} = {value!r} calls a resolver; only ${{other.key}} is allowed, environment access is off")
+        if isinstance(item, float) and not math.isfinite(item):
+            raise InputError(f"{path}{key} = {item} must be finite")
+        _refuse_infinite(item, f"{path}{key}.")
+
+
+_PRINTER = reprlib.Repr()
+_PRINTER.maxstring = _PRINTER.maxother = _PRINTER.maxlong = 100
+
+
+def _shown(value: Any) -> str:
+    """Write a value for an error, shortened: what a user gave may be a megabyte."""
+    if isinstance(value, int) and value.bit_length() > 1000:
+        return f"a number of {value.bit_length()} bits"  # Python refuses to write thousands of digits
+    return _PRINTER.repr(value)
 
 
 def _items(value: Any) -> Iterable[tuple[Any, Any]]:
@@ -122,31 +93,20 @@ def _items(value: Any) -> Iterable[tuple[Any, Any]]:
     return enumerate(value) if isinstance(value, (list, tuple)) else ()
 
 
-def _resolve(tree: dict[str, Any], where: str) -> dict[str, Any]:
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
-    try:
-        resolved: Any = OmegaConf.to_container(OmegaConf.create(tree), resolve=True, throw_on_missing=True)
-    except (OmegaConfBaseException, RecursionError) as error:
-        reason = "its interpolations go in a circle" if isinstance(error, RecursionError) else " ".join(str(error).split())
-        raise InputError(f"{where}: {reason}") from error
-    return resolved
-
-
 def build(cls: type[T], values: Any, path: str = "") -> T:
     """Make a dataclass from plain values; raises InputError naming path, value and what is allowed.
 
-    A field's ``metadata`` may hold ``ge``, ``gt``, ``le``, ``lt`` bounds.
+    A field's ``metadata`` may hold ``ge``, ``gt``, ``le``, ``lt`` bounds of a number, or of each number of a list.
     """
     where = path or "the config"
     if not isinstance(values, Mapping):
-        raise InputError(f"{where} must be a group of settings, and is {values!r}")
+        raise InputError(f"{where} must be a group of settings, and is {_shown(values)}")
     hints = typing.get_type_hints(cls)
     fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     for key in values:
         if key not in fields:
-            raise InputError(f"unknown setting {_join(path, key)}{nearest(key, fields)}; {where} takes {', '.join(fields)}")
+            name = str(key)[:80]
+            raise InputError(f"unknown setting {_join(path, name)}{nearest(name, fields)}; {where} takes {', '.join(fields)}")
     made: dict[str, Any] = {}
     for name, field in fields.items():
         if name in values:
@@ -158,6 +118,20 @@ def build(cls: type[T], values: Any, path: str = "") -> T:
         return cls(**made)
     except InputError as error:
         raise InputError(f"{path}: {error}" if path else str(error)) from error
+
+
+def check(made: Any) -> None:
+    """Raise InputError, as `build` does, for a field of a dataclass made in Python that is not of its type or range.
+
+    A numpy number becomes the plain one.
+    """
+    hints = typing.get_type_hints(type(made))
+    for field in dataclasses.fields(made):
+        value = getattr(made, field.name)
+        if type(value).__module__ == "numpy" and not getattr(value, "shape", None):
+            value = value.item()
+            object.__setattr__(made, field.name, value)
+        _in_range(_value(hints[field.name], value, field.name), field.metadata, field.name)
 
 
 def arguments(call: Callable[..., Any], values: Mapping[str, Any], path: str) -> dict[str, Any]:
@@ -200,17 +174,21 @@ def _join(path: str, key: str) -> str:
 
 
 def _in_range(value: Any, bounds: Mapping[str, Any], path: str) -> None:
-    if not isinstance(value, (int, float)) or not bounds:
+    if not isinstance(value, (int, float)):
+        for i, item in enumerate(value if isinstance(value, tuple) else ()):
+            _in_range(item, bounds, f"{path}[{i}]")
         return
     signs = {"ge": (">=", value >= bounds.get("ge", value)), "le": ("<=", value <= bounds.get("le", value))}
     signs |= {"gt": (">", "gt" not in bounds or value > bounds["gt"]), "lt": ("<", "lt" not in bounds or value < bounds["lt"])}
     if not all(ok for _, ok in signs.values()):
         allowed = " and ".join(f"{signs[k][0]} {v:g}" for k, v in bounds.items())
-        raise InputError(f"{path} = {value:g} is out of range; allowed: {allowed}")
+        raise InputError(f"{path} = {value if isinstance(value, int) else f'{value:g}'} is out of range; allowed: {allowed}")
 
 
 def _value(kind: Any, value: Any, path: str) -> Any:
     origin, args = get_origin(kind) or kind, get_args(kind)
+    if isinstance(value, int) and value.bit_length() > 128:
+        raise InputError(f"{path} is {_shown(value)}, too large for any setting")
     if kind is Any:
         return value
     if origin in (Union, types.UnionType):
@@ -220,13 +198,13 @@ def _value(kind: Any, value: Any, path: str) -> Any:
             value = str(value)  # YAML reads 32 as a number where "32" is meant
         if not any(_same(value, arg) for arg in args):
             text = ", ".join(map(str, args))
-            raise InputError(f"{path} = {value!r} is not one of {text}{nearest(str(value), map(str, args))}")
+            raise InputError(f"{path} = {_shown(value)} is not one of {text}{nearest(str(value), map(str, args))}")
         return value
     if dataclasses.is_dataclass(kind):
         return build(kind, value, path)  # type: ignore[arg-type]
     if origin in (dict, Mapping):
         if not isinstance(value, Mapping):
-            raise InputError(f"{path} must be a group of settings, and is {value!r}")
+            raise InputError(f"{path} must be a group of settings, and is {_shown(value)}")
         return {k: _value(args[1] if args else Any, v, _join(path, k)) for k, v in value.items()}
     if origin is tuple:
         return _tuple(args or (Any, ...), value, path)
@@ -249,16 +227,16 @@ def _union(args: tuple[Any, ...], value: Any, path: str) -> Any:
     if made:  # 1 stays a whole number where it may be one, whatever else it may be
         return next((m for m in made if type(m) is type(value)), made[0])
     names = " or ".join(getattr(get_origin(a) or a, "__name__", str(a)) for a in rest)
-    raise InputError(f"{path} = {value!r} must be {names}")
+    raise InputError(f"{path} = {_shown(value)} must be {names}")
 
 
 def _tuple(args: tuple[Any, ...], value: Any, path: str) -> tuple[Any, ...]:
     if not isinstance(value, (list, tuple)):
-        raise InputError(f"{path} = {value!r} must be a list")
+        raise InputError(f"{path} = {_shown(value)} must be a list")
     if len(args) == 2 and args[1] is Ellipsis:
         return tuple(_value(args[0], item, f"{path}[{i}]") for i, item in enumerate(value))
     if len(value) != len(args):
-        raise InputError(f"{path} = {list(value)!r} must have {len(args)} values")
+        raise InputError(f"{path} = {_shown(list(value))} must have {len(args)} values")
     return tuple(_value(kind, item, f"{path}[{i}]") for i, (kind, item) in enumerate(zip(args, value, strict=True)))
 
 
@@ -271,7 +249,7 @@ def _plain(kind: Any, value: Any, path: str) -> Any:
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        raise InputError(f"{path} = {value!r} must be {_WORDS[kind]}")
+        raise InputError(f"{path} = {_shown(value)} must be {_WORDS[kind]}")
     if isinstance(value, float) and not math.isfinite(value):
         raise InputError(f"{path} = {value} must be finite")
     return value

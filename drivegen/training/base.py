@@ -16,6 +16,9 @@ from torch import Tensor, nn
 from drivegen.support.errors import Diverged, InputError
 from drivegen.training.config import TrainConfig
 from drivegen.training.fast import speed_up
+from drivegen.training.frozen import check_frozen
+from drivegen.training.own_trainer import check_data_length, check_trainer
+from drivegen.training.randomness import randomness, set_randomness
 
 
 class TrainedModule(pl.LightningModule):
@@ -26,13 +29,32 @@ class TrainedModule(pl.LightningModule):
         self.settings = settings
         self.strict_loading = False
         self.samples: tuple[str, ...] = ()
+        self._randomness = randomness()
+        self._frozen_digests: dict[str, str] | None = None
 
     def trained(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Name the parameters that train."""
         return ((name, p) for name, p in self.named_parameters() if p.requires_grad)
 
+    def digest_frozen(self) -> dict[str, str]:
+        """Return a digest per part of what does not train; a subclass that stands on something says on what."""
+        return {}
+
+    def frozen_digests(self) -> dict[str, str]:
+        """Return `digest_frozen`, computed once: none of it changes."""
+        if self._frozen_digests is None:
+            self._frozen_digests = self.digest_frozen()
+        return self._frozen_digests
+
+    def prepare_data(self) -> None:
+        """Refuse a Trainer that would not do what the settings say, before data are read."""
+        check_trainer(self.trainer, self.settings)
+
     def on_fit_start(self) -> None:
         speed_up(self)
+
+    def on_train_start(self) -> None:
+        check_data_length(self.trainer, self.settings)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         return batch.to(device)
@@ -60,6 +82,12 @@ class TrainedModule(pl.LightningModule):
         done = min(1.0, max(0.0, (step - s.warmup) / max(1, s.steps - s.warmup)))
         return warm * 0.5 * (1 + math.cos(math.pi * done))
 
+    def on_validation_start(self) -> None:
+        self._randomness = randomness()
+
+    def on_validation_end(self) -> None:
+        set_randomness(self._randomness)  # a training goes on as if nothing had been measured
+
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Seed every generator from (seed, batches so far, rank), so that a resumed run draws what an unbroken one would."""
         text = f"{self.settings.seed} {self.trainer.fit_loop.total_batch_idx} {self.global_rank}"
@@ -76,10 +104,22 @@ class TrainedModule(pl.LightningModule):
         self.log("loss", loss.detach(), prog_bar=True)
         return loss
 
-    def configure_gradient_clipping(self, optimizer: Any, *args: Any, **kwargs: Any) -> None:
-        """Clip by norm; raises Diverged when a gradient is not finite, before the parameters see it."""
-        limit = self.settings.clip or math.inf
-        norm = nn.utils.clip_grad_norm_([p for _, p in self.trained()], limit)
+    def configure_gradient_clipping(
+        self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        """Clip gradients; raises Diverged when one is not finite, before the parameters see it.
+
+        Args:
+            optimizer: not read; every parameter that trains is clipped.
+            gradient_clip_val: the Trainer's limit, in place of ``settings.clip``; 0 is none.
+            gradient_clip_algorithm: the Trainer's, ``norm`` (the default) or ``value``.
+        """
+        parameters = [p for _, p in self.trained()]
+        limit = (self.settings.clip if gradient_clip_val is None else gradient_clip_val) or math.inf
+        by_value = str(getattr(gradient_clip_algorithm, "value", gradient_clip_algorithm)) == "value"
+        norm = nn.utils.clip_grad_norm_(parameters, math.inf if by_value else limit)
+        if by_value and limit < math.inf:
+            nn.utils.clip_grad_value_(parameters, limit)
         # Loss scaling of fp16 makes infinite gradients on purpose and skips the step.
         if self.settings.precision != "fp16" and not bool(torch.isfinite(norm)):
             names = ", ".join(self.samples)
@@ -89,8 +129,10 @@ class TrainedModule(pl.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         kept = {name for name, _ in self.trained()}
         checkpoint["state_dict"] = {name: v for name, v in checkpoint["state_dict"].items() if name in kept}
+        checkpoint["frozen"] = self.frozen_digests()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        check_frozen(checkpoint.get("frozen"), self.frozen_digests(), "the checkpoint")
         own = {name: p.shape for name, p in self.trained()}
         saved = {name: v.shape for name, v in checkpoint["state_dict"].items()}
         problems = [f"missing {n}" for n in own if n not in saved] + [f"unexpected {n}" for n in saved if n not in own]

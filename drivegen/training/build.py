@@ -17,6 +17,7 @@ from drivegen.catalog import registry
 from drivegen.catalog.construct import construct, construct_plugin, refusing
 from drivegen.host.host import Host
 from drivegen.plugin import Plugin
+from drivegen.sampling.settings import Sampling
 from drivegen.saved import model as models
 from drivegen.support import strict_yaml, weights
 from drivegen.support.errors import InputError, nearest
@@ -25,12 +26,16 @@ from drivegen.training.first_stage.networks import take_over
 from drivegen.training.first_stage.settings import AutoencoderConfig
 
 
-def build_host(config: Config) -> Host:
-    """Make the host that a config describes; the same config makes the same weights."""
+def build_model(config: Config) -> models.Model:
+    """Make the host that a config describes, with the sampling defaults that it is saved with.
+
+    The same config makes the same weights. What the config does not say of sampling is as the base has it.
+    """
     torch.manual_seed(config.train.seed)
+    defaults: Mapping[str, Any] = {}
     if config.model.base is not None:
         loaded = models.load(config.model.base)
-        host = loaded.host
+        host, defaults = loaded.host, loaded.sampling.to_dict()
         if loaded.folder is None or not (loaded.folder / models.INDEX).is_file():
             # What is no drivegen model comes with a text plugin only where the config describes none.
             for name in [name for name in host.plugins if name in config.plugins]:
@@ -51,7 +56,13 @@ def build_host(config: Config) -> Host:
     for group in config.drop_groups:
         for name in group.names:
             host.plugin(name)
-    return host
+    sampling = Sampling.from_dict({**defaults, **config.sampling}, "sampling")
+    return models.Model(host, sampling, config.data.size)
+
+
+def build_host(config: Config) -> Host:
+    """Make the host that a config describes; the same config makes the same weights."""
+    return build_model(config).host
 
 
 def _bring(host: Host, config: Config, base: Path | None) -> None:
@@ -90,7 +101,7 @@ def _add(host: Host, name: str, settings: PluginConfig) -> None:
         there = registry.kinds()
         raise InputError(f"plugins.{name} needs a kind; there are {', '.join(there)}{nearest(name, there)}")
     if settings.weights is not None:
-        plugin = models.load_plugin(host, name, Path(settings.weights), settings.kind)
+        plugin = models.load_plugin(host, name, Path(settings.weights).expanduser(), settings.kind)
         _check_same(plugin, name, settings)
         return
     cls, where = registry.load(settings.kind), f"plugins.{name}.options"
@@ -119,7 +130,7 @@ def _backbone_from_scratch(settings: ModelConfig, size: tuple[int, int]) -> Back
 
     assert settings.tokenizer is not None
     assert settings.vae is not None
-    tokenizer, vae = load_tokenizer(Path(settings.tokenizer)), load_first_stage(settings.vae)
+    tokenizer, vae = load_tokenizer(Path(settings.tokenizer).expanduser()), load_first_stage(settings.vae)
     text = CLIPTextModel(text_config(settings.text_encoder, tokenizer))
     factor = 2 ** (len(vae.config.block_out_channels) - 1)
     defaults = {

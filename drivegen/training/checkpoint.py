@@ -1,8 +1,7 @@
-"""Checkpoints: whole or not at all, plain tensors only, and refused when they do not belong to the run."""
+"""Checkpoints of a run: when they are written, how many are kept, and whether one belongs to the run that goes on."""
 
 from __future__ import annotations
 
-import io
 import os
 import re
 from collections.abc import Mapping
@@ -10,46 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
-from pytorch_lightning.plugins.io import TorchCheckpointIO
 
-from drivegen.support import files
+from drivegen.support import files, strict_yaml
 from drivegen.support.errors import InputError
-from drivegen.training.config import differences
+from drivegen.training.checkpoint_file import AtomicIO, is_sealed, read
+from drivegen.training.config import Config, differences, to_dict
+
+__all__ = ["FREE", "AtomicIO", "Checkpoints", "check_config", "is_sealed", "read"]
 
 FREE = (
-    "preview", "data.workers", "data.cache", "output", "sampling", "save_dtype", "save_shard_mb",
+    "preview", "validation", "logger", "data.workers", "data.cache", "output", "sampling", "save_dtype", "save_shard_mb",
     "train.checkpoint_every", "train.keep_checkpoints", "train.log_every",
 )  # fmt: skip
 """Settings that may change when a run is resumed: none of them changes what is learned."""
-
-
-class AtomicIO(TorchCheckpointIO):
-    """Lightning's checkpoint files, written to a temporary file, synced, and put in place."""
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        buffer = io.BytesIO()
-        torch.save(checkpoint, buffer)
-        files.write_atomically(path, buffer.getbuffer())
-
-    def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = None) -> dict[str, Any]:
-        return read(Path(path))
-
-
-def read(path: Path) -> dict[str, Any]:
-    """Read a checkpoint of plain tensors and values; raises InputError when it is missing, damaged or holds anything else."""
-    if not path.is_file():
-        raise InputError(f"there is no checkpoint {path} to resume from")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises pickle, zip, runtime and EOF errors for damaged and hostile files alike
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{path} was refused: it is damaged or holds more than plain tensors ({reason})") from error
-    if not isinstance(state, dict) or "global_step" not in state or "state_dict" not in state:
-        raise InputError(f"{path} is not a training checkpoint")
-    return state
 
 
 def check_config(checkpoint: Mapping[str, Any], config: Mapping[str, Any], path: Path) -> None:
@@ -57,6 +29,7 @@ def check_config(checkpoint: Mapping[str, Any], config: Mapping[str, Any], path:
     saved = checkpoint.get("drivegen_config")
     if saved is None:
         raise InputError(f"{path} was not written by `drivegen train`; it has no config to compare with")
+    saved = to_dict(strict_yaml.build(Config, saved, f"the config in {path}"))  # with the defaults of settings that came since
     # A longer run: the schedule is that of the new length, from where the old one stands.
     free = (*FREE, "train.steps") if config["train"]["steps"] > checkpoint["global_step"] else FREE
     changed = [d for d in differences(saved, config) if not re.match(rf"({'|'.join(map(re.escape, free))})[.:\[]", d)]
@@ -66,14 +39,25 @@ def check_config(checkpoint: Mapping[str, Any], config: Mapping[str, Any], path:
 
 
 class Checkpoints(pl.Callback):
-    """Writes ``last.ckpt`` and ``step-N.ckpt`` every N steps, keeping the newest few, with the config inside."""
+    """Writes ``last.ckpt`` and ``step-N.ckpt`` every N steps, keeping the newest few.
+
+    Args:
+        folder: where they are written.
+        every: steps between two of them.
+        keep: how many of the numbered ones stay.
+        config: plain values that are kept inside.
+    """
+
+    carries_out_settings = True
 
     def __init__(self, folder: Path, every: int, keep: int, config: Mapping[str, Any]) -> None:
         self.folder, self.every, self.keep, self.config = folder, every, keep, dict(config)
+        self.frames = ""
+        """Digest of the frames that are trained on, known once the data are open."""
         self._saved = -1
 
     def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
-        checkpoint["drivegen_config"] = self.config
+        checkpoint["drivegen_config"], checkpoint["frames"] = self.config, self.frames
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._saved = trainer.global_step
@@ -101,5 +85,9 @@ class Checkpoints(pl.Callback):
 def _link(source: Path, target: Path) -> None:
     """Give a file a second name, so that it is written once; replacing the first name leaves the second alone."""
     temporary = files.unforeseen(target)
-    os.link(source, temporary)
-    os.replace(temporary, target)
+    try:
+        os.link(source, temporary)
+        os.replace(temporary, target)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise InputError(f"cannot write the checkpoint {target}: {error.strerror or error}; {source} is whole") from error

@@ -14,6 +14,10 @@ from drivegen.support.errors import InputError, nearest
 from drivegen.support.names import check_name
 from drivegen.training.first_stage.settings import AutoencoderConfig
 
+MAX_STEPS = 100_000_000
+MAX_SIDE_PX = 8192
+MAX_THREADS = 1024
+
 
 def _number(default: Any, **bounds: float) -> Any:
     return field(default=default, metadata=bounds)
@@ -62,7 +66,7 @@ class PluginConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DropGroup:
-    """Plugins that become null together, by one draw a scene, besides their own."""
+    """Plugins that become null together, by one draw per scene, besides their own."""
 
     names: tuple[str, ...]
     probability: float = field(metadata={"ge": 0, "le": 1})
@@ -74,11 +78,11 @@ class DataConfig:
 
     roots: tuple[str, ...]
     version: str | None = None
-    size: tuple[int, int]
+    size: tuple[int, int] = field(metadata={"ge": 8, "le": MAX_SIDE_PX})
     """(height, width) of the generated images, in pixels."""
     val_scenes: tuple[str, ...] | float = 0.05
     """Scenes that are not trained on: names, nuScenes's own splits (``val``), or the share of the last scenes of each root."""
-    max_frames: int | None = field(default=None, metadata={"ge": 1})
+    max_frames: int | None = field(default=None, metadata={"ge": 1, "le": MAX_STEPS})
     cache: str | None = None
     """Folder for latents and prepared arrays; None computes them each time."""
     workers: int = _number(0, ge=0, le=64)
@@ -86,7 +90,7 @@ class DataConfig:
     def __post_init__(self) -> None:
         if not self.roots:
             raise InputError("roots is empty; give at least one dataset folder")
-        if min(self.size) < 8 or any(n % 8 for n in self.size):
+        if any(n < 8 or n % 8 for n in self.size):
             raise InputError(f"size = {list(self.size)} must be (height, width) in multiples of 8 pixels")
         if isinstance(self.val_scenes, float) and not 0 <= self.val_scenes < 1:
             raise InputError(f"val_scenes = {self.val_scenes:g} is out of range; allowed: 0 <= share < 1, or a list of names")
@@ -98,38 +102,39 @@ class TrainConfig:
 
     unet: bool = False
     text_encoder: bool = False
-    steps: int = field(metadata={"ge": 1})
-    images: int = _number(12, ge=1)
+    steps: int = field(metadata={"ge": 1, "le": MAX_STEPS})
+    images: int = _number(12, ge=1, le=10_000)
     """Images a step: scenes of equal view count are put together until another would exceed it (at least one)."""
-    accumulate: int = _number(1, ge=1)
+    accumulate: int = _number(1, ge=1, le=10_000)
     lr: float = _number(1e-4, gt=0, le=1)
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = _number(0.01, ge=0, le=1)
-    warmup: int = _number(500, ge=0)
+    warmup: int = _number(500, ge=0, le=MAX_STEPS)
     schedule: Literal["constant", "cosine"] = "constant"
-    clip: float = _number(1.0, ge=0)
+    clip: float = _number(1.0, ge=0, le=1e6)
     """Greatest gradient norm; 0 = no clipping."""
     precision: Literal["32", "bf16", "fp16"] = "bf16"
     gradient_checkpointing: bool = False
     ema: float = _number(0.0, ge=0, lt=1)
     """Decay of the moving average of trained parameters; 0 = none."""
     weighting: Literal["plain", "min_snr"] = "plain"
-    gamma: float = _number(5.0, gt=0)
+    gamma: float = _number(5.0, gt=0, le=1e4)
     noise_offset: float = _number(0.0, ge=0, le=1)
     same_t: bool = True
     """All views of a scene share one timestep."""
-    noise: Literal["independent", "shared"] = "independent"
-    """Whether all views of a scene share one noise."""
+    noise: Literal["independent", "shared", "sphere"] = "independent"
+    """What the views of a scene start from, as in sampling: each its own, all the same, or the same where they overlap."""
     sample_posterior: bool = True
     """Latents are sampled from the VAE's posterior; else its mean."""
     seed: int = _number(0, ge=0, lt=2**63)
-    threads: int | None = field(default=None, metadata={"ge": 1})
+    threads: int | None = field(default=None, metadata={"ge": 1, "le": MAX_THREADS})
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    checkpoint_every: int = _number(1000, ge=1)
-    keep_checkpoints: int = _number(2, ge=1)
-    log_every: int = _number(50, ge=1)
+    checkpoint_every: int = _number(1000, ge=1, le=MAX_STEPS)
+    keep_checkpoints: int = _number(2, ge=1, le=100_000)
+    log_every: int = _number(50, ge=1, le=MAX_STEPS)
 
     def __post_init__(self) -> None:
+        strict_yaml.check(self)
         if not all(0 <= beta < 1 for beta in self.betas):
             raise InputError(f"betas = {list(self.betas)} is out of range; allowed: 0 <= beta < 1")
 
@@ -138,9 +143,19 @@ class TrainConfig:
 class PreviewConfig:
     """Pictures of scenes that are not trained on, from fixed seeds; every = 0 makes none."""
 
-    every: int = _number(0, ge=0)
+    every: int = _number(0, ge=0, le=MAX_STEPS)
     frames: int = _number(2, ge=1, le=16)
     seed: int = _number(0, ge=0, lt=2**63)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidationConfig:
+    """``val_loss`` on frames that are not trained on, with noise and timesteps fixed per frame; every = 0 measures none."""
+
+    every: int = _number(0, ge=0, le=MAX_STEPS)
+    """Steps between two measurements; there is one before the first step and one after the last, too."""
+    frames: int | None = field(default=16, metadata={"ge": 1, "le": MAX_STEPS})
+    """How many held-out frames, spread over their scenes; None = all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,11 +173,14 @@ class Config:
     data: DataConfig
     train: TrainConfig
     preview: PreviewConfig = field(default_factory=PreviewConfig)
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
+    logger: tuple[Literal["tensorboard", "wandb"], ...] = ("tensorboard",)
+    """Where the curves go; both may be named, or none."""
     sampling: dict[str, Any] = field(default_factory=dict)
-    """Sampling defaults that are saved with the model."""
+    """Sampling defaults that are saved with the model; what is not said is the base's."""
     save_dtype: Literal["fp32", "fp16", "bf16"] = "fp32"
-    save_shard_mb: int | None = _number(None, ge=1)
-    """The most megabytes (10⁶ bytes) of a file of the backbone's weights; None = a file a network."""
+    save_shard_mb: int | None = _number(None, ge=1, le=1_000_000)
+    """The most megabytes (10⁶ bytes) of a file of the backbone's weights; None = one file per network."""
 
     def __post_init__(self) -> None:
         if (self.stage == "autoencoder") != (self.autoencoder is not None):
@@ -173,10 +191,27 @@ class Config:
             raise InputError("lora trains inside frozen networks: train.unet and train.text_encoder must be false")
         for name in self.plugins:
             check_name(name)
+        _refuse_blank(self, "")
         for group in self.drop_groups:
             for name in group.names:
                 if self.model.base is None and name not in self.plugins:
                     raise InputError(f"drop_groups names {name!r}, which is not among the plugins{nearest(name, self.plugins)}")
+
+
+def _refuse_blank(value: Any, path: str) -> None:
+    """Refuse text that says nothing: an empty path is the present folder to the system, and to nobody else."""
+    if isinstance(value, str) and not value.strip():
+        raise InputError(f"{path} is empty; give it a value or leave it out")
+    if dataclasses.is_dataclass(value):
+        for part in dataclasses.fields(value):
+            if part.type != "dict[str, Any]":  # arguments of other people's classes
+                _refuse_blank(getattr(value, part.name), f"{path}.{part.name}" if path else part.name)
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            _refuse_blank(item, f"{path}.{key}")
+    elif isinstance(value, tuple):
+        for i, item in enumerate(value):
+            _refuse_blank(item, f"{path}[{i}]")
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -12,26 +13,39 @@ from drivegen.host import batch as data
 from drivegen.host.host import Host
 from drivegen.support.errors import InputError
 from drivegen.training.fill import Caches, fill
-from drivegen.training.frames import FrameDataset, Sources
-from drivegen.training.order import Loader, Order
+from drivegen.training.frames import FrameDataset, FrameRef, Sources
+from drivegen.training.order import InTurn, Loader, Order, spread
 
 
 class DriveData(pl.LightningDataModule):
     """Training batches for a host, from dataset folders.
 
-    size (height, width) in pixels; images a step; val_scenes (names, or a share of each root's last scenes) are not trained on;
-    cache a folder for latents and prepared arrays; batches the number of batches of the run, None = one pass an epoch. Raises
-    InputError for anything wrong with the data.
+    Raises InputError for anything wrong with the data.
+
+    Args:
+        roots: dataset folders.
+        host: what its plugins ask of a frame is what a batch holds.
+        size: (height, width) in pixels.
+        images: images per step.
+        version: of the datasets, where a root has several.
+        val_scenes: names, or a share of each root's last scenes; not trained on, and what `val_dataloader` gives.
+        max_frames: at most this many frames are trained on.
+        cache: a folder for latents and prepared arrays.
+        workers: processes that read frames; 0 = this one.
+        seed: of the order.
+        batches: number of batches of the run; None = one pass per epoch.
+        val_frames: how many held-out frames are validated on, spread over their scenes; None = all.
+        cameras: whether a batch has its frames' cameras, which noise "sphere" needs.
     """
 
     def __init__(
         self, roots: Sequence[str | Path], host: Host, *, size: tuple[int, int], images: int = 12, version: str | None = None,
         val_scenes: float | Sequence[str] = 0.0, max_frames: int | None = None, cache: str | Path | None = None,
-        workers: int = 0, seed: int = 0, batches: int | None = None,
+        workers: int = 0, seed: int = 0, batches: int | None = None, val_frames: int | None = None, cameras: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
         self.roots, self.host, self.size, self.images, self.version = list(roots), host, size, images, version
-        self.val_scenes, self.max_frames = val_scenes, max_frames
+        self.val_scenes, self.max_frames, self.val_frames, self.cameras = val_scenes, max_frames, val_frames, cameras
         self.cache = None if cache is None else Path(cache)
         self.workers, self.seed, self.batches = workers, seed, batches
         self.sources: Sources | None = None
@@ -48,12 +62,11 @@ class DriveData(pl.LightningDataModule):
         return self.sources
 
     def setup(self, stage: str | None = None) -> None:
-        """Open the datasets, try one frame, and fill the caches; does nothing the second time."""
-        if self._dataset is not None:
-            return
+        """Open the datasets, try one frame, and fill the caches (to train alone); does nothing the second time."""
         sources = self.open()
-        light = {name: self.host.plugin(name).weightless() for name in self.host.plugins}
-        dataset = FrameDataset(sources, sources.train, light)
+        if self._dataset is not None or stage == "validate":
+            return
+        dataset = self._frames(sources, sources.train)
         caches = None if self.cache is None else Caches.of(self.cache, self.host, self.size)
         if caches is not None:
             dataset.prepared, dataset.moments = caches.prepared, caches.moments
@@ -79,9 +92,27 @@ class DriveData(pl.LightningDataModule):
             what = f"the tokens of {', '.join(guilty)} are" if guilty else "the prediction is"
             raise InputError(f"{what} not finite for sample {ref.token!r}, before any training; look at options and weights")
 
+    def _frames(self, sources: Sources, refs: list[FrameRef]) -> FrameDataset:
+        light = {name: self.host.plugin(name).weightless() for name in self.host.plugins}
+        return FrameDataset(sources, refs, light, cameras=self.cameras)
+
+    def _share(self) -> tuple[int, int]:
+        """Say which process this is, and of how many."""
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
+
+    def val_dataloader(self) -> Sequence[Any] | InTurn:
+        """Return the held-out frames one by one; none where no scene is held out, which `Trainer.validate` is refused for."""
+        sources = self.open()
+        if not sources.val:
+            if self.trainer is not None and self.trainer.state.fn == "validate":
+                raise InputError("there is nothing to validate on: val_scenes holds no scene out")
+            return []
+        dataset = self._frames(sources, spread(sources.val, self.val_frames))
+        return InTurn(dataset, dataset.collate, self.workers, *self._share())
+
     def train_dataloader(self) -> Loader:
         """Return the loader of the training frames."""
         assert self._dataset is not None, "setup() comes first"
-        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
+        rank, world = self._share()
         order = Order([ref.views for ref in self._dataset.refs], self.images, self.seed, rank, world)
         return Loader(self._dataset, order, self._dataset.collate, self.workers, self.batches)

@@ -48,11 +48,13 @@ class TrainBatch:
     conditions: data.Batch
     pixels: Tensor | None = None
     moments: Tensor | None = None
+    cameras: tuple[tuple[Camera, ...], ...] | None = None
+    """The rig of each frame, where it was asked for."""
 
     def to(self, device: torch.device | str) -> TrainBatch:
         """Move every tensor to a device."""
         move: Callable[[Tensor | None], Tensor | None] = lambda x: None if x is None else x.to(device, non_blocking=True)  # noqa: E731
-        return TrainBatch(self.conditions.to(device), move(self.pixels), move(self.moments))
+        return TrainBatch(self.conditions.to(device), move(self.pixels), move(self.moments), self.cameras)
 
 
 class Sources:
@@ -132,6 +134,8 @@ class FrameDataset(TorchDataset[tuple[FrameRef, data.Prepared, dict[str, np.ndar
     plugins: Mapping[str, Plugin]
     prepared: Mapping[str, ArrayCache] = field(default_factory=dict)
     moments: ArrayCache | None = None
+    cameras: bool = False
+    """Whether a batch has its frames' rigs."""
 
     def __len__(self) -> int:
         return len(self.refs)
@@ -157,4 +161,5 @@ class FrameDataset(TorchDataset[tuple[FrameRef, data.Prepared, dict[str, np.ndar
         conditions = data.collate(prepared, self.plugins, refs[0].views, [ref.token for ref in refs])
         kind = "pixels" if self.moments is None else "moments"
         joined = torch.from_numpy(np.concatenate([picture[kind] for picture in pictures]))
-        return TrainBatch(conditions, **{kind: joined})
+        cameras = tuple(self.sources.frame(ref).cameras for ref in refs) if self.cameras else None
+        return TrainBatch(conditions, **{kind: joined}, cameras=cameras)

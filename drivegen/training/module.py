@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,21 +13,32 @@ from drivegen.diffusion.loss_weighting import min_snr_weights
 from drivegen.diffusion.schedule import NoiseSchedule
 from drivegen.host import boundary
 from drivegen.host.host import Host
-from drivegen.plugin import Grid
+from drivegen.plugin import Arrays, Grid
 from drivegen.plugin.unknown import known_part, neutral, unmarked
+from drivegen.sampling.noise import generator_of
 from drivegen.support.errors import InputError
 from drivegen.training.base import TrainedModule
 from drivegen.training.config import DropGroup, TrainConfig
 from drivegen.training.fill import to_unit
 from drivegen.training.frames import TrainBatch
+from drivegen.training.frozen import frozen_digests
+from drivegen.training.noise import Rigs, training_noise
+
+VALIDATION_TIMESTEPS = 4
+"""Timesteps per validated frame, evenly apart: early and late ones differ tenfold in loss."""
 
 
 class DriveModule(TrainedModule):
-    """Training of a host; works with any `pytorch_lightning.Trainer`.
+    """Training of a host; works with any `pytorch_lightning.Trainer` that says what the settings say.
 
-    drop gives the probability of null by plugin name (missing = 0), drop_groups joint draws; train_plugins names the plugins
-    that train (None = all); those of a loaded model, which are frozen, are set to learn. UNet and text encoder train where
-    settings say so. Raises InputError for an unknown name.
+    UNet and text encoder train where settings say so. Raises InputError for an unknown name.
+
+    Args:
+        host: networks and plugins.
+        settings: how it trains.
+        drop: probability of null by plugin name; missing = 0.
+        drop_groups: joint draws.
+        train_plugins: names of the plugins that train, None = all; those of a loaded model, which are frozen, are set to learn.
     """
 
     def __init__(
@@ -40,6 +52,11 @@ class DriveModule(TrainedModule):
         self.schedule = NoiseSchedule.trained(host.backbone.scheduler)
         if settings.weighting == "min_snr" and self.schedule.terminal_snr == 0:
             raise InputError("weighting min_snr is 0 where a zero-terminal-SNR schedule starts to sample; use weighting: plain")
+        if self.schedule.prediction_type == "epsilon" and self.schedule.terminal_snr < 1e-6:
+            raise InputError(
+                "the scheduler has zero terminal SNR (rescale_betas_zero_snr) and prediction_type epsilon: its last timestep is"
+                " noise alone, of which a predicted noise says nothing; use v_prediction, or a schedule without the rescaling"
+            )
         backbone = host.backbone
         learning = [p for _, p in lora.parameters(host) if p.requires_grad]
         backbone.requires_grad_(False)
@@ -65,41 +82,84 @@ class DriveModule(TrainedModule):
             module.eval()
         return self
 
+    def digest_frozen(self) -> dict[str, str]:
+        """Return a digest per part of the host that does not train."""
+        return frozen_digests(self.host)
+
     def training_step(self, batch: TrainBatch, batch_idx: int) -> Tensor:
         """Return the loss of one batch."""
-        conditions, s = batch.conditions, self.settings
+        conditions = batch.conditions
         grid = conditions.grid
         clean = self.latents(batch)
         t = self._timesteps(grid).to(clean.device)
-        noise = self._noise(clean, grid)
-        noisy, target = self.schedule.add_noise(clean, noise, t), self.schedule.target(clean, noise, t)
+        noise = self._noise(clean, grid, batch.cameras)
         encoded = self.host.encode(conditions.arrays, grid, self.draw_keep(grid))
+        loss, terms = self._loss(clean, noise, t, encoded, conditions.arrays)
+        for name, term in terms.items():
+            self.log(f"loss_{name}", term.detach())
+        return self.checked(loss, conditions.samples)
+
+    def _loss(
+        self, clean: Tensor, noise: Tensor, t: Tensor, encoded: Any, arrays: Mapping[str, Arrays]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the objective on latents (N, C, h, w) at timesteps (N,), and the terms of it that plugins added."""
+        noisy, target = self.schedule.add_noise(clean, noise, t), self.schedule.target(clean, noise, t)
         prediction = self.host(noisy, t, encoded).float()
         errors = (prediction - target).square()
-        if s.weighting == "min_snr":
-            errors = errors * min_snr_weights(self.schedule, t, s.gamma)[:, None, None, None]
-        extra = []
+        if self.settings.weighting == "min_snr":
+            errors = errors * min_snr_weights(self.schedule, t, self.settings.gamma)[:, None, None, None]
+        terms = {}
         for name in self.host.plugins:
-            plugin, arrays = self.host.plugin(name), conditions.arrays[name]
+            plugin, own = self.host.plugin(name), arrays[name]
             size = (errors.shape[-2], errors.shape[-1])
-            if (weight := boundary.weight(name, plugin, unmarked(arrays), t, size)) is not None:
-                errors = errors * neutral(arrays, weight)
-            part = known_part(arrays, prediction, target, t)
+            if (weight := boundary.weight(name, plugin, unmarked(own), t, size)) is not None:
+                errors = errors * neutral(own, weight)
+            part = known_part(own, prediction, target, t)
             if part is not None and (term := boundary.loss(name, plugin, *part)) is not None:
-                extra.append(term)
-                self.log(f"loss_{name}", term.detach())
-        return self.checked(sum(extra, errors.mean()), conditions.samples)
+                terms[name] = term
+        return sum(terms.values(), errors.mean()), terms
+
+    def validation_step(self, batch: TrainBatch, batch_idx: int) -> None:
+        """Log ``val_loss``, its mean over the held-out frames."""
+        frames = batch.conditions.grid.scenes * batch.conditions.grid.frames
+        self.log("val_loss", self.validation_loss(batch), batch_size=frames, prog_bar=True, sync_dist=True)
 
     @torch.no_grad()
-    def latents(self, batch: TrainBatch) -> Tensor:
-        """Return scaled latents (N, C, h, w): a sample of the VAE's posterior, or its mean."""
+    def validation_loss(self, batch: TrainBatch) -> Tensor:
+        """Return the objective with every condition present, and noise and timesteps that depend on the frames' tokens alone.
+
+        So it is the same for the same weights in whatever run, and nothing is drawn from torch's own generators.
+        """
+        conditions = batch.conditions
+        grid = conditions.grid
+        clean = self.latents(batch, mean=True)
+        encoded = self.host.encode(conditions.arrays, grid)
+        one, views = Grid(1, 1, grid.views), grid.views
+        generators = [generator_of(f"validation/{token}") for token in conditions.samples]
+        starts = torch.cat([torch.rand(1, generator=generator) for generator in generators])
+        losses = []
+        for k in range(VALIDATION_TIMESTEPS):
+            t = ((starts + k / VALIDATION_TIMESTEPS) % 1 * self.schedule.steps).long().clamp(max=self.schedule.steps - 1)
+            noise = []
+            for i, generator in enumerate(generators):
+                rig = None if batch.cameras is None else [batch.cameras[i]]
+                noise.append(training_noise(self.settings.noise, one, _shape(clean), rig, generator))
+            at = t.repeat_interleave(views).to(clean.device)
+            losses.append(self._loss(clean, torch.cat(noise).to(clean), at, encoded, conditions.arrays)[0])
+        return torch.stack(losses).mean()
+
+    @torch.no_grad()
+    def latents(self, batch: TrainBatch, mean: bool = False) -> Tensor:
+        """Return scaled latents (N, C, h, w): the mean of the VAE's posterior, or a sample of it where settings say so."""
         backbone = self.host.backbone
         if batch.moments is not None:
-            mean, std = batch.moments.float().chunk(2, dim=1)
+            middle, std = batch.moments.float().chunk(2, dim=1)
         else:
             assert batch.pixels is not None
-            mean, std = backbone.moments(to_unit(batch.pixels)).float().chunk(2, dim=1)
-        return backbone.scale_latents(mean + std * torch.randn(mean.shape).to(mean) if self.settings.sample_posterior else mean)
+            middle, std = backbone.moments(to_unit(batch.pixels)).float().chunk(2, dim=1)
+        if self.settings.sample_posterior and not mean:
+            middle = middle + std * torch.randn(middle.shape).to(middle)
+        return backbone.scale_latents(middle)
 
     def _timesteps(self, grid: Grid) -> Tensor:
         groups = grid.scenes * grid.frames if self.settings.same_t else grid.rows
@@ -108,16 +168,14 @@ class DriveModule(TrainedModule):
         t = (spread * self.schedule.steps).long().clamp(max=self.schedule.steps - 1)
         return t.repeat_interleave(grid.rows // groups)
 
-    def _noise(self, clean: Tensor, grid: Grid) -> Tensor:
-        # Drawn on the CPU, so that a seed means the same on every device.
-        count = grid.scenes * grid.frames if self.settings.noise == "shared" else grid.rows
-        noise = torch.randn(count, *clean.shape[1:]).repeat_interleave(grid.rows // count, dim=0)
+    def _noise(self, clean: Tensor, grid: Grid, cameras: Rigs | None = None) -> Tensor:
+        noise = training_noise(self.settings.noise, grid, _shape(clean), cameras)
         if self.settings.noise_offset:
             noise = noise + self.settings.noise_offset * torch.randn(grid.rows, clean.shape[1], 1, 1)
         return noise.to(clean)
 
     def draw_keep(self, grid: Grid) -> dict[str, Tensor]:
-        """Draw which conditions (B,) are kept: one draw for each plugin, and one for each group of plugins."""
+        """Draw which conditions (B,) are kept: one draw per plugin, and one per group of plugins."""
         scenes = grid.scenes * grid.frames
         keep = {name: torch.rand(scenes) >= self.drop.get(name, 0.0) for name in self.host.plugins}
         for group in self.drop_groups:
@@ -125,3 +183,7 @@ class DriveModule(TrainedModule):
             for name in group.names:
                 keep[name] = keep[name] & kept
         return {name: value.to(self.device) for name, value in keep.items()}
+
+
+def _shape(latents: Tensor) -> tuple[int, int, int]:
+    return latents.shape[1], latents.shape[2], latents.shape[3]

@@ -8,15 +8,16 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import torch
 from torch.utils.data import DataLoader, Dataset
 
-from drivegen.support.errors import InputError
+from drivegen.support.errors import CannotGoOn, InputError
 
 
 class Order:
     """Batches of equal view count; a batch has as many scenes as `images` images hold, and at least one.
 
-    Every frame comes once an epoch. rank and world split an epoch's batches evenly between processes.
+    Every frame comes once per epoch. rank and world split an epoch's batches evenly between processes.
     """
 
     def __init__(self, views: Sequence[int], images: int, seed: int, rank: int = 0, world: int = 1) -> None:
@@ -61,15 +62,9 @@ class Loader:
 
     def __iter__(self) -> Iterator[Any]:
         end = self.length or (self.position // self.order.per_epoch + 1) * self.order.per_epoch
-        batches = (self.order.batch(i) for i in range(self.position, end))
-        loader: DataLoader[Any] = DataLoader(
-            self.dataset, batch_sampler=list(batches), collate_fn=self.collate, num_workers=self.workers,
-            multiprocessing_context="fork" if self.workers else None,
-        )  # fmt: skip
-        with own_words():
-            for batch in loader:
-                self.position += 1
-                yield batch
+        for batch in _read(self.dataset, _Batches(self.order, self.position, end), self.collate, self.workers):
+            self.position += 1
+            yield batch
 
     def state_dict(self) -> dict[str, int]:
         """Return the position."""
@@ -78,6 +73,58 @@ class Loader:
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Go to a position."""
         self.position = int(state["position"])
+
+
+class InTurn:
+    """Items one by one, from the first at every pass; what is measured on them depends on no batch size and no seed.
+
+    Args:
+        dataset: where they are.
+        collate: makes a batch of a list of one.
+        workers: processes that read them; 0 = this one.
+        rank, world: which process this is, and of how many: each takes its share.
+    """
+
+    def __init__(
+        self, dataset: Any, collate: Callable[[list[Any]], Any], workers: int = 0, rank: int = 0, world: int = 1
+    ) -> None:  # fmt: skip
+        self.dataset, self.collate, self.workers = dataset, collate, workers
+        self.indices = range(rank, len(dataset), world)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __iter__(self) -> Iterator[Any]:
+        return _read(self.dataset, [[index] for index in self.indices], self.collate, self.workers)
+
+
+class _Batches:
+    """The batches of an order from one position to another, made when they are asked for: a run may have millions."""
+
+    def __init__(self, order: Order, start: int, end: int) -> None:
+        self.order, self.start, self.end = order, start, end
+
+    def __len__(self) -> int:
+        return max(0, self.end - self.start)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return (self.order.batch(i) for i in range(self.start, self.end))
+
+
+def _read(dataset: Any, batches: Any, collate: Callable[[list[Any]], Any], workers: int) -> Iterator[Any]:
+    """Read batches of indices; a generator of its own seeds the workers, so that reading draws nothing from torch's."""
+    loader: DataLoader[Any] = DataLoader(
+        dataset, batch_sampler=batches, collate_fn=collate, num_workers=workers, generator=torch.Generator().manual_seed(0),
+        multiprocessing_context="fork" if workers else None,
+    )  # fmt: skip
+    with own_words():
+        yield from loader
+
+
+def spread(items: Sequence[Any], count: int | None) -> list[Any]:
+    """Return at most `count` items at equal distances; None = all."""
+    count = len(items) if count is None else min(count, len(items))
+    return [items[i * len(items) // count] for i in range(count)]
 
 
 @contextmanager
@@ -91,3 +138,21 @@ def own_words() -> Iterator[None]:
         if not text.startswith("Caught ") or not ends:
             raise
         raise kind(text[ends[-1] :].strip()) from error
+    except RuntimeError as error:
+        if (told := explained(error)) is None:
+            raise
+        raise told from error
+
+
+def explained(error: BaseException) -> CannotGoOn | None:
+    """Say in a sentence that a data worker was killed or memory ran out; None for any other error."""
+    line = str(error).strip().split("\n")[0].rstrip(". ")
+    if line.startswith("DataLoader worker (pid"):
+        return CannotGoOn(
+            f"{line}; the last checkpoint is kept; with less memory in use, such as fewer data.workers, go on from it"
+        )
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in line:
+        return CannotGoOn(
+            f"memory ran out ({line or 'MemoryError'}); lower train.images or set train.gradient_checkpointing: true"
+        )
+    return None

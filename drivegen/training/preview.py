@@ -54,6 +54,8 @@ class Preview(pl.Callback):
             board: Any = getattr(logger, "experiment", None)
             if hasattr(board, "add_image"):
                 board.add_image("preview", np.asarray(picture), trainer.global_step, dataformats="HWC")
+            elif hasattr(logger, "log_image"):
+                logger.log_image("preview", [picture], trainer.global_step)
 
 
 def grid(rows: Rows, gap_px: int = 2) -> Image.Image:

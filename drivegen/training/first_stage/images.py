@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
@@ -13,9 +14,10 @@ from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 
 from drivegen.scene import Camera
+from drivegen.support.errors import InputError
 from drivegen.support.progress import track
 from drivegen.training.frames import Sources, image_pixels
-from drivegen.training.order import Loader, Order
+from drivegen.training.order import InTurn, Loader, Order, spread
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,9 +57,10 @@ class ImageData(pl.LightningDataModule):
     def __init__(
         self, roots: Sequence[str | Path], *, size: tuple[int, int], images: int = 12, version: str | None = None,
         val_scenes: float | Sequence[str] = 0.0, max_frames: int | None = None, workers: int = 0, seed: int = 0,
-        batches: int | None = None,
+        batches: int | None = None, val_frames: int | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
+        self.val_frames = val_frames
         self.roots, self.size, self.images, self.version, self.val_scenes = list(roots), size, images, version, val_scenes
         self.max_frames, self.workers, self.seed, self.batches = max_frames, workers, seed, batches
         self.sources: Sources | None = None
@@ -71,7 +74,7 @@ class ImageData(pl.LightningDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         """Open the datasets and list the cameras; does nothing the second time."""
-        if self.dataset is not None:
+        if self.dataset is not None or stage == "validate":
             return
         sources = self.open()
         frames = track(sources.train, "reading", unit="frames")
@@ -83,3 +86,15 @@ class ImageData(pl.LightningDataModule):
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
         order = Order([1] * len(self.dataset), self.images, self.seed, rank, world)
         return Loader(self.dataset, order, self.dataset.collate, self.workers, self.batches)
+
+    def val_dataloader(self) -> Sequence[Any] | InTurn:
+        """Return the held-out images one by one; none where no scene is held out, which `Trainer.validate` is refused for."""
+        sources = self.open()
+        if not sources.val:
+            if self.trainer is not None and self.trainer.state.fn == "validate":
+                raise InputError("there is nothing to validate on: val_scenes holds no scene out")
+            return []
+        frames = spread(sources.val, self.val_frames)
+        dataset = Images([camera for ref in frames for camera in sources.frame(ref).cameras])
+        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
+        return InTurn(dataset, dataset.collate, self.workers, rank, world)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from drivegen.support.errors import InputError
 from drivegen.training.base import TrainedModule
 from drivegen.training.config import TrainConfig
 from drivegen.training.fill import to_unit
@@ -16,6 +17,7 @@ from drivegen.training.first_stage.codebook import Codebook
 from drivegen.training.first_stage.images import ImageBatch
 from drivegen.training.first_stage.losses import colour_distance, edge_distance, random_crops
 from drivegen.training.first_stage.settings import AutoencoderConfig, CodebookConfig
+from drivegen.training.frozen import module_digest
 
 
 class FirstStageModule(TrainedModule):
@@ -28,6 +30,9 @@ class FirstStageModule(TrainedModule):
 
     def __init__(self, vae: Any, settings: TrainConfig, loss: AutoencoderConfig) -> None:
         super().__init__(settings)
+        factor = 2 ** (len(vae.config.block_out_channels) - 1)
+        if loss.crop is not None and any(n % factor for n in loss.crop):
+            raise InputError(f"autoencoder.crop = {list(loss.crop)} must be multiples of {factor}, the network's factor")
         self.vae, self.loss = vae.requires_grad_(True).train(), loss
         if settings.gradient_checkpointing:
             vae.enable_gradient_checkpointing()
@@ -55,6 +60,21 @@ class FirstStageModule(TrainedModule):
         back = (made.float() * gradient).sum()  # its gradient at the picture is `gradient`; its value is nobody's
         return self.checked(total + judged + (back - back.detach()), batch.samples)
 
+    def digest_frozen(self) -> dict[str, str]:
+        """Return a digest of the network whose features are compared, where there is one."""
+        return {} if self.distance is None else {"perceptual network": module_digest(self.distance)}
+
+    def validation_step(self, batch: ImageBatch, batch_idx: int) -> None:
+        """Log ``val_loss``, its mean over the held-out images."""
+        self.log("val_loss", self.validation_loss(batch), batch_size=len(batch.samples), prog_bar=True, sync_dist=True)
+
+    @torch.no_grad()
+    def validation_loss(self, batch: ImageBatch) -> Tensor:
+        """Return the losses on whole pictures and their latents, without a discriminator's opinion; nothing is drawn."""
+        pixels = to_unit(batch.pixels)
+        made, on_latents, parts = self._reconstruct(pixels)
+        return self._distances(made.float(), pixels, parts) + on_latents
+
     def _reconstruct(self, pixels: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Encode and decode: the picture, the loss on the latents, and what is logged."""
         encoded = self.vae.encode(pixels)
@@ -69,7 +89,7 @@ class FirstStageModule(TrainedModule):
         mean, logvar = encoded.latent_dist.mean.float(), encoded.latent_dist.logvar.float()
         if self.loss.kind == "plain":
             return self.vae.decode(mean).sample, mean.new_zeros(()), {"latent_std": mean.std()}
-        latents = mean + torch.exp(0.5 * logvar) * torch.randn(mean.shape).to(mean)
+        latents = mean + torch.exp(0.5 * logvar) * torch.randn(mean.shape).to(mean) if self.training else mean
         kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).sum(dim=(1, 2, 3)).mean()
         return self.vae.decode(latents).sample, self.loss.kl * kl, {"kl": kl, "latent_std": mean.std()}
 

@@ -16,7 +16,7 @@ def _number(default: Any, **bounds: float) -> Any:
 class PerceptualConfig:
     """A distance of features: what pixels alone do not see (Zhang et al. 2018)."""
 
-    weight: float = _number(1.0, ge=0)
+    weight: float = _number(1.0, ge=0, le=1e6)
     network: Literal["efficientnet-lite0", "vgg16"] = "efficientnet-lite0"
     weights: str | None = None
     """File of the network's weights; None = those of the installed package (EfficientNet-Lite0 alone has one)."""
@@ -41,7 +41,7 @@ class AdversarialConfig:
     ramp: float = _number(0.1, ge=0, le=1)
     """Share of the steps over which its weight rises from 0."""
     lr: float = _number(4e-4, gt=0, le=1)
-    betas: tuple[float, float] = (0.5, 0.9)
+    betas: tuple[float, float] = field(default=(0.5, 0.9), metadata={"ge": 0, "lt": 1})
     channels: int = _number(32, ge=4, le=512)
     """Width of the discriminator's first layer."""
 
@@ -53,8 +53,8 @@ class CodebookConfig:
     update: Literal["ema", "gradient"] = "ema"
     """Codes as moving averages of what they stand for (appendix A.1), or learned by the straight-through loss (eq. 3)."""
     decay: float = _number(0.99, ge=0, lt=1)
-    commitment: float = _number(0.25, ge=0)
-    revive_below: float = _number(0.5, ge=0)
+    commitment: float = _number(0.25, ge=0, le=1e6)
+    revive_below: float = _number(0.5, ge=0, le=1e9)
     """A code that stands for fewer latents per step, on average, is put onto one of the present batch; 0 = never."""
 
 
@@ -68,14 +68,14 @@ class AutoencoderConfig:
     """Arguments of diffusers' AutoencoderKL or VQModel."""
     weights: str | None = None
     """Folder of such a network to start from; with `network` beside it, what both have is copied."""
-    crop: tuple[int, int] | None = None
+    crop: tuple[int, int] | None = field(default=None, metadata={"ge": 8, "le": 8192})
     """(height, width) of random crops that are trained on, in pixels; None = whole images."""
-    l1: float = _number(1.0, ge=0)
-    edges: float = _number(1.0, ge=0)
+    l1: float = _number(1.0, ge=0, le=1e6)
+    edges: float = _number(1.0, ge=0, le=1e6)
     """Weight of the L1 distance of image gradients at full, half, quarter and eighth size."""
-    colour: float = _number(1.0, ge=0)
+    colour: float = _number(1.0, ge=0, le=1e6)
     """Weight of the L1 distance of the two colour differences at a quarter of the size."""
-    kl: float = _number(1e-6, ge=0)
+    kl: float = _number(1e-6, ge=0, le=1e6)
     perceptual: PerceptualConfig | None = None
     adversarial: AdversarialConfig | None = None
     codebook: CodebookConfig | None = None

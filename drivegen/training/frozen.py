@@ -1,0 +1,80 @@
+"""What a training stands on and does not change: digests by name, so that a resumed run notices when one was replaced."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from drivegen.diffusion.schedule import NoiseSchedule
+from drivegen.host.host import Host
+from drivegen.support.errors import InputError
+
+
+def frozen_digests(host: Host) -> dict[str, str]:
+    """Return a digest per part of a host over everything that does not train: weights, tokenizer, schedule and options.
+
+    A part of which nothing is frozen has none. Parameters that train are in the checkpoint itself.
+    """
+    backbone = host.backbone
+    schedule = NoiseSchedule.trained(backbone.scheduler)
+    networks: dict[str, nn.Module] = {"unet": backbone.unet, "vae": backbone.vae, "text_encoder": backbone.text_encoder}
+    networks |= {f"component {name!r}": network for name, network in backbone.components.items()}
+    found = {name: module_digest(network) for name, network in networks.items()}
+    found["vae"] = _text(found["vae"], [getattr(backbone.vae.config, key, None) for key in ("scaling_factor", "shift_factor")])
+    found["scheduler"] = _text(schedule.prediction_type, _digest_of([("betas", schedule.alphas_cumprod)]))
+    if backbone.tokenizer is not None:
+        found["tokenizer"] = _text(backbone.tokenizer.get_vocab())
+    for name in host.plugins:
+        plugin = host.plugin(name)
+        found[f"plugin {name!r}"] = _text(type(plugin).__qualname__, plugin.config, module_digest(plugin))
+    return {name: digest for name, digest in found.items() if digest}
+
+
+def module_digest(network: nn.Module) -> str:
+    """Return a digest of everything that does not train in a network; empty where all of it trains."""
+    return _digest_of(_frozen(network))
+
+
+def check_frozen(saved: Mapping[str, Any] | None, now: Mapping[str, str], where: str | Path) -> None:
+    """Raise InputError that names what was replaced since a checkpoint was written; saved is None in those of before."""
+    if not isinstance(saved, Mapping):
+        return
+    changed = [name for name in dict.fromkeys([*saved, *now]) if saved.get(name) != now.get(name)]
+    if changed:
+        raise InputError(
+            f"{where} was trained on other frozen parts than those here: {', '.join(map(str, changed))}"
+            "; put the old model, plugin or data back, or start anew with another output"
+        )
+
+
+def frames_digest(refs: Iterable[Any]) -> str:
+    """Return a digest of which frames are trained on, in order: the position in the data means nothing among others."""
+    return _text([(ref.root, ref.token, ref.views) for ref in refs])
+
+
+def _frozen(network: nn.Module) -> Iterable[tuple[str, Tensor]]:
+    """List what is frozen: parameters, and, where nothing trains, buffers, which a training may change."""
+    parameters = dict(network.named_parameters())
+    trains = any(p.requires_grad for p in parameters.values())
+    for name, tensor in sorted(network.state_dict().items()):
+        if (name in parameters and not parameters[name].requires_grad) or (name not in parameters and not trains):
+            yield name, tensor
+
+
+def _digest_of(tensors: Iterable[tuple[str, Tensor]]) -> str:
+    total, empty = hashlib.sha256(), True
+    for name, tensor in tensors:
+        plain, empty = tensor.detach().cpu().contiguous(), False
+        total.update(f"{name} {plain.dtype} {tuple(plain.shape)} ".encode())
+        total.update(plain.view(-1).view(torch.uint8).numpy().data)
+    return "" if empty else total.hexdigest()
+
+
+def _text(*values: Any) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()
