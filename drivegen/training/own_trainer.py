@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
@@ -55,7 +56,7 @@ def check_trainer(trainer: pl.Trainer, settings: TrainConfig) -> None:
         raise InputError(
             f"settings.ema = {settings.ema:g} needs the callback: give the Trainer callbacks=[EMA({settings.ema:g})]"
         )
-    data = getattr(trainer, "datamodule", None)
+    data: Any = getattr(trainer, "datamodule", None)
     if settings.images not in (_default("images"), getattr(data, "images", settings.images)):
         raise InputError(f"settings.images = {settings.images}, and the data have images={data.images}; make them agree")
     if not any(getattr(callback, "carries_out_settings", False) for callback in trainer.callbacks):  # type: ignore[attr-defined]
