@@ -90,9 +90,9 @@ class FirstStage:
     def draw(self) -> Rows:
         """Draw held-out pictures and, below each row, their reconstructions."""
         from drivegen.pipeline.views import convert
-        from drivegen.training.frames import pixels_of
         from drivegen.training.fill import to_unit
         from drivegen.training.first_stage.networks import reconstruct
+        from drivegen.training.frames import pixels_of
 
         rows: list[list[Image.Image]] = []
         device = next(self.vae.parameters()).device
