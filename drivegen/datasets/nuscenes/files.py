@@ -40,7 +40,7 @@ class Sample:
 def find_image(root: Path, camera: Camera, stem: str, where: str) -> Sample:
     """Look at the header of a camera's picture, and where it lies: in place, to be copied, or a grey one to be made.
 
-    root is resolved. Raises InputError where readers would refuse the picture for this camera.
+    Raises InputError where readers would refuse the picture for this camera.
     """
     size = (camera.width_px, camera.height_px)
     if camera.image_path is None:
@@ -65,9 +65,10 @@ def find_lidar(root: Path, source: Path | None, stem: str, where: str) -> Sample
 
 
 def _found(root: Path, source: Path, stem: str, suffix: str) -> Sample:
-    path = source.resolve()
-    if path.is_relative_to(root):
-        return Sample(path.suffix, there=path.relative_to(root).as_posix())
+    # By its name too: samples/ may be a link to another disk, and what lies behind it is below root for readers.
+    for path, below in ((source.resolve(), root.resolve()), (Path(os.path.abspath(source)), Path(os.path.abspath(root)))):
+        if path.is_relative_to(below) and path.exists() and path.samefile(source):
+            return Sample(path.suffix, there=path.relative_to(below).as_posix())
     return Sample(suffix, stem=stem, read=source.read_bytes)
 
 

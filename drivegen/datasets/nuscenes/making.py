@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from drivegen.datasets.nuscenes.schema import inside
+from drivegen.datasets.nuscenes.schema import writable
 from drivegen.support.errors import InputError
 from drivegen.support.files import unforeseen
 from drivegen.support.signals import ignoring_signals, raised_by_sigterm
@@ -43,7 +43,7 @@ class Making:
 
         Raises InputError where the name leads out of root.
         """
-        path = inside(self.root, name, f"dataset {self.root}")
+        path = writable(self.root, name, f"dataset {self.root}")
         self.folder(path.parent)
         temporary = unforeseen(path)
         self._files += [temporary, path]

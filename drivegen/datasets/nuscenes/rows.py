@@ -29,7 +29,7 @@ class Rows:
     """The tables under construction: scenes are looked at, then sample files are written and named in their rows."""
 
     def __init__(self, root: Path) -> None:
-        self.root = root.resolve()
+        self.root = root
         self.tables: dict[str, list[dict[str, Any]]] = {name: [] for name in TABLES}
         self.logs_by_location: dict[str, list[str]] = {}
         self._seen: dict[str, dict[str, dict[str, Any]]] = {name: {} for name in TABLES}

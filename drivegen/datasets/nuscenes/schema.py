@@ -108,18 +108,29 @@ def _nameable(filename: str) -> bool:
 
 
 def map_path(root: Path, location: str, where: str = "map") -> Path:
-    """Return where the map of a location lies; InputError when the location is no plain name or the file a link out of root."""
+    """Return where the map of a location lies; InputError when the location is no plain name."""
     if not isinstance(location, str) or location in ("", "..") or Path(location).name != location or "\\" in location:
         raise InputError(f"{where}: location {location!r} cannot name a map file; give it a plain name, without slashes")
     return inside(root, f"maps/expansion/{location}.json", where)
 
 
 def inside(root: Path, filename: str, where: str) -> Path:
-    """Return the path of a table's file name below root; InputError when it leads out of it (absolute, ``..``, a link)."""
-    fix = "file names are relative to the data root and stay inside it"
-    if not isinstance(filename, str) or not _nameable(filename) or Path(filename).is_absolute() or ".." in Path(filename).parts:
-        raise InputError(f"{where}: file name {filename!r} refused; {fix}")
-    path = root / filename
+    """Return the path of a table's file name below root; InputError when the name leads out of it (absolute, ``..``).
+
+    Links that lie below root are followed: whoever set the folder up made them.
+    """
+    parts = Path(filename).parts if isinstance(filename, str) and _nameable(filename) else ()
+    if not parts or Path(filename).is_absolute() or ".." in parts:
+        raise InputError(f"{where}: file name {filename!r} refused; {_STAY}")
+    return root / filename
+
+
+def writable(root: Path, filename: str, where: str) -> Path:
+    """Return `inside`, for a file that is written: InputError too when a link on the way leads out of root."""
+    path = inside(root, filename, where)
     if not path.resolve().is_relative_to(root.resolve()):
-        raise InputError(f"{where}: file name {filename!r} is a link to {path.resolve()}, outside of {root}; {fix}")
+        raise InputError(f"{where}: file name {filename!r} is a link to {path.resolve()}, outside of {root}; {_STAY}")
     return path
+
+
+_STAY = "file names are relative to the data root and stay inside it"

@@ -11,7 +11,7 @@ from typing import Any
 from drivegen.datasets.nuscenes.files import add_map_mask
 from drivegen.datasets.nuscenes.making import Making, making, sync_folder, write_bytes
 from drivegen.datasets.nuscenes.rows import Rows, scene_location
-from drivegen.datasets.nuscenes.schema import TABLES, inside, map_path
+from drivegen.datasets.nuscenes.schema import TABLES, map_path, writable
 from drivegen.datasets.nuscenes.vectormap import map_json, merge_maps, read_map
 from drivegen.scene import Scene, VectorMap
 from drivegen.scene.geometry import items_of
@@ -42,7 +42,7 @@ def write(scenes: Sequence[Scene], root: str | Path, version: str = "v1.0-mini")
         raise InputError("no scenes to write; give at least one")
     if not version.startswith("v1.0-") or "/" in version:
         raise InputError(f"version {version!r} must be of the form v1.0-<name>")
-    if inside(root, version, "version").exists():
+    if writable(root, version, "version").exists():
         raise InputError(f"{root / version} exists already; choose another root or version, or remove it")
     try:
         maps = _maps(root, scenes)
