@@ -13,12 +13,12 @@ from rich.console import Console
 
 from drivegen.pipeline.manifest import Manifest, describe
 from drivegen.pipeline.pipeline import Pipeline
-from drivegen.pipeline.views import check_name
 from drivegen.sampling import check_range, check_seed
 from drivegen.scene import Frame
 from drivegen.support.errors import InputError, nearest
 from drivegen.support.files import make_subfolder
 from drivegen.support.locks import locked_folder
+from drivegen.support.names import check_file_name
 from drivegen.support.progress import progress
 from drivegen.support.signals import raised_by_sigterm
 
@@ -144,7 +144,7 @@ def generate(out: Path, selection: Selection, settings: Settings, where: Where, 
                 if number == 0 and (ignored := pipe.ignored(frame)):
                     console.print(f"[yellow]the model has no plugins for {', '.join(ignored)}: they are ignored[/yellow]")
                 advance(to=number * steps)
-                folder = out / check_name(frame.token, "sample token")
+                folder = out / check_file_name(frame.token, "sample token")
                 views = pipe(
                     frame, prompt=settings.prompt, negative_prompt=settings.negative_prompt, seed=settings.seed,
                     num_inference_steps=settings.steps, guidance_scale=guidance, sampler=settings.sampler, noise=settings.noise,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ from torch import Tensor
 from drivegen.scene import Camera, Frame
 from drivegen.scene.pictures import fitted, user_image
 from drivegen.support.errors import InputError, nearest
+from drivegen.support.names import check_file_name
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 
@@ -98,19 +98,12 @@ class Views(Mapping[str, Any]):
         """Write CHANNEL.png for each view, sheet.png and sheet_boxes.png into a folder, each atomically; returns the folder."""
         folder = Path(folder)
         for channel in self.images:
-            check_name(channel, "camera")
+            check_file_name(channel, "camera")
         folder.mkdir(parents=True, exist_ok=True)
         pictures = {f"{channel}.png": image for channel, image in self.pictures().items()}
         for name, image in {**pictures, "sheet.png": self.sheet(), "sheet_boxes.png": self.sheet_boxes()}.items():
             save_png(image, folder / name)
         return folder
-
-
-def check_name(name: str, what: str) -> str:
-    """Return a name that is safe as a file's; raises InputError for one that could lead out of its folder."""
-    if not re.fullmatch(r"[\w.\- ]+", name) or name.strip(". ") == "":
-        raise InputError(f"{what} {name!r} cannot name a file: letters, digits, dots, dashes and underscores can")
-    return name
 
 
 def save_png(image: Image.Image, path: Path) -> None:

@@ -1,6 +1,9 @@
-"""Instance names of plugins: what a module of torch can hold a plugin under."""
+"""Names that become something else: a plugin's instance name an attribute of torch's modules, a token a file's name."""
 
 from __future__ import annotations
+
+import os
+import re
 
 from drivegen.support.errors import InputError
 
@@ -13,4 +16,13 @@ def check_name(name: str) -> str:
         raise InputError(f"plugin name {name!r} must be an identifier (letters, digits, underscores)")
     if hasattr(nn.ModuleDict(), name):
         raise InputError(f"plugin name {name!r} is taken by torch's modules; use another, such as {name + '_plugin'!r}")
+    return name
+
+
+def check_file_name(name: str, what: str) -> str:
+    """Return a name that is safe as a file's; raises InputError for one that could lead out of its folder, or is too long."""
+    if not re.fullmatch(r"[\w.\- ]+", name) or name.strip(". ") == "":
+        raise InputError(f"{what} {name!r} cannot name a file: letters, digits, dots, dashes and underscores can")
+    if len(os.fsencode(name)) > 200:
+        raise InputError(f"{what} {name[:40]!r}… is too long for a file's name; 200 bytes are allowed")
     return name

@@ -3,8 +3,9 @@
 ``open`` reads through nuscenes-devkit, which is imported on first use; everything else is light.
 """
 
+from drivegen.datasets.nuscenes.problems import Problem
 from drivegen.datasets.nuscenes.read import Dataset, open
-from drivegen.datasets.nuscenes.validate import Problem, validate
+from drivegen.datasets.nuscenes.validate import validate
 from drivegen.datasets.nuscenes.write import write
 
 __all__ = ["Dataset", "Problem", "open", "validate", "write"]

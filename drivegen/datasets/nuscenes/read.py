@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from drivegen.datasets.base import SceneSource, stat_digest
-from drivegen.datasets.nuscenes.schema import ROW_ERRORS, field_problems, inside, map_path
-from drivegen.datasets.nuscenes.tables import table_problems
+from drivegen.datasets.nuscenes.notices import notices
+from drivegen.datasets.nuscenes.opening import opening_problems
+from drivegen.datasets.nuscenes.schema import ROW_ERRORS, field_problems, inside, map_path, visibility_level
 from drivegen.datasets.nuscenes.vectormap import read_map
 from drivegen.datasets.nuscenes.versions import choose_version, versions
 from drivegen.scene import Box3D, Camera, Frame, Moment, Scene, VectorMap
@@ -43,16 +48,41 @@ def _at(where: str) -> Iterator[None]:
         raise InputError(f"{where}: {type(error).__name__} {error}; the row is not as in the nuScenes schema") from error
 
 
-def _check(table: str, row: dict[str, Any]) -> None:
-    for _, message in field_problems(table, row):
+def _check(table: str, row: dict[str, Any], kind: str = "") -> None:
+    for _, message in field_problems(kind or table, row):
         raise InputError(f"{table} row {row['token']}: {message}; the row is not as in the nuScenes schema")
+
+
+def _time_us(row: dict[str, Any]) -> int:
+    """Return a row's time in whole microseconds; Lyft's have fractions."""
+    return round(row["timestamp"])
+
+
+def _cameras(rows: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    return [row for row in rows.values() if row["sensor_modality"] == "camera"]
+
+
+def _devkit(root: Path, version: str) -> Any:
+    """Let the devkit load the tables; it dies of the first bad row with a bare KeyError, so that row and its like are found."""
+    from nuscenes.nuscenes import NuScenes
+
+    try:
+        return NuScenes(version=version, dataroot=str(root), verbose=False)
+    except Exception as error:
+        cause = f"{type(error).__name__} {error}"  # the error itself holds all of the devkit's tables in memory
+    problems = opening_problems(root, version)
+    if not problems:
+        raise InputError(f"dataset {root / version} cannot be opened: {cause}")
+    more = f" (and {len(problems) - 1} more; drivegen.nuscenes.validate lists them)" if len(problems) > 1 else ""
+    raise InputError(f"{problems[0]}{more}")
 
 
 class Dataset(SceneSource):
     """A nuScenes dataset: scenes, samples, frames.
 
     root and version as given; devkit is the `NuScenes` object. A location without ``maps/expansion/<location>.json`` has no
-    map: `frame.map` is None. A category outside of nuScenes' detection classes is kept, and its `detection_class` is None.
+    map: `frame.map` is None, and a warning says so once, where the dataset is opened. A category outside of nuScenes'
+    detection classes is kept, and its `detection_class` is None. Fields are checked where they are used: a lidar needs no size.
     A sample without LIDAR_TOP takes the ego pose of the camera nearest in time, and the usual lidar mounting.
     """
 
@@ -67,23 +97,23 @@ class Dataset(SceneSource):
         root = Path(root)
         return cls(root, choose_version(root, version))
 
-    def __init__(self, root: Path, version: str) -> None:
-        from nuscenes.nuscenes import NuScenes
+    def __init__(self, root: Path, version: str, notify: bool = True) -> None:
+        """Open a version.
 
+        Args:
+            root: the data root.
+            version: the name of the folder with the tables.
+            notify: warn of what is read otherwise than one might think: locations without a map, lens distortion.
+        """
         self.root, self.version = Path(root), version
-        try:
-            self.devkit = NuScenes(version=version, dataroot=str(root), verbose=False)
-        except Exception as error:  # the devkit dies of the first bad row with a bare KeyError: find it and its like
-            problems = [problem for problem in table_problems(self.root, version) if problem.severity == "error"]
-            if not problems:
-                raise InputError(f"dataset {self.root / version} cannot be opened: {type(error).__name__} {error}") from error
-            more = f" (and {len(problems) - 1} more; drivegen.nuscenes.validate lists them)" if len(problems) > 1 else ""
-            raise InputError(f"{problems[0]}{more}") from error
-        for table in ("scene", "log", "category", "sensor"):  # the short tables; rows of the others when they are read
+        self.devkit = _devkit(self.root, version)
+        for table in ("scene", "category", "sensor"):  # the short tables; rows of the others when they are read
             for row in getattr(self.devkit, table):
                 _check(table, row)
         self._maps: dict[str, VectorMap | None] = {}
         self._moments: dict[str, Moment] = {}
+        for notice in notices(self.root, self.devkit) if notify else ():
+            warnings.warn(f"dataset {self.root / version}: {notice}", stacklevel=2)
 
     @property
     def scenes(self) -> tuple[str, ...]:
@@ -99,22 +129,17 @@ class Dataset(SceneSource):
 
     def views(self, sample_token: str) -> int:
         """Count the cameras of a sample."""
-        return sum(row["sensor_modality"] == "camera" for row in self._data(sample_token).values())
+        return len(_cameras(self._data(sample_token)))
 
     def fingerprint(self, sample_token: str) -> str:
         """Return a digest of the tables, the maps, and the sample's pictures and lidar points, by their sizes and times."""
-        rows = self._data(sample_token)
-        names = [
-            row["filename"] for channel, row in rows.items() if row["sensor_modality"] == "camera" or channel == "LIDAR_TOP"
-        ]
-        files = stat_digest([self.root / name for name in names])
+        files = stat_digest([self.root / row["filename"] for row in self._data(sample_token).values()])
         return hashlib.sha256(f"{self._tables_digest} {files}".encode()).hexdigest()[:12]
 
     def files(self, sample_token: str) -> tuple[Path, ...]:
         """List a sample's pictures, whether they are there or not."""
-        rows = self._data(sample_token).values()
-        cameras = [row for row in rows if row["sensor_modality"] == "camera"]
-        return tuple(inside(self.root, row["filename"], f"sample_data row {row['token']}") for row in cameras)
+        rows = _cameras(self._data(sample_token))
+        return tuple(inside(self.root, row["filename"], f"sample_data row {row['token']}") for row in rows)
 
     def nearby(self, sample_token: str, past_s: float, future_s: float) -> tuple[str, ...]:
         """Follow a sample's links; where timestamps stand still or turn back, what lies beyond is unknown."""
@@ -142,11 +167,11 @@ class Dataset(SceneSource):
             return found
         where, rows = f"sample row {sample_token}", self._data(sample_token)
         sample = self._get("sample", sample_token, where)
-        cameras = tuple(self._camera(row, look=False) for row in rows.values() if row["sensor_modality"] == "camera")
+        cameras = tuple(self._camera(row, look=False) for row in _cameras(rows))
         boxes = tuple(self._box(token) for token in sample["anns"])
         with _at(where):
             pose = self._reference(sample, rows, cameras)[0]
-            moment = Moment(sample["timestamp"], pose, boxes, cameras, sample_token)
+            moment = Moment(_time_us(sample), pose, boxes, cameras, sample_token)
         if len(self._moments) >= MOMENTS_KEPT:
             self._moments = {}
         self._moments[sample_token] = moment
@@ -158,12 +183,18 @@ class Dataset(SceneSource):
         return stat_digest(sorted(files))
 
     def _data(self, sample_token: str) -> dict[str, dict[str, Any]]:
-        """Return the key frames of a sample by channel."""
+        """Return the key frames of a sample that are read, by channel: cameras, and LIDAR_TOP."""
         where = f"sample row {sample_token}"
         if sample_token not in self.devkit._token2ind["sample"]:
             raise InputError(f"dataset {self.root / self.version} has no sample {sample_token!r}; `samples()` lists them")
-        sample = self._get("sample", sample_token, where)
-        return {channel: self._get("sample_data", token, where) for channel, token in sample["data"].items()}
+        rows = {}
+        for channel, token in self._get("sample", sample_token, where)["data"].items():
+            row = self.devkit.get("sample_data", token)
+            camera = row["sensor_modality"] == "camera"
+            if camera or channel == "LIDAR_TOP":
+                _check("sample_data", row, "camera data" if camera else "")
+                rows[channel] = row
+        return rows
 
     def samples(self, scene: str | None = None) -> tuple[str, ...]:
         """Sample tokens in time order, of one scene (name or token) or of all, scene after scene."""
@@ -188,7 +219,7 @@ class Dataset(SceneSource):
         sample = self._get("sample", sample_token, where)
         scene = self._get("scene", sample["scene_token"], where)
         location = self._get("log", scene["log_token"], f"scene row {scene['token']}")["location"]
-        cameras = tuple(self._camera(row) for row in rows.values() if row["sensor_modality"] == "camera")
+        cameras = tuple(self._camera(row) for row in _cameras(rows))
         boxes = tuple(self._box(token) for token in sample["anns"])
         with _at(where):
             if not cameras:
@@ -196,7 +227,7 @@ class Dataset(SceneSource):
             pose, lidar_mounting, path = self._reference(sample, rows, cameras)
             return Frame(
                 sample_token, cameras, boxes, self._map(location), sample.get("description", scene["description"]), location,
-                scene["name"], sample["timestamp"], pose, lidar_path=path, **lidar_mounting,
+                scene["name"], _time_us(sample), pose, lidar_path=path, **lidar_mounting,
             )  # fmt: skip
 
     def _reference(
@@ -207,19 +238,23 @@ class Dataset(SceneSource):
         if lidar is None and not cameras:
             raise InputError(_NO_CAMERA)
         if lidar is None:
-            closest = min(cameras, key=lambda camera: abs(camera.timestamp_us - sample["timestamp"]))
+            closest = min(cameras, key=lambda camera: abs(camera.timestamp_us - _time_us(sample)))
             return closest.global_SE3_ego, {}, None
         at = f"sample_data row {lidar['token']}"
         pose = self._pose("ego_pose", lidar["ego_pose_token"], at)
         mounting = {"ego_SE3_lidar": self._pose("calibrated_sensor", lidar["calibrated_sensor_token"], at)}
         return pose, mounting, inside(self.root, lidar["filename"], at)
 
-    def _get(self, table: str, token: str, where: str) -> dict[str, Any]:
+    def _get(self, table: str, token: str, where: str, kind: str = "") -> dict[str, Any]:
+        row = self._find(table, token, where)
+        _check(table, row, kind)
+        return row
+
+    def _find(self, table: str, token: str, where: str) -> dict[str, Any]:
         try:
             row: dict[str, Any] = self.devkit.get(table, token)
         except (KeyError, TypeError) as error:
             raise InputError(f"{where}: names {table} {token!r}, which is not in {self.version}/{table}.json") from error
-        _check(table, row)
         return row
 
     def _scene_row(self, name_or_token: str) -> dict[str, Any]:
@@ -238,7 +273,7 @@ class Dataset(SceneSource):
             if token in tokens:
                 raise InputError(f"sample row {token}: the chain of next tokens comes back to it; correct sample.json")
             tokens[token] = None
-            token = self._get("sample", token, f"scene row {scene['token']}")["next"]
+            token = self._get("sample", token, f"scene row {scene['token']}", "chained sample")["next"]
         return tuple(tokens)
 
     def _pose(self, table: str, token: str, where: str) -> SE3:
@@ -249,13 +284,13 @@ class Dataset(SceneSource):
     def _camera(self, row: dict[str, Any], look: bool = True) -> Camera:
         """Read a camera, and with look the header of its picture, which must be there and of the row's size."""
         where = f"sample_data row {row['token']} ({row['channel']})"
-        mount = self._get("calibrated_sensor", row["calibrated_sensor_token"], where)
+        mount = self._get("calibrated_sensor", row["calibrated_sensor_token"], where, "calibrated camera")
         path = inside(self.root, row["filename"], where)
         with _at(f"{where}: calibrated_sensor row {mount['token']}"):
             camera = Camera(
                 row["channel"], mount["camera_intrinsic"], row["width"], row["height"],
                 self._pose("calibrated_sensor", mount["token"], where), self._pose("ego_pose", row["ego_pose_token"], where),
-                row["timestamp"], path,
+                _time_us(row), path,
             )  # fmt: skip
         if look:
             open_image(path, where, (camera.width_px, camera.height_px)).close()
@@ -265,15 +300,28 @@ class Dataset(SceneSource):
         where = f"sample_annotation row {token}"
         row = self._get("sample_annotation", token, where)
         attributes = [self._get("attribute", name, where)["name"] for name in row["attribute_tokens"]]
-        level = row["visibility_token"]
-        if level:
-            self._get("visibility", level, where)
+        seen = row["visibility_token"]
+        level = visibility_level(self._get("visibility", seen, where)) if seen else None
         with _at(where):
             return Box3D(
                 row["category_name"], SE3.from_quaternion(row["rotation"], row["translation"]), row["size"],
-                row["instance_token"], token, self.devkit.box_velocity(token), int(level) if level else None,
+                row["instance_token"], token, self._velocity(row, where), level,
                 row["num_lidar_pts"], attributes[0] if attributes else "",
             )  # fmt: skip
+
+    def _velocity(self, row: dict[str, Any], where: str, longest_s: float = 1.5) -> NDArray[np.float64]:
+        """Estimate a box's velocity (3,) in m/s, as the devkit's `box_velocity` does, to the bit.
+
+        NaN where it is unknown: there is one observation, they are too far apart, or time does not go on between them.
+        """
+        first, last = (self._find("sample_annotation", row[link], where) if row[link] else row for link in ("prev", "next"))
+        if first is last:
+            return np.full(3, np.nan)
+        times = [1e-6 * self._find("sample", one["sample_token"], where)["timestamp"] for one in (first, last)]
+        span_s, moved_m = times[1] - times[0], np.array(last["translation"]) - np.array(first["translation"])
+        if not 0 < span_s <= longest_s * (2 if row["prev"] and row["next"] else 1):
+            return np.full(3, np.nan)
+        return np.asarray(moved_m / span_s, dtype=np.float64)
 
     def _map(self, location: str) -> VectorMap | None:
         if location not in self._maps:

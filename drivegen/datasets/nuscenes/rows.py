@@ -22,7 +22,7 @@ from drivegen.scene import Box3D, Camera, Frame, Scene
 from drivegen.scene.geometry import SE3, whole
 from drivegen.support.errors import InputError
 
-_CHANNEL = re.compile(r"[A-Za-z0-9_-]+")
+CHANNEL = re.compile(r"[A-Za-z0-9_-]+")
 
 
 class Rows:
@@ -120,7 +120,7 @@ class Rows:
 
     def _camera(self, scene: Scene, frame: Frame, camera: Camera, sample: dict[str, Any], index: int) -> dict[str, Any]:
         where = f"{_at(scene, frame)}, camera {camera.channel!r}"
-        if not _CHANNEL.fullmatch(check_text(camera.channel, f"{where}: name")) or camera.channel == "LIDAR_TOP":
+        if not CHANNEL.fullmatch(check_text(camera.channel, f"{where}: name")) or camera.channel == "LIDAR_TOP":
             raise InputError(f"{where}: its name cannot name a folder; use letters, digits, '_' and '-', and not LIDAR_TOP")
         file = find_image(self.root, camera, _stem(scene, camera.channel, index), where)
         mount = self._mount(scene, camera.channel, "camera", camera.ego_SE3_camera, camera.K_native.tolist())

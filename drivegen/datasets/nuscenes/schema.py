@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,18 +32,22 @@ LINKS = {
 
 _NUMBER = (int, float)
 _PLACED = {"rotation": list, "translation": list}
-_READ: dict[str, dict[str, Any]] = {
-    "category": {"name": str}, "attribute": {"name": str}, "sensor": {"channel": str, "modality": str}, "ego_pose": _PLACED,
-    "calibrated_sensor": _PLACED | {"camera_intrinsic": list}, "log": {"location": str},
-    "scene": {"name": str, "description": str}, "sample": {"timestamp": _NUMBER, "description?": str},
-    "sample_data": {"timestamp": _NUMBER, "is_key_frame": int, "filename": str, "width": _NUMBER, "height": _NUMBER},
-    "sample_annotation": _PLACED | {"size": list, "num_lidar_pts": _NUMBER}, "map": {"filename": str},
+READ: dict[str, dict[str, Any]] = {
+    "category": {"name": str}, "attribute": {"name": str}, "visibility": {}, "sensor": {"channel": str, "modality": str},
+    "log": {"location": str}, "map": {"filename": str, "log_tokens": list},
+    "scene": {"name": str, "description": str, "first_sample_token": str, "log_token": str},
+    "sample": {"timestamp": _NUMBER, "scene_token": str, "description?": str}, "chained sample": {"next": str},
+    "ego_pose": _PLACED, "calibrated_sensor": _PLACED, "calibrated camera": _PLACED | {"camera_intrinsic": list},
+    "sample_data": {"filename": str, "calibrated_sensor_token": str, "ego_pose_token": str},
+    "camera data": {"filename": str, "calibrated_sensor_token": str, "ego_pose_token": str, "timestamp": _NUMBER,
+                    "width": _NUMBER, "height": _NUMBER},
+    "sample_annotation": _PLACED | {"size": list, "num_lidar_pts": _NUMBER, "instance_token": str, "visibility_token": str,
+                                    "attribute_tokens": list, "prev": str, "next": str},
 }  # fmt: skip
-FIELDS = {
-    name: {link: list if link.endswith("_tokens") else str for link in LINKS.get(name, {})} | _READ.get(name, {})
-    for name in TABLES
-}
-"""Of each table, the fields that are read, with their types; a `?` marks those that may be missing."""
+"""Of each table's rows, the fields that are read, with their types; a `?` marks those that may be missing.
+
+Rows of cameras are read further than those of other sensors: a lidar needs no size.
+"""
 
 ROW_ERRORS = (KeyError, IndexError, TypeError, ValueError, AttributeError, ArithmeticError)
 """What a row of another form than the schema's can raise where it is read."""
@@ -51,6 +56,20 @@ MAY_BE_EMPTY = ("prev", "next", "visibility_token")
 """Link fields for which an empty string means none."""
 
 VISIBILITY_LEVELS = {1: "v0-40", 2: "v40-60", 3: "v60-80", 4: "v80-100"}
+_PERCENT = re.compile(r"v?\s*(\d+)\s*[-–]\s*\d+\s*%?")
+
+
+def visibility_level(row: Mapping[str, Any]) -> int | None:
+    """Return a visibility row's level, 1 to 4, from its text (``v40-60``); tokens may be numbered in any way, or be hashes.
+
+    A row without any text has the level that its token says, where that is 1 to 4; else it is unknown.
+    """
+    text = row.get("level")
+    if text in (None, ""):
+        return int(row["token"]) if row["token"] in ("1", "2", "3", "4") else None
+    found = _PERCENT.fullmatch(str(text).strip())
+    return None if found is None else 1 + sum(int(found[1]) >= low for low in (40, 60, 80))
+
 
 FULL_CATEGORY = {
     "car": "vehicle.car", "truck": "vehicle.truck", "construction_vehicle": "vehicle.construction", "bus": "vehicle.bus.rigid",
@@ -68,9 +87,9 @@ CATEGORIES = (
 """The categories nuScenes knows."""
 
 
-def field_problems(table: str, row: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield (field, what is wrong with it) for each of `FIELDS` that a row lacks or that is of another type."""
-    for name, kind in FIELDS[table].items():
+def field_problems(kind_of_row: str, row: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield (field, what is wrong with it) for each of `READ` that a row lacks or that is of another type."""
+    for name, kind in READ[kind_of_row].items():
         field = name.rstrip("?")
         if field not in row:
             if field == name:
@@ -79,7 +98,7 @@ def field_problems(table: str, row: dict[str, Any]) -> Iterator[tuple[str, str]]
         value = row[field]
         wrong = not isinstance(value, kind) or (kind is _NUMBER and isinstance(value, bool))
         if wrong or (field.endswith("_tokens") and not all(isinstance(token, str) for token in value)):
-            what = {str: "a text", list: "a list", _NUMBER: "a number", int: "true or false"}[kind]
+            what = {str: "a text", list: "a list", _NUMBER: "a number"}[kind]
             yield field, f"{field} is {repr(value)[:60]}, not {what}{' of tokens' if field.endswith('_tokens') else ''}"
 
 

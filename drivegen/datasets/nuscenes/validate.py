@@ -1,132 +1,209 @@
-"""List everything that is wrong with a dataset, at once."""
+"""List everything that is wrong with a dataset: an error is what stops opening or reading, everything else a warning."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from drivegen.datasets.nuscenes.opening import opening_problems
+from drivegen.datasets.nuscenes.problems import Problem, summarised
 from drivegen.datasets.nuscenes.read import Dataset
-from drivegen.datasets.nuscenes.schema import (
-    CATEGORIES,
-    ROW_ERRORS,
-    field_problems,
-    inside,
-    map_path,
-)
-from drivegen.datasets.nuscenes.tables import Problem, Tables, load_tables, map_row_problems, row_problems
-from drivegen.datasets.nuscenes.vectormap import read_map
+from drivegen.datasets.nuscenes.remarks import remarks
+from drivegen.datasets.nuscenes.schema import LINKS, MAY_BE_EMPTY, ROW_ERRORS, field_problems, inside
+from drivegen.datasets.nuscenes.screen import Screen
 from drivegen.datasets.nuscenes.versions import choose_version
 from drivegen.scene import Box3D, Camera
 from drivegen.scene.geometry import SE3
 from drivegen.scene.pictures import decode, open_image
 from drivegen.support.errors import InputError
+from drivegen.support.progress import progress
 
 
 def validate(root: str | Path, version: str | None = None) -> tuple[Problem, ...]:
-    """Check tables, links, poses, calibrations, boxes, maps and every image (decoded), read every frame, and list all problems.
+    """Read every frame and decode every picture as a user would, and list what is wrong, errors first.
 
-    Unknown categories and locations without a map are warnings: such boxes belong to no detection class, and such frames
-    have no map. Raises InputError only when there is no dataset to check.
+    An error stops opening or reading; a warning does not: what is unknown, not there, or refused when the dataset is written
+    again. More than ten problems of a kind become one with a count (`problems.summarised`). It takes little more memory than
+    opening the dataset, and reports progress. Raises InputError only when there is no dataset to check.
     """
     root = Path(root)
-    name = choose_version(root, version)
-    tables, problems = load_tables(root, name)
-    if not problems:
-        problems = [*row_problems(tables), *map_row_problems(root, tables)]
-        opens = not problems
-        problems += _value_problems(root, tables)
-        if opens:
-            problems += _reading_problems(root, name, [problem for problem in problems if problem.severity == "error"])
-    return tuple(problems)
+    return summarised(_problems(root, choose_version(root, version)))
 
 
-def _value_problems(root: Path, tables: Tables) -> Iterator[Problem]:
-    tables = {name: [row for row in rows if not any(field_problems(name, row))] for name, rows in tables.items()}
-    rows = {name: {row["token"]: row for row in tables[name]} for name in tables}
-    for name in ("ego_pose", "calibrated_sensor"):
-        for row in tables[name]:
-            yield from _tried(name, row, _pose)
-    for row in tables["calibrated_sensor"]:
-        sensor = rows["sensor"].get(row["sensor_token"], {})
-        if sensor.get("modality") == "camera":
-            yield from _tried("calibrated_sensor", row, partial(_intrinsics, sensor))
-    for row in tables["sample_annotation"]:
-        yield from _tried("sample_annotation", row, lambda row: Box3D("", _pose(row), row["size"], token=row["token"]))
-    for row in tables["category"]:
-        if row["name"] not in CATEGORIES:
-            message = f"{row['name']!r} is not a nuScenes category: its boxes are of no detection class"
-            yield Problem("category", row["token"], message, "warning")
-    taken: dict[tuple[str, str], str] = {}
-    for row in tables["sample_data"]:
-        mount = rows["calibrated_sensor"].get(row["calibrated_sensor_token"], {})
-        sensor = rows["sensor"].get(mount.get("sensor_token", ""), {})
-        key = row["sample_token"], str(sensor.get("channel"))
-        if row["is_key_frame"] and (other := taken.setdefault(key, row["token"])) != row["token"]:
-            message = f"sample {key[0]} has another key frame of {key[1]}, row {other}; one of them is not read: remove it"
-            yield Problem("sample_data", row["token"], message, "warning")
-        if sensor.get("modality") == "camera":
-            yield from _tried("sample_data", row, partial(_image, root))
-        elif row["is_key_frame"]:
-            yield from _tried("sample_data", row, partial(_file, root))
-    for location in sorted({row["location"] for row in tables["log"]}):
-        try:
-            path = map_path(root, location) if location else None
-            if path is None or not path.is_file():
-                file = f"maps/expansion/{location or '<location>'}.json"
-                yield Problem("log", "", f"location {location!r} has no map {file}: its frames have none", "warning")
-            else:
-                read_map(path, location)
-        except InputError as error:
-            yield Problem("map", "", str(error))
-
-
-def _reading_problems(root: Path, version: str, known: list[Problem]) -> Iterator[Problem]:
-    """Read every scene and frame as a user would, and pass on what is refused for a reason that is not `known`."""
-
-    def attempt(table: str, token: str, read: Callable[[str], object]) -> Iterator[Problem]:
-        try:
-            read(token)
-        except InputError as error:
-            message = str(error).removeprefix(f"{table} row {token}: ")
-            if not any((problem.token or problem.message) in str(error) for problem in known):
-                yield Problem(table, token, message)
-
+def _problems(root: Path, version: str) -> Iterator[Problem]:
     try:
-        data = Dataset(root, version)
+        data = Dataset(root, version, notify=False)
     except InputError as error:
-        yield Problem("dataset", "", str(error))
+        refused = str(error)
+    else:
+        yield from _Reading(data).problems()
+        yield from remarks(data, [walk(data, scene)[0] for scene in data.devkit.scene])
         return
-    for row in data.devkit.scene:
-        yield from attempt("scene", row["token"], data.samples)
-    for row in data.devkit.sample:
-        yield from attempt("sample", row["token"], data.frame)
+    yield from opening_problems(root, version) or [Problem("dataset", "", refused)]
 
 
-def _tried(table: str, row: dict[str, Any], check: Any) -> Iterator[Problem]:
-    try:
-        check(row)
-    except InputError as error:
-        yield Problem(table, row["token"], str(error))
-    except ROW_ERRORS as error:
-        yield Problem(table, row["token"], f"{type(error).__name__} {error}")
+class _Reading:
+    """Looks at all that is read, once, sample by sample."""
+
+    def __init__(self, data: Dataset) -> None:
+        self.data, self.devkit = data, data.devkit
+        self.screen = Screen(data)
+        self._seen: set[tuple[str, str]] = set()  # rows that were looked at closely
+        self._wrong: set[tuple[str, str]] = set()  # those with an error
+        self._maps: dict[str, str] = {}  # what is wrong with the map of a location
+
+    def problems(self) -> Iterator[Problem]:
+        """Yield every error."""
+        with progress("checking", len(self.devkit.sample), "samples") as advance:
+            for scene in self.devkit.scene:
+                tokens, problem = walk(self.data, scene)
+                if problem is not None:
+                    yield problem
+                for token in tokens:
+                    yield from self._sample(token)
+                    advance()
+
+    def _sample(self, token: str) -> Iterator[Problem]:
+        sample = self.devkit.get("sample", token)
+        for row in (self.devkit.get("sample_data", t) for t in sample["data"].values()):
+            if row["sensor_modality"] == "camera" and not any(field_problems("camera data", row)):
+                yield from self._tried("sample_data", row, partial(_picture, self.data.root))
+        if not self.screen.passes(token):
+            yield from self._closely(sample)
+
+    def _closely(self, sample: dict[str, Any]) -> Iterator[Problem]:
+        involved = list(self._involved(sample))
+        for kind, row in involved:
+            if (kind.table, row["token"]) not in self._seen:
+                self._seen.add((kind.table, row["token"]))
+                yield from self._row(kind, row)
+        location = next((row.get("location") for kind, row in involved if kind.table == "log"), None)
+        yield from self._map(location)
+        try:
+            self.data.frame(sample["token"])
+        except InputError as error:
+            known = [row["token"] for kind, row in involved if (kind.table, row["token"]) in self._wrong]
+            known += [message for message in self._maps.values() if message]
+            if not any(said in str(error) for said in known):
+                message = str(error).removeprefix(f"sample row {sample['token']}: ")
+                yield Problem("sample", sample["token"], message)
+
+    def _involved(self, sample: dict[str, Any]) -> Iterator[tuple[_Kind, dict[str, Any]]]:
+        """Yield the rows that a frame is made of, as far as they are there."""
+
+        def found(kind: _Kind, token: Any) -> Iterator[tuple[_Kind, dict[str, Any]]]:
+            index = self.devkit._token2ind[kind.table]
+            if isinstance(token, str) and token in index:
+                yield kind, getattr(self.devkit, kind.table)[index[token]]
+
+        yield _SAMPLE, sample
+        for _, scene in found(_SCENE, sample.get("scene_token")):
+            yield _SCENE, scene
+            yield from found(_LOG, scene.get("log_token"))
+        for channel, token in sample["data"].items():
+            row = self.devkit.get("sample_data", token)
+            camera = row["sensor_modality"] == "camera"
+            if camera or channel == "LIDAR_TOP":
+                yield _CAMERA if camera else _LIDAR, row
+                yield from found(_CAMERA_MOUNT if camera else _LIDAR_MOUNT, row["calibrated_sensor_token"])
+                yield from found(_EGO_POSE, row.get("ego_pose_token"))
+        for token in sample["anns"]:
+            row = self.devkit.get("sample_annotation", token)
+            yield _BOX, row
+            attributes = row.get("attribute_tokens")
+            for attribute in attributes if isinstance(attributes, list) else ():
+                yield from found(_ATTRIBUTE, attribute)
+
+    def _row(self, kind: _Kind, row: dict[str, Any]) -> Iterator[Problem]:
+        wrong = dict(field_problems(kind.fields, row))
+        for message in wrong.values():
+            yield self._error(kind.table, row["token"], message)
+        for link in kind.links:
+            target, value = LINKS[kind.table][link], row.get(link)
+            for one in () if link in wrong else value if isinstance(value, list) else [value]:
+                if one not in self.devkit._token2ind[target] and not (one == "" and link in MAY_BE_EMPTY):
+                    yield self._error(kind.table, row["token"], f"{link} {one!r} is not in {target}.json")
+        if kind.check is not None and not wrong:
+            yield from self._tried(kind.table, row, kind.check)
+
+    def _map(self, location: Any) -> Iterator[Problem]:
+        if isinstance(location, str) and location not in self._maps:
+            self._maps[location] = ""
+            try:
+                self.data._map(location)
+            except InputError as error:
+                self._maps[location] = str(error)
+                yield Problem("map", "", str(error))
+
+    def _tried(self, table: str, row: dict[str, Any], check: Callable[[dict[str, Any]], object]) -> Iterator[Problem]:
+        try:
+            check(row)
+        except InputError as error:
+            yield self._error(table, row["token"], str(error))
+        except ROW_ERRORS as error:
+            yield self._error(table, row["token"], f"{type(error).__name__} {error}")
+
+    def _error(self, table: str, token: str, message: str) -> Problem:
+        self._wrong.add((table, token))
+        return Problem(table, token, message)
+
+
+def walk(data: Dataset, scene: dict[str, Any]) -> tuple[list[str], Problem | None]:
+    """Follow a scene's samples: their tokens as far as the chain goes, and what is wrong with it."""
+    tokens: dict[str, None] = {}
+    rows, index = data.devkit.sample, data.devkit._token2ind["sample"]
+    table, row, link = "scene", scene, "first_sample_token"
+    while True:
+        if link == "next" and (message := next((said for _, said in field_problems("chained sample", row)), "")):
+            return list(tokens), Problem(table, row["token"], message)
+        token = row[link]
+        if not token:
+            return list(tokens), None
+        if token not in index:
+            return list(tokens), Problem(table, row["token"], f"{link} {token!r} is not in sample.json")
+        if token in tokens:
+            message = f"the chain of next tokens comes back to it, sample row {token}; correct sample.json"
+            return list(tokens), Problem("scene", scene["token"], message)
+        tokens[token] = None
+        table, row, link = "sample", rows[index[token]], "next"
+
+
+def _picture(root: Path, row: dict[str, Any]) -> None:
+    decode(open_image(inside(root, row["filename"], "image"), "image", (row["width"], row["height"])), "image")
 
 
 def _pose(row: dict[str, Any]) -> SE3:
     return SE3.from_quaternion(row["rotation"], row["translation"])
 
 
-def _file(root: Path, row: dict[str, Any]) -> None:
-    path = inside(root, row["filename"], "file")
-    if not path.is_file():
-        raise InputError(f"file {path} is missing")
+def _mounted(row: dict[str, Any]) -> Camera:
+    return Camera("camera", row["camera_intrinsic"], 1, 1, _pose(row), SE3.identity())
 
 
-def _intrinsics(sensor: dict[str, Any], row: dict[str, Any]) -> None:
-    Camera(sensor["channel"], row["camera_intrinsic"], 1, 1, SE3.identity(), SE3.identity())
+def _box(row: dict[str, Any]) -> Box3D:
+    return Box3D("", _pose(row), row["size"], token=row["token"])
 
 
-def _image(root: Path, row: dict[str, Any]) -> None:
-    if row["is_key_frame"]:
-        decode(open_image(inside(root, row["filename"], "image"), "image", (row["width"], row["height"])), "image")
+@dataclass(frozen=True)
+class _Kind:
+    """Rows of a table that are read alike: their fields (`READ`), the links that are followed, and what they must make."""
+
+    table: str
+    fields: str = ""
+    links: tuple[str, ...] = ()
+    check: Callable[[dict[str, Any]], object] | None = None
+
+
+_SAMPLE = _Kind("sample", "sample", ("scene_token",))
+_SCENE = _Kind("scene", "scene", ("log_token",))
+_LOG = _Kind("log", "log")
+_CAMERA = _Kind("sample_data", "camera data", ("ego_pose_token",))
+_LIDAR = _Kind("sample_data", "sample_data", ("ego_pose_token",))
+_CAMERA_MOUNT = _Kind("calibrated_sensor", "calibrated camera", (), _mounted)
+_LIDAR_MOUNT = _Kind("calibrated_sensor", "calibrated_sensor", (), _pose)
+_EGO_POSE = _Kind("ego_pose", "ego_pose", (), _pose)
+_BOX = _Kind("sample_annotation", "sample_annotation", ("visibility_token", "attribute_tokens", "prev", "next"), _box)
+_ATTRIBUTE = _Kind("attribute", "attribute")

@@ -1,0 +1,150 @@
+"""What does not stop reading and is worth knowing: warnings of `validate`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from functools import partial
+from itertools import pairwise
+from typing import Any
+
+from drivegen.datasets.nuscenes.notices import distortions, missing_maps
+from drivegen.datasets.nuscenes.problems import Problem
+from drivegen.datasets.nuscenes.read import Dataset
+from drivegen.datasets.nuscenes.rows import CHANNEL
+from drivegen.datasets.nuscenes.schema import CATEGORIES, LINKS, visibility_level
+from drivegen.scene import detection_class
+from drivegen.support.errors import InputError, nearest
+from drivegen.support.names import check_file_name
+
+_warning = partial(Problem, severity="warning")
+
+_UNREAD = {
+    "instance": ("first_annotation_token", "last_annotation_token"), "scene": ("last_sample_token",), "sample": ("prev",),
+    "sample_data": ("prev", "next"),
+}  # fmt: skip
+"""Links that nothing here follows, and that the devkit's own tools do."""
+
+
+def remarks(data: Dataset, chains: list[list[str]]) -> Iterator[Problem]:
+    """Yield the warnings of an open dataset; chains are the sample tokens of each scene that can be read."""
+    yield from _scenes(data, chains)
+    yield from _categories(data.devkit)
+    yield from _visibility(data.devkit)
+    for notice in missing_maps(data.root, data.devkit):
+        yield _warning("log", "", notice)
+    for notice in distortions(data.devkit):
+        yield _warning("calibrated_sensor", "", notice)
+    yield from _names(data.devkit, chains)
+    yield from _times(data.devkit, chains)
+    yield from _files(data, chains)
+    yield from _repeated(data.devkit)
+    yield from _links(data.devkit)
+
+
+def _scenes(data: Dataset, chains: list[list[str]]) -> Iterator[Problem]:
+    read = sum(map(len, chains))
+    if not read:
+        yield _warning("scene", "", "there is no sample to read")
+    elif read < len(data.devkit.sample):
+        left = len(data.devkit.sample) - read
+        yield _warning(
+            "sample", "", f"{left:,} of {len(data.devkit.sample):,} samples are in no scene's chain: they are not read"
+        )
+    names: set[str] = set()
+    for row in data.devkit.scene:
+        if row["name"] in names:
+            yield _warning(
+                "scene", row["token"], f"the name {row['name']!r} is taken by another scene, which is the one found by it"
+            )
+        names.add(row["name"])
+        if any(ord(letter) > 0x24F for letter in row["description"]):
+            message = f"description {row['description']!r:.60} has letters that text encoders trained on English do not know"
+            yield _warning("scene", row["token"], message)
+
+
+def _categories(devkit: Any) -> Iterator[Problem]:
+    for row in devkit.category:
+        if row["name"] not in CATEGORIES and detection_class(row["name"]) is None:
+            close = nearest(row["name"].lower(), CATEGORIES)
+            yield _warning(
+                "category",
+                row["token"],
+                f"{row['name']!r} is not a nuScenes category: its boxes are of no detection class{close}",
+            )
+
+
+def _visibility(devkit: Any) -> Iterator[Problem]:
+    for row in devkit.visibility:
+        if visibility_level(row) is None:
+            message = f"level {row.get('level')!r:.40} is no range of percent such as v40-60: its boxes' visibility is unknown"
+            yield _warning("visibility", row["token"], message)
+
+
+def _names(devkit: Any, chains: list[list[str]]) -> Iterator[Problem]:
+    """Names that cannot be those of files, which `generate` and `write` make of them."""
+    for row in devkit.sensor:
+        if row["modality"] == "camera" and (not CHANNEL.fullmatch(row["channel"]) or row["channel"] == "LIDAR_TOP"):
+            message = f"channel {row['channel']!r} cannot name a folder: the scene cannot be written, nor its views be saved"
+            yield _warning("sensor", row["token"], message)
+    for token in (token for chain in chains for token in chain):
+        try:
+            check_file_name(token, "token")
+        except InputError as error:
+            yield _warning("sample", token, f"{error}: the sample cannot be generated into a folder")
+
+
+def _times(devkit: Any, chains: list[list[str]]) -> Iterator[Problem]:
+    for chain in chains:
+        rows = [devkit.get("sample", token) for token in chain]
+        for one, other in pairwise(rows):
+            times = one.get("timestamp"), other.get("timestamp")
+            if all(isinstance(time, (int, float)) for time in times) and not times[1] > times[0]:
+                message = f"timestamp {times[1]} is not after the one before, {times[0]}"
+                yield _warning("sample", other["token"], f"{message}: `write` refuses the scene, and speeds are unknown")
+
+
+def _files(data: Dataset, chains: list[list[str]]) -> Iterator[Problem]:
+    for token in (token for chain in chains for token in chain):
+        lidar = data.devkit.get("sample", token)["data"].get("LIDAR_TOP")
+        row = {} if lidar is None else data.devkit.get("sample_data", lidar)
+        name = row.get("filename")
+        if isinstance(name, str) and not _is_file(os.path.join(data.root, name)):
+            yield _warning("sample_data", row["token"], f"lidar file {name} is missing: `write` refuses the scene")
+
+
+def _is_file(path: str) -> bool:
+    try:
+        return os.path.isfile(path)
+    except (OSError, ValueError):
+        return False
+
+
+def _repeated(devkit: Any) -> Iterator[Problem]:
+    for table, index in devkit._token2ind.items():
+        rows = getattr(devkit, table)
+        if len(index) < len(rows):
+            for i, row in enumerate(rows):
+                if index[row["token"]] != i:
+                    yield _warning(table, row["token"], "the token is used twice; the last row of that token is read")
+    sensors = {row["token"]: row["channel"] for row in devkit.sensor}
+    for row in devkit.sample_data:
+        if row["is_key_frame"]:
+            read = devkit.get("sample", row["sample_token"])["data"][row["channel"]]
+            if read != row["token"]:
+                channel = sensors[devkit.get("calibrated_sensor", row["calibrated_sensor_token"])["sensor_token"]]
+                what = f"sample {row['sample_token']} has another key frame of {channel}, row {read}"
+                yield _warning("sample_data", row["token"], f"{what}; this one is not read: remove one of them")
+
+
+def _links(devkit: Any) -> Iterator[Problem]:
+    for table, links in _UNREAD.items():
+        for link in links:
+            target = LINKS[table][link]
+            index = devkit._token2ind[target]
+            for row in getattr(devkit, table):
+                value = row.get(link, "")
+                if value != "" and not (isinstance(value, str) and value in index):
+                    yield _warning(
+                        table, row["token"], f"{link} {value!r:.60} is not in {target}.json; nothing here follows it"
+                    )
