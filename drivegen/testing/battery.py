@@ -6,105 +6,18 @@ import copy
 import json
 import pickle
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from drivegen.backbones.stable_diffusion import Backbone
 from drivegen.host import batch as data
-from drivegen.host.host import Conditions, Host
-from drivegen.plugin import Arrays, Grid, Now, Plugin
-from drivegen.scene import Frame
-from drivegen.testing.frames import elsewhere, frame
-from drivegen.testing.models import tiny_backbone
-
-TOLERANCE = 1e-5
-
-
-@dataclass(frozen=True)
-class Case:
-    """A plugin under test: how it is made, what callers pass it, and on which frames and backbone.
-
-    others are plugins that it cannot work without (a branch that attends to named tokens, say), attached before it.
-    """
-
-    make: Callable[..., Plugin]
-    options: Mapping[str, Any] = field(default_factory=dict)
-    user_input: Any = None
-    frames: tuple[Frame, ...] = field(default_factory=lambda: (frame(0), frame(1)))
-    backbone: Callable[[], Backbone] = tiny_backbone
-    others: Mapping[str, Callable[[], Plugin]] = field(default_factory=dict)
-    name: str = "mine"
-
-    def plugin(self) -> Plugin:
-        """Make the plugin."""
-        torch.manual_seed(0)
-        return self.make(**self.options)
-
-    def host(
-        self, trained: bool = True, extra: Mapping[str, Plugin] | None = None, first: bool = False, alone: bool = True
-    ) -> Host:
-        """Attach the plugin to a fresh backbone; trained moves every parameter off its initial value."""
-        plugins: dict[str, Plugin] = {name: make() for name, make in self.others.items()}
-        if alone:
-            plugins[self.name] = self.plugin()
-        added = dict(extra or {})
-        host = Host(self.backbone(), {**added, **plugins} if first else {**plugins, **added})
-        if trained and alone:
-            disturb(host.plugin(self.name))
-        return host.eval()
-
-    def batch(self, host: Host, frames: tuple[Frame, ...] | None = None) -> data.Batch:
-        """Prepare and collate the frames for the host's plugins."""
-        frames = frames or self.frames
-        plugins = {name: host.plugin(name) for name in host.plugins}
-        inputs = {self.name: self.user_input} if self.user_input is not None and self.name in plugins else {}
-        prepared = [data.prepare(f, {n: p.weightless() for n, p in plugins.items()}, inputs) for f in frames]
-        return data.collate(prepared, plugins, len(frames[0].cameras))
-
-    def latents(self, host: Host, rows: int) -> tuple[Tensor, Tensor]:
-        """Noisy latents of the frames' image size, and a timestep a row."""
-        width, height = self.frames[0].cameras[0].image_size
-        factor = host.backbone.vae_factor
-        generator = torch.Generator().manual_seed(1)
-        x = torch.randn(rows, host.backbone.latent_channels, height // factor, width // factor, generator=generator)
-        return x, torch.full((rows,), 500)
-
-    def run(self, host: Host, keep: Tensor | bool = True, scale: float = 1.0, batch: data.Batch | None = None) -> Tensor:
-        """Predict once with the plugin kept or null, at a scale."""
-        batch = batch or self.batch(host)
-        mine = self.name in host.plugins
-        conditions = host.encode(
-            batch.arrays, batch.grid, {self.name: keep} if mine else {}, {self.name: scale} if mine else {}
-        )
-        return self.predict(host, conditions)
-
-    def predict(self, host: Host, conditions: Conditions, t: int = 500) -> Tensor:
-        """Predict from this case's latents."""
-        x, steps = self.latents(host, conditions.grid.rows)
-        out: Tensor = host(x, torch.full_like(steps, t), conditions, 0.5)
-        return out
-
-
-def disturb(module: nn.Module, seed: int = 3) -> None:
-    """Move every parameter off its initial value, so that nothing hides behind a zero."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
-
-
-def close(a: Tensor, b: Tensor, what: str, tolerance: float = TOLERANCE) -> None:
-    """Assert that two tensors agree to a relative norm."""
-    error = float((a.float() - b.float()).norm() / b.float().norm().clamp(min=1e-12))
-    assert error <= tolerance, f"{what}: relative difference {error:.2e}, at most {tolerance:.0e} is allowed"
-
-
-def same(a: Tensor, b: Tensor, what: str) -> None:
-    """Assert that two tensors hold the same bits."""
-    assert torch.equal(a, b), f"{what}: not the same bits, largest difference {float((a - b).abs().max()):.2e}"
+from drivegen.host import boundary
+from drivegen.host.host import Host
+from drivegen.plugin import Arrays, Grid
+from drivegen.testing.case import TOLERANCE, Case, close, disturb, same
+from drivegen.testing.frames import elsewhere
+from drivegen.testing.surroundings import fits_other_widths, order_does_not_matter, others_scales_reach_it, works_on_clips
 
 
 @torch.no_grad()
@@ -125,10 +38,39 @@ def has_an_effect(case: Case) -> None:
     """A trained plugin that is present changes the prediction, or weighs or adds to the loss, or guides."""
     host = case.host()
     if {"weight", "loss", "guide"} & set(host.plugin(case.name).overridden()):
+        outcomes(case, host, case.batch(host))
         return
     assert not torch.equal(case.run(host), case.run(case.host(alone=False))), (
         "the plugin has no effect: no test of it could fail"
     )
+
+
+def outcomes(case: Case, host: Host, batch: data.Batch) -> list[Tensor]:
+    """Return all that the plugin has a part in: the prediction, its weights for the loss, and its own loss."""
+    prediction = case.run(host, batch=batch)
+    arrays, plugin = batch.arrays[case.name], host.plugin(case.name)
+    _, t = case.latents(host, batch.grid.rows)
+    size = (prediction.shape[-2], prediction.shape[-1])
+    weight = boundary.weight(case.name, plugin, arrays, t, size)
+    loss = boundary.loss(case.name, plugin, prediction, torch.zeros_like(prediction), t, arrays)
+    return [part for part in (prediction, weight, loss) if part is not None]
+
+
+@torch.no_grad()
+def reads_its_arrays(case: Case) -> None:
+    """Other arrays, of other frames or of other values, change the prediction, the weights or the loss."""
+    host = case.host()
+    batch = case.batch(host)
+    mine = batch.arrays[case.name]
+    if not any(value.numel() for value in mine.values()):
+        return
+    before = outcomes(case, host, batch)
+    there = case.batch(host, tuple(map(elsewhere, case.frames))).arrays[case.name]
+    for other in (there, scramble(mine)):
+        changed = data.Batch(batch.grid, {**batch.arrays, case.name: other})
+        if any(not torch.equal(a, b) for a, b in zip(outcomes(case, host, changed), before, strict=True)):
+            return
+    raise AssertionError(f"none of the arrays {', '.join(mine)} changes anything: they are prepared and not read")
 
 
 @torch.no_grad()
@@ -206,7 +148,7 @@ def gradients_reach_the_plugin_only(case: Case) -> None:
     batch = case.batch(host)
     prediction = case.run(host, keep=mixed, batch=batch)
     _, t = case.latents(host, batch.grid.rows)
-    extra = plugin.loss(prediction, torch.zeros_like(prediction), t, batch.arrays[case.name])
+    extra = boundary.loss(case.name, plugin, prediction, torch.zeros_like(prediction), t, batch.arrays[case.name])
     total = prediction.square().mean() + (0.0 if extra is None else extra)
     total.backward()
     got = [name for name, p in plugin.named_parameters() if p.grad is not None and bool(p.grad.abs().sum() > 0)]
@@ -232,7 +174,7 @@ def survives_saving(case: Case) -> None:
     host = case.host()
     plugin = host.plugin(case.name)
     config = json.loads(json.dumps(plugin.config))
-    other = Host(case.backbone(), {**{n: m() for n, m in case.others.items()}, case.name: type(plugin)(**config)}).eval()
+    other = case.host(trained=False, make=lambda: type(plugin)(**config))
     other.plugin(case.name).load_state_dict(plugin.state_dict(), strict=True)
     batch = case.batch(host)
     same(case.run(other, batch=batch), case.run(host, batch=batch), "saved and loaded")
@@ -281,35 +223,6 @@ def checkpointing_is_exact(case: Case) -> None:
         )
 
 
-class Witness(Plugin):
-    """A second plugin that adds a term of its own at the UNet's input, to test order with."""
-
-    def attach(self, backbone: Any) -> None:
-        def build(name: str, site: nn.Module) -> nn.Module:
-            torch.manual_seed(5)
-            return _WitnessLayer(int(backbone.unet.config.block_out_channels[0]))
-
-        self.tap("conv_in", build)
-
-
-class _WitnessLayer(nn.Module):
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.shift = nn.Parameter(torch.randn(1, width, 1, 1))
-
-    def forward(self, x: Tensor, y: Tensor, now: Now) -> Tensor:
-        return self.shift
-
-
-@torch.no_grad()
-def order_does_not_matter(case: Case) -> None:
-    """Before or after another plugin, the prediction is the same."""
-    after, before = (case.host(extra={"witness": Witness()}, first=first) for first in (True, False))
-    # Layers are initialised in the order of attachment, so the same weights have to be put there.
-    before.plugins.load_state_dict(after.plugins.state_dict())
-    close(case.run(before), case.run(after), "before another plugin against after it")
-
-
 @torch.no_grad()
 def batch_equals_singles(case: Case) -> None:
     """A batch gives what its frames give alone, at equal padding."""
@@ -339,9 +252,10 @@ def bf16_is_near_fp32(case: Case) -> None:
 CHECKS: Mapping[str, Callable[[Case], None]] = {
     check.__name__: check
     for check in (
-        identity_at_initialisation, has_an_effect, null_leaks_nothing, scale_zero_is_absence, gradients_reach_the_plugin_only,
-        state_holds_no_backbone, survives_saving, survives_copies, checkpointing_is_exact, order_does_not_matter,
-        batch_equals_singles, bf16_is_near_fp32,
+        identity_at_initialisation, has_an_effect, reads_its_arrays, null_leaks_nothing, scale_zero_is_absence,
+        gradients_reach_the_plugin_only, state_holds_no_backbone, survives_saving, survives_copies, checkpointing_is_exact,
+        order_does_not_matter, others_scales_reach_it, batch_equals_singles, works_on_clips, fits_other_widths,
+        bf16_is_near_fp32,
     )
 }  # fmt: skip
 """The battery, by name."""

@@ -28,7 +28,7 @@ def randomize(module: nn.Module, seed: int = 0, std: float = 0.05) -> nn.Module:
 
 
 def tiny_tokenizer(length: int = 16) -> Any:
-    """Make a CLIP tokenizer of single characters: a token a letter."""
+    """Make a CLIP tokenizer of single characters: one token per letter."""
     from transformers import CLIPTokenizer
 
     alphabet = byte_alphabet()
@@ -46,23 +46,32 @@ def byte_alphabet() -> list[str]:
 
 def tiny_backbone(
     seed: int = 0, prediction_type: str = "epsilon", vae_factor: int = 4, latent_channels: int = 4,
-    unet: dict[str, Any] | None = None, image_encoder: bool = False,
+    unet: dict[str, Any] | None = None, image_encoder: bool = False, width: int = WIDTH,
 ) -> Backbone:  # fmt: skip
-    """Build a random backbone: UNet of two levels (32, 64), a one-layer text encoder, an AutoencoderKL of factor 2, 4 or 8.
+    """Build a random backbone: UNet of two levels (32, 64), a one-layer text encoder, an AutoencoderKL.
 
-    image_encoder adds a two-layer CLIP vision model on pictures of 32×32.
+    Args:
+        seed: which random weights.
+        prediction_type: what the UNet predicts.
+        vae_factor: pixels per latent: 2, 4 or 8.
+        latent_channels: C.
+        unet: settings of the UNet in place of these.
+        image_encoder: whether there is a two-layer CLIP vision model on pictures of 32×32 too.
+        width: D, a multiple of 16, and of the UNet's first level; its other levels grow alike.
     """
     from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
     tokenizer = tiny_tokenizer()
-    net = UNet2DConditionModel(
-        **{
-            "sample_size": 16, "in_channels": latent_channels, "out_channels": latent_channels, "block_out_channels": (32, 64),
-            "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"), "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
-            "layers_per_block": 1, "cross_attention_dim": WIDTH, "attention_head_dim": 2, "norm_num_groups": 8,
-        } | (unet or {})
-    )  # fmt: skip
+    settings: dict[str, Any] = {
+        "sample_size": 16, "in_channels": latent_channels, "out_channels": latent_channels, "block_out_channels": (32, 64),
+        "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"), "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+        "layers_per_block": 1, "cross_attention_dim": WIDTH, "attention_head_dim": 2, "norm_num_groups": 8,
+    } | (unet or {})  # fmt: skip
+    if width != WIDTH:
+        settings["cross_attention_dim"] = width
+        settings["block_out_channels"] = tuple(c * width // WIDTH for c in settings["block_out_channels"])
+    net = UNet2DConditionModel(**settings)
     levels = {2: 2, 4: 3, 8: 4}[vae_factor]
     vae = AutoencoderKL(
         in_channels=3, out_channels=3, block_out_channels=(8,) * levels, latent_channels=latent_channels, norm_num_groups=4,
@@ -70,7 +79,7 @@ def tiny_backbone(
         mid_block_add_attention=False, scaling_factor=0.5,
     )  # fmt: skip
     text_config = CLIPTextConfig(
-        vocab_size=len(tokenizer), hidden_size=WIDTH, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2,
+        vocab_size=len(tokenizer), hidden_size=width, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2,
         max_position_embeddings=16, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip

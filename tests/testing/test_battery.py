@@ -9,10 +9,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from drivegen.catalog import registry
 from drivegen.plugin import Arrays, Now, Plugin, Signal, select_or_null
 from drivegen.scene import Frame
 from drivegen.testing import CHECKS, Case
 from drivegen.testing.frames import elsewhere, frame
+from tests.testing.broken import BROKEN, Count
 
 
 class OneToken(Plugin):
@@ -112,6 +114,17 @@ def test_a_null_that_leaks_is_found(kind: type[Plugin]) -> None:
 def test_a_fresh_plugin_that_adds_beside_its_tokens_is_found() -> None:
     with pytest.raises(AssertionError, match="a fresh plugin, tokens left out, against none: relative difference"):
         CHECKS["identity_at_initialisation"](Case(LoudToken))
+
+
+@pytest.mark.parametrize("check", CHECKS)
+def test_every_check_finds_what_breaks_it(check: str) -> None:
+    with pytest.raises(AssertionError):
+        CHECKS[check](Case(BROKEN[check]))
+
+
+@pytest.mark.parametrize("check", CHECKS)
+def test_an_honest_plugin_passes_whatever_stands_beside_it(check: str) -> None:
+    CHECKS[check](Case(Count, others={"boxes": registry.load("boxes"), "camera": registry.load("camera")}))
 
 
 @pytest.mark.parametrize("kind", [OneToken, TappedToken])
