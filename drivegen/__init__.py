@@ -9,11 +9,13 @@ if TYPE_CHECKING:
     from drivegen.catalog.registry import register as register
     from drivegen.datasets import nuscenes as nuscenes
     from drivegen.pipeline.pipeline import Pipeline as Pipeline
+    from drivegen.pipeline.settings import GenerationSettings as GenerationSettings
     from drivegen.pipeline.views import Views as Views
     from drivegen.saved.model import Model as Model
     from drivegen.support.errors import InputError as InputError
 
 _WHERE = {
+    "GenerationSettings": "drivegen.pipeline.settings",
     "Pipeline": "drivegen.pipeline.pipeline",
     "Views": "drivegen.pipeline.views",
     "Model": "drivegen.saved.model",
@@ -24,7 +26,7 @@ _ROOMS = (
     "catalog", "datasets", "plugin", "raster", "sampling", "saved", "scene", "testing", "training", "world",
 )  # fmt: skip
 
-__all__ = ["InputError", "Model", "Pipeline", "Views", "nuscenes", "register"]
+__all__ = ["GenerationSettings", "InputError", "Model", "Pipeline", "Views", "nuscenes", "register"]
 
 
 def __getattr__(name: str) -> Any:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-from rich.console import Console
-
-from drivegen.pipeline.manifest import Manifest, describe
+from drivegen import lora
+from drivegen.cli.screen import Screen, complain
+from drivegen.pipeline.checks import RECORDED
+from drivegen.pipeline.manifest import Manifest, describe, made_by, model_facts
 from drivegen.pipeline.pipeline import Pipeline
-from drivegen.sampling import check_range, check_seed
+from drivegen.pipeline.plan import Plan
+from drivegen.pipeline.settings import GenerationSettings
 from drivegen.scene import Frame
 from drivegen.support.errors import InputError, nearest
 from drivegen.support.files import make_subfolder
@@ -25,8 +27,8 @@ from drivegen.support.signals import raised_by_sigterm
 BUILT_IN = Path(__file__).parents[1] / "assets" / "scene"
 """The dataset that is generated from when no data are given: one frame of the procedural city."""
 
-LONGEST_SIDE = 8192
-"""Pixels; a typing error beyond it would keep the machine busy without an answer."""
+LISTED = 20
+"""Frames that were not generated are named, as far as one can read them."""
 
 
 @dataclass(frozen=True)
@@ -84,27 +86,6 @@ class _Frames(Sequence[Frame]):
 
 
 @dataclass(frozen=True)
-class Settings:
-    """How to generate; None is the model's own default."""
-
-    prompt: str | None = None
-    negative_prompt: str | None = None
-    steps: int | None = None
-    guidance: tuple[str, ...] = ()
-    sampler: str | None = None
-    noise: str | None = None
-    agreement: float | None = None
-    seed: int = 0
-    without: tuple[str, ...] = ()
-    scales: tuple[str, ...] = ()
-    ranges: tuple[str, ...] = ()
-    strength: float | None = None
-    size: tuple[int, int] | None = None
-    inputs: tuple[str, ...] = ()
-    regions: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
 class Where:
     """Which model, and on what it computes."""
 
@@ -123,50 +104,13 @@ class Where:
         for text in self.plugins:
             name, equals, source = text.partition("=")
             pipe.add_plugin(*((source, name) if equals and name.isidentifier() else (text,)))
+        files = [lora.find(file).resolve() for file, _ in map(parse_lora, self.loras)]
+        for file in files:
+            if files.count(file) > 1:
+                raise InputError(f"--lora names {file} twice; give it once, with the scale that it shall have")
         for text in self.loras:
             pipe.load_lora(*parse_lora(text))
         return pipe
-
-
-def generate(out: Path, selection: Selection, settings: Settings, where: Where, console: Console) -> None:
-    """Generate the selected frames into OUT/<sample_token>/, with sheets and a manifest."""
-    scales, ranges, guidance = parse_scales(settings.scales), parse_ranges(settings.ranges), parse_guidance(settings.guidance)
-    inputs, regions = parse_inputs(settings.inputs), parse_regions(settings.regions)
-    check_seed(settings.seed)
-    with raised_by_sigterm(), locked_folder(out):
-        manifest = Manifest(out)
-        frames = selection.frames()
-        pipe = where.pipeline()
-        steps = settings.steps or pipe.model.sampling.steps
-        with manifest, progress("generating", len(frames) * steps, "steps") as advance:
-            started, images = time.monotonic(), 0
-            for number, frame in enumerate(frames):
-                if number == 0 and (ignored := pipe.ignored(frame)):
-                    console.print(f"[yellow]the model has no plugins for {', '.join(ignored)}: they are ignored[/yellow]")
-                advance(to=number * steps)
-                folder = out / check_file_name(frame.token, "sample token")
-                views = pipe(
-                    frame, prompt=settings.prompt, negative_prompt=settings.negative_prompt, seed=settings.seed,
-                    num_inference_steps=settings.steps, guidance_scale=guidance, sampler=settings.sampler, noise=settings.noise,
-                    agreement=settings.agreement,
-                    scales=scales, ranges=ranges, without=settings.without, size=settings.size, strength=settings.strength,
-                    inputs=inputs, regions=regions,
-                    image=None if settings.strength is None else recorded(frame),
-                    callback_on_step_end=lambda pipe, i, t, state, n=number: advance(to=n * steps + i + 1),
-                )  # fmt: skip
-                views.save(make_subfolder(out, folder.name))
-                manifest.add(describe(views, pipe.model, folder, out))
-                images += len(views)
-            took = time.monotonic() - started
-    console.print(
-        f"{images} images of {len(frames)} frames in {took:.1f} s ({pipe.device}, {str(pipe.dtype).removeprefix('torch.')})"
-    )
-    console.print(f"look at {folder / 'sheet.png'}", soft_wrap=True, highlight=False, markup=False)
-
-
-def parse_scales(given: Sequence[str]) -> dict[str, float]:
-    """Read PLUGIN=X options."""
-    return _by_plugin("--scale", given, "PLUGIN=X with a number X of 0 or above, such as boxes=1.5")
 
 
 def parse_lora(text: str) -> tuple[str, float]:
@@ -180,95 +124,90 @@ def parse_lora(text: str) -> tuple[str, float]:
         return text, 1.0  # the equals sign is in the file's name
 
 
-def parse_inputs(given: Sequence[str]) -> dict[str, str]:
-    """Read PLUGIN=FILE options."""
-    out: dict[str, str] = {}
-    for text in given:
-        name, _, value = text.partition("=")
-        if not name or not value or name in out:
-            raise InputError(f"--input {text!r} must be PLUGIN=FILE, once a plugin, such as image_prompt=photo.jpg")
-        out[name] = value
-    return out
+def generate(out: Path, selection: Selection, settings: GenerationSettings, where: Where, screen: Screen) -> None:
+    """Generate the selected frames into OUT/<sample_token>/, with sheets and a manifest.
+
+    Pictures that are there already, made in the same way, stay as they are; of several frames one that cannot be generated
+    is left out, and named at the end. Raises InputError where there is such a one.
+    """
+    if settings.strength is not None:
+        settings = settings.replaced(image=RECORDED)
+    with raised_by_sigterm(), locked_folder(out):
+        manifest = Manifest(out)
+        frames = selection.frames()
+        pipe = where.pipeline()
+        work = _Work(out, manifest, pipe, pipe.settings(settings), screen)
+        with manifest, progress("generating", len(frames) * work.steps, "steps") as advance:
+            started = time.monotonic()
+            for number, token in enumerate(frames.tokens):
+                try:
+                    work.frame(frames[number], partial(_within, lambda to: advance(to=to), number * work.steps, work.steps))
+                except InputError as error:
+                    if len(frames) == 1:
+                        raise
+                    work.failed[token] = str(error)
+                advance(to=(number + 1) * work.steps)
+            took = time.monotonic() - started
+    work.summary(took)
+    if work.failed:
+        raise InputError(
+            f"{len(work.failed)} of {len(frames)} frames were not generated; mend what is named above, and run it again"
+        )
 
 
-def parse_guidance(given: Sequence[str]) -> float | dict[str, float] | None:
-    """Read one number, or PLUGIN=W options; None where there is none."""
-    if len(given) == 1 and "=" not in given[0]:
-        try:
-            return float(given[0])
-        except ValueError:
-            raise InputError(f"--guidance {given[0]!r} must be a number, or PLUGIN=W such as text=3") from None
-    return _by_plugin("--guidance", given, "PLUGIN=W with a number W of 0 or above (or one number for all)") or None
+class _Work:
+    """What is done for each frame, and what came of it."""
+
+    def __init__(self, out: Path, manifest: Manifest, pipe: Pipeline, settings: GenerationSettings, screen: Screen) -> None:
+        self.out, self.manifest, self.pipe, self.settings, self.screen = out, manifest, pipe, settings, screen
+        self.model = model_facts(pipe.model, pipe.extensions.sha256)
+        self.each = len(settings.timesteps or ()) or settings.steps or pipe.model.sampling.steps
+        self.steps = self.each * settings.repeats
+        """Denoising steps of one frame."""
+        self.made, self.kept, self.images = 0, 0, 0
+        self.failed: dict[str, str] = {}
+        self.last: Path | None = None
+        self._asked = False
+
+    def frame(self, frame: Frame, advance: Callable[[int], None]) -> None:
+        """Generate a frame, as often as asked; advance(steps) is told how many of its steps are done."""
+        for name, what in ((frame.token, "sample token"), *((channel, "camera") for channel in frame.channels)):
+            check_file_name(name, what)
+        if not self._asked and (ignored := self.pipe.ignored(frame)):
+            self.screen.line((f"the model has no plugins for {', '.join(ignored)}: they are ignored", "yellow"))
+        self._asked = True
+        for i, plan in enumerate(self.pipe.plans(frame, self.settings)):
+            folder = self.out / frame.token
+            folder = folder if self.settings.repeats == 1 else folder / str(plan.seed)
+            self._generation(plan, folder, partial(_within, advance, i * self.each, self.each))
+
+    def _generation(self, plan: Plan, folder: Path, advance: Callable[[int], None]) -> None:
+        common = made_by(self.pipe.used(plan), self.model, plan.digest())
+        self.last = folder
+        if self.manifest.holds(folder, plan.frame.token, plan.frame.channels, common):
+            self.kept += 1
+            return
+        views = self.pipe.run(plan, advance)
+        views.save(make_subfolder(self.out, *folder.relative_to(self.out).parts))
+        self.manifest.add(describe(views, folder, self.out, common))
+        self.made += 1
+        self.images += len(views)
+
+    def summary(self, took_s: float) -> None:
+        """Say what was done."""
+        what = "frames" if self.settings.repeats == 1 else "generations"
+        if self.kept:
+            self.screen.line(f"{self.kept} {what} were there already, made in the same way: they stay as they are")
+        on = f"({self.pipe.device}, {str(self.pipe.dtype).removeprefix('torch.')})"
+        self.screen.line(f"{self.images} images of {self.made} {what} in {took_s:.1f} s {on}")
+        for token, why in list(self.failed.items())[:LISTED]:
+            complain(f"not generated: {token}: {why}")
+        if len(self.failed) > LISTED:
+            complain(f"… and {len(self.failed) - LISTED} more")
+        if self.last is not None:
+            self.screen.line(f"look at {self.last / 'sheet.png'}")
 
 
-def parse_ranges(given: Sequence[str]) -> dict[str, tuple[float, float]]:
-    """Read PLUGIN=START:END options."""
-    out: dict[str, tuple[float, float]] = {}
-    for text in given:
-        name, _, ends = text.partition("=")
-        try:
-            start, end = (float(value) for value in ends.split(":"))
-        except ValueError:
-            raise InputError(f"--range {text!r} must be PLUGIN=START:END, such as layout=0:0.6") from None
-        if name in out:
-            raise InputError(f"--range names {name!r} twice")
-        out[name] = check_range(name, start, end)
-    return out
-
-
-def parse_regions(given: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Read PLUGIN=CAMERA[:MASK] options: a mask file is white where the plugin is, and without one all of the picture is."""
-    from drivegen.scene.pictures import user_image
-
-    out: dict[str, dict[str, Any]] = {}
-    for text in given:
-        name, _, rest = text.partition("=")
-        channel, colon, file = rest.partition(":")
-        if not name or not channel or (colon and not file):
-            form = "PLUGIN=CAMERA:MASK, or PLUGIN=CAMERA for all of its picture, such as layout=CAM_FRONT:mask.png"
-            raise InputError(f"--region {text!r} must be {form}")
-        views = out.setdefault(name, {})
-        if channel in views:
-            raise InputError(f"--region names {channel!r} of {name!r} twice")
-        views[channel] = user_image(Path(file), f"--region {name}={channel}", "L") if colon else True
-    return out
-
-
-def _by_plugin(option: str, given: Sequence[str], form: str) -> dict[str, float]:
-    out: dict[str, float] = {}
-    for text in given:
-        name, equals, value = text.partition("=")
-        try:
-            number = float(value)
-        except ValueError:
-            number = -1.0
-        if not name or not equals or not 0 <= number < float("inf"):
-            raise InputError(f"{option} {text!r} must be {form}")
-        if name in out:
-            raise InputError(f"{option} names {name!r} twice")
-        out[name] = number
-    return out
-
-
-def parse_size(text: str | None) -> tuple[int, int] | None:
-    """Read HEIGHTxWIDTH."""
-    if text is None:
-        return None
-    parts = text.lower().split("x")
-    if len(parts) != 2 or not all(part.isascii() and part.isdecimal() for part in parts):
-        raise InputError(f"--size {text!r} must be HEIGHTxWIDTH in pixels, such as 224x400")
-    if any(len(part) > 9 or int(part) > LONGEST_SIDE for part in parts):
-        raise InputError(f"--size {text!r} is too large; each side may have at most {LONGEST_SIDE} pixels")
-    return int(parts[0]), int(parts[1])
-
-
-def recorded(frame: Frame) -> dict[str, Image.Image]:
-    """Read the pictures that a frame's cameras took; raises InputError where there is none."""
-    from drivegen.scene.pictures import load_image
-
-    out = {}
-    for camera in frame.cameras:
-        if camera.image_path is None:
-            raise InputError(f"--strength starts from recorded pictures, and {camera.channel} of {frame.token!r} has none")
-        out[camera.channel] = load_image(camera)
-    return out
+def _within(advance: Callable[[int], None], before: int, most: int, step: int) -> None:
+    """Say that a part of the work is `step` of its `most` steps further; some samplers take more than was said."""
+    advance(before + min(step, most))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -11,9 +10,11 @@ from typing import Annotated, Any
 
 import typer
 
+from drivegen.cli import options
+from drivegen.cli.options import generation_options
+from drivegen.cli.screen import Screen, complain
 from drivegen.support.errors import CannotGoOn, InputError
 from drivegen.support.signals import INTERRUPTED
-from drivegen.support.text import printable
 
 app = typer.Typer(
     name="drivegen", help="Camera images of driving scenes, under many conditions at once.", no_args_is_help=True,
@@ -23,10 +24,8 @@ app = typer.Typer(
 FAILED, BAD_INPUT = 1, 2
 
 
-def _console(stderr: bool = False) -> Any:
-    from rich.console import Console
-
-    return Console(stderr=stderr)
+def _screen() -> Screen:
+    return Screen()
 
 
 def _guarded(command: Callable[..., None]) -> Callable[..., None]:
@@ -38,24 +37,20 @@ def _guarded(command: Callable[..., None]) -> Callable[..., None]:
         try:
             command(*args, **kwargs)
         except InputError as error:
-            _say(f"error: {error}")
+            complain(f"error: {error}")
             raise typer.Exit(BAD_INPUT) from error
         except OSError as error:
             where = f" {error.filename}" if error.filename else ""
-            _say(f"error: {error.strerror or error}{where}")
+            complain(f"error: {error.strerror or error}{where}")
             raise typer.Exit(BAD_INPUT) from error
         except CannotGoOn as error:
-            _say(f"error: {error}")
+            complain(f"error: {error}")
             raise typer.Exit(FAILED) from error
         except KeyboardInterrupt as error:
-            _say("interrupted")
+            complain("interrupted")
             raise typer.Exit(INTERRUPTED) from error
 
     return guarded
-
-
-def _say(line: str) -> None:
-    print(printable(" ".join(line.split())), file=sys.stderr)
 
 
 def _warn(
@@ -63,7 +58,7 @@ def _warn(
 ) -> None:
     # Deprecations are for developers; what a user can act on is a UserWarning.
     if issubclass(category, UserWarning):
-        _say(f"warning: {message}")
+        complain(f"warning: {message}")
 
 
 def _quiet() -> None:
@@ -77,6 +72,7 @@ def _quiet() -> None:
 
 @app.command()
 @_guarded
+@generation_options
 def generate(
     out: Annotated[Path, typer.Option(help="Folder to write into.")],
     data: Annotated[Path | None, typer.Option(help="nuScenes-format dataset; without it, a built-in scene.")] = None,
@@ -86,71 +82,28 @@ def generate(
     all_samples: Annotated[bool, typer.Option("--all", help="Every sample of the scene, or of the dataset.")] = False,
     num: Annotated[int | None, typer.Option(help="At most this many samples.")] = None,
     model: Annotated[str, typer.Option(help="'tiny', a model folder, or a single-file checkpoint.")] = "tiny",
+    config: Annotated[Path | None, typer.Option(help="Folder with the configurations of a single-file checkpoint.")] = None,
+    vae: Annotated[Path | None, typer.Option(help="Folder or file of a VAE in the place of the model's own.")] = None,
     plugin: Annotated[
         list[str] | None, typer.Option(metavar="[NAME=]FOLDER", help="Add a plugin saved alone: its folder, file or hub id.")
     ] = None,
     lora: Annotated[list[str] | None, typer.Option(metavar="FILE[=SCALE]", help="Add a LoRA; may be repeated.")] = None,
-    input_: Annotated[
-        list[str] | None, typer.Option("--input", metavar="PLUGIN=FILE", help="Give a plugin a file, such as a picture.")
-    ] = None,
-    config: Annotated[Path | None, typer.Option(help="Folder with the configurations of a single-file checkpoint.")] = None,
-    vae: Annotated[Path | None, typer.Option(help="Folder or file of a VAE in the place of the model's own.")] = None,
-    prompt: Annotated[str | None, typer.Option(help="Text in place of each sample's description.")] = None,
-    negative_prompt: Annotated[str | None, typer.Option(help="Text to stay away from.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None,
-    guidance: Annotated[
-        list[str] | None, typer.Option(metavar="W|PLUGIN=W", help="Guidance scale, 1 is none; or a weight a plugin, repeated.")
-    ] = None,
-    sampler: Annotated[str | None, typer.Option(help="unipc, dpm++, ddim, euler, ddpm, pndm …")] = None,
-    noise: Annotated[str | None, typer.Option(help="independent, shared, or sphere: the same where views overlap.")] = None,
-    agreement: Annotated[
-        float | None, typer.Option(help="Share of the steps, 0 to 1, in which overlapping views are made to agree.")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Same seed, same settings, same machine: same bytes.")] = 0,
-    without: Annotated[list[str] | None, typer.Option(metavar="PLUGIN", help="Null a plugin; may be repeated.")] = None,
-    scale: Annotated[
-        list[str] | None, typer.Option(metavar="PLUGIN=X", help="1 as trained, 0 absent; may be repeated.")
-    ] = None,
-    range_: Annotated[
-        list[str] | None,
-        typer.Option("--range", metavar="PLUGIN=START:END", help="Fractions of the steps between which it is there."),
-    ] = None,
-    region: Annotated[
-        list[str] | None,
-        typer.Option(metavar="PLUGIN=CAMERA[:MASK]", help="Where in a camera's picture it is: white in a mask's file, or all."),
-    ] = None,
-    strength: Annotated[float | None, typer.Option(help="Start from the recorded pictures: 0 keeps them, 1 nothing.")] = None,
-    size: Annotated[str | None, typer.Option(metavar="HEIGHTxWIDTH", help="Size of each image. Default: the model's.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     dtype: Annotated[
         str, typer.Option(help="auto (bfloat16 where the processor has it), float32, bfloat16 or float16.")
     ] = "auto",
     offload: Annotated[bool, typer.Option("--offload", help="Keep text encoder and VAE in main memory until used.")] = False,
+    **settings: Any,
 ) -> None:
     """Generate what every camera of a scene would see."""
+    given = options.read(settings)
+
     from drivegen.cli import generate as work
 
     selection = work.Selection(data, version, scene, tuple(sample or ()), all_samples, num)
-    settings = work.Settings(
-        prompt,
-        negative_prompt,
-        steps,
-        tuple(guidance or ()),
-        sampler,
-        noise,
-        agreement,
-        seed,
-        tuple(without or ()),
-        tuple(scale or ()),
-        tuple(range_ or ()),
-        strength,
-        work.parse_size(size),
-        tuple(input_ or ()),
-        tuple(region or ()),
-    )
     _quiet()
     where = work.Where(model, device, dtype, offload, config, tuple(plugin or ()), tuple(lora or ()), vae)
-    work.generate(out, selection, settings, where, _console())
+    work.generate(out, selection, given, where, _screen())
 
 
 @app.command()
@@ -165,12 +118,10 @@ def world(
 ) -> None:
     """Write a dataset of the procedural city in the nuScenes format."""
     from drivegen import world as city
-    from drivegen.cli.generate import parse_size
+    from drivegen.pipeline.spelling import read_size
 
-    parsed = parse_size(size)
-    assert parsed is not None
-    city.write(out, scenes, frames, seed, parsed, workers)
-    _console().print(f"{scenes} scenes of {frames} frames in {out}", highlight=False, soft_wrap=True, markup=False)
+    city.write(out, scenes, frames, seed, read_size(size), workers)
+    _screen().line(f"{scenes} scenes of {frames} frames in {out}")
 
 
 @app.command()
@@ -207,11 +158,11 @@ def controlnet(
 ) -> None:
     """Write a ControlNet as a plugin folder."""
     from drivegen.convert import networks as work
-    from drivegen.convert.magicdrive import parse_dtype
+    from drivegen.support.runtime import parse_dtype
 
     _quiet()
     work.convert(work.controlnet(src, picture, tuple(attends_to or ("text",))), out, parse_dtype(dtype))
-    _console().print(f"wrote {out}", highlight=False, soft_wrap=True, markup=False)
+    _screen().line(f"wrote {out}")
 
 
 @convert.command("t2i_adapter")
@@ -224,11 +175,11 @@ def t2i_adapter(
 ) -> None:
     """Write a T2I-Adapter as a plugin folder."""
     from drivegen.convert import networks as work
-    from drivegen.convert.magicdrive import parse_dtype
+    from drivegen.support.runtime import parse_dtype
 
     _quiet()
     work.convert(work.t2i_adapter(src, picture), out, parse_dtype(dtype))
-    _console().print(f"wrote {out}", highlight=False, soft_wrap=True, markup=False)
+    _screen().line(f"wrote {out}")
 
 
 @convert.command()
@@ -244,10 +195,11 @@ def magicdrive(
 ) -> None:
     """Write a MagicDrive checkpoint as a model. Its plugins are camera, text, boxes, bev_map and cross_view."""
     from drivegen.convert import magicdrive as work
+    from drivegen.support.runtime import parse_dtype
 
     _quiet()
-    work.convert(src, out, base, half, work.parse_dtype(dtype))
-    _console().print(f"wrote {out}", highlight=False, soft_wrap=True, markup=False)
+    work.convert(src, out, base, half, parse_dtype(dtype))
+    _screen().line(f"wrote {out}")
 
 
 @app.command()
@@ -260,7 +212,7 @@ def validate(
     from drivegen.cli.show import show_problems
     from drivegen.datasets import nuscenes
 
-    if show_problems(_console(), nuscenes.validate(root, version), root):
+    if show_problems(_screen(), nuscenes.validate(root, version), root):
         raise typer.Exit(BAD_INPUT)
 
 
@@ -270,7 +222,7 @@ def plugins() -> None:
     """List the installed plugins: kind, hooks, parameters, origin. Imports none of them."""
     from drivegen.cli.show import show_plugins
 
-    show_plugins(_console())
+    show_plugins(_screen())
 
 
 @app.command()
@@ -283,7 +235,7 @@ def info(model: Annotated[str, typer.Argument(help="'tiny' or a model folder.")]
     folder = locate(model)
     if not folder.is_dir():
         raise InputError(f"{folder} is a file; info reads model folders")
-    show_model(_console(), folder)
+    show_model(_screen(), folder)
 
 
 def main() -> None:

@@ -4,35 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
+from typing import Any
 
 from drivegen.catalog.listing import Listed, listed
+from drivegen.cli.screen import Screen, text
 from drivegen.saved.contents import Contents, Part, contents
 
 
-def show_plugins(console: Console) -> None:
+def show_plugins(screen: Screen) -> None:
     """Print every plugin kind with what it does; the broken ones with why."""
-    table = Table("kind", "hooks, parameters", "origin", box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    for plugin in listed():
-        table.add_row(f"[bold]{escape(plugin.kind)}[/bold]", _about(plugin), escape(plugin.origin))
-    console.print(table)
+    rows = [(text((plugin.kind, "bold")), _about(plugin), plugin.origin) for plugin in listed()]
+    screen.table(("kind", "hooks, parameters", "origin"), rows)
 
 
-def _about(plugin: Listed) -> str:
+def _about(plugin: Listed) -> Any:
     if plugin.problem:
-        return f"[red]disabled: {escape(plugin.problem)}[/red]"
-    hooks = f"[cyan]{' '.join(plugin.hooks)}[/cyan]"
-    parameters = escape(", ".join(plugin.parameters)) or "no parameters"
-    doubt = f"[yellow]not checked: {escape(plugin.unchecked)}[/yellow]\n" if plugin.unchecked else ""
-    if doubt and not plugin.hooks:
-        return doubt
-    return f"{doubt}{escape(plugin.summary)}\n{hooks}\n[dim]{parameters}[/dim]\n"
+        return text((f"disabled: {plugin.problem}", "red"))
+    doubt = (f"not checked: {plugin.unchecked}\n" if plugin.unchecked else "", "yellow")
+    if plugin.unchecked and not plugin.hooks:
+        return text(doubt)
+    parameters = ", ".join(plugin.parameters) or "no parameters"
+    return text(doubt, f"{plugin.summary}\n", (" ".join(plugin.hooks), "cyan"), (f"\n{parameters}\n", "dim"))
 
 
-def show_model(console: Console, folder: Path) -> None:
+def show_model(screen: Screen, folder: Path) -> None:
     """Print what is inside a model folder, after comparing its weights with their recorded hashes."""
     index = None
     if (folder / "drivegen.json").exists():
@@ -41,55 +36,45 @@ def show_model(console: Console, folder: Path) -> None:
         index = read_index(folder)
         check_hashes(folder, index.sha256)
     found = contents(folder)
-    console.print(f"[bold]{escape(str(folder))}[/bold]", highlight=False, soft_wrap=True)
-    console.print(_parts_table(found))
-    console.print(f"scheduler: {found.scheduler}", highlight=False, soft_wrap=True)
+    screen.line((str(folder), "bold"))
+    _parts_table(screen, found)
+    screen.line(f"scheduler: {found.scheduler}")
     if index is None:
-        console.print("no plugins: it generates from text and ignores cameras, boxes and map")
+        screen.line("no plugins: it generates from text and ignores cameras, boxes and map")
         return
     height, width = index.image_size
     s = index.sampling
     null = "all plugins" if s.null is None else ", ".join(s.null) or "none"
-    console.print(f"images: {height}x{width} (height x width)", highlight=False, soft_wrap=True)
-    settings = escape(f"{s.sampler}, {s.steps} steps, guidance {s.guidance} (nulls {null}), rescale {s.guidance_rescale}")
-    console.print(f"sampling: {settings}, noise {s.noise}, agreement {s.agreement}", highlight=False, soft_wrap=True)
+    screen.line(f"images: {height}x{width} (height x width)")
+    settings = f"{s.sampler}, {s.steps} steps, guidance {s.guidance} (nulls {null}), rescale {s.guidance_rescale}"
+    screen.line(f"sampling: {settings}, noise {s.noise}, agreement {s.agreement}")
     versions = ", ".join(f"{k} {v}" for k, v in index.versions.items()) or "versions that are not recorded"
-    console.print(f"saved with: {escape(versions)}", highlight=False, soft_wrap=True)
+    screen.line(f"saved with: {versions}")
     for key, value in index.about.items():
-        said = "settings recorded in drivegen.json" if isinstance(value, (dict, list)) else escape(str(value))
-        console.print(f"{escape(str(key))}: {said}", highlight=False, soft_wrap=True)
-    console.print(f"sha256 of all {len(index.sha256)} weight files agree")
+        said = "settings recorded in drivegen.json" if isinstance(value, (dict, list)) else str(value)
+        screen.line(f"{key}: {said}")
+    screen.line(f"sha256 of all {len(index.sha256)} weight files agree")
 
 
-def _parts_table(found: Contents) -> Table:
-    table = Table("part", "class or kind", "parameters", "dtype", "size", box=None, pad_edge=False, header_style="bold")
-    for column in (2, 4):
-        table.columns[column].justify = "right"
-
-    def add(part: Part, name: str) -> None:
+def _parts_table(screen: Screen, found: Contents) -> None:
+    def row(part: Part, name: str) -> tuple[Any, ...]:
         size = f"{part.size_bytes / 1e6:.2f} MB"
-        table.add_row(name, part.kind, f"{part.parameters:,}", " ".join(part.dtypes), size)
+        return name, part.kind, f"{part.parameters:,}", " ".join(part.dtypes), size
 
-    for part in found.parts:
-        add(part, part.name)
-    for part in found.plugins:
-        add(part, f"plugins/{part.name}")
+    rows = [row(part, part.name) for part in found.parts] + [row(part, f"plugins/{part.name}") for part in found.plugins]
     everything = (*found.parts, *found.plugins)
-    total = sum(part.size_bytes for part in everything)
-    table.add_row(
-        "[bold]all[/bold]", "", f"[bold]{sum(p.parameters for p in everything):,}[/bold]", "", f"{total / 1e6:.2f} MB"
-    )
-    return table
+    total, count = sum(part.size_bytes for part in everything), sum(part.parameters for part in everything)
+    rows.append((text(("all", "bold")), "", text((f"{count:,}", "bold")), "", f"{total / 1e6:.2f} MB"))
+    screen.table(("part", "class or kind", "parameters", "dtype", "size"), rows, right=(2, 4))
 
 
-def show_problems(console: Console, problems: Sequence[object], root: Path) -> bool:
+def show_problems(screen: Screen, problems: Sequence[object], root: Path) -> bool:
     """Print a dataset's problems; returns whether any of them is an error."""
     errors = 0
     for problem in problems:
         severity = getattr(problem, "severity", "error")
         errors += severity == "error"
-        colour = "red" if severity == "error" else "yellow"
-        console.print(f"[{colour}]{severity}[/{colour}] {escape(str(problem))}", highlight=False, soft_wrap=True)
+        screen.line((severity, "red" if severity == "error" else "yellow"), f" {problem}")
     verdict = f"{errors} errors, {len(problems) - errors} warnings" if problems else "nothing wrong"
-    console.print(f"{escape(str(root))}: {verdict}", highlight=False, soft_wrap=True)
+    screen.line(f"{root}: {verdict}")
     return errors > 0

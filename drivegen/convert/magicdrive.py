@@ -18,13 +18,12 @@ from drivegen.plugin import Plugin
 from drivegen.sampling import Sampling
 from drivegen.saved import model
 from drivegen.support import weights
-from drivegen.support.errors import InputError, nearest
+from drivegen.support.errors import InputError
 from drivegen.support.weights import State
 
 SAMPLING = Sampling("unipc", steps=20, guidance=2.0, null=("camera", "text", "boxes"), noise="shared")
 """MagicDrive's defaults: guidance nulls camera, text and boxes but keeps the map; all views start from one noise."""
 
-DTYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 _ORDER = ("camera", "text", "boxes", "bev_map", "cross_view")
 _STEM = "diffusion_pytorch_model"
@@ -127,13 +126,6 @@ def convert(src: str | Path, out: str | Path, base: str | Path, half: bool = Tru
     checkpoint.load_into(plugins)
     about = {"source": "MagicDrive (Apache-2.0)", "camera_parameters_fp16": half}
     return model.save(host, out, SAMPLING, dtype, described.image_size, about)
-
-
-def parse_dtype(name: str) -> torch.dtype | None:
-    """Return the number format of that name, None for float32; raises InputError for any other."""
-    if name not in DTYPES:
-        raise InputError(f"dtype {name!r} must be one of {', '.join(DTYPES)}{nearest(name, DTYPES)}")
-    return DTYPES[name]
 
 
 def _check_ring(neighbours: tuple[tuple[int, ...], ...], src: str | Path) -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from drivegen.lora.files import FILE, LoRA, read, save
+    from drivegen.lora.files import FILE, LoRA, find, read, save
     from drivegen.lora.inject import add_trainable, apply, extract, parameters, remove
 
-__all__ = ["FILE", "LoRA", "add_trainable", "apply", "extract", "parameters", "read", "remove", "save"]
+__all__ = ["FILE", "LoRA", "add_trainable", "apply", "extract", "find", "parameters", "read", "remove", "save"]
 
-_IN_FILES = ("FILE", "LoRA", "read", "save")
+_IN_FILES = ("FILE", "LoRA", "find", "read", "save")
 
 
 def __getattr__(name: str) -> Any:

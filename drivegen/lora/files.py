@@ -42,12 +42,7 @@ def read(source: str | Path) -> LoRA:
 
     Raises InputError for any other.
     """
-    path = Path(source).expanduser()
-    if path.is_dir():
-        names = [name for name in _FILES if (path / name).is_file()]
-        if not names:
-            raise InputError(f"{path} holds no LoRA: none of {', '.join(_FILES)}")
-        path = path / names[0]
+    path = find(source)
     # In fp32 before alpha is folded in: a product in a file's fp16 would round what diffusers and PEFT do not round.
     state = {k: v.float() if v.is_floating_point() else v for k, v in weights.load_file(path).items()}
     for part, kind in _OTHER_KINDS.items():
@@ -56,6 +51,17 @@ def read(source: str | Path) -> LoRA:
     if all(key.startswith(("lora_unet_", "lora_te_", "lora_te1_")) for key in state) and state:
         state = _from_kohya(state, path)
     return _from_names(state, path)
+
+
+def find(source: str | Path) -> Path:
+    """Return the file of a LoRA: the source itself, or the one in it where it is a folder."""
+    path = Path(source).expanduser()
+    if not path.is_dir():
+        return path
+    names = [name for name in _FILES if (path / name).is_file()]
+    if not names:
+        raise InputError(f"{path} holds no LoRA: none of {', '.join(_FILES)}")
+    return path / names[0]
 
 
 def _from_kohya(state: weights.State, path: Path) -> weights.State:

@@ -1,4 +1,4 @@
-"""manifest.jsonl: a line an image, enough to make it again and to know that it is the same."""
+"""manifest.jsonl: a line per image, enough to make it again and to know that it is the same."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from drivegen.pipeline.settings import UsedSettings
 from drivegen.pipeline.views import Views
-from drivegen.saved.model import Model, library_versions
+from drivegen.saved.model import Model, digest_of, library_versions, weight_files
 from drivegen.support.errors import InputError
 from drivegen.support.files import sha256, write_atomically
+from drivegen.support.names import check_file_name
 
 NAME = "manifest.jsonl"
+SHEETS = ("sheet.png", "sheet_boxes.png")
 _EVERY_S = 5.0
 
 
@@ -24,13 +27,14 @@ class Manifest:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.path = folder / NAME
+        self.folder, self.path = folder, folder / NAME
         self._lines: dict[str, list[dict[str, Any]]] = {}
         if self.path.exists():
             for number, text in enumerate(self.path.read_text(encoding="utf-8").splitlines(), 1):
                 try:
                     line = json.loads(text)
-                    self._lines.setdefault(line["sample_token"], []).append(line)
+                    line["sample_token"]
+                    self._lines.setdefault(Path(line["file"]).parent.as_posix(), []).append(line)
                 except (ValueError, KeyError, TypeError) as error:
                     raise InputError(f"{self.path}, line {number} is not a manifest's; move the file away") from error
         self._written = time.monotonic()
@@ -42,10 +46,30 @@ class Manifest:
         self.write()
 
     def add(self, lines: list[dict[str, Any]]) -> None:
-        """Take the lines of one frame."""
-        self._lines[lines[0]["sample_token"]] = lines
+        """Take the lines of one generation, which replace those of its folder."""
+        self._lines[Path(lines[0]["file"]).parent.as_posix()] = lines
         if time.monotonic() - self._written > _EVERY_S:
             self.write()
+
+    def holds(self, folder: Path, token: str, channels: tuple[str, ...], common: Mapping[str, Any]) -> bool:
+        """Tell whether the pictures of a generation are there, made in the same way, and whole.
+
+        Args:
+            folder: where they would be.
+            token: the frame's.
+            channels: its cameras.
+            common: what `made_by` says of the generation.
+        """
+        lines = self._lines.get(folder.relative_to(self.folder).as_posix(), [])
+        if [line.get("camera") for line in lines] != list(channels) or not all((folder / sheet).is_file() for sheet in SHEETS):
+            return False
+        expected = json.loads(json.dumps({"sample_token": token, **common}))
+        for line in lines:
+            path = self.folder / str(line["file"])
+            made = {key: value for key, value in line.items() if key not in ("camera", "file", "sha256")}
+            if made != expected or not path.is_file() or sha256(path) != line.get("sha256"):
+                return False
+        return True
 
     def write(self) -> None:
         """Write the file."""
@@ -55,21 +79,43 @@ class Manifest:
         self._written = time.monotonic()
 
 
-def describe(views: Views, model: Model, folder: Path, root: Path) -> list[dict[str, Any]]:
-    """Return a line for each image of a frame that was saved in folder, with paths relative to root."""
-    s = views.settings
-    common = {
-        "model": str(model.folder or ""), "model_sha256": model.digest, "plugins": dict(s.scales), "without": list(s.without),
-        "prompt": s.prompt, "negative_prompt": s.negative_prompt, "sampler": s.sampler, "steps": s.steps,
-        "guidance": dict(s.guidance) if isinstance(s.guidance, Mapping) else s.guidance,
-        "ranges": {name: list(ends) for name, ends in s.ranges.items()}, "regions": list(s.regions), "classifier": s.classifier,
-        "loras": dict(s.loras), "guidance_rescale": s.guidance_rescale, "noise": s.noise,
-        "agreement": s.agreement, "strength": s.strength, "seed": s.seed, "size": list(s.size), "dtype": s.dtype,
-        "device": s.device, "threads": s.threads, "versions": library_versions(),
-    }  # fmt: skip
+def model_facts(model: Model, added: Mapping[str, str]) -> dict[str, Any]:
+    """Say which weights generate, by their hashes; reads the files of a folder that states none.
+
+    Args:
+        model: the model.
+        added: hashes of plugins and LoRAs that are not the folder's own, by name.
+    """
+    digest, folder = model.digest, model.folder
+    if not digest and folder is not None:
+        names = weight_files(folder) if folder.is_dir() else [""]
+        digest = digest_of({name: sha256(folder / name) for name in names})
+    return {"model": str(folder or ""), "model_sha256": digest, "added_sha256": dict(added)}
+
+
+def made_by(used: UsedSettings, model: Mapping[str, Any], conditions: str) -> dict[str, Any]:
+    """Return what all images of one generation have in common: the model, every setting, what it was given.
+
+    Args:
+        used: the settings.
+        model: what `model_facts` says.
+        conditions: the plan's digest.
+    """
+    return {**model, **used.to_dict(), "conditions_sha256": conditions, "versions": library_versions()}
+
+
+def describe(views: Views, folder: Path, root: Path, common: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return a line for each image of a generation that was saved.
+
+    Args:
+        views: the images.
+        folder: where they were saved.
+        root: the output folder, to which paths in the manifest are relative.
+        common: what `made_by` says.
+    """
     lines = []
     for channel in views:
-        path = folder / f"{channel}.png"
+        path = folder / f"{check_file_name(channel, 'camera')}.png"
         name = path.relative_to(root).as_posix()
         lines.append({"sample_token": views.frame.token, "camera": channel, "file": name, "sha256": sha256(path), **common})
     return lines

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,47 +12,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from drivegen.pipeline.settings import UsedSettings
 from drivegen.scene import Camera, Frame
 from drivegen.scene.pictures import fitted, user_image
 from drivegen.support.errors import InputError, nearest
 from drivegen.support.names import check_file_name
-
-OUTPUT_TYPES = ("pil", "np", "pt", "latent")
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How a frame was generated: everything that, with the same model and versions, gives the same bytes again."""
-
-    seed: int
-    sampler: str
-    steps: int
-    guidance: float | Mapping[str, float]
-    guidance_rescale: float = 0.0
-    noise: str = "independent"
-    """What the views started from: `Sampling.noise`."""
-    agreement: float = 0.0
-    """For which share of the steps overlapping views were made to agree."""
-    prompt: str = ""
-    negative_prompt: str = ""
-    strength: float | None = None
-    scales: Mapping[str, float] = field(default_factory=dict)
-    """Scale of every plugin of the model, in order; 0 = absent."""
-    without: tuple[str, ...] = ()
-    """Plugins that were null."""
-    ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
-    """Fractions of the steps between which a plugin was there; missing = throughout."""
-    regions: tuple[str, ...] = ()
-    """Plugins that were there in a part of the picture only."""
-    classifier: str = ""
-    """The classifier that pulled, as it describes itself."""
-    loras: Mapping[str, float] = field(default_factory=dict, kw_only=True)
-    """Scales of the LoRAs that were in."""
-    size: tuple[int, int] = (0, 0)
-    """(height, width) in pixels."""
-    dtype: str = "float32"
-    device: str = "cpu"
-    threads: int = 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +29,7 @@ class Views(Mapping[str, Any]):
 
     frame: Frame
     images: Mapping[str, Any]
-    settings: Settings
+    settings: UsedSettings
 
     def __getitem__(self, channel: str) -> Any:
         if channel not in self.images:

@@ -3,16 +3,16 @@
 from drivegen.sampling.agreement import agreeing, overlaps
 from drivegen.sampling.classifier import Classifier, classifier_guided
 from drivegen.sampling.cpu.fast import fast_generation
-from drivegen.sampling.denoiser import HostDenoiser, check_range, remembered_projections
+from drivegen.sampling.denoiser import HostDenoiser, check_range, check_region, remembered_projections
 from drivegen.sampling.guidance import classifier_free, telescoping
-from drivegen.sampling.loop import sample, start_at
-from drivegen.sampling.noise import camera_generators, check_seed, draw_noise
+from drivegen.sampling.loop import sample, start_at, use_timesteps
+from drivegen.sampling.noise import MAX_SEED, camera_generators, check_seed, draw_noise
 from drivegen.sampling.samplers import SAMPLERS, build_scheduler
 from drivegen.sampling.settings import Sampling
 from drivegen.sampling.sphere import sphere_noise
 
 __all__ = [
-    "SAMPLERS", "Classifier", "HostDenoiser", "Sampling", "agreeing", "build_scheduler", "camera_generators", "check_range",
-    "check_seed", "classifier_free", "classifier_guided", "draw_noise", "fast_generation",
-    "overlaps", "remembered_projections", "sample", "sphere_noise", "start_at", "telescoping",
+    "MAX_SEED", "SAMPLERS", "Classifier", "HostDenoiser", "Sampling", "agreeing", "build_scheduler", "camera_generators",
+    "check_range", "check_region", "check_seed", "classifier_free", "classifier_guided", "draw_noise", "fast_generation",
+    "overlaps", "remembered_projections", "sample", "sphere_noise", "start_at", "telescoping", "use_timesteps",
 ]  # fmt: skip

@@ -13,7 +13,9 @@ from drivegen.host.batch import Batch
 from drivegen.host.host import Conditions, Host
 from drivegen.host.regions import Region
 from drivegen.plugin import Signal
+from drivegen.sampling.temporary import temporary_forward
 from drivegen.support.errors import InputError
+from drivegen.support.values import number
 
 MAX_CONTEXTS = 16
 """Contexts (combinations of known and null plugins) whose projections are kept at one time."""
@@ -24,7 +26,7 @@ class HostDenoiser:
 
     scales by plugin name (0 = absent); `without` names plugins that are null throughout; ranges give the (start, end) fractions
     of the steps outside of which a plugin is absent, regions where in the picture it is there. Each (plugin, known) pair is
-    encoded once, tokens are joined once a combination. Whoever runs the loop says which `step` of how many `steps` is next.
+    encoded once, tokens are joined once per combination. Whoever runs the loop says which `step` of how many `steps` is next.
     """
 
     def __init__(
@@ -40,8 +42,7 @@ class HostDenoiser:
         for name, (start, end) in self.ranges.items():
             check_range(name, start, end)
         for name in self.regions:
-            if not host.plugin(name).sites and "residuals" not in host.plugin(name).overridden():
-                raise InputError(f"a region is given for {name!r}, which adds nothing that has a place in the picture")
+            check_region(host, name)
         self.step, self.steps = 0, 1
         self._signals: dict[tuple[str, bool], Signal] = {}
         self._conditions: dict[tuple[frozenset[str], frozenset[str]], Conditions] = {}
@@ -87,15 +88,28 @@ class HostDenoiser:
 
 
 def check_range(name: str, start: float, end: float) -> tuple[float, float]:
-    """Return (start, end); raises InputError unless 0 <= start < end <= 1."""
+    """Return (start, end); raises InputError unless 0 <= start < end <= 1.
+
+    Args:
+        name: the plugin's instance name, for the error.
+        start: fraction of the steps before which the plugin is absent.
+        end: fraction of the steps after which the plugin is absent.
+    """
+    start, end = number(start, f"start of the range of {name!r}"), number(end, f"end of the range of {name!r}")
     if not 0 <= start < end <= 1:
         raise InputError(f"range {start:g} to {end:g} of {name!r} must be fractions of the steps with 0 <= start < end <= 1")
     return start, end
 
 
+def check_region(host: Host, name: str) -> None:
+    """Raise InputError where a plugin adds nothing that a region of the picture could hold."""
+    if not host.plugin(name).sites and "residuals" not in host.plugin(name).overridden():
+        raise InputError(f"a region is given for {name!r}, which adds nothing that has a place in the picture")
+
+
 @contextmanager
 def remembered_projections(host: Host) -> Iterator[None]:
-    """Compute the keys and values of every cross-attention once for each context instead of once a step.
+    """Compute the keys and values of every cross-attention once per context instead of once per step.
 
     Only the projection itself is remembered: hooks on it (a tap, say) still run at each step.
     """
@@ -103,14 +117,8 @@ def remembered_projections(host: Host) -> Iterator[None]:
 
     networks: list[Any] = [host.backbone.unet, *(n for name in host.plugins for n in host.plugin(name).networks)]
     attentions = [m for network in networks for m in network.modules() if isinstance(m, Attention) and m.is_cross_attention]
-    changed = [m for a in attentions for m in (a.to_k, a.to_v) if "forward" not in vars(m)]
-    try:
-        for module in changed:
-            module.forward = _remember(module.forward)
+    with temporary_forward([m for a in attentions for m in (a.to_k, a.to_v)], lambda module: _remember(module.forward)):
         yield
-    finally:
-        for module in changed:
-            vars(module).pop("forward", None)
 
 
 def _remember(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:

@@ -1,4 +1,4 @@
-"""Guidance maps a denoiser to a denoiser."""
+"""Guidance maps a denoiser to a denoiser; where no scale is above 1 there is none, as in diffusers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def classifier_free(denoise: Denoiser, scale: float, null: Iterable[str], rescal
 
 
 def telescoping(denoise: Denoiser, weights: Mapping[str, float], order: Iterable[str], rescale: float = 0.0) -> Denoiser:
-    """Guide with a weight a plugin: ε(∅) + Σ wᵢ [ε(c₁…cᵢ) − ε(c₁…cᵢ₋₁)], i in the order of `order`, the config's.
+    """Guide with a weight per plugin: ε(∅) + Σ wᵢ [ε(c₁…cᵢ) − ε(c₁…cᵢ₋₁)], i in the order of `order`, the config's.
 
     Plugins without a weight are known throughout. K plugins take K + 1 evaluations, less those whose factor is 0: with equal
     weights the inner ones cancel and what is left is `classifier_free`.
@@ -32,7 +32,8 @@ def telescoping(denoise: Denoiser, weights: Mapping[str, float], order: Iterable
 
 
 def _guided(denoise: Denoiser, parts: Sequence[Part], rescale: float) -> Denoiser:
-    if all(weight == 1 or not names for names, weight in parts):
+    # Turbo and distilled models ask for a scale of 0; the sum would then be the prediction without any condition.
+    if all(weight <= 1 or not names for names, weight in parts):
         return denoise
 
     def guided(x: Tensor, t: Tensor, known: Mapping[str, bool] | None = None) -> Tensor:

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from drivegen.plugin import Denoiser
+from drivegen.sampling.samplers import SAMPLERS
+from drivegen.support.errors import InputError
 
 StepCallback = Callable[[int, Tensor, Tensor], Tensor | None]
 """``callback(step, t, x)`` after each step; a tensor that it returns replaces x."""
@@ -48,6 +50,36 @@ def start_at(scheduler: Any, strength: float) -> Tensor:
         scheduler.set_begin_index(first)
     left: Tensor = scheduler.timesteps[first:]
     return left
+
+
+def use_timesteps(scheduler: Any, sampler: str, timesteps: Sequence[int], device: Any = None) -> None:
+    """Give a scheduler its timesteps, as diffusers' pipelines do with ``timesteps=``; raises InputError where it takes none.
+
+    Args:
+        scheduler: one of diffusers', as `build_scheduler` makes it.
+        sampler: its name here, for errors.
+        timesteps: whole numbers below the model's training timesteps, falling.
+        device: where they are kept.
+    """
+    total = int(scheduler.config.num_train_timesteps)
+    if timesteps[0] >= total:
+        raise InputError(f"timestep {timesteps[0]} must be from 0 to {total - 1}, the model's last")
+    if "timesteps" not in inspect.signature(scheduler.set_timesteps).parameters:
+        able = ", ".join(name for name in SAMPLERS if takes_timesteps(name))
+        raise InputError(f"the sampler {sampler!r} takes no timesteps; use one of {able}")
+    try:
+        scheduler.set_timesteps(timesteps=list(timesteps), device=device)
+    except ValueError as error:
+        raise InputError(f"the sampler {sampler!r} does not take these timesteps: {error}") from error
+
+
+def takes_timesteps(sampler: str) -> bool:
+    """Tell whether a sampler takes timesteps of the caller's."""
+    import diffusers
+
+    entry = SAMPLERS[sampler]
+    able = "timesteps" in inspect.signature(getattr(diffusers, entry.class_name).set_timesteps).parameters
+    return able and not entry.options.get("use_karras_sigmas")
 
 
 def _takes_generator(scheduler: Any) -> bool:

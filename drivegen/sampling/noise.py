@@ -8,16 +8,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from drivegen.support.errors import InputError
+from drivegen.support.values import whole
 
 MAX_SEED = 2**63 - 1
 
 
 def check_seed(seed: int) -> int:
     """Return the seed; raises InputError unless it is a whole number from 0 to 2⁶³ − 1."""
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= MAX_SEED:
-        raise InputError(f"seed {seed!r} must be a whole number from 0 to {MAX_SEED}")
-    return seed
+    return whole(seed, "seed", 0, MAX_SEED)
 
 
 def camera_generators(seed: int, channels: Sequence[str], shared: bool = False) -> list[torch.Generator]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -12,8 +11,10 @@ from drivegen.plugin import Denoiser
 from drivegen.sampling.guidance import classifier_free, telescoping
 from drivegen.sampling.samplers import check_sampler
 from drivegen.support.errors import InputError, nearest
+from drivegen.support.values import by_name, number, whole
 
 MAX_STEPS = 1000
+MAX_GUIDANCE = 100
 
 Noise = Literal["independent", "shared", "sphere"]
 
@@ -22,10 +23,11 @@ Noise = Literal["independent", "shared", "sphere"]
 class Sampling:
     """Sampling defaults of a model.
 
-    guidance is the scale s of u + s·(c − u), 1 = none, and null names the plugins that its unconditional half nulls (None =
-    all); or guidance gives a weight a plugin (`telescoping`), and null is not read; guidance_rescale is φ of Lin et al. (2023),
-    0 = off. noise is what the views start from: "independent", "shared" (all the same) or "sphere" (the same where they
-    overlap, `sphere_noise`); for the first share `agreement` of the steps overlapping views are made to agree (`agreeing`).
+    guidance is the scale s of u + s·(c − u), where 1 and below is none, and null names the plugins that its unconditional half
+    nulls (None = all); or guidance gives a weight per plugin (`telescoping`), and null is not read. guidance_rescale is φ of
+    Lin et al. (2023), 0 = off. noise is what the views start from: "independent", "shared" (all the same) or "sphere" (the same
+    where they overlap, `sphere_noise`); for the first share `agreement` of the steps overlapping views are made to agree
+    (`agreeing`).
     """
 
     sampler: str = "unipc"
@@ -38,17 +40,16 @@ class Sampling:
 
     def __post_init__(self) -> None:
         check_sampler(self.sampler)
-        if isinstance(self.steps, bool) or not isinstance(self.steps, int) or not 1 <= self.steps <= MAX_STEPS:
-            raise InputError(f"sampling steps {self.steps!r} must be a whole number from 1 to {MAX_STEPS}")
-        weights: dict[str, Any] = {"guidance": self.guidance}
+        found: dict[str, Any] = {"steps": whole(self.steps, "sampling steps", 1, MAX_STEPS)}
         if isinstance(self.guidance, Mapping):
-            weights = {f"guidance of {name!r}": weight for name, weight in self.guidance.items()}
-        shares = [("guidance_rescale", self.guidance_rescale, 1.0), ("agreement", self.agreement, 1.0)]
-        checks = [*((name, value, 100.0) for name, value in weights.items()), *shares]
-        for name, value, top in checks:
-            number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-            if not number or not 0 <= value <= top:
-                raise InputError(f"sampling {name} {value!r} must be a number from 0 to {top:g}")
+            weights = by_name(self.guidance, "sampling guidance", "weights").items()
+            found["guidance"] = {n: number(w, f"sampling guidance of {n!r}", 0, MAX_GUIDANCE) for n, w in weights}
+        else:
+            found["guidance"] = number(self.guidance, "sampling guidance", 0, MAX_GUIDANCE)
+        for share in ("guidance_rescale", "agreement"):
+            found[share] = number(getattr(self, share), f"sampling {share}", 0, 1)
+        for name, value in found.items():
+            object.__setattr__(self, name, value)
         if self.noise not in get_args(Noise):
             kinds = get_args(Noise)
             raise InputError(f"sampling noise {self.noise!r} is not one of {', '.join(kinds)}{nearest(str(self.noise), kinds)}")
@@ -91,7 +92,8 @@ class Sampling:
         return chosen
 
     def guided(self, denoise: Denoiser, names: Iterable[str]) -> Denoiser:
-        """Put this guidance around a denoiser of a model with these plugins, in order."""
+        """Put this guidance around a denoiser of a model with these plugins, in order; a weight below 1 counts as 1."""
         if isinstance(self.guidance, Mapping):
-            return telescoping(denoise, self.guidance, names, self.guidance_rescale)
+            weights = {name: max(1.0, weight) for name, weight in self.guidance.items()}
+            return telescoping(denoise, weights, names, self.guidance_rescale)
         return classifier_free(denoise, self.guidance, self.nulled(names), self.guidance_rescale)

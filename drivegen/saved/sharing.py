@@ -22,6 +22,8 @@ from drivegen.saved import model as models
 from drivegen.saved.model import Model
 from drivegen.support import files, runtime
 from drivegen.support.errors import InputError
+from drivegen.support.turns import changing
+from drivegen.support.values import by_name, file_path, number, text, yes_or_no
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _FILES = ("config.json", "model.safetensors", "README.md")
@@ -50,13 +52,27 @@ def _read(path: Path, kind: str | None, options: Mapping[str, Any] | None) -> _S
     return _Source(registry.load(saved["kind"]), saved)
 
 
+@dataclass(frozen=True, eq=False)
+class Loaded:
+    """A LoRA that is in a model: its matrices and scale, and the file that it is from."""
+
+    lora: LoRA
+    scale: float
+    file: Path
+    sha256: str
+
+
 class Extensions:
-    """Adding and removing plugins and LoRAs; each is taken out with the host bit for bit as it was."""
+    """Adding and removing plugins and LoRAs; each is taken out with the host bit for bit as it was.
+
+    A change waits until no other thread generates with the model, and is refused inside a generation's callback.
+    """
 
     def __init__(self, model: Model) -> None:
         self.model = model
-        self._loras: dict[str, tuple[LoRA, float]] = {}
+        self._loras: dict[str, Loaded] = {}
         self._brought: dict[str, tuple[str, ...]] = {}
+        self._added: dict[str, str] = {}
 
     @property
     def host(self) -> Host:
@@ -66,7 +82,12 @@ class Extensions:
     @property
     def loras(self) -> dict[str, float]:
         """Scales of the LoRAs that are in, by name."""
-        return {name: scale for name, (_, scale) in self._loras.items()}
+        return {name: loaded.scale for name, loaded in self._loras.items()}
+
+    @property
+    def sha256(self) -> dict[str, str]:
+        """Hashes of the files that plugins and LoRAs came from which the model's own folder does not hold, by name."""
+        return {**self._added, **{name: loaded.sha256 for name, loaded in self._loras.items()}}
 
     def add_plugin(
         self, source: str | Path, name: str | None = None, kind: str | None = None,
@@ -86,13 +107,18 @@ class Extensions:
         Raises InputError, and changes nothing, where it does not fit.
         """
         path = locate(source)
-        found = _read(path, kind, options)
-        cls, saved = found.cls, found.saved
-        name = name or str(saved.get("name") or saved["kind"])
+        name = None if name is None else text(name, "name of the plugin")
+        kind = None if kind is None else text(kind, "kind of the plugin")
+        given = {n: file_path(p, f"component {n!r}") for n, p in by_name(components or {}, "components", "folders").items()}
+        found = _read(path, kind, by_name(options, "options", "arguments") if options is not None else None)
+        with changing(self.host.backbone.unet, "add a plugin"):
+            return self._add(path, name or str(found.saved.get("name") or found.saved["kind"]), found, given)
+
+    def _add(self, path: Path, name: str, found: _Source, components: Mapping[str, Path]) -> str:
         if name in self.host.plugins:
             raise InputError(f"there is a plugin named {name!r} already; add this one under another name")
         self._check_loras()
-        brought = self._bring(cls, path, components or {})
+        brought = self._bring(found.cls, path, components)
         loaded, self._loras = self._loras, {}
         lora.remove(self.host)  # a plugin builds its layers from the UNet's own
         try:
@@ -103,9 +129,9 @@ class Extensions:
         finally:
             self._loras = loaded
             self._apply()
-        self._brought[name] = brought
+        self._brought[name], self._added[name] = brought, _sha256(path)
         plugin.to(self.device, self.dtype).to(memory_format=torch.channels_last).eval().requires_grad_(False)  # type: ignore[call-overload]
-        sampling, drop = self.model.sampling, (saved.get("training") or {}).get("drop")
+        sampling, drop = self.model.sampling, (found.saved.get("training") or {}).get("drop")
         if (sampling.null is None) == (drop == 0):  # guidance uses null where a plugin knows it, and only there
             others = tuple(n for n in self.host.plugins if n != name) if sampling.null is None else sampling.null
             self.model = replace(self.model, sampling=replace(sampling, null=others if drop == 0 else (*others, name)))
@@ -113,7 +139,7 @@ class Extensions:
         return name
 
     def _weigh(self, name: str, drop: float | None) -> None:
-        """Where guidance has a weight a plugin, give this one, the last in order, that of the last before it."""
+        """Where guidance has a weight per plugin, give this one, the last in order, that of the last before it."""
         sampling = self.model.sampling
         if drop == 0 or not isinstance(sampling.guidance, Mapping):
             return
@@ -124,8 +150,10 @@ class Extensions:
 
     def remove_plugin(self, name: str) -> Plugin:
         """Detach a plugin, and leave the host as it was without it; returns the plugin."""
-        plugin = self.host.remove_plugin(name)
-        self._drop(self._brought.pop(name, ()))
+        with changing(self.host.backbone.unet, "remove a plugin"):
+            plugin = self.host.remove_plugin(text(name, "name of the plugin"))
+            self._drop(self._brought.pop(name, ()))
+            self._added.pop(name, None)
         sampling = self.model.sampling
         if sampling.null is not None:
             sampling = replace(sampling, null=tuple(n for n in sampling.null if n != name))
@@ -134,24 +162,37 @@ class Extensions:
         self.model = replace(self.model, sampling=sampling)
         return plugin
 
-    def save_plugin(self, name: str, folder: str | Path, dtype: torch.dtype | None = None) -> Path:
+    def save_plugin(self, name: str, folder: str | Path, dtype: str | torch.dtype | None = None) -> Path:
         """Write one plugin as a folder of its own, which `add_plugin` takes: config.json, model.safetensors, README.md.
 
         Raises InputError for a folder that holds anything else.
+
+        Args:
+            name: the plugin's name in this model.
+            folder: a new one, or a plugin's, which is written over.
+            dtype: number format of the weights; None = as they are.
         """
-        self.host.plugin(name)
-        folder = Path(folder)
+        self.host.plugin(text(name, "name of the plugin"))
+        folder, dtype = file_path(folder, "folder of the plugin"), None if dtype is None else runtime.parse_dtype(dtype)
         if folder.exists() and (not folder.is_dir() or any(not _is_of_plugin(f.name) for f in folder.iterdir())):
             raise InputError(f"{folder} exists and is not a plugin's folder; choose another")
         models.save_own_plugin(self.model, name, folder, dtype)
         return folder
 
     def push_to_hub(self, name: str, repo_id: str, private: bool = False, token: str | None = None) -> str:
-        """Publish one plugin as user/name on the hub, and return its address; token None = the user's login."""
+        """Publish one plugin on the hub, and return its address.
+
+        Args:
+            name: the plugin's name in this model.
+            repo_id: user/name.
+            private: whether others cannot see it.
+            token: an access token; None = the user's login.
+        """
         import huggingface_hub
 
-        self.host.plugin(name)
-        if not _HUB_ID.fullmatch(repo_id):
+        self.host.plugin(text(name, "name of the plugin"))
+        private = yes_or_no(private, "private")
+        if not isinstance(repo_id, str) or not _HUB_ID.fullmatch(repo_id):
             raise InputError(f"{repo_id!r} is not a repository's id; it has the form user/name")
         with tempfile.TemporaryDirectory() as folder:
             self.save_plugin(name, folder)
@@ -166,40 +207,60 @@ class Extensions:
     def load_lora(self, source: str | Path, scale: float = 1.0, name: str | None = None) -> str:
         """Put a LoRA file (kohya, PEFT or diffusers) into the UNet and text encoder, and return its name.
 
-        Several add up; a name that is there already is replaced. Raises InputError, and changes nothing, where it does not fit.
+        Several add up. Raises InputError, and changes nothing, where it does not fit.
+
+        Args:
+            source: the file, or a folder with one.
+            scale: what its term is multiplied by, from -100 to 100.
+            name: its name here, which replaces one of that name; None = the file's, with a number where another file has it.
+                A file that is in already is then replaced, not added twice.
         """
-        if not -100 <= scale <= 100:
-            raise InputError(f"scale {scale} of a LoRA must be a number from -100 to 100")
-        self._check_loras()
-        name = name or Path(source).stem
-        before = dict(self._loras)
-        self._loras[name] = (lora.read(source), float(scale))
-        try:
-            self._apply()
-        except InputError:
-            self._loras = before
-            self._apply()
-            raise
+        scale = number(scale, "scale of a LoRA:", -100, 100)
+        path = file_path(source, "source of a LoRA")
+        name = None if name is None else text(name, "name of a LoRA")
+        found = lora.read(path)
+        file = lora.find(path).resolve()
+        with changing(self.host.backbone.unet, "load a LoRA"):
+            self._check_loras()
+            name = name or self._lora_name(path, file)
+            before = dict(self._loras)
+            self._loras[name] = Loaded(found, scale, file, files.sha256(file))
+            try:
+                self._apply()
+            except InputError:
+                self._loras = before
+                self._apply()
+                raise
         return name
+
+    def _lora_name(self, source: Path, file: Path) -> str:
+        """Name a LoRA by its file, whose own name many others share; the same file keeps the name that it has."""
+        for name, loaded in self._loras.items():
+            if loaded.file == file:
+                return name
+        stem = source.name if source.is_dir() else file.stem
+        taken = (stem, *(f"{stem}_{i}" for i in range(2, len(self._loras) + 2)))
+        return next(name for name in taken if name not in self._loras)
 
     def unload_lora(self, name: str | None = None) -> None:
         """Take one LoRA out, or all of them; the layers are then the very ones that were there before."""
-        if name is not None and name not in self._loras:
-            raise InputError(f"there is no LoRA {name!r} in this model; it has {', '.join(self._loras) or 'none'}")
-        self._check_loras()
-        self._loras = {} if name is None else {n: v for n, v in self._loras.items() if n != name}
-        self._apply()
+        if name is not None and (not isinstance(name, str) or name not in self._loras):
+            raise InputError(f"there is no LoRA {name!r:.80} in this model; it has {', '.join(self._loras) or 'none'}")
+        with changing(self.host.backbone.unet, "take a LoRA out"):
+            self._check_loras()
+            self._loras = {} if name is None else {n: v for n, v in self._loras.items() if n != name}
+            self._apply()
 
     def _check_loras(self) -> None:
         """Refuse to touch the layers of a LoRA that was not loaded here: it would be lost, and its optimiser would not know."""
         there = lora.parameters(self.host)
-        ours = any(scale != 0 for _, scale in self._loras.values())
+        ours = any(loaded.scale != 0 for loaded in self._loras.values())
         if there and (not ours or any(p.requires_grad for _, p in there)):
             fix = "put in what else you need first, or save it with drivegen.lora.save(drivegen.lora.extract(host), FOLDER)"
             raise InputError(f"the model has a LoRA in training ({there[0][0]} …), which this would take out; {fix}")
 
     def _apply(self) -> None:
-        lora.apply(self.host, [pair for pair in self._loras.values() if pair[1] != 0])
+        lora.apply(self.host, [(loaded.lora, loaded.scale) for loaded in self._loras.values() if loaded.scale != 0])
 
     @property
     def device(self) -> torch.device:
@@ -259,7 +320,7 @@ class Extensions:
         if others:
             warnings.warn(
                 f"plugin {name!r} was made for {base.get('name')!r}, and the weights of {', '.join(others)} are others here: "
-                "it fits, but may do less well", stacklevel=4,
+                "it fits, but may do less well", stacklevel=6,
             )  # fmt: skip
         return plugin
 
@@ -270,7 +331,7 @@ def _is_of_plugin(name: str) -> bool:
 
 def locate(source: str | Path) -> Path:
     """Return the folder or file of a plugin; asks the hub for user/name when there is no such folder here."""
-    path = Path(source).expanduser()
+    path = file_path(source, "source of a plugin")
     files.recover(path)
     if path.is_dir() or (path.is_file() and path.suffix.lower() in _SUFFIXES):
         return path
@@ -285,6 +346,13 @@ def locate(source: str | Path) -> Path:
             f"cannot get {str(source)!r} from the hub ({_first_line(error)}); a folder {path.absolute()} with config.json and "
             "model.safetensors would serve"
         ) from error
+
+
+def _sha256(path: Path) -> str:
+    """Hash what a plugin is read from: a file, or the weight files of a folder together."""
+    if path.is_file():
+        return files.sha256(path)
+    return models.digest_of({name: files.sha256(path / name) for name in models.weight_files(path)})
 
 
 def _first_line(error: Exception) -> str:

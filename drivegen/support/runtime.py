@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 
-from drivegen.support.errors import InputError, nearest
-
-DTYPES = {
-    "float32": torch.float32, "fp32": torch.float32, "bfloat16": torch.bfloat16, "bf16": torch.bfloat16,
-    "float16": torch.float16, "fp16": torch.float16,
-}  # fmt: skip
+from drivegen.support.dtypes import dtype_word
+from drivegen.support.errors import InputError
+from drivegen.support.values import text
 
 
-def choose_device(name: str = "auto") -> torch.device:
+def choose_device(name: str | torch.device = "auto") -> torch.device:
     """Return a device that is there: "auto" is CUDA, then Metal, then the CPU; raises InputError otherwise."""
+    if isinstance(name, torch.device):
+        name = str(name)
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
-        device = torch.device(name)
+        device = torch.device(text(name, "device"))
     except RuntimeError as error:
         raise InputError(f"no device {name!r}; use auto, cpu, cuda, cuda:0 or mps") from error
     there = {
@@ -35,16 +36,39 @@ def choose_device(name: str = "auto") -> torch.device:
 
 
 def choose_dtype(name: str | torch.dtype, device: torch.device) -> torch.dtype:
-    """Return a number format: "auto" is bfloat16 where the processor computes in it, else float32."""
-    if isinstance(name, torch.dtype):
-        return name
-    if name == "auto":
+    """Return a number format to compute in: "auto" is bfloat16 where the processor has it, else float32."""
+    if isinstance(name, str) and name == "auto":
         return torch.bfloat16 if has_bfloat16(device) else torch.float32
-    if name not in DTYPES:
-        raise InputError(f"no dtype {name!r}; use auto or one of {', '.join(DTYPES)}{nearest(name, DTYPES)}")
-    if DTYPES[name] is torch.float16 and device.type == "cpu":
+    found = parse_dtype(name, "auto or ")
+    if found is torch.float16 and device.type == "cpu":
         raise InputError("dtype float16 is not for the CPU; use auto, bfloat16 or float32")
-    return DTYPES[name]
+    return found
+
+
+def parse_dtype(name: str | torch.dtype, others: str = "") -> torch.dtype:
+    """Return a number format by its word, or a torch.dtype that is one; raises InputError for any other.
+
+    Args:
+        name: a word of `dtypes`, or torch's own.
+        others: what else the caller takes, for the error.
+    """
+    word = str(name).removeprefix("torch.") if isinstance(name, torch.dtype) else name
+    found: torch.dtype = getattr(torch, dtype_word(word, others))
+    return found
+
+
+@contextmanager
+def float32_by_default() -> Iterator[None]:
+    """Compute with torch's usual default format, which networks and schedulers take for granted, whatever the caller's is."""
+    before = torch.get_default_dtype()
+    if before is torch.float32:
+        yield
+        return
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def has_bfloat16(device: torch.device) -> bool:
@@ -70,7 +94,7 @@ def offload(host: nn.Module, device: torch.device) -> None:
 
     backbone: Any = host.backbone
     host.to(device)
-    # The UNet and the plugins work at every step and stay; the text encoder and the VAE work once a frame.
+    # The UNet and the plugins work at every step and stay; the text encoder and the VAE work once per frame.
     for network in (backbone.text_encoder, backbone.vae.encoder, backbone.vae.decoder, *backbone.components.values()):
         network.to("cpu")
         cpu_offload(network, device)

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from drivegen.lora.settings import LoraConfig
 from drivegen.support import strict_yaml
+from drivegen.support.dtypes import DType, dtype_word
 from drivegen.support.errors import InputError, nearest
 from drivegen.support.names import check_name
 from drivegen.training.first_stage.settings import AutoencoderConfig
@@ -113,7 +114,8 @@ class TrainConfig:
     schedule: Literal["constant", "cosine"] = "constant"
     clip: float = _number(1.0, ge=0, le=1e6)
     """Greatest gradient norm; 0 = no clipping."""
-    precision: Literal["32", "bf16", "fp16"] = "bf16"
+    precision: DType = "bf16"
+    """Number format of the arithmetic, by its word (`support.dtypes`); what trains is kept in float32."""
     gradient_checkpointing: bool = False
     ema: float = _number(0.0, ge=0, lt=1)
     """Decay of the moving average of trained parameters; 0 = none."""
@@ -135,6 +137,9 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         strict_yaml.check(self)
+        # Kept as checkpoints have stored it from the beginning, so that a run of before resumes.
+        kept = {"float32": "32", "bfloat16": "bf16", "float16": "fp16"}
+        object.__setattr__(self, "precision", kept[dtype_word(self.precision)])
         if not all(0 <= beta < 1 for beta in self.betas):
             raise InputError(f"betas = {list(self.betas)} is out of range; allowed: 0 <= beta < 1")
 
@@ -178,7 +183,8 @@ class Config:
     """Where the curves go; both may be named, or none."""
     sampling: dict[str, Any] = field(default_factory=dict)
     """Sampling defaults that are saved with the model; what is not said is the base's."""
-    save_dtype: Literal["fp32", "fp16", "bf16"] = "fp32"
+    save_dtype: DType = "float32"
+    """Number format of the weights in the model that is written, by its word (`support.dtypes`)."""
     save_shard_mb: int | None = _number(None, ge=1, le=1_000_000)
     """The most megabytes (10⁶ bytes) of a file of the backbone's weights; None = one file per network."""
 

@@ -10,15 +10,13 @@ from PIL import Image
 
 from drivegen import lora
 from drivegen.saved import model as models
-from drivegen.support import files
+from drivegen.support import files, runtime
 from drivegen.support.errors import InputError
 from drivegen.training import config as configs
 from drivegen.training.build import build_first_stage, build_model
 from drivegen.training.config import Config
 from drivegen.training.order import spread
 from drivegen.training.preview import Rows
-
-DTYPES = {"fp32": None, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 class ModelStage:
@@ -60,7 +58,7 @@ class ModelStage:
     def write(self, folder: Path, step: int) -> Path:
         """Save the LoRA, and the model folder without it where more than a LoRA was trained."""
         about = {"steps": step, "training": configs.to_dict(self.config)}
-        dtype = DTYPES[self.config.save_dtype]
+        dtype = runtime.parse_dtype(self.config.save_dtype)
         if self.config.lora is not None:
             file = lora.save(lora.extract(self.host), files.make_subfolder(folder, "lora"), dtype)
             if not any(settings.train for settings in self.config.plugins.values()):
@@ -111,7 +109,7 @@ class FirstStage:
         standardise(self.vae, self.data.dataset)
         try:
             with files.replacing(folder / "vae") as new:
-                save_model(self.vae, new, "diffusion_pytorch_model", DTYPES[self.config.save_dtype])
+                save_model(self.vae, new, "diffusion_pytorch_model", runtime.parse_dtype(self.config.save_dtype))
         except OSError as error:
             raise InputError(f"cannot write the first stage to {folder / 'vae'}: {error.strerror or error}") from error
         return folder / "vae"

@@ -10,11 +10,11 @@ import torch
 from PIL import Image
 
 from drivegen import raster
-from drivegen.cli.generate import parse_ranges
 from drivegen.host import batch as data
 from drivegen.host.host import Host
 from drivegen.host.regions import Region
 from drivegen.pipeline.pipeline import Pipeline
+from drivegen.pipeline.spelling import read_ranges
 from drivegen.sampling import HostDenoiser, Sampling
 from drivegen.saved.model import Model
 from drivegen.scene.geometry import SE3
@@ -105,13 +105,13 @@ def test_ranges_in_the_pipeline(host, frame) -> None:
 
 
 def test_ranges_on_the_command_line() -> None:
-    assert parse_ranges([]) == {}
-    assert parse_ranges(["layout=0:0.6", "text=0.2:1"]) == {"layout": (0.0, 0.6), "text": (0.2, 1.0)}
+    assert read_ranges([]) == {}
+    assert read_ranges(["layout=0:0.6", "text=0.2:1"]) == {"layout": (0.0, 0.6), "text": (0.2, 1.0)}
     for wrong in ("layout", "layout=0.5", "layout=0:x", "layout=0.6:0.2", "layout=0:1:2"):
         with pytest.raises(InputError, match="range"):
-            parse_ranges([wrong])
+            read_ranges([wrong])
     with pytest.raises(InputError, match="twice"):
-        parse_ranges(["layout=0:0.6", "layout=0:0.7"])
+        read_ranges(["layout=0:0.6", "layout=0:0.7"])
 
 
 def test_an_absent_plugin_is_not_prepared(host, frame, monkeypatch) -> None:

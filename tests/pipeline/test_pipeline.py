@@ -174,7 +174,7 @@ def test_constants_are_computed_once(pipe: Pipeline, frame, monkeypatch) -> None
     assert sorted(calls) == sorted((name, keep) for name in pipe.host.plugins for keep in (True, False))
     assert len(projections) == 2  # one context with all plugins, one with none
     assert "forward" not in vars(attn2.to_k)
-    monkeypatch.setattr("drivegen.pipeline.pipeline.remembered_projections", lambda host: torch.no_grad())
+    monkeypatch.setattr("drivegen.pipeline.denoise.remembered_projections", lambda host: torch.no_grad())
     torch.testing.assert_close(latents(pipe, frame, num_inference_steps=5), once, rtol=0, atol=0)
 
 

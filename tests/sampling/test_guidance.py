@@ -9,9 +9,9 @@ import math
 import pytest
 import torch
 
-from drivegen.cli.generate import parse_guidance
 from drivegen.diffusion.schedule import NoiseSchedule
 from drivegen.pipeline.pipeline import Pipeline
+from drivegen.pipeline.spelling import read_guidance
 from drivegen.sampling import (
     Classifier,
     Sampling,
@@ -130,12 +130,12 @@ def test_weights_are_saved_with_a_model() -> None:
 
 
 def test_guidance_on_the_command_line() -> None:
-    assert parse_guidance([]) is None
-    assert parse_guidance(["2.5"]) == 2.5
-    assert parse_guidance(["text=3", "layout=1.5"]) == {"text": 3.0, "layout": 1.5}
+    assert read_guidance([]) is None
+    assert read_guidance(["2.5"]) == 2.5
+    assert read_guidance(["text=3", "layout=1.5"]) == {"text": 3.0, "layout": 1.5}
     for wrong in (["many"], ["2", "3"], ["text=-1"], ["text=3", "text=4"], ["text="]):
         with pytest.raises(InputError, match="--guidance"):
-            parse_guidance(wrong)
+            read_guidance(wrong)
 
 
 # -- classifier guidance -------------------------------------------------------------------------------------------------

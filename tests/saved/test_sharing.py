@@ -129,7 +129,8 @@ def test_another_name_and_a_lora_beside(folder: Path, tmp_path: Path) -> None:
 def test_from_the_command_line(folder: Path, tmp_path: Path) -> None:
     """--plugin, --lora and --input."""
     from drivegen import lora
-    from drivegen.cli.generate import Where, parse_inputs, parse_lora
+    from drivegen.cli.generate import Where, parse_lora
+    from drivegen.pipeline.spelling import read_inputs
 
     layer = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
     file = lora.save(lora.LoRA({"unet": {layer: (torch.randn(2, 64), torch.randn(64, 2))}}), tmp_path)
@@ -138,9 +139,9 @@ def test_from_the_command_line(folder: Path, tmp_path: Path) -> None:
     assert list(made.host.plugins) == ["text", "image_prompt", "second"]
     assert made.loras == {file.stem: 0.5}
     assert parse_lora("a=b/c.safetensors") == ("a=b/c.safetensors", 1.0)
-    assert parse_inputs(["image_prompt=x=y.jpg"]) == {"image_prompt": "x=y.jpg"}
-    with pytest.raises(InputError, match="once a plugin"):
-        parse_inputs(["image_prompt=a.jpg", "image_prompt=b.jpg"])
+    assert read_inputs(["image_prompt=x=y.jpg"]) == {"image_prompt": "x=y.jpg"}
+    with pytest.raises(InputError, match="--input names 'image_prompt' twice"):
+        read_inputs(["image_prompt=a.jpg", "image_prompt=b.jpg"])
 
 
 def test_misfits_are_refused(folder: Path, tmp_path: Path) -> None:

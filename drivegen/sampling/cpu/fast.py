@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 from drivegen.host.host import Host
 from drivegen.plugin.attention import attention_by_parts
 from drivegen.sampling.cpu.winograd import MIN_PIXELS, saves_time, winograd
+from drivegen.sampling.temporary import temporary_forward
 
 _MMAP_MAX, _MMAP_THRESHOLD, _TRIM_THRESHOLD = -4, -3, -1
 """glibc's mallopt parameters (malloc.h)."""
@@ -64,25 +65,14 @@ def repeated_once(host: Host) -> Iterator[None]:
 
     A layer whose input equals its last one, value for value, gives its last output; hooks (taps) on it run every time.
     """
-    with _replaced([m for network in _networks(host) for m in _first_layers(network)], lambda module: _repeat(module.forward)):
+    with temporary_forward(
+        [m for network in _networks(host) for m in _first_layers(network)], lambda module: _repeat(module.forward)
+    ):
         yield
 
 
 def _networks(host: Host) -> list[nn.Module]:
     return [host.backbone.unet, *(n for name in host.plugins for n in host.plugin(name).networks)]
-
-
-@contextmanager
-def _replaced(modules: list[Any], forward: Callable[[Any], Callable[..., Any]]) -> Iterator[None]:
-    """Give modules another forward for a while, except where somebody else has done so already."""
-    changed = [module for module in modules if "forward" not in vars(module)]
-    try:
-        for module in changed:
-            module.forward = forward(module)
-        yield
-    finally:
-        for module in changed:
-            vars(module).pop("forward", None)
 
 
 def _first_layers(network: Any) -> Iterator[nn.Module]:
@@ -145,7 +135,7 @@ def feed_forward_by_convolution(host: Host) -> Iterator[None]:
     found = [m for network in _networks(host) for m in network.modules() if isinstance(m, FeedForward)]
     layers = [m for one in found for m in one.modules() if type(m) is nn.Linear]
     there = torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()
-    with _replaced(layers if there else [], lambda layer: partial(_as_convolution, layer)):
+    with temporary_forward(layers if there else [], lambda layer: partial(_as_convolution, layer)):
         yield
 
 
@@ -162,7 +152,7 @@ def convolutions_by_tiles(host: Host) -> Iterator[None]:
     """Compute wide 3×3 convolutions in fp32 by `winograd`, the VAE decoder's too: about half their time, as exact."""
     networks = [*_networks(host), host.backbone.vae.decoder]
     layers = [m for network in networks for m in network.modules() if type(m) is nn.Conv2d and saves_time(m)]
-    with _replaced(layers, lambda layer: partial(_by_tiles, layer)):
+    with temporary_forward(layers, lambda layer: partial(_by_tiles, layer)):
         yield
 
 

@@ -1,0 +1,47 @@
+"""Options of the command line that are made from the fields of `GenerationSettings`."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any
+
+import typer
+
+from drivegen.pipeline.option import About
+from drivegen.pipeline.settings import GenerationSettings, options
+
+
+def generation_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Put an option per field in the place of a command's ``**settings``."""
+    signature = inspect.signature(command, eval_str=True)
+    own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+    kind = inspect.Parameter.KEYWORD_ONLY
+    made = [inspect.Parameter(n, kind, default=None, annotation=_option(n, a)) for n, a in on_command_line().items()]
+    command.__signature__ = signature.replace(parameters=[p.replace(kind=kind) for p in own] + made)  # type: ignore[attr-defined]
+    return command
+
+
+def on_command_line() -> dict[str, About]:
+    """Return the options that the command line has, by the name of their field."""
+    return {name: about for name, about in options().items() if not about.python_only}
+
+
+def flag(name: str, about: About) -> str:
+    """Return how an option is called there."""
+    return about.flag or f"--{name.replace('_', '-')}"
+
+
+def read(given: Mapping[str, Any]) -> GenerationSettings:
+    """Make settings of what the command line was given; raises InputError that names the option."""
+    known = on_command_line()
+    # An option that may be repeated is an empty list where it is not given.
+    values = {name: known[name].read(words) for name, words in given.items() if words is not None and words != []}
+    return GenerationSettings(**values)
+
+
+def _option(name: str, about: About) -> Any:
+    kind: Any = list[str] if about.kind is list else about.kind
+    default = GenerationSettings.__dataclass_fields__[name].default
+    said = f" Default: {default}." if isinstance(default, int) else ""
+    return Annotated[kind | None, typer.Option(flag(name, about), metavar=about.metavar, help=about.help + said)]

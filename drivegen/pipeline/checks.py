@@ -1,0 +1,147 @@
+"""What each option of a generation may be: a check gives the value as it is kept, or says what is wrong with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+from drivegen.pipeline.spelling import LONGEST_SIDE
+from drivegen.support import values
+from drivegen.support.errors import InputError, nearest
+
+RECORDED = "recorded"
+"""In place of pictures: those that the frame's cameras took."""
+
+
+def number(value: Any, name: str) -> float:
+    return values.number(value, name)
+
+
+def text_or_list(value: Any, name: str) -> str | tuple[str, ...]:
+    if isinstance(value, str):
+        return value
+    return tuple(values.text(one, f"an item of {name}") for one in values.sequence(value, name, "texts, one per frame"))
+
+
+def guidance(value: Any, name: str) -> float | dict[str, float]:
+    if isinstance(value, Mapping):
+        return {n: values.number(w, name, of=n) for n, w in values.by_name(value, name, "weights").items()}
+    return values.number(value, name)
+
+
+def scales(value: Any, name: str) -> dict[str, float]:
+    return {n: values.number(x, "scale", 0, of=n) for n, x in values.by_name(value, name, "numbers").items()}
+
+
+def ranges(value: Any, name: str) -> dict[str, tuple[float, float]]:
+    from drivegen.sampling import check_range
+
+    out = {}
+    for plugin, given in values.by_name(value, name, "(start, end)").items():
+        ends = values.sequence(given, f"range of {plugin!r}:", "two numbers, (start, end)")
+        if len(ends) != 2:
+            raise InputError(f"range {given!r:.80} of {plugin!r} must be two numbers, (start, end)")
+        out[plugin] = check_range(plugin, *ends)
+    return out
+
+
+def names(value: Any, name: str) -> tuple[str, ...]:
+    given = [value] if isinstance(value, str) else values.sequence(value, name, "plugin names")
+    return tuple(dict.fromkeys(values.text(one, f"an item of {name}") for one in given))
+
+
+def by_plugin(value: Any, name: str) -> dict[str, Any]:
+    return values.by_name(value, name, "values")
+
+
+def seed(value: Any, name: str) -> int | tuple[int, ...]:
+    from drivegen.sampling import check_seed
+
+    if isinstance(value, Sequence) or getattr(value, "ndim", 0) == 1:
+        return tuple(check_seed(one) for one in values.sequence(value, name, "whole numbers"))
+    return check_seed(value)
+
+
+def size(value: Any, name: str) -> tuple[int, int]:
+    sides = values.sequence(value, name, "two whole numbers, (height, width)")
+    if len(sides) != 2:
+        raise InputError(f"{name} {value!r:.80} must be (height, width) in pixels")
+    height, width = (values.whole(side, f"a side of {name}", 1, LONGEST_SIDE) for side in sides)
+    return height, width
+
+
+def timesteps(value: Any, name: str) -> tuple[int, ...]:
+    given = tuple(values.whole(one, "a timestep", 0) for one in values.sequence(value, name, "whole numbers"))
+    if not given or any(a <= b for a, b in pairwise(given)):
+        raise InputError(f"{name} {list(given)!r:.80} must fall from step to step, such as [999, 750, 500, 250]")
+    return given
+
+
+def one_of(known: Sequence[str]) -> Callable[[Any, str], str]:
+    def check(value: Any, name: str) -> str:
+        if not isinstance(value, str) or value not in known:
+            raise InputError(f"{name} {value!r:.80} is not one of {', '.join(known)}{nearest(str(value), known)}")
+        return value
+
+    return check
+
+
+def function(value: Any, name: str) -> Any:
+    if not callable(value):
+        raise InputError(f"{name} {value!r:.80} must be a function of (pipe, step, t, {{'latents': …}})")
+    return value
+
+
+def classifier(value: Any, name: str) -> Any:
+    from drivegen.sampling import Classifier
+
+    if not isinstance(value, Classifier):
+        raise InputError(f"{name} {value!r:.80} must be a drivegen.sampling.Classifier, not {type(value).__name__}")
+    return value
+
+
+def generator(value: Any, name: str) -> Any:
+    import torch
+
+    if not isinstance(value, torch.Generator):
+        raise InputError(f"{name} {value!r:.80} must be a torch.Generator, which draws the seeds; or give seed=")
+    return value
+
+
+def pictures(value: Any, name: str) -> Any:
+    """Read pictures to start from: one, a list, or by channel, each anything that `user_image` takes; or RECORDED."""
+    from drivegen.scene.pictures import user_image
+
+    if isinstance(value, str) and value == RECORDED:
+        return value
+    if isinstance(value, Mapping):
+        return {n: user_image(one, f"{name} of {n!r}") for n, one in values.by_name(value, name, "pictures").items()}
+    if isinstance(value, (list, tuple)):
+        return tuple(user_image(one, f"{name} {i}") for i, one in enumerate(value))
+    return user_image(value, name)
+
+
+def latents(value: Any, name: str) -> Any:
+    """Check noise to start from: (V, C, h, w), or (C, h, w) by channel; or a list with one of these per generation."""
+    if isinstance(value, Mapping):
+        return {n: _noise(one, f"{name} of {n!r}", 3) for n, one in values.by_name(value, name, "tensors").items()}
+    if isinstance(value, (list, tuple)):
+        return tuple(latents(one, f"{name} {i}") for i, one in enumerate(value))
+    return _noise(value, name, 4)
+
+
+def _noise(value: Any, name: str, dimensions: int) -> Any:
+    import numpy as np
+    import torch
+
+    if isinstance(value, np.ndarray) and value.dtype.kind == "f":
+        value = torch.from_numpy(value)
+    if not isinstance(value, torch.Tensor) or not value.is_floating_point():
+        raise InputError(f"{name} must be a tensor of floating-point numbers, not {value!r:.80}")
+    if value.ndim != dimensions:
+        form = "(views, C, h, w)" if dimensions == 4 else "(C, h, w)"
+        raise InputError(f"{name} has shape {tuple(value.shape)}; expected {form}")
+    if not bool(torch.isfinite(value).all()):
+        raise InputError(f"{name} holds numbers that are not finite")
+    return value

@@ -1,0 +1,156 @@
+"""A plan becomes pictures: encode once, denoise, decode."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from drivegen.diffusion.schedule import NoiseSchedule
+from drivegen.host.host import Host
+from drivegen.host.regions import Region
+from drivegen.pipeline.plan import Plan, scheduler_of
+from drivegen.pipeline.views import convert
+from drivegen.sampling import (
+    HostDenoiser,
+    agreeing,
+    camera_generators,
+    draw_noise,
+    fast_generation,
+    overlaps,
+    remembered_projections,
+    sample,
+    sphere_noise,
+    start_at,
+)
+from drivegen.saved.model import Model
+from drivegen.support import runtime
+from drivegen.support.errors import InputError
+
+AfterStep = Callable[[int, Tensor, Tensor], Any]
+"""``after(step, t, latents)`` → None, or {"latents": what replaces them}."""
+
+
+@torch.no_grad()
+def denoise(model: Model, plan: Plan, after: AfterStep | None = None) -> list[Any]:
+    """Generate the views of a plan, in ring order: values of its output type.
+
+    Raises InputError where the latents are not finite.
+
+    Args:
+        model: what generates; nothing of it is changed afterwards.
+        plan: what to generate.
+        after: called after each step.
+    """
+    host, settings, sampling = model.host, plan.settings, plan.sampling
+    device, dtype = runtime.device_of(host.backbone.unet), dtype_of(host)
+    generators = camera_generators(plan.seed, plan.frame.channels, sampling.noise == "shared")
+    with ExitStack() as stack:
+        stack.enter_context(runtime.float32_by_default())
+        stack.enter_context(_evaluating(host, frozen=settings.classifier is not None))
+        stack.enter_context(remembered_projections(host))
+        stack.enter_context(fast_generation(host))
+        noise = _start(host, plan, generators).to(device)
+        regions = {name: Region(mask.to(device)) for name, mask in plan.regions.items()}
+        scales, ranges = settings.scales or {}, settings.ranges or {}
+        predict = HostDenoiser(host, plan.batch.to(device), scales, settings.without, dtype, ranges, regions)
+        scheduler = scheduler_of(model, sampling, settings, device)
+        x, timesteps = noise * scheduler.init_noise_sigma, scheduler.timesteps
+        if plan.pictures is not None:
+            timesteps = start_at(scheduler, plan.strength or 0.0)
+            x = _encode(host, plan.pictures)
+            if len(timesteps):
+                x = scheduler.add_noise(x, noise, timesteps[:1].repeat(len(x)))
+        predict.steps = max(1, len(timesteps))
+
+        def step(i: int, t: Tensor, x: Tensor) -> Tensor | None:
+            predict.step = i + 1
+            return _latents(after(i, t, x), x) if after else None
+
+        x = sample(_guided(model, plan, predict, NoiseSchedule.of(scheduler)), scheduler, x, timesteps, generators, step)
+        if not bool(torch.isfinite(x).all()):
+            raise InputError(f"frame {plan.frame.token!r}: the latents are not finite in {dtype}; try dtype float32")
+        return list(x.cpu()) if settings.output_type == "latent" else convert(_decode(host, x), settings.output_type)
+
+
+def dtype_of(host: Host) -> torch.dtype:
+    """Return the number format of a host's UNet."""
+    return next(host.backbone.unet.parameters()).dtype
+
+
+def _start(host: Host, plan: Plan, generators: list[torch.Generator]) -> Tensor:
+    """Give the noise (V, C, h, w) that a plan starts from, on the CPU."""
+    factor = host.backbone.vae_factor
+    shape = (host.backbone.latent_channels, plan.size[0] // factor, plan.size[1] // factor)
+    if plan.noise is not None:
+        return plan.noise
+    if plan.sampling.noise == "sphere":
+        return sphere_noise(plan.seed, plan.frame.cameras, shape, generators)
+    return draw_noise(generators, shape)
+
+
+def _guided(model: Model, plan: Plan, predict: HostDenoiser, to_x0: NoiseSchedule) -> Any:
+    """Put around a denoiser what guides it: guidance, agreement, the plugins' own, a classifier."""
+    host, sampling = model.host, plan.sampling
+    guided: Any = sampling.guided(predict, host.plugins)
+    if sampling.agreement > 0:
+        factor = host.backbone.vae_factor
+        pairs = overlaps(plan.frame.cameras, plan.size[0] // factor, plan.size[1] // factor)
+        pairs = pairs.to(runtime.device_of(host.backbone.unet))
+        guided = agreeing(guided, to_x0, pairs, lambda: predict.progress < sampling.agreement)
+    for name in plan.plugins:
+        guided = host.guide(name, guided, to_x0)
+    classifier = plan.settings.classifier
+    if classifier is None:
+        return guided
+    return classifier.guide(guided, to_x0, plan.frame, lambda latents: _decode(host, latents))
+
+
+def _latents(returned: Any, x: Tensor) -> Tensor | None:
+    """Read what a callback returned: latents that replace x, or None."""
+    if returned is None:
+        return None
+    form = "return None, or {'latents': a tensor of the shape that it was given}"
+    if not isinstance(returned, Mapping) or set(returned) - {"latents"}:
+        what = f"the keys {list(returned)}" if isinstance(returned, Mapping) else f"a {type(returned).__name__}"
+        raise InputError(f"callback_on_step_end returned {what}; {form}")
+    latents = returned.get("latents")
+    if latents is None:
+        return None
+    if not isinstance(latents, Tensor) or latents.shape != x.shape:
+        what = f"shape {tuple(latents.shape)}" if isinstance(latents, Tensor) else type(latents).__name__
+        raise InputError(f"callback_on_step_end returned latents of {what}, not of shape {tuple(x.shape)}; {form}")
+    return latents.to(x)
+
+
+def _encode(host: Host, pictures: Tensor) -> Tensor:
+    device = runtime.device_of(host.backbone.unet)
+    with runtime.autocast(device, dtype_of(host)):
+        return host.backbone.encode_images(pictures.to(device)).float()
+
+
+def _decode(host: Host, latents: Tensor) -> Tensor:
+    # A view at a time on the CPU: the decoder's activations then stay in its caches.
+    size = 1 if latents.device.type == "cpu" else len(latents)
+    with runtime.autocast(latents.device, dtype_of(host)):
+        return torch.cat([host.backbone.decode_latents(part) for part in latents.split(size)])
+
+
+@contextmanager
+def _evaluating(host: Host, frozen: bool = False) -> Iterator[None]:
+    """Switch drop-out off for a while, and with frozen the gradients of parameters, and back on where they were."""
+    was = [module for module in host.modules() if module.training]
+    held = [parameter for parameter in host.parameters() if parameter.requires_grad and frozen]
+    host.eval()
+    for parameter in held:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for module in was:
+            module.training = True
+        for parameter in held:
+            parameter.requires_grad_(True)

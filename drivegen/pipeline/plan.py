@@ -1,0 +1,273 @@
+"""One generation of one frame, checked and prepared: everything that is known before a network computes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from drivegen.host import batch as data
+from drivegen.host.batch import Batch
+from drivegen.pipeline.checks import RECORDED
+from drivegen.pipeline.settings import GenerationSettings
+from drivegen.pipeline.views import to_pixels
+from drivegen.plugin import Plugin
+from drivegen.raster import region_mask
+from drivegen.sampling import MAX_SEED, Sampling, build_scheduler, check_region, use_timesteps
+from drivegen.saved.model import Model, check_size
+from drivegen.scene import Frame
+from drivegen.scene.pictures import load_image
+from drivegen.support import values
+from drivegen.support.errors import InputError
+
+DEFAULT_STRENGTH = 0.8
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """What one frame is generated from.
+
+    frame has its cameras set to the generated size and the description that is used; settings are the caller's; noise (V, C, h,
+    w) is given or None, and so are the pictures (V, 3, H, W) to start from, in [−1, 1]; regions are masks (V, 1, H, W).
+    """
+
+    frame: Frame
+    seed: int
+    settings: GenerationSettings
+    sampling: Sampling
+    size: tuple[int, int]
+    batch: Batch
+    plugins: Mapping[str, Plugin]
+    regions: Mapping[str, Tensor]
+    pictures: Tensor | None = None
+    noise: Tensor | None = None
+
+    @property
+    def strength(self) -> float | None:
+        """How much of the pictures is replaced; None where there are none."""
+        if self.pictures is None:
+            return None
+        return DEFAULT_STRENGTH if self.settings.strength is None else self.settings.strength
+
+    def digest(self) -> str:
+        """Return one sha256 over all that the networks are given: equal for equal frames, inputs, regions and pictures."""
+        found = hashlib.sha256()
+        tensors = {f"{name}.{key}": value for name, group in self.batch.arrays.items() for key, value in group.items()}
+        tensors |= {f"region.{name}": mask for name, mask in self.regions.items()}
+        tensors |= {name: given for name in ("pictures", "noise") if (given := getattr(self, name)) is not None}
+        for name, tensor in sorted(tensors.items()):
+            found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+            found.update(np.ascontiguousarray(tensor.cpu().numpy()).tobytes())
+        for camera in self.frame.cameras:
+            pose = [*camera.ego_SE3_camera.matrix.ravel().tolist(), *camera.K_image.ravel().tolist()]
+            found.update(json.dumps([camera.channel, pose]).encode())
+        return found.hexdigest()
+
+
+def plans(model: Model, frames: Frame | Sequence[Frame], settings: GenerationSettings) -> Iterator[Plan]:
+    """Plan each frame's generations, frame by frame; raises InputError at once for what is wrong whatever the frame.
+
+    Args:
+        model: what generates.
+        frames: one, or several that are read when it is their turn.
+        settings: how.
+    """
+    frames = _frames(frames)
+    sampling, size = check(model, settings)
+    number, each = len(frames), settings.repeats
+    prompts = per_frame(settings.prompt, number, "prompts")
+    negatives = per_frame(settings.negative_prompt, number, "negative prompts")
+    seeds, noises = _seeds(settings, number), _noises(settings, number * each)
+
+    def one(i: int) -> Plan:
+        k = i // each
+        frame = frames[k]
+        if not isinstance(frame, Frame):
+            raise InputError(f"frame {k} is a {type(frame).__name__}, not a drivegen.scene.Frame")
+        own = replace(settings, negative_prompt=negatives[k], seed=seeds[i], prompt=prompts[k])
+        return _plan(model, frame, own, sampling, size, noises[i])
+
+    return (one(i) for i in range(number * each))
+
+
+def check(model: Model, settings: GenerationSettings) -> tuple[Sampling, tuple[int, int]]:
+    """Return how a model samples with these settings, and the size (height, width); raises InputError for what does not fit."""
+    host, s = model.host, settings
+    for name in (*(s.scales or {}), *s.without, *(s.ranges or {}), *(s.regions or {}), *(s.inputs or {})):
+        host.plugin(name)
+    if s.image is None and s.strength is not None:
+        raise InputError(f"strength {s.strength} is given, but no image to start from")
+    if s.strength is not None and not 0 <= s.strength <= 1:
+        raise InputError(f"strength {s.strength} must be from 0 (the picture itself) to 1 (nothing of it)")
+    for name in s.regions or {}:
+        check_region(host, name)
+    if s.latents is not None:
+        for name in ("image", "noise"):
+            if getattr(s, name) is not None:
+                raise InputError(f"latents are what the views start from, and {name} says it too; give one of them")
+    steps = s.steps
+    if s.timesteps is not None:
+        steps = len(s.timesteps)
+        if s.steps not in (None, steps):
+            raise InputError(f"{steps} timesteps are given and steps {s.steps}; leave one of them out")
+    sampling = model.sampling.replaced(
+        steps=steps, guidance=s.guidance, guidance_rescale=s.guidance_rescale, sampler=s.sampler, noise=s.noise,
+        agreement=s.agreement,
+    )  # fmt: skip
+    sampling.nulled(host.plugins)
+    scheduler_of(model, sampling, settings, None)
+    takers = prompted(model)
+    if s.negative_prompt and not takers:
+        has = ", ".join(host.plugins) or "none"
+        raise InputError(f"a negative prompt is given, but no plugin of this model takes one; it has {has}")
+    return sampling, check_size(s.size or model.image_size, host.backbone)
+
+
+def scheduler_of(model: Model, sampling: Sampling, settings: GenerationSettings, device: Any) -> Any:
+    """Build the scheduler of a generation, its timesteps set."""
+    scheduler = build_scheduler(sampling.sampler, model.host.backbone.scheduler, sampling.steps, device)
+    if settings.timesteps is not None:
+        use_timesteps(scheduler, sampling.sampler, settings.timesteps, device)
+    return scheduler
+
+
+def prompted(model: Model) -> list[str]:
+    """Name the plugins that take prompts."""
+    return [name for name in model.host.plugins if getattr(model.host.plugin(name), "takes_prompt", False)]
+
+
+def per_frame(given: Any, count: int, what: str) -> list[Any]:
+    """Return one value per frame, from one for all or a list; raises InputError for a list of another length.
+
+    Args:
+        given: a value, or a tuple of values.
+        count: number of frames.
+        what: what the values are, for the error.
+    """
+    if not isinstance(given, tuple):
+        return [given] * count
+    if len(given) != count:
+        raise InputError(f"{len(given)} {what} are given for {count} frames; give one, or one per frame")
+    return list(given)
+
+
+def _frames(frames: Any) -> Sequence[Frame]:
+    if isinstance(frames, Frame):
+        return [frames]
+    if not isinstance(frames, Sequence) or isinstance(frames, (str, bytes)):
+        raise InputError(f"frames must be a drivegen.scene.Frame or a list of them, not {type(frames).__name__}")
+    if isinstance(frames, (list, tuple)):
+        for i, frame in enumerate(frames):
+            if not isinstance(frame, Frame):
+                raise InputError(f"frame {i} is a {type(frame).__name__}, not a drivegen.scene.Frame")
+    return frames
+
+
+def _seeds(settings: GenerationSettings, frames: int) -> list[int]:
+    """Return a seed per generation: drawn; or given, one for all, one per frame, or one for each of them."""
+    each, generator = settings.repeats, settings.generator
+    if generator is not None:
+        return [int(torch.randint(MAX_SEED, (), generator=generator, device=generator.device)) for _ in range(frames * each)]
+    given = [settings.seed] * frames if isinstance(settings.seed, int) else list(settings.seed)
+    if len(given) == frames * each and each > 1:
+        return given
+    if len(given) != frames:
+        raise InputError(f"{len(given)} seeds are given for {frames} frames; give one, or one per frame")
+    return [values.whole(seed + i, "seed", 0, MAX_SEED) for seed in given for i in range(each)]
+
+
+def _noises(settings: GenerationSettings, count: int) -> list[Any]:
+    given = settings.latents
+    if given is None or (count == 1 and not isinstance(given, tuple)):
+        return [given] * count
+    if not isinstance(given, tuple):
+        raise InputError(f"latents are given once for {count} generations, which would start alike; give a list, one for each")
+    if len(given) != count:
+        raise InputError(f"{len(given)} latents are given for {count} generations; give one for each")
+    return list(given)
+
+
+def _plan(
+    model: Model, frame: Frame, settings: GenerationSettings, sampling: Sampling, size: tuple[int, int], noise: Any
+) -> Plan:  # fmt: skip
+    host = model.host
+    if isinstance(settings.prompt, str):
+        frame = replace(frame, description=settings.prompt)
+    frame = frame.resized(size[1], size[0])
+    scales = settings.scales or {}
+    plugins = {name: host.plugin(name) for name in host.plugins if scales.get(name, 1.0) != 0}
+    inputs = {name: given for name, given in _inputs(model, settings).items() if name in plugins}
+    batch = data.collate([data.prepare(frame, plugins, inputs)], plugins, len(frame.cameras), [frame.token])
+    regions = {n: torch.from_numpy(region_mask(frame, region))[:, None] for n, region in (settings.regions or {}).items()}
+    pictures = None if settings.image is None else _pictures(frame, settings.image)
+    shape = (host.backbone.latent_channels, size[0] // host.backbone.vae_factor, size[1] // host.backbone.vae_factor)
+    given = None if noise is None else _noise(frame, noise, shape)
+    seed = settings.seed
+    assert isinstance(seed, int)
+    return Plan(frame, seed, settings, sampling, size, batch, plugins, regions, pictures, given)
+
+
+def _inputs(model: Model, settings: GenerationSettings) -> dict[str, Any]:
+    """Return what each plugin is given, the negative prompt with it."""
+    out = dict(settings.inputs or {})
+    if not settings.negative_prompt:
+        return out
+    for name in prompted(model):
+        given = out.get(name)
+        if isinstance(given, str):
+            given = {"prompt": given}
+        elif given is not None and not isinstance(given, Mapping):
+            raise InputError(f"inputs of {name!r} must be a text or {{'prompt': text, 'negative': text}}, not {given!r:.80}")
+        out[name] = {"negative": settings.negative_prompt, **(given or {})}
+    return out
+
+
+def _pictures(frame: Frame, image: Any) -> Tensor:
+    if image == RECORDED:
+        image = {camera.channel: _recorded(frame, camera) for camera in frame.cameras}
+    views = _by_view(frame, [image] if isinstance(image, Image.Image) else image, "images")
+    size = frame.cameras[0].image_size
+    return torch.stack([to_pixels(one, size, camera) for one, camera in zip(views, frame.cameras, strict=True)])
+
+
+def _recorded(frame: Frame, camera: Any) -> Image.Image:
+    if camera.image_path is None:
+        what = f"{camera.channel} of {frame.token!r} has none"
+        raise InputError(f"the generation is to start from recorded pictures, and {what}; leave strength out, or give images")
+    return load_image(camera)
+
+
+def _noise(frame: Frame, noise: Any, shape: tuple[int, int, int]) -> Tensor:
+    if isinstance(noise, Mapping):
+        views = _by_view(frame, noise, "latents")
+        for channel, one in zip(frame.channels, views, strict=True):
+            if tuple(one.shape) != shape:
+                raise InputError(f"latents of {channel!r} have shape {tuple(one.shape)}; expected {shape} (C, h, w)")
+        noise = torch.stack(views)
+    expected = (len(frame.cameras), *shape)
+    if tuple(noise.shape) != expected:
+        what = f"{expected} (views, C, h, w) for its {expected[0]} cameras at this size"
+        raise InputError(f"latents of {frame.token!r} have shape {tuple(noise.shape)}; expected {what}")
+    found: Tensor = noise.detach().float().cpu()
+    return found
+
+
+def _by_view(frame: Frame, given: Any, what: str) -> list[Any]:
+    """Bring what is given by channel, or in ring order, into ring order; one for each camera."""
+    if isinstance(given, Mapping):
+        missing = [channel for channel in frame.channels if channel not in given]
+        unknown = [channel for channel in given if channel not in frame.channels]
+        if missing or unknown:
+            wrong = f"cameras {missing} have no {what}, and {unknown} are not cameras of it"
+            raise InputError(f"frame {frame.token!r}: {wrong}; give one for each of {', '.join(frame.channels)}")
+        return [given[channel] for channel in frame.channels]
+    if len(given) != len(frame.cameras):
+        raise InputError(f"{len(given)} {what} are given for the {len(frame.cameras)} cameras {', '.join(frame.channels)}")
+    return list(given)

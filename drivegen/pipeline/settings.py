@@ -1,0 +1,146 @@
+"""How frames are generated: one field per option, from which the command line, the manifest and `Views.settings` are made.
+
+A new option is one field here, and a line in `Pipeline` that uses it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from drivegen.pipeline import checks, record, spelling
+from drivegen.pipeline.option import About, named, option
+from drivegen.support import values
+
+if TYPE_CHECKING:
+    import torch
+    from PIL import Image
+    from torch import Tensor
+
+    from drivegen.pipeline.views import Views
+    from drivegen.sampling import Classifier
+
+Callback = Callable[[Any, int, "Tensor", "dict[str, Tensor]"], "dict[str, Tensor] | None"]
+"""diffusers' ``callback_on_step_end(pipe, step, t, {"latents": …})``; latents that it returns replace the present ones."""
+
+OUTPUT_TYPES = ("pil", "np", "pt", "latent")
+
+MAX_REPEATS = 10_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationSettings:
+    """How frames are generated; what is None is the model's own default.
+
+    Raises InputError, which names the option and the value, for a value that no model could take.
+    """
+
+    prompt: str | Sequence[str] | None = option("Text in place of each sample's description.", checks.text_or_list)
+    negative_prompt: str | Sequence[str] | None = option("Text to stay away from.", checks.text_or_list)
+    steps: int | None = option("Denoising steps.", values.whole, kind=int)
+    guidance: float | Mapping[str, float] | None = option(
+        "Guidance scale, where 1 and below is none; or a weight per plugin, repeated.", checks.guidance, kind=list,
+        metavar="W|PLUGIN=W", read=spelling.read_guidance,
+    )  # fmt: skip
+    guidance_rescale: float | None = option(
+        "Share, 0 to 1, by which guided predictions get the deviation of the conditional one back.", checks.number, kind=float
+    )
+    sampler: str | None = option("unipc, dpm++, ddim, euler, ddpm, pndm …", values.text)
+    timesteps: Sequence[int] | None = option(
+        "The timesteps themselves, falling, in place of --steps.", checks.timesteps, metavar="T,T,…",
+        read=spelling.read_timesteps,
+    )  # fmt: skip
+    noise: str | None = option("independent, shared, or sphere: the same where views overlap.", values.text)
+    agreement: float | None = option(
+        "Share of the steps, 0 to 1, in which overlapping views are made to agree.", checks.number, kind=float
+    )
+    seed: int | Sequence[int] = option("Same seed, same settings, same machine: same bytes.", checks.seed, 0, kind=int)
+    repeats: int = option(
+        "How many times each sample is generated, with seed, seed + 1, …",
+        lambda value, name: values.whole(value, name, 1, MAX_REPEATS), 1, kind=int,
+    )  # fmt: skip
+    without: Sequence[str] = option("Null a plugin; may be repeated.", checks.names, (), kind=list, metavar="PLUGIN")
+    scales: Mapping[str, float] | None = option(
+        "1 as trained, 0 absent; may be repeated.", checks.scales, kind=list, flag="--scale", metavar="PLUGIN=X",
+        read=spelling.read_scales,
+    )  # fmt: skip
+    ranges: Mapping[str, tuple[float, float]] | None = option(
+        "Fractions of the steps between which it is there.", checks.ranges, kind=list, flag="--range",
+        metavar="PLUGIN=START:END", read=spelling.read_ranges,
+    )  # fmt: skip
+    regions: Mapping[str, Any] | None = option(
+        "Where in a camera's picture it is: white in a mask's file, or all.", checks.by_plugin, kind=list, flag="--region",
+        metavar="PLUGIN=CAMERA[:MASK]", read=spelling.read_regions, note=record.names,
+    )  # fmt: skip
+    inputs: Mapping[str, Any] | None = option(
+        "Give a plugin a file, such as a picture.", checks.by_plugin, kind=list, flag="--input", metavar="PLUGIN=FILE",
+        read=spelling.read_inputs, note=record.names,
+    )  # fmt: skip
+    strength: float | None = option("Start from the recorded pictures: 0 keeps them, 1 nothing.", checks.number, kind=float)
+    size: tuple[int, int] | None = option(
+        "Size of each image. Default: the model's.", checks.size, metavar="HEIGHTxWIDTH", read=spelling.read_size
+    )
+    image: Mapping[str, Image.Image] | Sequence[Image.Image] | Image.Image | str | None = option(
+        "Pictures to start from, one per camera, by channel or in ring order; or 'recorded'.", checks.pictures,
+        note=record.present,
+        python_only="--strength starts from the recorded pictures",
+    )  # fmt: skip
+    latents: Tensor | Sequence[Tensor] | Mapping[str, Tensor] | Views | None = option(
+        "Noise to start from, (V, C, h, w), or (C, h, w) by channel; for several generations a list, one for each.",
+        checks.latents, note=record.present, python_only="tensors have no spelling; the noise comes from --seed",
+    )  # fmt: skip
+    output_type: str = option(
+        "'pil', 'np' (H, W, 3), 'pt' (3, H, W), or 'latent' (C, h, w).", checks.one_of(OUTPUT_TYPES), "pil",
+        python_only="files are PNG",
+    )  # fmt: skip
+    callback_on_step_end: Callback | None = option(
+        "Called after each step; latents that it returns replace the present ones.", checks.function, note=record.function,
+        python_only="it is code",
+    )  # fmt: skip
+    classifier: Classifier | None = option(
+        "A head that pulls the pictures to where it scores them higher.", checks.classifier, note=record.described,
+        python_only="it is code",
+    )  # fmt: skip
+    generator: torch.Generator | None = option(
+        "Draws the seeds.", checks.generator, note=record.present, python_only="--seed says the seed itself"
+    )
+
+    def __post_init__(self) -> None:
+        for name, about in options().items():
+            value = getattr(self, name)
+            default = self.__dataclass_fields__[name].default
+            # None means the default of every option.
+            object.__setattr__(self, name, default if value is None or value is default else about.check(value, name))
+
+    def replaced(self, **changes: Any) -> GenerationSettings:
+        """Return these settings with some of them changed, by the names of the fields or diffusers' (`DIFFUSERS_WORDS`)."""
+        return dataclasses.replace(self, **named(changes, options())) if changes else self
+
+
+@dataclass(frozen=True, kw_only=True)
+class UsedSettings(GenerationSettings):
+    """How the views of one frame were generated: `GenerationSettings` with nothing left to the model, and what it ran on.
+
+    What the manifest could not hold is said in words: of regions and inputs the plugins' names, of a classifier what it is.
+    """
+
+    loras: Mapping[str, float] = field(default_factory=dict)
+    """Scales of the LoRAs that were in."""
+    dtype: str = "float32"
+    device: str = "cpu"
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        for name, about in options().items():
+            object.__setattr__(self, name, about.note(getattr(self, name)))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON values, one per field."""
+        return {f.name: record.plain(getattr(self, f.name)) for f in dataclasses.fields(self)}
+
+
+def options() -> dict[str, About]:
+    """Return what is known of each option, in the order of the fields."""
+    return {f.name: f.metadata["about"] for f in dataclasses.fields(GenerationSettings)}

@@ -1,0 +1,106 @@
+"""How options of a generation are spelled on the command line: words in, values out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from drivegen.support.errors import InputError
+from drivegen.support.values import number
+
+LONGEST_SIDE = 8192
+"""Pixels; a typing error beyond it would keep the machine busy without an answer."""
+
+
+def read_scales(given: Sequence[str]) -> dict[str, float]:
+    """Read PLUGIN=X options."""
+    return _by_plugin("--scale", given, "PLUGIN=X with a number X of 0 or above, such as boxes=1.5", _at_least_zero)
+
+
+def read_guidance(given: Sequence[str]) -> float | dict[str, float] | None:
+    """Read one number, or PLUGIN=W options; None where there is none."""
+    if len(given) == 1 and "=" not in given[0]:
+        try:
+            return float(given[0])
+        except ValueError:
+            raise InputError(f"--guidance {given[0]!r} must be a number, or PLUGIN=W such as text=3") from None
+    form = "PLUGIN=W with a number W of 0 or above (or one number for all)"
+    return _by_plugin("--guidance", given, form, _at_least_zero) or None
+
+
+def read_ranges(given: Sequence[str]) -> dict[str, tuple[float, float]]:
+    """Read PLUGIN=START:END options."""
+
+    def ends(value: str) -> tuple[float, float]:
+        start, end = (float(part) for part in value.split(":"))
+        return start, end
+
+    from drivegen.sampling import check_range
+
+    found = _by_plugin("--range", given, "PLUGIN=START:END, such as layout=0:0.6", ends)
+    return {name: check_range(name, *pair) for name, pair in found.items()}
+
+
+def read_inputs(given: Sequence[str]) -> dict[str, str]:
+    """Read PLUGIN=FILE options."""
+    return _by_plugin("--input", given, "PLUGIN=FILE, such as image_prompt=photo.jpg", lambda value: value)
+
+
+def read_regions(given: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Read PLUGIN=CAMERA[:MASK] options: a mask file is white where the plugin is, and without one all of the picture is."""
+    from drivegen.scene.pictures import user_image
+
+    out: dict[str, dict[str, Any]] = {}
+    for text in given:
+        name, _, rest = text.partition("=")
+        channel, colon, file = rest.partition(":")
+        if not name or not channel or (colon and not file):
+            form = "PLUGIN=CAMERA:MASK, or PLUGIN=CAMERA for all of its picture, such as layout=CAM_FRONT:mask.png"
+            raise InputError(f"--region {text!r} must be {form}")
+        views = out.setdefault(name, {})
+        if channel in views:
+            raise InputError(f"--region names {channel!r} of {name!r} twice")
+        views[channel] = user_image(Path(file), f"--region {name}={channel}", "L") if colon else True
+    return out
+
+
+def read_timesteps(text: str) -> list[int]:
+    """Read T,T,…"""
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise InputError(
+            f"--timesteps {text!r:.80} must be whole numbers with commas between, such as 999,750,500,250"
+        ) from None
+
+
+def read_size(text: str) -> tuple[int, int]:
+    """Read HEIGHTxWIDTH."""
+    parts = text.lower().split("x")
+    if len(parts) != 2 or not all(part.isascii() and part.isdecimal() for part in parts):
+        raise InputError(f"--size {text!r:.80} must be HEIGHTxWIDTH in pixels, such as 224x400")
+    if any(len(part) > 9 or int(part) > LONGEST_SIDE for part in parts):
+        raise InputError(f"--size {text!r:.80} is too large; each side may have at most {LONGEST_SIDE} pixels")
+    return int(parts[0]), int(parts[1])
+
+
+def _at_least_zero(text: str) -> float:
+    return number(float(text), "", 0)
+
+
+def _by_plugin(option: str, given: Sequence[str], form: str, read: Callable[[str], Any]) -> dict[str, Any]:
+    """Read PLUGIN=VALUE options, each plugin once."""
+    out: dict[str, Any] = {}
+    for text in given:
+        name, _, value = text.partition("=")
+        if not name or not value:
+            raise InputError(f"{option} {text!r} must be {form}")
+        try:
+            found = read(value)
+        except ValueError:  # InputError is one
+            raise InputError(f"{option} {text!r} must be {form}") from None
+        if name in out:
+            raise InputError(f"{option} names {name!r} twice")
+        out[name] = found
+    return out

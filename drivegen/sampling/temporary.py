@@ -1,0 +1,52 @@
+"""Layers that compute otherwise for the time of one generation; copies made meanwhile are of the layers as they were."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+from torch import nn
+
+_FORWARD = "_temporary_forward"
+
+
+@contextmanager
+def temporary_forward(modules: Iterable[Any], make: Callable[[Any], Callable[..., Any]]) -> Iterator[None]:
+    """Give modules another forward for a while, except where somebody has done so already.
+
+    It is their class that changes, and the subclass copies and pickles as the class itself: whoever copies a network inside a
+    callback gets one of plain layers, none of which holds on to another's.
+
+    Args:
+        modules: which layers.
+        make: gives the new forward of a module, which may call the old one, ``module.forward``.
+    """
+    changed = [module for module in modules if "forward" not in vars(module) and not hasattr(module, _FORWARD)]
+    forwards = [make(module) for module in changed]
+    before = [type(module) for module in changed]
+    try:
+        for module, forward in zip(changed, forwards, strict=True):
+            vars(module)[_FORWARD] = forward
+            module.__class__ = _subclass(module.__class__)
+        yield
+    finally:
+        for module, cls in zip(changed, before, strict=True):
+            module.__class__ = cls
+            vars(module).pop(_FORWARD, None)
+
+
+@cache
+def _subclass(cls: Any) -> type[nn.Module]:
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return vars(self)[_FORWARD](*args, **kwargs)
+
+    def reduce(self: Any, protocol: Any) -> Any:
+        parts: Any = cls.__reduce_ex__(self, protocol)
+        make, arguments, state, *rest = parts
+        own = {name: value for name, value in state.items() if name != _FORWARD}
+        return (make, tuple(cls if argument is type(self) else argument for argument in arguments), own, *rest)
+
+    names = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__}
+    return type(cls.__name__, (cls,), {"forward": forward, "__reduce_ex__": reduce, **names})

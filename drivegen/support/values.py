@@ -1,0 +1,108 @@
+"""Values that a caller passes in Python: numpy's numbers are numbers; what is of another type is refused by name."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from numbers import Integral, Real
+from pathlib import Path
+from typing import Any
+
+from drivegen.support.errors import InputError
+
+
+def number(value: Any, what: str, least: float = -math.inf, most: float = math.inf, of: str = "") -> float:
+    """Return a finite number, of Python, numpy or a tensor without dimensions; raises InputError for anything else.
+
+    Args:
+        value: what the caller gave.
+        what: how the error names it.
+        least: smallest value that is allowed.
+        most: greatest value that is allowed.
+        of: the plugin whose value it is, for the error; "" where it is nobody's.
+    """
+    found = _scalar(value)
+    if _is(found, Real) and least <= found <= most and abs(found) < sys.float_info.max:
+        return float(found)
+    raise InputError(f"{what} {value!r:.80}{f' of {of!r}' if of else ''} must be a number{_bounds(least, most)}")
+
+
+def whole(value: Any, what: str, least: float = -math.inf, most: float = math.inf) -> int:
+    """Return a whole number, of Python, numpy or a tensor without dimensions; raises InputError for anything else.
+
+    Args:
+        value: what the caller gave.
+        what: how the error names it.
+        least: smallest value that is allowed.
+        most: greatest value that is allowed.
+    """
+    found = _scalar(value)
+    if _is(found, Integral) and least <= found <= most:
+        return int(found)
+    raise InputError(f"{what} {value!r:.80} must be a whole number{_bounds(least, most)}")
+
+
+def text(value: Any, what: str) -> str:
+    """Return a text; raises InputError for anything else."""
+    if not isinstance(value, str):
+        raise InputError(f"{what} {value!r:.80} must be a text, not {type(value).__name__}")
+    return str(value)
+
+
+def yes_or_no(value: Any, what: str) -> bool:
+    """Return True or False; raises InputError for anything else."""
+    found = _scalar(value)
+    if not isinstance(found, bool):
+        raise InputError(f"{what} {value!r:.80} must be True or False")
+    return found
+
+
+def file_path(value: Any, what: str) -> Path:
+    """Return a path of a text or path-like value, with ~ as the user's folder; raises InputError for anything else."""
+    if not isinstance(value, (str, os.PathLike)) or not isinstance(found := os.fspath(value), str) or not found.strip():
+        raise InputError(f"{what} {value!r:.80} must be a path, as text or pathlib.Path, not {_kind(value)}")
+    if "\0" in found:
+        raise InputError(f"{what} {value!r:.80} cannot be a path: it holds a zero byte")
+    return Path(found).expanduser()
+
+
+def sequence(value: Any, what: str, of: str) -> list[Any]:
+    """Return the items of a list, a tuple or an array of one dimension; raises InputError for anything else, texts too."""
+    if getattr(value, "ndim", None) == 1 and hasattr(value, "tolist"):
+        return list(value.tolist())
+    if isinstance(value, Sequence) and not isinstance(value, (str, bytes, bytearray)):
+        return list(value)
+    raise InputError(f"{what} {value!r:.80} must be a list of {of}, not {type(value).__name__}")
+
+
+def by_name(value: Any, what: str, of: str) -> dict[str, Any]:
+    """Return a mapping from names to values as a dict; raises InputError for anything else, such as a name that is no text."""
+    if not isinstance(value, Mapping):
+        raise InputError(f"{what} {value!r:.80} must give {of} by name, such as {{'name': …}}, not {type(value).__name__}")
+    for name in value:
+        text(name, f"{what}: the name")
+    return dict(value)
+
+
+def _is(value: Any, kind: type) -> bool:
+    """Tell whether a value is of a kind of numbers; True and False are none here."""
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
+def _kind(value: Any) -> str:
+    return "an empty text" if isinstance(value, str) else type(value).__name__
+
+
+def _scalar(value: Any) -> Any:
+    """Take numpy's scalars, and arrays and tensors without dimensions, for Python's numbers."""
+    if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):
+        return value.item()
+    return value
+
+
+def _bounds(least: float, most: float) -> str:
+    if math.isinf(most):
+        return "" if math.isinf(least) else f" of {least:g} or above"
+    return f" from {int(least) if float(least).is_integer() else least} to {int(most) if float(most).is_integer() else most}"
