@@ -293,7 +293,7 @@ def test_validate(data: Path, tmp_path: Path) -> None:
 
 def test_world_and_train_name_what_is_wrong(tmp_path: Path) -> None:
     (tmp_path / "full").write_text("x")
-    assert "exists" in run("world", tmp_path, status=2).stderr
+    assert "is not empty" in run("world", tmp_path, status=2).stderr
     assert "HEIGHTxWIDTH" in run("world", tmp_path / "new", "--size", "big", status=2).stderr
     assert "nowhere.yaml" in run("train", tmp_path / "nowhere.yaml", status=2).stderr
 
