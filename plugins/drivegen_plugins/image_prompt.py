@@ -231,7 +231,7 @@ class EachPatch(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Project (M, P, E) to (M, P, D)."""
-        out: Tensor = self.proj(x.to(self.proj[0].weight.dtype))
+        out: Tensor = self.proj(x.to(next(self.parameters()).dtype))
         return out
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import string
 import warnings
 from typing import Any, ClassVar
 
@@ -11,42 +12,89 @@ from torch import Tensor, nn
 
 from drivegen.plugin import Arrays, Input, Now, Plugin, Signal, per_row, select_or_null
 from drivegen.plugin.control_branch import zero
+from drivegen.plugin.prompt_weights import MAX_CHARACTERS, Special, chunks, parse, weigh, words
 from drivegen.scene import Frame
 from drivegen.support.errors import InputError
+
+_LONGEST = 77
+"""Ids of a prompt that CLIP reads, its two ends among them."""
 
 
 class Text(Plugin):
     """The prompt's tokens; null is the empty prompt, or the negative one.
 
-    template may name {description} and {location}.
+    Args:
+        template: text that may name {description} and {location}.
+        weighted: read `(word:1.3)`, `[word]` and prompts of any length, in chunks (`drivegen.plugin.prompt_weights`).
+        clip_skip: how many of the text encoder's last layers are left out, for the prompt and not for null, as in diffusers.
     """
 
     takes_prompt: ClassVar[bool] = True
-    accepts = (
+    accepts: tuple[Input, ...] | None = (
         Input("prompt", "text", "in place of the frame's description"),
         Input("negative", "text", "what null is, in place of the empty prompt"),
+        Input("weighted", "json", "true or false: read (word:1.3), [word] and more than 77 tokens"),
+        Input("clip_skip", "number", "how many of the text encoder's last layers the prompt is not read by"),
     )
 
-    def __init__(self, template: str = "{description}") -> None:
+    def __init__(self, template: str = "{description}", weighted: bool = False, clip_skip: int | None = None) -> None:
         super().__init__()
-        try:
-            template.format(description="", location="")
-        except (KeyError, IndexError, ValueError) as error:
-            raise InputError(f"text template {template!r} may use {{description}} and {{location}} only: {error!r}") from error
-        self.template = template
+        self.template, self.weighted, self.clip_skip = template, weighted, clip_skip
+        self.pieces = _pieces(template)
+        self.layers: int | None = None
+        _flag(weighted)
+        self._skipped(clip_skip)
 
     def attach(self, backbone: Any) -> None:
         self.tokenizer = backbone.tokenizer
+        self.layers = int(backbone.text_encoder.config.num_hidden_layers)
+        self._skipped(self.clip_skip)
 
     def prepare(self, frame: Frame, user_input: Any = None) -> dict[str, np.ndarray]:
         given = user_input or {}
-        prompt = self.template.format(description=given.get("prompt", frame.description), location=frame.location)
-        negative = given.get("negative", "")
-        return {"ids": self.tokenize(prompt), "null_ids": self.tokenize(negative)}
+        values = {"description": given.get("prompt", frame.description), "location": frame.location}
+        prompt = "".join(values[piece] if is_name else piece for piece, is_name in self.pieces)
+        weighted = _flag(given.get("weighted", self.weighted))
+        arrays = self._read(prompt, weighted) | {
+            f"null_{key}": value for key, value in self._read(given.get("negative", ""), weighted).items()
+        }
+        skipped = self._skipped(given.get("clip_skip", self.clip_skip))
+        return arrays | {"clip_skip": np.array(skipped, dtype=np.int64)} if skipped else arrays
+
+    def _read(self, prompt: str, weighted: bool) -> dict[str, np.ndarray]:
+        """Give ids (S,) of a prompt, and weights (S,) where it has such: S is a multiple of a chunk's length then."""
+        if not weighted:
+            return {"ids": self.tokenize(prompt)}
+        tokenizer = self.tokenizer
+        special = Special(tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
+
+        def tokenize(text: str) -> list[int]:
+            ids: list[int] = tokenizer(text, truncation=False, add_special_tokens=False)["input_ids"]
+            return ids
+
+        ids, weights = chunks(parse(prompt), tokenize, special, self._length)
+        return {"ids": np.array(ids, dtype=np.int64), "weights": np.array(weights, dtype=np.float32)}
+
+    @property
+    def _length(self) -> int:
+        return min(int(self.tokenizer.model_max_length), _LONGEST)
+
+    def _skipped(self, value: Any) -> int:
+        """Return a number of layers to leave out; raises InputError where the text encoder has fewer."""
+        most = self.layers
+        whole = isinstance(value, (int, float)) and not isinstance(value, bool) and value % 1 == 0
+        if value is None or (whole and 0 <= value <= (most if most is not None else value)):
+            return int(value or 0)
+        upto = "" if most is None else f" to {most}, the text encoder's layers"
+        raise InputError(f"clip_skip {value!r} must be a whole number from 0{upto}")
 
     def tokenize(self, prompt: str) -> np.ndarray:
         """Give the (S,) ids of a prompt, padded; warns with the text that does not fit."""
-        length = min(int(self.tokenizer.model_max_length), 77)
+        length = self._length
+        if len(prompt) > MAX_CHARACTERS:  # far more than fits, and slow to take apart
+            dropped = f"all after the first {MAX_CHARACTERS} are dropped"
+            warnings.warn(f"the prompt has {len(prompt)} characters; {dropped}", stacklevel=2)
+            prompt = " ".join(prompt.split())[:MAX_CHARACTERS]
         whole = self.tokenizer(prompt, truncation=False)["input_ids"]
         if len(whole) > length:
             lost = self.tokenizer.decode(whole[length - 1 : -1])
@@ -54,23 +102,108 @@ class Text(Plugin):
         ids = self.tokenizer(prompt, truncation=True, max_length=length, padding="max_length")["input_ids"]
         return np.array(ids, dtype=np.int64)
 
+    def collate(self, items: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+        longest = max((len(item[key]) for item in items for key in ("ids", "null_ids") if key in item), default=0)
+        return {key: np.stack([self._filled(key, item[key], longest) for item in items]) for key in items[0]}
+
+    def _filled(self, key: str, array: np.ndarray, length: int) -> np.ndarray:
+        """Fill an array of a frame up to what the longest prompt needs: with empty chunks on its right, of weight 1."""
+        if key in ("ids", "null_ids") and len(array) < length:
+            empty = self.tokenize("")
+            return np.concatenate([array, *[empty] * ((length - len(array)) // len(empty))])
+        if key in ("weights", "null_weights"):
+            return np.concatenate([array, np.ones(length - len(array), dtype=np.float32)])
+        return array
+
     def encode(self, arrays: Arrays, keep: Tensor) -> Signal:
         if "states" in arrays:
             return Signal(select_or_null(keep, arrays["states"], arrays["null_states"]))
         # Where a row is null the prompt's ids are not read at all.
         ids = select_or_null(keep, arrays["ids"], arrays["null_ids"])
-        distinct, rows = torch.unique(ids, dim=0, return_inverse=True)
-        return Signal(self._states(distinct)[rows])
+        if "weights" not in arrays and "clip_skip" not in arrays:
+            distinct, rows = torch.unique(ids, dim=0, return_inverse=True)
+            return Signal(self._states(distinct)[rows])
+        weights = select_or_null(keep, arrays["weights"], arrays["null_weights"]) if "weights" in arrays else None
+        none = ids.new_zeros(len(ids))  # null is read by all layers, as diffusers' pipelines have it
+        skipped = select_or_null(keep, arrays["clip_skip"], none) if "clip_skip" in arrays else none
+        return Signal(self._in_chunks(ids, weights, skipped))
+
+    def _in_chunks(self, ids: Tensor, weights: Tensor | None, skipped: Tensor) -> Tensor:
+        """Encode rows of chunks, ids (B, C·L) and weights alike, each with its number of layers left out: (B, C·L, D)."""
+        scenes, length = len(ids), self._length
+        skipped = skipped.repeat_interleave(ids.shape[1] // length)
+        ids = ids.reshape(-1, length)
+        states: Tensor | None = None
+        for count in skipped.unique().tolist():
+            chosen = skipped == count
+            some = self._states(ids[chosen], count)
+            states = some.new_zeros(len(ids), *some.shape[1:]) if states is None else states
+            states[chosen] = some
+        assert states is not None
+        if weights is not None:
+            states = weigh(states, weights.reshape(-1, length))
+        return states.reshape(scenes, -1, states.shape[-1])
 
     def precompute(self, arrays: Arrays) -> Arrays | None:
-        if any(parameter.requires_grad for parameter in self.backbone.text_encoder.parameters()):
+        learns = any(parameter.requires_grad for parameter in self.backbone.text_encoder.parameters())
+        if learns or "weights" in arrays or "clip_skip" in arrays:  # rows of chunks differ in length from frame to frame
             return None
         return {"states": self._states(arrays["ids"]), "null_states": self._states(arrays["null_ids"])}
 
-    def _states(self, ids: Tensor) -> Tensor:
+    def _states(self, ids: Tensor, skipped: int = 0) -> Tensor:
         """Run the text encoder on ids (B, S): what is appended (B, S, D)."""
-        states: Tensor = self.backbone.text_encoder(ids).last_hidden_state
+        encoder = self.backbone.text_encoder
+        if skipped:
+            return _before_last_layers(encoder, ids, skipped)
+        states: Tensor = encoder(ids).last_hidden_state
         return states
+
+
+def _pieces(template: Any) -> tuple[tuple[str, bool], ...]:
+    """Take a template apart into text and the names of what it is filled with; raises InputError for anything else in it."""
+    try:
+        parsed = list(string.Formatter().parse(template))
+    except (ValueError, TypeError) as error:
+        shown = str(template)[:80]
+        raise InputError(f"text template {shown!r} may use {{description}} and {{location}} only: {error}") from error
+    pieces: list[tuple[str, bool]] = []
+    for text, name, form, conversion in parsed:
+        pieces += [(text, False)] if text else []
+        if name is None:
+            continue
+        if name not in ("description", "location") or form or conversion:
+            part = name + (f"!{conversion}" if conversion else "") + (f":{form}" if form else "")
+            only = "may use {description} and {location} only, as they are"
+            raise InputError(f"text template {template[:80]!r} {only}; not {{{part[:40]}}}")
+        pieces.append((name, True))
+    return tuple(pieces)
+
+
+def _flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise InputError(f"weighted {value!r} must be true or false")
+    return value
+
+
+def _before_last_layers(encoder: Any, ids: Tensor, count: int) -> Tensor:
+    """Return what enters the last `count` layers of a CLIP text encoder, through its last norm.
+
+    It is `hidden_states[-(count + 1)]`; asked for hidden states, transformers would leave hooks behind that can be neither
+    copied nor pickled.
+    """
+    modules = dict(encoder.named_modules())
+    layers: Any = next(module for name, module in modules.items() if name.endswith("encoder.layers"))
+    norm = next(module for name, module in modules.items() if name.endswith("final_layer_norm"))
+    seen: list[Tensor] = []
+    hook = layers[-count].register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append(args[0] if args else kwargs["hidden_states"]), with_kwargs=True
+    )
+    try:
+        encoder(ids)
+    finally:
+        hook.remove()
+    out: Tensor = norm(seen[0])
+    return out
 
 
 class PooledText(Text):
@@ -78,8 +211,13 @@ class PooledText(Text):
 
     Tokens reach a UNet at its cross-attentions, the time embedding reaches each of its residual blocks: so what a prompt says
     of the whole picture (its light, its weather) gets to all resolutions, as in SDXL (Podell et al. 2023, section 2.2). Null is
-    the empty prompt, or the negative one.
+    the empty prompt, or the negative one. A prompt with weights is read without them: weights are of tokens.
     """
+
+    accepts = tuple(one for one in Text.accepts or () if one.name != "clip_skip")
+
+    def __init__(self, template: str = "{description}", weighted: bool = False) -> None:
+        super().__init__(template, weighted)
 
     def attach(self, backbone: Any) -> None:
         super().attach(backbone)
@@ -87,10 +225,17 @@ class PooledText(Text):
         self.project = nn.Sequential(nn.Linear(width, time), nn.SiLU(), zero(nn.Linear(time, time)))
         self.tap("time_embedding", lambda name, site: _Vector())
 
+    def _read(self, prompt: str, weighted: bool) -> dict[str, np.ndarray]:
+        if not weighted:
+            return super()._read(prompt, False)
+        with warnings.catch_warnings():  # one vector is of the first tokens; that text reads the others too
+            warnings.simplefilter("ignore")
+            return super()._read(words(prompt), False)
+
     def encode(self, arrays: Arrays, keep: Tensor) -> Signal:
         return Signal(data=self.project(super().encode(arrays, keep).tokens))
 
-    def _states(self, ids: Tensor) -> Tensor:
+    def _states(self, ids: Tensor, skipped: int = 0) -> Tensor:
         pooled: Tensor = self.backbone.text_encoder(ids).pooler_output
         return pooled
 
