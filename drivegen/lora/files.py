@@ -5,26 +5,26 @@ Weights are kept with alpha folded in (``W + B·A``), so that all that a file sa
 
 from __future__ import annotations
 
-import json
-import math
 import re
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from drivegen.lora.alpha import PEFT_STEM, Alphas, number, read_alphas
 from drivegen.support import weights
 from drivegen.support.errors import InputError
 
 FILE = "pytorch_lora_weights.safetensors"
 NETWORKS = ("unet", "text_encoder")
-_PEFT_STEM = "adapter_model"
-_FILES = (FILE, f"{_PEFT_STEM}.safetensors", "pytorch_lora_weights.bin", f"{_PEFT_STEM}.bin")
+_FILES = (FILE, f"{PEFT_STEM}.safetensors", "pytorch_lora_weights.bin", f"{PEFT_STEM}.bin")
 _PAIR = re.compile(r"(.+)\.lora_([AB])(?:\.default)?\.weight")
+_EMBEDDINGS = "bundle_emb."
+"""Before the names of textual inversions that kohya's files may bring."""
+
 _OTHER_KINDS = {
     "dora_scale": "DoRA", "lora_magnitude_vector": "DoRA", "hada_w": "LoHa", "lokr_w": "LoKr", "lora_mid": "Tucker LoCon",
 }  # fmt: skip
@@ -48,6 +48,9 @@ def read(source: str | Path) -> LoRA:
     for part, kind in _OTHER_KINDS.items():
         if any(part in key for key in state):
             raise InputError(f"{path} is a {kind} file; plain LoRA is read")
+    if bundled := sorted({key.split(".")[1] for key in state if key.startswith(_EMBEDDINGS)}):
+        warnings.warn(f"{path} brings embeddings of words ({', '.join(bundled)}), which are not loaded", stacklevel=3)
+        state = {key: value for key, value in state.items() if not key.startswith(_EMBEDDINGS)}
     if all(key.startswith(("lora_unet_", "lora_te_", "lora_te1_")) for key in state) and state:
         state = _from_kohya(state, path)
     return _from_names(state, path)
@@ -74,10 +77,11 @@ def _from_kohya(state: weights.State, path: Path) -> weights.State:
         up, down = (state.get(f"{layer}.lora_{end}.weight") for end in ("up", "down"))
         if up is None or down is None:
             raise InputError(f"{path}: {key!r} is of no layer; the file is damaged")
-        state[f"{layer}.lora_up.weight"] = up * (float(state.pop(key)) / down.shape[0])
+        _, up = _pair(f"{path}: {layer}", {"A": down, "B": up})
+        state[f"{layer}.lora_up.weight"] = up * (number(state.pop(key), f"{path}: {key}") / len(down))
     try:
         named, _ = StableDiffusionLoraLoaderMixin.lora_state_dict(state)
-    except (ValueError, KeyError) as error:
+    except (ValueError, LookupError, AttributeError, TypeError, RuntimeError) as error:  # its reader checks nothing
         raise InputError(f"{path} is not a whole LoRA file: {' '.join(str(error).split())[:300]}") from error
     return dict(named)
 
@@ -89,7 +93,7 @@ def _from_names(state: weights.State, path: Path) -> LoRA:
     state = {_network_first(key.removeprefix("base_model.model.")): value for key, value in state.items()}
     text = {**DIFFUSERS_OLD_TO_PEFT, **DIFFUSERS_TO_PEFT}
     tables: dict[str, Mapping[str, str]] = {"unet": UNET_TO_DIFFUSERS, "text_encoder": text}
-    configs = _configurations(path)
+    configured = read_alphas(path, NETWORKS)
     out: dict[str, dict[str, tuple[Tensor, Tensor]]] = {}
     for network in NETWORKS:
         part = {k.removeprefix(f"{network}."): v for k, v in state.items() if k.startswith(f"{network}.")}
@@ -97,7 +101,7 @@ def _from_names(state: weights.State, path: Path) -> LoRA:
         alphas: dict[str, float] = {}
         for key, value in convert_state_dict(part, tables[network]).items():
             if key.endswith(".alpha"):
-                alphas[key.removesuffix(".alpha")] = float(value)
+                alphas[key.removesuffix(".alpha")] = number(value, f"{path}: {network}.{key}")
                 continue
             found = _PAIR.fullmatch(key)
             if found is None:
@@ -105,10 +109,10 @@ def _from_names(state: weights.State, path: Path) -> LoRA:
             pairs.setdefault(found[1], {})[found[2]] = value
         out[network] = {}
         for name, pair in pairs.items():
-            if set(pair) != {"A", "B"}:
-                raise InputError(f"{path}: {network}.{name} has only one of its two matrices; the file is damaged")
-            factor = _factor(name, pair["A"].shape[0], alphas.get(name), configs.get(network, {}))
-            out[network][name] = (pair["A"], pair["B"] * factor)
+            a, b = _pair(f"{path}: {network}.{name}", pair)
+            rank = len(a)
+            factor = alphas[name] / rank if name in alphas else configured.get(network, Alphas()).factor(name, rank)
+            out[network][name] = (a, b * factor)
     strange = [key for key in state if not key.startswith(tuple(f"{network}." for network in NETWORKS))]
     if strange or not any(out.values()):
         raise InputError(f"{path} is not a LoRA of a Stable Diffusion 1.x or 2.x model: {strange[:3] or 'it is empty'}")
@@ -122,36 +126,22 @@ def _network_first(key: str) -> str:
     return f"text_encoder.{key}" if key.startswith(("text_model.", "encoder.layers.")) else key
 
 
-def _configurations(path: Path) -> dict[str, Mapping[str, Any]]:
-    """Read PEFT's numbers by network: from adapter_config.json, or from what diffusers writes into the file's header."""
-    beside = path.with_name("adapter_config.json")
-    if path.stem == _PEFT_STEM:
-        if not beside.is_file():
-            warnings.warn(f"{path} has no adapter_config.json beside it: alpha is taken to be the rank", stacklevel=4)
-            return {}
-        return dict.fromkeys(NETWORKS, weights.read_json(beside))
-    if path.suffix != ".safetensors":
-        return {}
-    from safetensors import safe_open
-
-    with safe_open(path, framework="pt") as file:
-        text = (file.metadata() or {}).get("lora_adapter_metadata")
-    try:
-        values = json.loads(text) if text else {}
-    except ValueError as error:
-        raise InputError(f"{path}: the header's lora_adapter_metadata is not JSON") from error
-    return {n: {k.removeprefix(f"{n}."): v for k, v in values.items() if k.startswith(f"{n}.")} for n in NETWORKS}
+def _pair(where: str, pair: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Return a layer's A and B; raises InputError where they are no two factors of one matrix or kernel."""
+    if set(pair) != {"A", "B"}:
+        raise InputError(f"{where} has only one of its two matrices; the file is damaged")
+    a, b = pair["A"], pair["B"]
+    fits = a.ndim == b.ndim and a.ndim in (2, 4) and len(a) == b.shape[1] > 0 and set(b.shape[2:]) <= {1}
+    if not fits or not a.is_floating_point() or not b.is_floating_point():
+        raise InputError(
+            f"{where}: A is {_described(a)} and B {_described(b)}; "
+            "expected numbers of shapes (rank, in) and (out, rank), or the same of convolutions"
+        )
+    return a, b
 
 
-def _factor(name: str, rank: int, alpha: float | None, config: Mapping[str, Any]) -> float:
-    """Return alpha / rank of a layer, by PEFT's rules."""
-    if alpha is not None:
-        return alpha / rank
-    if "lora_alpha" not in config:
-        return 1.0
-    patterns = config.get("alpha_pattern") or {}
-    own = next((float(v) for k, v in patterns.items() if re.match(rf"(.*\.)?({k})$", name)), float(config["lora_alpha"]))
-    return own / (math.sqrt(rank) if config.get("use_rslora") else rank)
+def _described(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
 
 
 def save(lora: LoRA, folder: str | Path, dtype: torch.dtype | None = None) -> Path:

@@ -58,8 +58,9 @@ def _put(host: Host, network: str, layers: Mapping[str, tuple[Tensor, Tensor]]) 
                 f"the LoRA changes {network}.{name}, a {type(module).__name__}; only linear layers and convolutions can"
             )
         if (b.shape[0], *a.shape[1:]) != tuple(module.weight.shape):
-            sizes = f"{b.shape[0]}x{a.shape[1]}, and the model's is {module.weight.shape[0]}x{module.weight.shape[1]}"
-            raise InputError(f"the LoRA was made for another base: {network}.{name} is {sizes}")
+            its = f"it changes weights of shape {(b.shape[0], *a.shape[1:])}"
+            ours = f"here they have {tuple(module.weight.shape)}, of a {type(module).__name__}"
+            raise InputError(f"the LoRA was made for another base: in {network}.{name} {its}, and {ours}")
         placed[own] = (a, b)
     ranks = {name: a.shape[0] for name, (a, _) in placed.items()}
     rank = Counter(ranks.values()).most_common(1)[0][0]

@@ -10,20 +10,11 @@ from PIL import Image
 
 from drivegen.scene import Camera, Frame
 from drivegen.scene.geometry import Array
-from drivegen.sheet.canvas import CLASS_COLOURS, RGB, Canvas
+from drivegen.sheet.canvas import Canvas
+from drivegen.sheet.colours import AREA_COLOURS, CLASS_COLOURS, GROUND, LINE_COLOURS, RGB
+from drivegen.sheet.nearest import nearest_to
 
 ToPixels = Callable[[Array], Array]
-
-GROUND: RGB = (18, 20, 25)
-
-AREA_COLOURS: dict[str, RGB] = {
-    "drivable_area": (50, 54, 64), "carpark_area": (60, 56, 86), "walkway": (36, 50, 50), "road_block": (50, 54, 64),
-    "ped_crossing": (122, 126, 134), "stop_line": (150, 66, 66),
-}  # fmt: skip
-"""Colour of each area of the map, in drawing order."""
-
-LINE_COLOURS: dict[str, RGB] = {"lane_divider": (150, 156, 168), "road_divider": (226, 176, 72)}
-"""Colour of each line of the map."""
 
 
 def bird_eye(frame: Frame, size: tuple[int, int], colours: Mapping[str, RGB], extent_m: float = 40.0) -> Image.Image:
@@ -47,7 +38,8 @@ def bird_eye(frame: Frame, size: tuple[int, int], colours: Mapping[str, RGB], ex
         canvas.line(to_pixels(circle), (255, 255, 255), 0.7, 0.07)
     for camera in frame.cameras:
         _draw_cone(canvas, camera, colours[camera.channel], to_pixels)
-    for box in sorted(frame.boxes, key=lambda b: float(b.global_SE3_object.translation[2])):
+    boxes = nearest_to(frame.global_SE3_ego, frame.boxes)
+    for box in sorted(boxes, key=lambda b: float(b.global_SE3_object.translation[2])):
         corners = ego_SE3_global.transform(box.corners())
         # front-left, front-right, rear-right, rear-left of the top face
         outline = to_pixels(corners[[0, 1, 5, 4]])

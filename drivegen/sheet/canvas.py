@@ -3,26 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
-RGB = tuple[int, int, int]
-
-BACKGROUND: RGB = (13, 15, 19)
-TEXT: RGB = (232, 235, 240)
-DIM: RGB = (138, 146, 160)
-
-CLASS_COLOURS: dict[str, RGB] = {
-    "car": (86, 180, 255), "truck": (255, 160, 92), "construction_vehicle": (240, 212, 80), "bus": (255, 112, 130),
-    "trailer": (198, 148, 255), "barrier": (176, 186, 200), "motorcycle": (255, 92, 205), "bicycle": (72, 226, 196),
-    "pedestrian": (164, 236, 92), "traffic_cone": (255, 128, 40), "other": (120, 124, 132),
-}  # fmt: skip
-"""Colour of each detection class, and of everything outside of them."""
+from drivegen.sheet.colours import BACKGROUND, RGB
 
 _MARGIN = 1 << 14
 _SHIFT = 4
@@ -84,41 +72,6 @@ class Canvas:
     def picture(self) -> Image.Image:
         """Return what was drawn, at its small size."""
         return Image.fromarray(cv2.resize(self._pixels, self.size, interpolation=cv2.INTER_AREA))
-
-
-@lru_cache(maxsize=32)
-def font(size: int) -> Any:
-    """Return Pillow's own font, which needs no font file on the machine."""
-    return ImageFont.load_default(size)
-
-
-def text_width(text: str, size: int) -> int:
-    """Return the width of a line of text in pixels."""
-    return int(np.ceil(font(size).getlength(text)))
-
-
-def wrapped(text: str, size: int, width: int, lines: int) -> list[str]:
-    """Break text into at most `lines` lines of at most `width` pixels; an ellipsis ends what does not fit."""
-    out: list[str] = []
-    words = text.split()
-    while words and len(out) < lines:
-        line = words.pop(0)
-        while words and text_width(f"{line} {words[0]}", size) <= width:
-            line += f" {words.pop(0)}"
-        out.append(line)
-    if out and (words or text_width(out[-1], size) > width):
-        last = out[-1]
-        while last and text_width(f"{last}…", size) > width:
-            last = last[:-1]
-        out[-1] = f"{last.rstrip(' ,.')}…"
-    return out
-
-
-def write(
-    picture: Image.Image, position: tuple[float, float], text: str, size: int, colour: RGB = TEXT, anchor: str = "la"
-) -> None:
-    """Write one line of text; anchor as in Pillow."""
-    ImageDraw.Draw(picture).text(position, text, font=font(size), fill=colour, anchor=anchor)
 
 
 def rounded(picture: Image.Image, radius: int) -> Image.Image:

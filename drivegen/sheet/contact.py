@@ -11,9 +11,12 @@ from datetime import UTC, datetime
 from PIL import Image, ImageDraw
 
 from drivegen.scene import DETECTION_CLASSES, Camera, Frame
-from drivegen.sheet.above import AREA_COLOURS, LINE_COLOURS, bird_eye
-from drivegen.sheet.canvas import BACKGROUND, CLASS_COLOURS, DIM, RGB, TEXT, rounded, text_width, wrapped, write
+from drivegen.sheet.above import bird_eye
+from drivegen.sheet.canvas import rounded
+from drivegen.sheet.colours import AREA_COLOURS, BACKGROUND, CAMERA_COLOURS, CLASS_COLOURS, DIM, LINE_COLOURS, RGB, TEXT
+from drivegen.sheet.nearest import MOST_BOXES
 from drivegen.sheet.overlay import draw_boxes
+from drivegen.sheet.text import fitted, text_width, wrapped, write
 from drivegen.support.errors import InputError
 
 WIDTH = 1600
@@ -24,13 +27,6 @@ MIDDLE = 470
 PANEL_WIDTH, WIDE_PANEL = 240, 350
 """Width of the legends beside it, without and with a camera there."""
 CAPTION = 17
-
-CAMERA_COLOURS: tuple[RGB, ...] = (
-    (94, 176, 255), (255, 196, 84), (122, 224, 150), (255, 128, 128), (190, 150, 255), (84, 222, 222), (255, 150, 220),
-    (200, 210, 120),
-)  # fmt: skip
-"""Colour of the cones and captions, by place in the ring."""
-
 
 Put = Callable[[Camera, int, int, int], int]
 """``put(camera, x, y, width)`` draws one view with its caption and returns where it ends."""
@@ -126,7 +122,8 @@ def _tile(
         shown = image.convert("RGB").resize((width, height), Image.Resampling.LANCZOS)
     x, y = at
     ImageDraw.Draw(sheet).rounded_rectangle((x, y + 3, x + 9, y + 12), 2, fill=colour)
-    write(sheet, (x + 16, y), camera.channel.removeprefix("CAM_").replace("_", " ").lower(), CAPTION - 2, TEXT)
+    name = camera.channel.removeprefix("CAM_").replace("_", " ").lower()
+    write(sheet, (x + 16, y), name, CAPTION - 2, TEXT, width=width - 56)
     degrees = math.degrees(2 * math.atan(camera.image_size[0] / 2 / camera.K_image[0, 0]))
     write(sheet, (x + width, y), f"{degrees:.0f}°", CAPTION - 3, DIM, "ra")
     sheet.paste(shown, (x, y + CAPTION + 4), rounded(shown, 6))
@@ -135,7 +132,7 @@ def _tile(
 
 def _header(sheet: Image.Image, frame: Frame) -> None:
     title = frame.description or frame.scene_name or frame.token
-    right = f"{frame.scene_name}   {frame.location}".strip()
+    right = fitted(f"{frame.scene_name}   {frame.location}".strip(), 15, WIDTH // 3)
     # UTC is said because a drive's own clock is not known: midnight may be noon there.
     when = datetime.fromtimestamp(frame.timestamp_us / 1e6, UTC).strftime("%Y-%m-%d %H:%M:%S UTC") if frame.timestamp_us else ""
     room = WIDTH - 4 * GAP - max(text_width(right, 15), text_width(when, 15), 120)
@@ -158,19 +155,22 @@ def _middle(sheet: Image.Image, frame: Frame, places: Places, colours: Mapping[s
     right_y = put(places.right, WIDTH - GAP - panel, y, panel) + GAP if places.right else y
     counts = Counter(box.detection_class or "other" for box in frame.boxes)
     rows = [(CLASS_COLOURS[n], n.replace("_", " "), str(counts[n])) for n in (*DETECTION_CLASSES, "other") if counts[n]]
-    _legend(sheet, (GAP, left_y), y + MIDDLE, f"{len(frame.boxes)} boxes", rows)
+    drawn = f", the nearest {MOST_BOXES} drawn" if len(frame.boxes) > MOST_BOXES else ""
+    _legend(sheet, (GAP, left_y), y + MIDDLE, f"{len(frame.boxes)} boxes{drawn}", rows, panel)
     layers = {**AREA_COLOURS, **LINE_COLOURS}
     present = (
         set() if frame.map is None else {n for g in (frame.map.polygons, frame.map.lines) for n, items in g.items() if items}
     )
     shown = [(c, n.replace("_", " "), "") for n, c in layers.items() if n in present and n != "road_block"]
-    _legend(sheet, (WIDTH - GAP - panel, right_y), y + MIDDLE, "map" if shown else "no map", shown)
+    _legend(sheet, (WIDTH - GAP - panel, right_y), y + MIDDLE, "map" if shown else "no map", shown, panel)
 
 
-def _legend(sheet: Image.Image, at: tuple[int, int], bottom: int, title: str, rows: list[tuple[RGB, str, str]]) -> None:
+def _legend(
+    sheet: Image.Image, at: tuple[int, int], bottom: int, title: str, rows: list[tuple[RGB, str, str]], width: int
+) -> None:
     x, y = at
     draw = ImageDraw.Draw(sheet)
-    write(sheet, (x, y + 2), title, 17)
+    write(sheet, (x, y + 2), title, 17 if text_width(title, 17) <= width else 13, width=width)
     y += 34
     step = min(30, max(18, (bottom - y) // max(1, len(rows))))
     for colour, name, count in rows:

@@ -8,7 +8,9 @@ from PIL import Image
 from drivegen.raster import box_edges, box_faces
 from drivegen.raster.boxes import corners_in_camera
 from drivegen.scene import Camera, Frame
-from drivegen.sheet.canvas import CLASS_COLOURS, Canvas
+from drivegen.sheet.canvas import Canvas
+from drivegen.sheet.colours import CLASS_COLOURS
+from drivegen.sheet.nearest import nearest_in_view
 
 MAX_DISTANCE_M = 70.0
 """Boxes further from the camera than this are a few pixels in size and are left out of the pictures."""
@@ -17,16 +19,18 @@ MAX_DISTANCE_M = 70.0
 def draw_boxes(frame: Frame, camera: Camera, image: Image.Image, scale: float = 1.0) -> Image.Image:
     """Return a camera's picture, enlarged by scale, with the frame's boxes: edges, and the front face filled.
 
-    The picture must have the camera's `image_size`. Far boxes are drawn first and thinner; the near plane cuts.
+    The picture must have the camera's `image_size`. Far boxes are drawn first and thinner; the near plane cuts. Of
+    very many boxes the nearest `MOST_BOXES` are drawn.
     """
     size = round(image.width * scale), round(image.height * scale)
     canvas = Canvas(size, image, factor=2)
     ratio = np.array(size) / np.array(camera.image_size)
-    distances = {i: float(np.linalg.norm(corners_in_camera(camera, box).mean(0))) for i, box in enumerate(frame.boxes)}
+    boxes = nearest_in_view(camera, frame.boxes)
+    distances = {i: float(np.linalg.norm(corners_in_camera(camera, box).mean(0))) for i, box in enumerate(boxes)}
     for i in sorted(distances, key=lambda i: -distances[i]):
         if distances[i] > MAX_DISTANCE_M:
             continue
-        box = frame.boxes[i]
+        box = boxes[i]
         colour = CLASS_COLOURS[box.detection_class or "other"]
         hidden = box.visibility == 1
         strength = 0.4 if hidden else 0.95

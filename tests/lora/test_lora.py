@@ -16,6 +16,7 @@ from torch import Tensor
 from drivegen import lora
 from drivegen.catalog import registry
 from drivegen.host.host import Host
+from drivegen.lora.alpha import Alphas
 from drivegen.pipeline.pipeline import Pipeline
 from drivegen.sampling import Sampling
 from drivegen.saved.model import Model
@@ -236,9 +237,73 @@ def faults(host: Host) -> Iterator[tuple[dict[str, Tensor], str]]:
     name = next(iter(state))
     yield {name.replace("down_blocks.0", "down_blocks.7"): state[name], **dict(list(state.items())[1:2])}, "only one of its two"
     yield {k.replace("down_blocks.0", "down_blocks.7"): v for k, v in state.items()}, "does not have"
-    yield {k: v.repeat(1, 2) if ".lora_A" in k else v for k, v in state.items()}, "another base"
+    wide = r"another base: in unet\..* it changes weights of shape \(\d+, \d+\), and here they have \(\d+, \d+\), of a Linear"
+    yield {k: v.repeat(1, 2) if ".lora_A" in k else v for k, v in state.items()}, wide
+    kernels = {k: v[:, :, None, None] for k, v in state.items()}
+    yield kernels, r"changes weights of shape \((\d+, \d+), 1, 1\), and here they have \(\1\), of a Linear"
+    yield {k: v if ".lora_A" in k else v[:, :2] for k, v in state.items()}, r"A is float32 \(3, \d+\) and B float32 \(\d+, 2\)"
+    yield {k: v[:0] if ".lora_A" in k else v[:, :0] for k, v in state.items()}, r"A is float32 \(0, \d+\)"
+    yield {k: v.to(torch.int8) for k, v in state.items()}, "A is int8"
+    yield {k: v.flatten() for k, v in state.items()}, r"A is float32 \(\d+,\)"
+    old = kohya(matrices(host))
+    for bad, said in ((torch.ones(2), r"a tensor of shape \(2,\)"), (torch.tensor(1e9), "1000000000.0; it must be one number")):
+        yield {k: bad if k.endswith(".alpha") else v for k, v in old.items()}, said
+    yield {k.replace("lora_down", "lora_inner"): v for k, v in old.items()}, "is of no layer"
     yield {k.replace("lora_A", "hada_w1_a"): v for k, v in state.items()}, "LoHa"
     yield {"something.weight": torch.zeros(2)}, "is not a LoRA"
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        (
+            {"lora_alpha": 4, "alpha_pattern": {"(a+)+$": 2}},
+            r"regular expression '\(a\+\)\+\$', and none from a file is run",
+        ),
+        ({"lora_alpha": 4, "alpha_pattern": {".*attn1.*": 2}}, "regular expression"),
+        ({"lora_alpha": 4, "alpha_pattern": {"[": 2}}, "regular expression"),
+        ({"lora_alpha": 4, "alpha_pattern": {"to_q": "2"}}, r"alpha_pattern\['to_q'\] is '2'; it must be one number"),
+        ({"lora_alpha": 4, "alpha_pattern": ["to_q"]}, "alpha_pattern must be an object of numbers, not list"),
+        ({"lora_alpha": "much"}, "lora_alpha is 'much'"),
+        ({"lora_alpha": None}, "lora_alpha is None"),
+        ({"lora_alpha": [1, 2]}, r"lora_alpha is \[1, 2\]"),
+        ({"lora_alpha": float("nan")}, "lora_alpha is nan"),
+        ({"lora_alpha": 4, "use_rslora": "no"}, "use_rslora = 'no' must be true or false"),
+        (["lora_alpha"], "must (hold|be) an object, not list"),
+    ],
+)
+@pytest.mark.parametrize("layout", ["header", "config"])
+def test_numbers_beside_the_weights_are_checked(config: Any, said: str, layout: str, tmp_path: Path) -> None:
+    state = {f"unet.{UNET[0]}.lora_A.weight": torch.ones(2, 32), f"unet.{UNET[0]}.lora_B.weight": torch.ones(32, 2)}
+    if layout == "header":
+        named = {f"unet.{key}": value for key, value in config.items()} if isinstance(config, dict) else config
+        save_file(state, tmp_path / "a.safetensors", {"lora_adapter_metadata": json.dumps(named)})
+    else:
+        save_file(state, tmp_path / "adapter_model.safetensors")
+        (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match=said):
+        lora.read(tmp_path / "a.safetensors" if layout == "header" else tmp_path)
+
+
+def test_patterns_of_names_mean_what_they_mean_to_peft() -> None:
+    from peft.utils.other import get_pattern_key
+
+    names = (*UNET, *TEXT, "to_q", "attn1.to_q", "mid.xattn1.to_q")
+    patterns = {p: float(i) for i, p in enumerate(("^to_q", "attn1.to_q", f"^{UNET[2]}", r"attn2\.to_q$", "q_proj"), 1)}
+    alphas = Alphas(9.0, {p.removesuffix("$").replace("\\", ""): value for p, value in patterns.items()})
+    for name in names:
+        assert alphas.factor(name, 1) == patterns.get(get_pattern_key(patterns.keys(), name), 9.0), name
+    assert Alphas(8.0, rslora=True).factor("a", 4) == 4.0
+
+
+def test_embeddings_that_a_file_brings_are_left_out_with_a_word(tmp_path: Path) -> None:
+    state = kohya(matrices(make()))
+    save_file({**state, "bundle_emb.rainy.string_to_param.*": torch.ones(1, 16)}, tmp_path / "with.safetensors")
+    save_file(state, tmp_path / "plain.safetensors")
+    with pytest.warns(UserWarning, match=r"embeddings of words \(rainy\), which are not loaded"):
+        found = lora.read(tmp_path / "with.safetensors").layers
+    plain = lora.read(tmp_path / "plain.safetensors").layers
+    assert all(torch.equal(found[n][k][1], plain[n][k][1]) for n in plain for k in plain[n])
 
 
 def test_a_hostile_pickle_is_never_run(tmp_path: Path) -> None:
@@ -254,7 +319,7 @@ def test_misfits_are_refused_and_change_nothing(tmp_path: Path) -> None:
     pipe = Pipeline(Model(host, Sampling(), (48, 64)))
     modules = [id(m) for m in host.modules()]
     for state, message in faults(host):
-        save_file(state, tmp_path / "bad.safetensors")
+        save_file({k: v.clone().contiguous() for k, v in state.items()}, tmp_path / "bad.safetensors")
         with pytest.raises(InputError, match=message):
             pipe.load_lora(tmp_path / "bad.safetensors")
         assert pipe.loras == {}

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -10,8 +11,11 @@ from PIL import Image
 from drivegen.scene import Box3D, Frame
 from drivegen.scene.geometry import SE3, project
 from drivegen.sheet import bird_eye, contact_sheet, draw_boxes
-from drivegen.sheet.canvas import CLASS_COLOURS, Canvas, text_width, wrapped
-from drivegen.sheet.contact import CAMERA_COLOURS, place
+from drivegen.sheet.canvas import Canvas
+from drivegen.sheet.colours import CAMERA_COLOURS, CLASS_COLOURS
+from drivegen.sheet.contact import place
+from drivegen.sheet.nearest import MOST_BOXES, nearest_in_view, nearest_to
+from drivegen.sheet.text import drawable, text_width, wrapped
 from drivegen.support.errors import InputError
 from tests.street import camera, street_frame
 
@@ -126,6 +130,46 @@ def test_bare_and_crowded_frames() -> None:
     crowded = replace(frame, description="夜 " + "very long words about the street and its weather " * 12)
     for one in (bare, crowded):
         assert contact_sheet(one, grey(one), boxes=True).width == 1600
+
+
+def test_very_many_boxes_and_a_very_long_description_are_drawn_in_no_time() -> None:
+    frame = street_frame()
+    near = nearest_to(frame.global_SE3_ego, frame.boxes)
+    assert list(near) == list(frame.boxes)  # all, where there are few
+    rng = np.random.default_rng(0)
+    places = frame.global_SE3_ego.transform(np.c_[rng.uniform(-60, 60, (4000, 2)), np.full(4000, 0.8)])
+    boxes = [replace(box_ahead(0), global_SE3_object=SE3.from_yaw(0.4, place)) for place in places]
+    many = replace(frame, boxes=tuple(boxes), description="car " * 250_000)
+    started = time.process_time()
+    sheet = contact_sheet(many, grey(many), boxes=True)
+    assert time.process_time() - started < 15
+    assert sheet.size == contact_sheet(frame, grey(frame)).size
+    for chosen in (nearest_to(frame.global_SE3_ego, boxes), nearest_in_view(frame.cameras[0], boxes)):
+        assert len(chosen) == MOST_BOXES
+    lens = frame.cameras[0]
+    seen = [lens.global_SE3_camera.inverse().transform(box.global_SE3_object.translation) for box in chosen]
+    assert min(place[2] for place in seen) > -3  # behind the camera by no more than a box reaches
+    assert max(np.linalg.norm(place) for place in seen) < 35  # 500 of 4000 on 120 m by 120 m, in front
+
+
+def test_a_long_name_of_a_camera_stays_in_its_place() -> None:
+    frame = rig(3)
+    longer = replace(frame, cameras=(replace(frame.cameras[0], channel="CAM_" + "W" * 300), *frame.cameras[1:]))
+    plain, wide = contact_sheet(frame, grey(frame)), contact_sheet(longer, grey(longer))
+    changed = np.nonzero((np.asarray(plain) != np.asarray(wide)).any(-1))[1]
+    assert np.ptp(changed) < 1600 / 2
+
+
+@pytest.mark.parametrize(
+    ("text", "drawn"),
+    [
+        ("夜 wet 🚗", "? wet ?"), ("شارع", "????"), ("naïve Łódź – “ok”…", "naive ?odz - “ok”…"),
+        ("tab\tand\nline\u3000wide", "tab and line wide"),
+        ("\x1b[31m\u202e", "?[31m?"), ("", ""),
+    ],
+)  # fmt: skip
+def test_what_the_font_lacks_is_seen_to_be_missing(text: str, drawn: str) -> None:
+    assert drawable(text) == drawn
 
 
 def test_wrong_pictures_are_refused() -> None:
