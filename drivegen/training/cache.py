@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import sys
 import zipfile
 import zlib
 from pathlib import Path
@@ -18,10 +17,11 @@ from torch import nn
 from drivegen.plugin import Plugin
 from drivegen.support import files
 from drivegen.support.errors import InputError
+from drivegen.training.value_digest import value_digest
 
 
 class ArrayCache:
-    """Arrays of one kind, a file a frame."""
+    """Arrays of one kind, one file per frame."""
 
     def __init__(self, root: Path, kind: str, key: str) -> None:
         self.folder = root / f"{kind}-{key}"
@@ -71,18 +71,12 @@ def module_digest(module: nn.Module) -> str:
 
 
 def plugin_digest(plugin: Plugin, tokenizer: Any) -> str:
-    """Return a digest of all that a plugin's `prepare` depends on besides the frame: class, options, code, tokenizer."""
-    import drivegen
+    """Return a digest of all that a plugin's `prepare` depends on besides the frame.
 
-    own = Path(sys.modules[type(plugin).__module__].__file__ or "")
-    house = Path(drivegen.__file__).parent
-    files = [
-        own,
-        *(house / f"{name}.py" for name in ("scene", "geometry", "fourier", "references", "pictured")),
-        *sorted(house.glob("raster/**/*.py")),
-    ]
-    code = [hashlib.sha256(p.read_bytes()).hexdigest() for p in files if p.is_file()]
-    words = ""
-    if tokenizer is not None:
-        words = hashlib.sha256(json.dumps(tokenizer.get_vocab(), sort_keys=True).encode()).hexdigest()
-    return digest(type(plugin).__module__, type(plugin).__qualname__, plugin.config, code, words)
+    Its class's source with all that it imports within drivegen and its own package, its options and state, the moments that it
+    asks for, and the tokenizer. Raises Unreadable where a part of that has no source to be read, as a class typed at a prompt.
+    """
+    light = plugin.weightless()
+    base = vars(Plugin())
+    state = {key: value for key, value in vars(light).items() if not key.startswith("_") and key not in base}
+    return value_digest(type(plugin), plugin.config, tuple(plugin.neighbours), state, tokenizer)

@@ -86,6 +86,10 @@ class DataConfig:
     max_frames: int | None = field(default=None, metadata={"ge": 1, "le": MAX_STEPS})
     cache: str | None = None
     """Folder for latents and prepared arrays; None computes them each time."""
+    extras: dict[str, str] = field(default_factory=dict)
+    """By plugin name, a folder of files that it is given: ``<sample token>.npy``, or ``<picture>.png`` for each camera."""
+    skip_missing: bool = False
+    """Leave out frames of which a file is missing; else a missing file stops the run before any work."""
     workers: int = _number(0, ge=0, le=64)
 
     def __post_init__(self) -> None:
@@ -195,6 +199,8 @@ class Config:
             raise InputError("model needs base, a model folder, or unet, text_encoder, tokenizer and vae from scratch")
         if self.lora is not None and (self.train.unet or self.train.text_encoder or self.stage != "model"):
             raise InputError("lora trains inside frozen networks: train.unet and train.text_encoder must be false")
+        if self.stage == "autoencoder" and self.data.extras:
+            raise InputError("data.extras is for plugins, which stage: autoencoder has none of; leave it out")
         for name in self.plugins:
             check_name(name)
         _refuse_blank(self, "")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 from drivegen.host import batch as data
 from drivegen.host.host import Host
 from drivegen.support.errors import InputError
+from drivegen.training.extras import Enrich, Extras
 from drivegen.training.fill import Caches, fill
 from drivegen.training.frames import FrameDataset, FrameRef, Sources
 from drivegen.training.order import InTurn, Loader, Order, spread
@@ -36,14 +37,19 @@ class DriveData(pl.LightningDataModule):
         batches: number of batches of the run; None = one pass per epoch.
         val_frames: how many held-out frames are validated on, spread over their scenes; None = all.
         cameras: whether a batch has its frames' cameras, which noise "sphere" needs.
+        extras: by plugin name, a folder of files that it is given (`datasets.extras.ExtrasFolder`).
+        enrich: takes each frame and returns it with more in it; runs in the workers.
+        skip_missing: leave out frames of which a file is missing, instead of refusing to begin.
     """
 
     def __init__(
         self, roots: Sequence[str | Path], host: Host, *, size: tuple[int, int], images: int = 12, version: str | None = None,
         val_scenes: float | Sequence[str] = 0.0, max_frames: int | None = None, cache: str | Path | None = None,
         workers: int = 0, seed: int = 0, batches: int | None = None, val_frames: int | None = None, cameras: bool = False,
+        extras: Mapping[str, str | Path] | None = None, enrich: Enrich | None = None, skip_missing: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
+        self.extras, self.enrich, self.skip_missing = dict(extras or {}), enrich, skip_missing
         self.roots, self.host, self.size, self.images, self.version = list(roots), host, size, images, version
         self.val_scenes, self.max_frames, self.val_frames, self.cameras = val_scenes, max_frames, val_frames, cameras
         self.cache = None if cache is None else Path(cache)
@@ -58,7 +64,11 @@ class DriveData(pl.LightningDataModule):
         factor = self.host.backbone.vae_factor
         if any(n % factor for n in self.size):
             raise InputError(f"size {list(self.size)} must be multiples of {factor} pixels, the VAE's factor")
-        self.sources = Sources(self.roots, self.size, self.version, self.val_scenes, self.max_frames)
+        plugins = {name: self.host.plugin(name) for name in self.host.plugins}
+        extras = Extras(self.extras, self.enrich, plugins)
+        self.sources = Sources(
+            self.roots, self.size, self.version, self.val_scenes, self.max_frames, extras, plugins, self.skip_missing
+        )
         return self.sources
 
     def setup(self, stage: str | None = None) -> None:
@@ -67,7 +77,7 @@ class DriveData(pl.LightningDataModule):
         if self._dataset is not None or stage == "validate":
             return
         dataset = self._frames(sources, sources.train)
-        caches = None if self.cache is None else Caches.of(self.cache, self.host, self.size)
+        caches = None if self.cache is None else Caches.of(self.cache, self.host, self.size, self.enrich)
         if caches is not None:
             dataset.prepared, dataset.moments = caches.prepared, caches.moments
         self._try(dataset)

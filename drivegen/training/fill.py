@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,18 +11,26 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from drivegen.host import boundary
 from drivegen.host.host import Host
 from drivegen.plugin import Plugin
 from drivegen.plugin.unknown import unmarked
+from drivegen.scene.pictures import load_image
+from drivegen.support.errors import InputError
 from drivegen.support.progress import track
 from drivegen.training.cache import ArrayCache, digest, module_digest, plugin_digest
+from drivegen.training.extras import Enrich
+from drivegen.training.missing import refuse_all
 from drivegen.training.order import own_words
+from drivegen.training.value_digest import Unreadable, value_digest
 
 if TYPE_CHECKING:
-    from drivegen.training.frames import FrameDataset
+    from drivegen.training.frames import FrameDataset, FrameRef
+
+MOST_FAULTS = 1000
+"""After as many frames that cannot be read the caches are filled no further."""
 
 
 @dataclass(frozen=True)
@@ -32,18 +41,28 @@ class Caches:
     moments: ArrayCache
 
     @classmethod
-    def of(cls, root: Path, host: Host, size: tuple[int, int]) -> Caches:
-        """Name the caches of a host: another VAE, size, option or code is another folder."""
+    def of(cls, root: Path, host: Host, size: tuple[int, int], enrich: Enrich | None = None) -> Caches:
+        """Name the caches of a host: another VAE, size, option, code or `enrich` is another folder.
+
+        A plugin of which that cannot be told has no cache, with a warning that says why.
+        """
         backbone = host.backbone
-        text = module_digest(backbone.text_encoder)
-        prepared = {}
+        networks = [module_digest(backbone.text_encoder), module_digest(backbone.vae)]
+        pictures, prepared = value_digest(load_image), {}
         for name in host.plugins:
             plugin = host.plugin(name)
-            key = plugin_digest(plugin, backbone.tokenizer)
+            try:
+                key = digest(
+                    plugin_digest(plugin, backbone.tokenizer), None if enrich is None else value_digest(enrich), pictures
+                )
+            except Unreadable as reason:
+                why = f"{reason}, so that a change of it would not be seen"
+                warnings.warn(f"the arrays of {name!r} are not cached, and are made at each visit: {why}", stacklevel=2)
+                continue
             extra = [module_digest(backbone.component(part)) for part in plugin.requires if part in backbone.components]
-            encoded = [text, *extra] if precomputes(plugin) else ""
+            encoded = [*networks, *extra] if precomputes(plugin) else ""
             prepared[name] = ArrayCache(root, name, digest(key, size, encoded))
-        return cls(prepared, ArrayCache(root, "latents", digest(module_digest(backbone.vae), size)))
+        return cls(prepared, ArrayCache(root, "latents", digest(networks[1], size, pictures)))
 
 
 def precomputes(plugin: Plugin) -> bool:
@@ -54,23 +73,51 @@ def precomputes(plugin: Plugin) -> bool:
 
 @torch.no_grad()
 def fill(caches: Caches, dataset: FrameDataset, host: Host, workers: int) -> None:
-    """Compute what the caches lack for a dataset's frames; frames are read in workers, networks run here."""
-    every = [*caches.prepared.values(), caches.moments]
-    missing = [i for i, ref in enumerate(dataset.refs) if not all(cache.has(ref.key) for cache in every)]
+    """Compute what the caches lack for a dataset's frames; frames are read in workers, networks run here.
+
+    A frame that cannot be read stops nothing: the others are done, and then InputError lists all that cannot.
+    """
+    missing = [i for i, ref in enumerate(dataset.refs) if not _complete(caches, ref)]
     if not missing:
         return
     device = next(host.backbone.vae.parameters()).device
     loader: Any = DataLoader(
-        Subset(dataset, missing), batch_size=None, num_workers=workers, multiprocessing_context="fork" if workers else None
-    )
+        Subset(_Tried(dataset), missing), batch_size=None, num_workers=workers,
+        multiprocessing_context="fork" if workers else None,
+    )  # fmt: skip
+    faults: list[InputError | OSError] = []
     with own_words():
-        for ref, prepared, picture in track(loader, "caching", len(missing), "frames"):
-            key = ref.key
-            if not caches.moments.has(key):
-                caches.moments.write(key, {"moments": encode_moments(host.backbone, _tensor(picture["pixels"]).to(device))})
+        for item in track(loader, "caching", total=len(missing), unit="frames"):
+            if isinstance(item, (InputError, OSError)):
+                faults.append(item)
+                if len(faults) == MOST_FAULTS:
+                    break
+                continue
+            ref, prepared, picture = item
+            if not caches.moments.has(ref.key()):
+                moments = encode_moments(host.backbone, _tensor(picture["pixels"]).to(device))
+                caches.moments.write(ref.key(), {"moments": moments})
             for name, cache in caches.prepared.items():
-                if not cache.has(key):
-                    cache.write(key, _arrays(name, host.plugin(name), prepared[name], device))
+                if not cache.has(ref.key(name)):
+                    cache.write(ref.key(name), _arrays(name, host.plugin(name), prepared[name], device))
+    refuse_all(faults, len(missing))
+
+
+def _complete(caches: Caches, ref: FrameRef) -> bool:
+    return caches.moments.has(ref.key()) and all(cache.has(ref.key(name)) for name, cache in caches.prepared.items())
+
+
+class _Tried(Dataset[Any]):
+    """The items of a dataset, or what is wrong with those that cannot be read."""
+
+    def __init__(self, dataset: Dataset[Any]) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, index: int) -> Any:
+        try:
+            return self.dataset[index]
+        except (InputError, OSError) as error:
+            return error.with_traceback(None)  # which does not go from one process to another
 
 
 def _tensor(array: Any) -> Tensor:

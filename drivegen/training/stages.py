@@ -38,7 +38,8 @@ class ModelStage:
             data.roots, self.host, size=data.size, images=train.images, version=data.version, val_scenes=data.val_scenes,
             max_frames=data.max_frames, cache=None if data.cache is None else Path(data.cache).expanduser(),
             workers=data.workers, seed=train.seed, batches=train.steps * train.accumulate,
-            val_frames=config.validation.frames, cameras=train.noise == "sphere",
+            val_frames=config.validation.frames, cameras=train.noise == "sphere", skip_missing=data.skip_missing,
+            extras={name: Path(folder).expanduser() for name, folder in data.extras.items()},
         )  # fmt: skip
 
     def draw(self) -> Rows:
@@ -49,9 +50,9 @@ class ModelStage:
         rows: list[list[Image.Image]] = []
         pipe = Pipeline(self.model)
         given = {name: self.host.plugin(name).training_input for name in self.host.plugins}
-        inputs = {name: value for name, value in given.items() if value is not None}
         for frame in held_out(self.data, self.config):
             rows.append([load_image(camera) for camera in frame.cameras])
+            inputs = {name: value for name, value in given.items() if value is not None and name not in frame.extras}
             rows.append(list(pipe(frame, seed=self.config.preview.seed, inputs=inputs).pictures().values()))
         return rows
 
@@ -82,7 +83,7 @@ class FirstStage:
         self.data = ImageData(
             data.roots, size=data.size, images=train.images, version=data.version, val_scenes=data.val_scenes,
             max_frames=data.max_frames, workers=data.workers, seed=train.seed, batches=train.steps * train.accumulate,
-            val_frames=config.validation.frames,
+            val_frames=config.validation.frames, skip_missing=data.skip_missing,
         )  # fmt: skip
 
     def draw(self) -> Rows:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drivegen.datasets.base import SceneSource, stat_digest
+from drivegen.datasets.extras import read_extra
 from drivegen.datasets.nuscenes.notices import notices
 from drivegen.datasets.nuscenes.opening import opening_problems
 from drivegen.datasets.nuscenes.schema import ROW_ERRORS, field_problems, inside, map_path, visibility_level
@@ -112,6 +113,7 @@ class Dataset(SceneSource):
                 _check(table, row)
         self._maps: dict[str, VectorMap | None] = {}
         self._moments: dict[str, Moment] = {}
+        self._last: tuple[str, dict[str, dict[str, Any]]] = "", {}
         for notice in notices(self.root, self.devkit) if notify else ():
             warnings.warn(f"dataset {self.root / version}: {notice}", stacklevel=2)
 
@@ -133,13 +135,26 @@ class Dataset(SceneSource):
 
     def fingerprint(self, sample_token: str) -> str:
         """Return a digest of the tables, the maps, and the sample's pictures and lidar points, by their sizes and times."""
-        files = stat_digest([self.root / row["filename"] for row in self._data(sample_token).values()])
+        extras = [path for path in self._extras(sample_token).values() if isinstance(path, Path)]
+        files = stat_digest([*(self.root / row["filename"] for row in self._data(sample_token).values()), *extras])
         return hashlib.sha256(f"{self._tables_digest} {files}".encode()).hexdigest()[:12]
 
     def files(self, sample_token: str) -> tuple[Path, ...]:
         """List a sample's pictures, whether they are there or not."""
         rows = _cameras(self._data(sample_token))
-        return tuple(inside(self.root, row["filename"], f"sample_data row {row['token']}") for row in rows)
+        pictures = [inside(self.root, row["filename"], f"sample_data row {row['token']}") for row in rows]
+        return (*pictures, *(path for path in self._extras(sample_token).values() if isinstance(path, Path)))
+
+    def _extras(self, sample_token: str) -> dict[str, Any]:
+        """Return a sample's own ``extras`` by plugin name: JSON values, or the path of what is {"file": name}."""
+        where = f"sample row {sample_token}"
+        found = self._get("sample", sample_token, where).get("extras", {})
+        return {
+            name: inside(self.root, value["file"], f"{where}: extras of {name!r}")
+            if isinstance(value, dict) and value.keys() == {"file"}
+            else value
+            for name, value in found.items()
+        }
 
     def nearby(self, sample_token: str, past_s: float, future_s: float) -> tuple[str, ...]:
         """Follow a sample's links; where timestamps stand still or turn back, what lies beyond is unknown."""
@@ -151,7 +166,7 @@ class Dataset(SceneSource):
         where = f"sample row {sample_token}"
         sample, found, reached = self._get("sample", sample_token, where), [], 0.0
         start = sample["timestamp"]
-        while reached < seconds and sample[link]:
+        while reached < seconds and sample.get(link):
             sample = self._get("sample", sample[link], f"sample row {sample['token']}")
             distance = (sample["timestamp"] - start) * (1e-6 if link == "next" else -1e-6)
             if distance <= reached:
@@ -183,7 +198,13 @@ class Dataset(SceneSource):
         return stat_digest(sorted(files))
 
     def _data(self, sample_token: str) -> dict[str, dict[str, Any]]:
-        """Return the key frames of a sample that are read, by channel: cameras, and LIDAR_TOP."""
+        """Return the key frames of a sample that are read, by channel: cameras, and LIDAR_TOP.
+
+        Those of the last sample stay, as more is asked of the same one.
+        """
+        last, rows = self._last
+        if last == sample_token:
+            return rows
         where = f"sample row {sample_token}"
         if sample_token not in self.devkit._token2ind["sample"]:
             raise InputError(f"dataset {self.root / self.version} has no sample {sample_token!r}; `samples()` lists them")
@@ -194,6 +215,7 @@ class Dataset(SceneSource):
             if camera or channel == "LIDAR_TOP":
                 _check("sample_data", row, "camera data" if camera else "")
                 rows[channel] = row
+        self._last = sample_token, rows
         return rows
 
     def samples(self, scene: str | None = None) -> tuple[str, ...]:
@@ -221,13 +243,17 @@ class Dataset(SceneSource):
         location = self._get("log", scene["log_token"], f"scene row {scene['token']}")["location"]
         cameras = tuple(self._camera(row) for row in _cameras(rows))
         boxes = tuple(self._box(token) for token in sample["anns"])
+        extras = {
+            name: read_extra(value, f"{where}: extras of {name!r}") if isinstance(value, Path) else value
+            for name, value in self._extras(sample_token).items()
+        }
         with _at(where):
             if not cameras:
                 raise InputError(_NO_CAMERA)
             pose, lidar_mounting, path = self._reference(sample, rows, cameras)
             return Frame(
                 sample_token, cameras, boxes, self._map(location), sample.get("description", scene["description"]), location,
-                scene["name"], _time_us(sample), pose, lidar_path=path, **lidar_mounting,
+                scene["name"], _time_us(sample), pose, lidar_path=path, extras=extras, **lidar_mounting,
             )  # fmt: skip
 
     def _reference(

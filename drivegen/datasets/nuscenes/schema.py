@@ -36,7 +36,7 @@ READ: dict[str, dict[str, Any]] = {
     "category": {"name": str}, "attribute": {"name": str}, "visibility": {}, "sensor": {"channel": str, "modality": str},
     "log": {"location": str}, "map": {"filename": str, "log_tokens": list},
     "scene": {"name": str, "description": str, "first_sample_token": str, "log_token": str},
-    "sample": {"timestamp": _NUMBER, "scene_token": str, "description?": str}, "chained sample": {"next": str},
+    "sample": {"timestamp": _NUMBER, "scene_token": str, "description?": str, "extras?": dict}, "chained sample": {"next": str},
     "ego_pose": _PLACED, "calibrated_sensor": _PLACED, "calibrated camera": _PLACED | {"camera_intrinsic": list},
     "sample_data": {"filename": str, "calibrated_sensor_token": str, "ego_pose_token": str},
     "camera data": {"filename": str, "calibrated_sensor_token": str, "ego_pose_token": str, "timestamp": _NUMBER,
@@ -98,7 +98,7 @@ def field_problems(kind_of_row: str, row: dict[str, Any]) -> Iterator[tuple[str,
         value = row[field]
         wrong = not isinstance(value, kind) or (kind is _NUMBER and isinstance(value, bool))
         if wrong or (field.endswith("_tokens") and not all(isinstance(token, str) for token in value)):
-            what = {str: "a text", list: "a list", _NUMBER: "a number"}[kind]
+            what = {str: "a text", list: "a list", dict: "an object", _NUMBER: "a number"}[kind]
             yield field, f"{field} is {repr(value)[:60]}, not {what}{' of tokens' if field.endswith('_tokens') else ''}"
 
 

@@ -57,10 +57,10 @@ class ImageData(pl.LightningDataModule):
     def __init__(
         self, roots: Sequence[str | Path], *, size: tuple[int, int], images: int = 12, version: str | None = None,
         val_scenes: float | Sequence[str] = 0.0, max_frames: int | None = None, workers: int = 0, seed: int = 0,
-        batches: int | None = None, val_frames: int | None = None,
+        batches: int | None = None, val_frames: int | None = None, skip_missing: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
-        self.val_frames = val_frames
+        self.val_frames, self.skip_missing = val_frames, skip_missing
         self.roots, self.size, self.images, self.version, self.val_scenes = list(roots), size, images, version, val_scenes
         self.max_frames, self.workers, self.seed, self.batches = max_frames, workers, seed, batches
         self.sources: Sources | None = None
@@ -69,7 +69,9 @@ class ImageData(pl.LightningDataModule):
     def open(self) -> Sources:
         """Open the datasets; does nothing the second time."""
         if self.sources is None:
-            self.sources = Sources(self.roots, self.size, self.version, self.val_scenes, self.max_frames)
+            self.sources = Sources(
+                self.roots, self.size, self.version, self.val_scenes, self.max_frames, skip_missing=self.skip_missing
+            )
         return self.sources
 
     def setup(self, stage: str | None = None) -> None:
