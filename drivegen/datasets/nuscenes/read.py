@@ -135,9 +135,9 @@ class Dataset(SceneSource):
 
     def fingerprint(self, sample_token: str) -> str:
         """Return a digest of the tables, the maps, and the sample's pictures and lidar points, by their sizes and times."""
-        extras = [path for path in self._extras(sample_token).values() if isinstance(path, Path)]
-        files = stat_digest([*(self.root / row["filename"] for row in self._data(sample_token).values()), *extras])
-        return hashlib.sha256(f"{self._tables_digest} {files}".encode()).hexdigest()[:12]
+        files = [self.root / row["filename"] for row in self._data(sample_token).values()]
+        files += [path for path in self._extras(sample_token).values() if isinstance(path, Path)]
+        return hashlib.sha256(f"{self._tables_digest} {stat_digest(files)}".encode()).hexdigest()[:12]
 
     def files(self, sample_token: str) -> tuple[Path, ...]:
         """List a sample's pictures, whether they are there or not."""
