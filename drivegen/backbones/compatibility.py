@@ -68,6 +68,10 @@ def check_unet(config: Mapping[str, Any], latent_channels: int) -> None:
     width = config.get("cross_attention_dim", 1280)
     if isinstance(width, bool) or not isinstance(width, int) or width < 1:
         raise InputError(f"the UNet's cross_attention_dim is {width!r}; hosted are UNets with one context of one width")
+    size = config.get("sample_size")
+    sides = size if isinstance(size, (list, tuple)) and len(size) == 2 else (size,)
+    if size is not None and not all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in sides):
+        raise InputError(f"the UNet's sample_size is {size!r}; needed is a whole number, or height and width, or null")
 
 
 def _is_refiner(config: Mapping[str, Any]) -> bool:
@@ -91,7 +95,7 @@ def check_channels(inputs: Any, outputs: Any, latents: int) -> None:
     if outputs != latents:
         what = "a UNet with learned variance (learned sigma)" if outputs == 2 * latents else "a UNet of other outputs"
         raise InputError(
-            f"this is {what} (out_channels = {outputs}, and the VAE's latents have {latents}), which is not hosted"
+            f"this is {what} (out_channels = {outputs}; the VAE has {latents} latent channels), which is not hosted"
         )
 
 
@@ -139,7 +143,7 @@ def check(unet: Any, vae: Any, text_encoder: Any, tokenizer: Any, scheduler: Any
 
 
 def check_widths(unet: Any, text_encoder: Any) -> None:
-    """Check that the text encoder's tokens are as wide as the context; only where text is used must it be so."""
-    width, tokens = int(unet.config.cross_attention_dim), int(text_encoder.config.hidden_size)
+    """Check that the text encoder's tokens are as wide as the context: a model that is loaded reads text."""
+    width, tokens = int(unwrapped(unet).config.cross_attention_dim), int(unwrapped(text_encoder).config.hidden_size)
     if width != tokens:
         raise InputError(f"its text encoder has width {tokens}, and the UNet attends to tokens of width {width}")

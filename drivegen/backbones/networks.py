@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from drivegen.support import weights
 from drivegen.support.errors import InputError, reason
+from drivegen.support.runtime import float32_by_default
 
 MODELS = {
     "UNet2DConditionModel": "diffusers", "AutoencoderKL": "diffusers", "AutoencoderTiny": "diffusers", "VQModel": "diffusers",
@@ -37,11 +38,13 @@ def build_model(class_name: str, config: Mapping[str, Any]) -> nn.Module:
         if MODELS[class_name] == "diffusers":
             import diffusers
 
-            return _in_fp32(lambda: getattr(diffusers, class_name).from_config(settings))
+            with float32_by_default():
+                return getattr(diffusers, class_name).from_config(settings)
         import transformers
 
         cls = getattr(transformers, class_name)
-        return _in_fp32(lambda: cls(cls.config_class.from_dict(settings)))
+        with float32_by_default():
+            return cls(cls.config_class.from_dict(settings))
     except Exception as error:  # settings reach deep into other libraries, which raise whatever a wrong one leads to
         raise InputError(f"{class_name} cannot be built as configured: {reason(error)}") from error
 
@@ -53,20 +56,6 @@ def check_sizes(config: Any) -> None:
             most = MAX_LAYERS if "layers" in str(key) else MAX_SIZE
             if isinstance(number, int) and number > most:
                 raise InputError(f"{key} = {number} is out of range; allowed: up to {most}")
-
-
-def _in_fp32(build: Callable[[], Any]) -> nn.Module:
-    """Build with fp32 as torch's default, whatever a program has set: models are loaded in fp32."""
-    default = torch.get_default_dtype()
-    if default == torch.float32:
-        model: nn.Module = build()
-        return model
-    torch.set_default_dtype(torch.float32)
-    try:
-        model = build()
-        return model
-    finally:
-        torch.set_default_dtype(default)
 
 
 def build_from_folder(folder: Path, class_name: str) -> nn.Module:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from drivegen.backbones.compatibility import check_channels
 from drivegen.backbones.networks import current_clip_keys
+from drivegen.diffusion.training_facts import check_prediction
 from drivegen.support import weights
 from drivegen.support.errors import InputError
 from drivegen.support.weights import State
@@ -31,6 +32,13 @@ _OTHERS = {
     "first_stage_model.": "a VAE alone", "encoder.": "a VAE alone", "image_proj.": "an IP-Adapter",
 }  # fmt: skip
 """What other files are, by what the name of a tensor begins with; the first that is found."""
+
+
+_UNFED = {
+    "model.diffusion_model.time_embed.cond_proj.": "an LCM-distilled UNet with a guidance embedding",
+    "model.diffusion_model.label_emb.": "a UNet with a class or image embedding, as unCLIP and upscalers have",
+}  # fmt: skip
+"""Weights of inputs that no family here feeds, and what a UNet with them is; a family that feeds one takes it out."""
 
 
 def from_ldm(name: str, state: Mapping[str, Tensor], model: Any) -> dict[str, Tensor]:
@@ -71,7 +79,11 @@ def read(path: Path) -> State:
 
 
 def check_network(state: Mapping[str, Tensor], path: Path) -> None:
-    """Refuse a UNet whose channels no family here feeds, before anything is asked of the hub or built."""
+    """Refuse a UNet that no family here feeds, before anything is asked of the hub or built; raises InputError."""
+    for beginning, what in _UNFED.items():
+        key = next((key for key in state if key.startswith(beginning)), None)
+        if key is not None:
+            raise InputError(f"{path}: this is {what} ({key}), which is not hosted")
     shapes = [state.get(key) for key in ("model.diffusion_model.input_blocks.0.0.weight", "model.diffusion_model.out.2.weight")]
     latents = state.get("first_stage_model.decoder.conv_in.weight")
     quantised = state.get("first_stage_model.post_quant_conv.weight", latents)
@@ -109,6 +121,7 @@ def training_of(
     """
     said = stated_training(path, state)
     if stated is not None:
+        check_prediction(stated)
         return {**said, "prediction_type": stated}
     how = "; state prediction_type (--prediction-type), epsilon or v_prediction"
     if configured is not None:

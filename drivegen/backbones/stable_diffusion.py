@@ -15,6 +15,7 @@ from drivegen.backbones.first_stage import factor_of, load_vae
 from drivegen.backbones.networks import MODELS, STEMS, build_from_folder, build_outline, load_model, save_model
 from drivegen.backbones.schedulers import load_scheduler
 from drivegen.backbones.tokenizers import TOKENIZERS, load_tokenizer
+from drivegen.diffusion.training_facts import check_prediction
 from drivegen.support import files, weights
 from drivegen.support.errors import InputError
 
@@ -122,6 +123,8 @@ class Backbone(nn.Module):
             prediction_type: in the place of what the scheduler states.
         """
         folder, components = Path(folder), tuple(components)
+        if prediction_type is not None:
+            check_prediction(prediction_type)
         index = _read_index(folder)
         _check_configurations(folder, with_unet=unet is None)
         for name in components:
@@ -217,12 +220,13 @@ class Backbone(nn.Module):
     @property
     def skip_count(self) -> int:
         """Number of the UNet's skip connections."""
-        return 1 + sum(len(block.resnets) + len(block.downsamplers or ()) for block in self.unet.down_blocks)
+        blocks = weights.unwrapped(self.unet).down_blocks
+        return 1 + sum(len(block.resnets) + len(block.downsamplers or ()) for block in blocks)
 
     @property
     def token_width(self) -> int:
         """D: width of the cross-attention context."""
-        return int(self.unet.config.cross_attention_dim)
+        return int(weights.unwrapped(self.unet).config.cross_attention_dim)
 
     @property
     def latent_channels(self) -> int:
@@ -231,8 +235,9 @@ class Backbone(nn.Module):
 
     def replace_vae(self, source: str | Path) -> None:
         """Put a VAE in the place of the model's own, on its device and in its dtype; see `first_stage.load_vae`."""
-        own = next(self.vae.parameters())
-        self.vae = load_vae(source, self.vae).to(own.device, own.dtype)
+        own, vae = next(self.vae.parameters()), load_vae(source, self.vae)
+        compatibility.check_vae(vae.config)
+        self.vae = vae.to(own.device, own.dtype)
 
     def encode_images(self, pixels: Tensor, generator: torch.Generator | None = None, sample: bool = False) -> Tensor:
         """Encode pixels (N, 3, H, W) in [−1, 1] to scaled latents (N, C, h, w): the posterior's mean, or a sample of it."""
@@ -268,6 +273,7 @@ class Backbone(nn.Module):
 
         shard is the most bytes of a weight file; None: a file per network.
         """
+        compatibility.check(self.unet, self.vae, self.text_encoder, self.tokenizer, self.scheduler)
         index: dict[str, Any] = {"_class_name": "StableDiffusionPipeline", "_diffusers_version": _diffusers_version()}
         parts = {"unet": self.unet, "vae": self.vae, "text_encoder": self.text_encoder, **dict(self.components.items())}
         for name, model in parts.items():

@@ -64,12 +64,12 @@ def check_tokenizer(tokenizer: Any, text_encoder: Any) -> None:
     words, positions = len(tokenizer), int(config.max_position_embeddings)
     if not any(-(-words // m) * m == size for m in _PADDINGS):
         raise InputError(f"the tokenizer has {words} words and the text encoder {size}; they are of different models")
-    length = int(tokenizer.model_max_length)
-    if length > 10**9:  # what transformers says where the tokenizer states none
+    length = tokenizer.model_max_length
+    if isinstance(length, (int, float)) and length > 10**9:  # what transformers says where the tokenizer states none
         tokenizer.model_max_length = positions
-    elif not 3 <= length <= positions:
+    elif not isinstance(length, int) or not 3 <= length <= positions:
         raise InputError(
-            f"the tokenizer's model_max_length is {length}, and the text encoder has {positions} positions; give 3 or more"
+            f"the tokenizer's model_max_length is {length!r}, and the text encoder has {positions} positions; give 3 or more"
         )
     ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id", None) for name in ("bos", "eos", "pad")}
     for name, value in ids.items():

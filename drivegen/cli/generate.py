@@ -97,10 +97,14 @@ class Where:
     plugins: tuple[str, ...] = ()
     loras: tuple[str, ...] = ()
     vae: Path | None = None
+    variant: str | None = None
+    prediction_type: str | None = None
 
     def pipeline(self) -> Pipeline:
         """Load the model, and what is added to it."""
-        pipe = Pipeline.from_pretrained(self.model, self.device, self.dtype, self.offload, self.config_folder, self.vae)
+        pipe = Pipeline.from_pretrained(
+            self.model, self.device, self.dtype, self.offload, self.config_folder, self.vae, self.variant, self.prediction_type
+        )
         for text in self.plugins:
             name, equals, source = text.partition("=")
             pipe.add_plugin(*((source, name) if equals and name.isidentifier() else (text,)))

@@ -84,6 +84,10 @@ def generate(
     model: Annotated[str, typer.Option(help="'tiny', a model folder, or a single-file checkpoint.")] = "tiny",
     config: Annotated[Path | None, typer.Option(help="Folder with the configurations of a single-file checkpoint.")] = None,
     vae: Annotated[Path | None, typer.Option(help="Folder or file of a VAE in the place of the model's own.")] = None,
+    variant: Annotated[str | None, typer.Option(help="Which weight files of a folder, such as fp16.")] = None,
+    prediction_type: Annotated[
+        str | None, typer.Option(help="epsilon, v_prediction or sample, where a model does not say it, or wrongly.")
+    ] = None,
     plugin: Annotated[
         list[str] | None, typer.Option(metavar="[NAME=]FOLDER", help="Add a plugin saved alone: its folder, file or hub id.")
     ] = None,
@@ -102,7 +106,8 @@ def generate(
 
     selection = work.Selection(data, version, scene, tuple(sample or ()), all_samples, num)
     _quiet()
-    where = work.Where(model, device, dtype, offload, config, tuple(plugin or ()), tuple(lora or ()), vae)
+    added = (tuple(plugin or ()), tuple(lora or ()))
+    where = work.Where(model, device, dtype, offload, config, *added, vae, variant, prediction_type)
     work.generate(out, selection, given, where, _screen())
 
 

@@ -38,10 +38,7 @@ def check_settings(class_name: str, config: Mapping[str, Any]) -> None:
     for beginning, what in _OTHER_TRAINING.items():
         if class_name.startswith(beginning):
             raise InputError(f"the scheduler {class_name} is for {what}; hosted are networks trained with betas over timesteps")
-    kind = config.get("prediction_type", "epsilon")
-    if kind not in PREDICTIONS:
-        what = "is that of flow matching" if "flow" in str(kind) else f"is unknown{nearest(str(kind), PREDICTIONS)}"
-        raise InputError(f"the scheduler's prediction_type {kind!r} {what}; hosted are {', '.join(PREDICTIONS)}")
+    check_prediction(config.get("prediction_type", "epsilon"), "the scheduler's prediction_type")
     if config.get("timestep_type", "discrete") != "discrete":
         raise InputError(
             f"the scheduler's timestep_type {config['timestep_type']!r} is for networks that take noise levels in place of "
@@ -61,6 +58,13 @@ def check_settings(class_name: str, config: Mapping[str, Any]) -> None:
             raise InputError(
                 f"the scheduler's trained_betas {found}; needed is a number above 0 and up to 1 for each of num_train_timesteps"
             )
+
+
+def check_prediction(kind: Any, what: str = "prediction_type") -> None:
+    """Raise InputError unless a prediction type is one of PREDICTIONS; what says where it stands."""
+    if kind not in PREDICTIONS:
+        why = "is that of flow matching" if "flow" in str(kind) else f"is unknown{nearest(str(kind), PREDICTIONS)}"
+        raise InputError(f"{what} {kind!r} {why}; hosted are {', '.join(PREDICTIONS)}")
 
 
 def training_facts(scheduler: Any) -> dict[str, Any]:
@@ -86,7 +90,7 @@ def training_facts(scheduler: Any) -> dict[str, Any]:
     alphas = _alphas(facts, name) if facts["rescale_betas_zero_snr"] else plain
     if not own.is_meta and not any(_alike(own.float().cpu(), expected) for expected in (alphas, plain)):
         raise InputError(f"the scheduler {name} changes the noise that its betas state, which no sampler here would follow")
-    if float(alphas[-1]) < 2**-24:
+    if float(alphas[-1]) == 0:
         facts["rescale_betas_zero_snr"] = True  # where the betas themselves end at pure noise, samplers must know it
         if facts["prediction_type"] == "epsilon":
             raise InputError(

@@ -42,6 +42,7 @@ class Pipeline:
     def from_pretrained(
         cls, source: str | Path = "tiny", device: str | torch.device = "auto", dtype: str | torch.dtype = "auto",
         offload: bool = False, config_folder: str | Path | None = None, vae: str | Path | None = None,
+        variant: str | None = None, prediction_type: str | None = None,
     ) -> Pipeline:  # fmt: skip
         """Load a model.
 
@@ -52,12 +53,14 @@ class Pipeline:
             offload: keeps each network in main memory until it is used; it needs a GPU.
             config_folder: a diffusers folder that says how the networks of a single file are built.
             vae: folder or file of a VAE in the place of the model's own.
+            variant: which weight files of a folder to take where it has several, such as "fp16".
+            prediction_type: "epsilon", "v_prediction" or "sample", where a model does not say it, or wrongly.
         """
         target = runtime.choose_device(device)
         number = runtime.choose_dtype(dtype, target)
         offload = yes_or_no(offload, "offload")
         with runtime.float32_by_default():
-            model = load(source, config_folder=config_folder, vae=vae)
+            model = load(source, config_folder=config_folder, vae=vae, variant=variant, prediction_type=prediction_type)
         model.host.to(dtype=number).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if offload:
             runtime.offload(model.host, target)

@@ -122,6 +122,7 @@ def check(model: Model, settings: GenerationSettings) -> tuple[Sampling, tuple[i
         agreement=s.agreement,
     )  # fmt: skip
     sampling.nulled(host.plugins)
+    host.backbone.check()  # parts may have been replaced since it was loaded
     scheduler_of(model, sampling, settings, None)
     takers = prompted(model)
     if s.negative_prompt and not takers:

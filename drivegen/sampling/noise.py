@@ -31,4 +31,4 @@ def generator_of(name: str) -> torch.Generator:
 
 def draw_noise(generators: Sequence[torch.Generator], shape: tuple[int, int, int]) -> Tensor:
     """Draw standard normal noise (N, C, h, w) in fp32 on the CPU, a generator a row."""
-    return torch.stack([torch.randn(shape, generator=generator) for generator in generators])
+    return torch.stack([torch.randn(shape, generator=generator, dtype=torch.float32) for generator in generators])

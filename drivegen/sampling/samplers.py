@@ -21,6 +21,10 @@ class Sampler:
     """Whether the scheduler can start from pure noise (zero terminal signal-to-noise ratio)."""
     predictions: tuple[str, ...] = PREDICTIONS
     """What the network may predict for the scheduler to work."""
+    equal_steps: bool = False
+    """Whether the scheduler goes from each timestep by the same distance, whatever its list of timesteps says."""
+    otherwise: Sampler | None = None
+    """The same method where the distances cannot be equal; None = there is none."""
 
 
 # Options that decide what a sampler is are stated even where they are diffusers' defaults, which change; of a model's own
@@ -35,6 +39,11 @@ _DPM: dict[str, Any] = {
     "final_sigmas_type": "zero",
 }  # fmt: skip
 
+# DPM-Solver of order one is DDIM (Lu et al. 2022, section 4.1), and goes to whichever timestep is next.
+_DDIM_UNEQUAL = Sampler(
+    "DPMSolverMultistepScheduler", {**_DPM, "solver_order": 1, "final_sigmas_type": "sigma_min", **_TRAILING}
+)
+
 SAMPLERS: dict[str, Sampler] = {
     "unipc": Sampler(
         "UniPCMultistepScheduler",
@@ -46,10 +55,14 @@ SAMPLERS: dict[str, Sampler] = {
     "dpm++": Sampler("DPMSolverMultistepScheduler", {**_DPM, **_LINSPACE, "use_karras_sigmas": False}),
     "dpm++_karras": Sampler("DPMSolverMultistepScheduler", {**_DPM, **_LINSPACE, "use_karras_sigmas": True}),
     "dpm++_sde": Sampler("DPMSolverMultistepScheduler", {**_DPM, **_LINSPACE, "algorithm_type": "sde-dpmsolver++"}),
-    "ddim": Sampler("DDIMScheduler", {"clip_sample": False, "thresholding": False, "set_alpha_to_one": False, **_LEADING}),
+    "ddim": Sampler(
+        "DDIMScheduler", {"clip_sample": False, "thresholding": False, "set_alpha_to_one": False, **_LEADING},
+        equal_steps=True, otherwise=_DDIM_UNEQUAL,
+    ),
     "ddpm": Sampler("DDPMScheduler", {"clip_sample": False, "thresholding": False, "variance_type": "fixed_small", **_LEADING}),
     "pndm": Sampler(
-        "PNDMScheduler", {"skip_prk_steps": True, "set_alpha_to_one": False, **_LEADING}, zero_snr=False, predictions=_NOISE
+        "PNDMScheduler", {"skip_prk_steps": True, "set_alpha_to_one": False, **_LEADING}, zero_snr=False, predictions=_NOISE,
+        equal_steps=True,
     ),
     "euler": Sampler("EulerDiscreteScheduler", {"final_sigmas_type": "zero", "use_karras_sigmas": False, **_TRAILING}),
     "euler_a": Sampler("EulerAncestralDiscreteScheduler", _TRAILING, predictions=_NOISE),
@@ -89,6 +102,13 @@ def build_scheduler(name: str, trained: Any, steps: int, device: Any = None) -> 
     _check_able(name, "zero terminal SNR, where", facts["rescale_betas_zero_snr"], lambda other: other.zero_snr)
     kind = facts["prediction_type"]
     _check_able(name, f"prediction_type {kind!r}, with which", True, lambda other: kind in other.predictions)
+    if sampler.equal_steps and _left_over(steps, total):
+        if sampler.otherwise is None:
+            raise InputError(
+                f"the sampler {name!r} takes equal steps, and {steps} do not divide the {total} timesteps of the model's "
+                f"training; use up to {total // 20}, {total // 2}, {total}, or another sampler"
+            )
+        sampler = sampler.otherwise
     cls = getattr(diffusers, sampler.class_name)
     known = inspect.signature(cls.__init__).parameters
     options = {**sampler.options, **_spacing(sampler, steps, total, facts["rescale_betas_zero_snr"])}
@@ -109,6 +129,11 @@ def _check_able(name: str, what: str, asked: bool, able: Callable[[Sampler], boo
         raise InputError(f"the model has {what} the sampler {name!r} cannot start; use one of {others}")
 
 
+def _left_over(steps: int, total: int) -> bool:
+    """Tell whether steps of a whole number of timesteps leave more than a twentieth of them over."""
+    return total - steps * (total // steps) > total / 20
+
+
 def _spacing(sampler: Sampler, steps: int, total: int, zero_snr: bool) -> dict[str, Any]:
     """Give the spacing of timesteps: the sampler's own, or trailing where that would not start from noise.
 
@@ -116,6 +141,5 @@ def _spacing(sampler: Sampler, steps: int, total: int, zero_snr: bool) -> dict[s
     multiples of ⌊total / steps⌋ from 1 on: a single step would begin at 1, and where the division leaves much over the first
     begins far from noise; in as many steps as timesteps no spacing but trailing exists.
     """
-    left_over = total - steps * (total // steps)
-    ends_early = sampler.options.get("timestep_spacing") == "leading" and (steps == 1 or left_over > total / 20)
+    ends_early = sampler.options.get("timestep_spacing") == "leading" and (steps == 1 or _left_over(steps, total))
     return _TRAILING if zero_snr or ends_early or steps == total else {}

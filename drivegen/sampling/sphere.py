@@ -34,13 +34,13 @@ def sphere_noise(
     """
     channels, height, width = shape
     points = _spread(2 ** math.ceil(math.log2(POINTS_A_CELL * height * width)))
-    field = torch.randn(len(points), channels, generator=generator_of(f"{seed}/sphere"))
+    field = torch.randn(len(points), channels, generator=generator_of(f"{seed}/sphere"), dtype=torch.float32)
     out = []
     for camera, generator in zip(cameras, generators, strict=True):
         seen, cells = map(torch.from_numpy, cells_that_see(camera, points, height, width))
-        total = torch.zeros(height * width, channels).index_add_(0, cells, field[seen])
+        total = torch.zeros(height * width, channels, dtype=torch.float32).index_add_(0, cells, field[seen])
         count = torch.bincount(cells, minlength=height * width)[:, None]
-        own = torch.randn(height * width, channels, generator=generator)
+        own = torch.randn(height * width, channels, generator=generator, dtype=torch.float32)
         out.append(torch.where(count > 0, total / count.clamp(min=1).sqrt(), own).T.reshape(shape))
     return torch.stack(out)
 

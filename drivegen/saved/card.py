@@ -11,6 +11,7 @@ from torch import nn
 
 from drivegen.backbones.networks import state_as_stored
 from drivegen.backbones.stable_diffusion import REQUIRED, Backbone
+from drivegen.support.weights import unwrapped
 
 _SIZES = ("hidden_size", "num_hidden_layers", "image_size", "patch_size", "projection_dim")
 
@@ -29,7 +30,7 @@ def fingerprint(module: nn.Module) -> str:
 
 def base_of(backbone: Backbone, requires: tuple[str, ...] = ()) -> dict[str, Any]:
     """Describe the base that a plugin is attached to: sizes that must fit, and fingerprints of the networks it works with."""
-    unet = backbone.unet.config
+    unet = unwrapped(backbone.unet).config
     sizes: dict[str, Any] = {
         "cross_attention_dim": unet.cross_attention_dim, "block_out_channels": list(unet.block_out_channels),
         "layers_per_block": unet.layers_per_block, "latent_channels": backbone.latent_channels,

@@ -73,7 +73,7 @@ def locate(source: str | Path) -> Path:
 
 def load(
     source: str | Path, device: str | torch.device = "cpu", config_folder: str | Path | None = None,
-    vae: str | Path | None = None,
+    vae: str | Path | None = None, variant: str | None = None, prediction_type: str | None = None,
 ) -> Model:  # fmt: skip
     """Load a model folder, a plain diffusers folder, a single-file checkpoint, or "tiny", in fp32 and evaluation mode.
 
@@ -84,16 +84,27 @@ def load(
         device: where the networks go.
         config_folder: configurations for a single file (`Backbone.from_single_file`), which alone lacks them.
         vae: a folder or file of a VAE in the place of the model's own (`first_stage.load_vae`); `about` then says which.
+        variant: which weight files of a folder to take where it has several, such as "fp16".
+        prediction_type: what the UNet predicts, in the place of what a scheduler states: "epsilon", "v_prediction" or
+            "sample"; for single files that do not say it, and folders whose scheduler is wrong.
 
-    Raises InputError on a damaged, changed or unfitting file, and when config_folder is given for a folder.
+    Raises InputError on a damaged, changed or unfitting file, where the parts of a model do not fit together, and where an
+    option is given that this kind of model does not have.
     """
     path = locate(source)
     if config_folder is not None and path.is_dir():
         raise InputError(f"{path} is a folder with its own configurations; leave out --config {config_folder}")
+    if variant is not None and path.is_file():
+        raise InputError(f"{path} is a single file, which has no variants; leave out variant {variant!r}")
     if path.is_dir() and (path / INDEX).is_file():
-        model = _load_folder(path)
+        if prediction_type is not None:
+            raise InputError(f"{path} says itself what its UNet predicts; leave out prediction_type {prediction_type!r}")
+        model = _load_folder(path, variant)
     else:
-        backbone = Backbone.from_folder(path) if path.is_dir() else Backbone.from_single_file(path, config_folder)
+        if path.is_dir():
+            backbone = Backbone.from_folder(path, variant=variant, prediction_type=prediction_type)
+        else:
+            backbone = Backbone.from_single_file(path, config_folder, prediction_type)
         model = Model(Host(backbone, {"text": registry.load("text")()}), Sampling(guidance=7.5), native_size(backbone), path)
     if vae is not None:
         backbone = model.host.backbone
@@ -106,7 +117,7 @@ def load(
 
 def native_size(backbone: Backbone) -> tuple[int, int]:
     """Return the (height, width) in pixels that a UNet's configuration names."""
-    size = backbone.unet.config.sample_size or 64
+    size = weights.unwrapped(backbone.unet).config.sample_size or 64
     h, w = (size, size) if isinstance(size, int) else size
     return h * backbone.vae_factor, w * backbone.vae_factor
 
@@ -159,12 +170,12 @@ def read_index(folder: Path) -> Index:
     return Index(plugins, (height, width), sampling, hashes, about, {str(k): str(v) for k, v in versions.items()})
 
 
-def _load_folder(folder: Path) -> Model:
+def _load_folder(folder: Path, variant: str | None = None) -> Model:
     index = read_index(folder)
     check_hashes(folder, index.sha256)
     classes = {entry.name: registry.load(entry.kind) for entry in index.plugins}
     extra = dict.fromkeys(name for cls in classes.values() for name in cls.requires if name not in REQUIRED)
-    host = Host(Backbone.from_folder(folder, extra))
+    host = Host(Backbone.from_folder(folder, extra, variant=variant))
     for entry in index.plugins:
         load_plugin(host, entry.name, folder / "plugins" / entry.name, entry.kind, alone=False)
     return Model(host, index.sampling, index.image_size, folder, index.about, digest_of(index.sha256))

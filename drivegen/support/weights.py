@@ -222,17 +222,17 @@ def unwrapped(module: Any) -> Any:
 
 def named_state(module: nn.Module) -> State:
     """Return a network's state under its own names, whatever of it was compiled or put into torch's wrappers."""
-    wrappers = {path: name for path, part in module.named_modules() if (name := _inside(part)) is not None}
-    added = {f"{path}.{name}" if path else name for path, name in wrappers.items()}
-    state = module.state_dict()
-    if not added:
-        return state
-    return {_without(key, added): getattr(value, "full_tensor", lambda v=value: v)() for key, value in state.items()}
+    parallel = {_without(f"{path}.module", set()) for path, part in module.named_modules() if _inside(part) == "module"}
+    return {
+        _without(key, parallel): getattr(value, "full_tensor", lambda v=value: v)()
+        for key, value in module.state_dict().items()
+    }
 
 
-def _without(key: str, added: set[str]) -> str:
-    parts = key.split(".")
-    return ".".join(part for i, part in enumerate(parts) if ".".join(parts[: i + 1]) not in added)
+def _without(key: str, parallel: set[str]) -> str:
+    """Take wrappers out of a name: some of them do so by themselves, which is why it goes by names first."""
+    parts = [part for part in key.split(".") if part and part not in _WRAPPERS]
+    return ".".join(part for i, part in enumerate(parts) if ".".join(parts[: i + 1]) not in parallel)
 
 
 def plain_state(module: nn.Module) -> State:

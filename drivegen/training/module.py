@@ -46,6 +46,7 @@ class DriveModule(TrainedModule):
         drop_groups: Sequence[DropGroup] = (), train_plugins: Collection[str] | None = None,
     ) -> None:  # fmt: skip
         super().__init__(settings)
+        host.backbone.check()
         self.host, self.drop, self.drop_groups = host, dict(drop or {}), tuple(drop_groups)
         for name in (*self.drop, *(n for group in self.drop_groups for n in group.names), *(train_plugins or ())):
             host.plugin(name)

@@ -12,6 +12,7 @@ import huggingface_hub
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from torch import Tensor
 from typer.testing import CliRunner
 
@@ -271,11 +272,80 @@ def test_without_a_folder_the_hubs_configurations_are_taken(
 ) -> None:
     with pytest.raises(InputError, match=r"stable-diffusion-v1-5.*--config"):
         load(file, None)
+    hub(configs, tmp_path)
+    assert_same(load(file, None).host.backbone, backbone)
+
+
+NAN = torch.full((3,), float("nan"))
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "ckpt"])
+def test_what_no_network_reads_may_be_damaged(
+    tmp_path: Path, backbone: Backbone, ldm: dict[str, Tensor], configs: Path, suffix: str
+) -> None:
+    path = tmp_path / f"ema.{suffix}"
+    projection = {"cond_stage_model.transformer.text_projection.weight": torch.full((WIDTH, WIDTH), float("inf"))}
+    state = ldm | {"model_ema.decay": NAN, "model_ema.num_updates": torch.tensor(3)} | projection
+    if suffix == "ckpt":
+        torch.save({"state_dict": state, "optimizer_states": [{"lr": 3, "state": {0: NAN}}]}, path)
+    else:
+        weights.save_state(state, path)
+    assert_same(Backbone.from_single_file(path, configs), backbone)
+    weights.save_state(ldm | {UNET + "out.0.bias": torch.full((8,), float("nan"))}, tmp_path / "nan.safetensors")
+    with pytest.raises(InputError, match=r"tensor 'conv_norm_out.bias' has NaN"):
+        Backbone.from_single_file(tmp_path / "nan.safetensors", configs)
+
+
+def test_a_file_in_fp8_is_read(tmp_path: Path, backbone: Backbone, ldm: dict[str, Tensor], configs: Path) -> None:
+    half = {k: v.to(torch.float8_e4m3fn) if v.is_floating_point() else v for k, v in ldm.items()}
+    weights.save_state(half, tmp_path / "fp8.safetensors")
+    found = Backbone.from_single_file(tmp_path / "fp8.safetensors", configs).unet.state_dict()
+    assert all(torch.equal(found[k], v.to(torch.float8_e4m3fn).float()) for k, v in backbone.unet.state_dict().items())
+
+
+# -- what a file predicts ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def sd2(backbone: Backbone, ldm: dict[str, Tensor]) -> dict[str, Tensor]:
+    state = {key: value for key, value in ldm.items() if not key.startswith("cond_stage_model.")}
+    return state | text_to_open_clip(backbone.text_encoder.state_dict())
+
+
+def hub(configs: Path, tmp_path: Path) -> None:
+    """Put configurations where the hub's would be kept."""
     kept = tmp_path / "hub" / "models--stable-diffusion-v1-5--stable-diffusion-v1-5"
     only_configurations(configs, kept / "snapshots" / "abc")
     (kept / "refs").mkdir()
     (kept / "refs" / "main").write_text("abc")
-    assert_same(load(file, None).host.backbone, backbone)
+
+
+def test_a_file_of_two_readings_is_not_guessed(tmp_path: Path, sd2: dict[str, Tensor], configs: Path) -> None:
+    path = tmp_path / "sd2.safetensors"
+    weights.save_state(sd2, path)
+    with pytest.raises(InputError, match=r"of Stable Diffusion 2\.x.*state prediction_type \(--prediction-type\)"):
+        Backbone.from_single_file(path)
+    hub(configs, tmp_path)
+    for kind in ("epsilon", "v_prediction"):
+        assert Backbone.from_single_file(path, prediction_type=kind).scheduler.config.prediction_type == kind
+        assert Backbone.from_single_file(path, configs, kind).scheduler.config.prediction_type == kind
+    with pytest.raises(InputError, match=r"prediction_type 'v-prediction' is unknown \(did you mean 'v_prediction'\?\)"):
+        Backbone.from_single_file(path, configs, "v-prediction")
+
+
+@pytest.mark.parametrize("how", ["header", "tensors"])
+def test_what_a_file_says_of_itself_is_taken(tmp_path: Path, sd2: dict[str, Tensor], configs: Path, how: str) -> None:
+    path = tmp_path / "sd2.safetensors"
+    if how == "header":
+        save_file(sd2, path, metadata={"modelspec.prediction_type": "v"})
+    else:
+        save_file(sd2 | {"v_pred": torch.zeros(0), "ztsnr": torch.zeros(0)}, path)
+    with pytest.raises(InputError, match="says that it predicts v_prediction, and its configuration epsilon"):
+        Backbone.from_single_file(path, configs)
+    hub(configs, tmp_path)
+    config = Backbone.from_single_file(path).scheduler.config
+    assert config.prediction_type == "v_prediction"
+    assert bool(config.get("rescale_betas_zero_snr")) == (how == "tensors")
 
 
 # -- what is refused -----------------------------------------------------------------------------------------------------
@@ -329,6 +399,37 @@ def test_a_file_without_one_tensor(tmp_path: Path, ldm: dict[str, Tensor], confi
     message = refused(path, configs, tmp_path / "out")
     assert f"{path}, as {configs / part} configures it," in message
     assert named in message.replace("text_model.", "")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({UNET + "input_blocks.0.0.weight": torch.zeros(8, 9, 3, 3)}, "an inpainting UNet of nine channels"),
+        ({UNET + "time_embed.cond_proj.weight": torch.zeros(8, 3)}, "an LCM-distilled UNet with a guidance embedding"),
+        ({UNET + "label_emb.0.0.weight": torch.zeros(8, 3)}, "a class or image embedding"),
+        ({UNET + "more.weight": torch.ones(3)}, "has weights that the network does not: model.diffusion_model.more.weight"),
+        ({UNET + "scaled_fp8": torch.zeros(2).to(torch.float8_e4m3fn)}, "quantised to fp8 with scales"),
+        ({TEXT + "embeddings.token_embedding.weight": torch.zeros(20, 32)}, r"is \(20, 32\), expected"),
+    ],
+)  # fmt: skip
+def test_a_file_of_another_model_is_named(tmp_path: Path, ldm: dict[str, Tensor], configs: Path, changes, said: str) -> None:
+    weights.save_state(ldm | changes, tmp_path / "other.safetensors")
+    with pytest.raises(InputError, match=said):
+        Backbone.from_single_file(tmp_path / "other.safetensors", configs)
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["conditioner.embedders.0.transformer.x", "conditioner.embedders.1.model.x"], "an SDXL checkpoint"),
+        (["conditioner.embedders.0.model.x"], "an SDXL refiner checkpoint"), (["lora_unet_x.alpha"], "a LoRA"),
+        (["control_model.x"], "a ControlNet"), (["encoder.conv_in.weight"], "a VAE alone"),
+    ],
+)  # fmt: skip
+def test_another_kind_of_file_is_named(tmp_path: Path, names: list[str], said: str) -> None:
+    weights.save_state({name: torch.zeros(1) for name in names}, tmp_path / "x")
+    with pytest.raises(InputError, match=f"it is {said}"):
+        Backbone.from_single_file(tmp_path / "x")
 
 
 @pytest.mark.parametrize("save", [torch.save, lambda state, path: path.write_bytes(pickle.dumps(state))], ids=["zip", "bare"])

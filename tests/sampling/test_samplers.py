@@ -1,0 +1,151 @@
+"""Samplers: what they are does not move, of a model they take the facts of training, and any number of steps ends."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from drivegen.sampling import SAMPLERS, build_scheduler, camera_generators, sample
+from drivegen.support.errors import InputError
+
+GOLDEN = json.loads(Path(__file__).with_name("golden_samplers.json").read_text())
+"""Of 20 steps, before samplers took nothing but facts of training: timesteps, some sigmas, some latents."""
+
+SD = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+ZERO = {**SD, "prediction_type": "v_prediction", "rescale_betas_zero_snr": True}
+
+
+def trained(kind: str = "sd15", class_name: str = "DDPMScheduler", **options: Any) -> Any:
+    import diffusers
+
+    if kind == "sd15" and class_name == "DDPMScheduler" and not options:
+        return diffusers.PNDMScheduler(**SD, skip_prk_steps=True, set_alpha_to_one=False, steps_offset=1)
+    return getattr(diffusers, class_name).from_config({**(ZERO if kind == "zero" else SD), **options})
+
+
+def run(scheduler: Any) -> Tensor:
+    """Sample with a denoiser that depends on latents and timestep."""
+    x = torch.linspace(-2, 2, 2 * 4 * 4 * 4).reshape(2, 4, 4, 4) * scheduler.init_noise_sigma
+    return sample(
+        lambda x, t: torch.tanh(x * 0.7 + 0.001 * float(t)), scheduler, x, generators=camera_generators(0, ["a", "b"])
+    )
+
+
+@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind in GOLDEN for name in GOLDEN[kind]])
+def test_what_a_sampler_does_in_twenty_steps_has_not_moved(kind: str, name: str) -> None:
+    golden = GOLDEN[kind][name]
+    scheduler = build_scheduler(name, trained(kind), 20)
+    assert [float(t) for t in scheduler.timesteps] == golden["timesteps"]
+    sigmas = [float(s) for s in getattr(scheduler, "sigmas", [])]
+    assert [*sigmas[:1], *sigmas[9:10], *sigmas[-2:]] == pytest.approx(golden["sigmas"], rel=1e-6)
+    x = run(scheduler).flatten().tolist()
+    assert x[:4] + x[-4:] == pytest.approx(golden["latents"], rel=1e-4, abs=1e-6)
+
+
+SAYS = {
+    "use_karras_sigmas": True, "use_exponential_sigmas": True, "use_beta_sigmas": True, "use_lu_lambdas": True,
+    "use_flow_sigmas": True, "timestep_spacing": "trailing", "steps_offset": 7, "solver_order": 1, "solver_type": "heun",
+    "algorithm_type": "dpmsolver", "thresholding": True, "sample_max_value": 3.0, "dynamic_thresholding_ratio": 0.5,
+    "clip_sample": True, "clip_sample_range": 0.1, "lower_order_final": False, "euler_at_final": True,
+    "variance_type": "fixed_large", "final_sigmas_type": "zero", "set_alpha_to_one": True, "skip_prk_steps": False,
+    "predict_x0": False, "interpolation_type": "log_linear", "lambda_min_clipped": -1.0, "disable_corrector": [0, 1],
+    "sigma_min": 0.5, "sigma_max": 2.0, "flow_shift": 3.0,
+}  # fmt: skip
+"""Whatever a scheduler_config.json may say of how to sample."""
+
+
+@pytest.mark.parametrize("name", sorted(SAMPLERS))
+def test_nothing_but_the_facts_of_training_is_taken(name: str) -> None:
+    said = trained()
+    said.register_to_config(**SAYS)
+    plain, other = (build_scheduler(name, scheduler, 12) for scheduler in (trained(), said))
+    assert plain.config == other.config
+    assert torch.equal(run(plain), run(other))
+
+
+@pytest.mark.parametrize("class_name", ["LCMScheduler", "HeunDiscreteScheduler", "TCDScheduler", "DEISMultistepScheduler"])
+def test_the_defaults_of_a_schedulers_own_class_are_facts_too(class_name: str) -> None:
+    """diffusers leaves out settings that are a class's defaults when another class is built from them."""
+    import diffusers
+
+    own = getattr(diffusers, class_name)()
+    for name in ("ddim", "heun", "unipc"):
+        torch.testing.assert_close(build_scheduler(name, own, 5).alphas_cumprod, own.alphas_cumprod)
+
+
+@pytest.mark.parametrize("kind", ["sd15", "zero"])
+@pytest.mark.parametrize("name", sorted(SAMPLERS))
+def test_any_number_of_steps_ends_or_is_refused(name: str, kind: str) -> None:
+    model = trained(kind, num_train_timesteps=100)
+    if kind == "zero" and not SAMPLERS[name].zero_snr:
+        with pytest.raises(InputError, match=rf"zero terminal SNR, where the sampler '{name}' cannot start; use one of unipc"):
+            build_scheduler(name, model, 1)
+        return
+    for steps in (1, 2, 3, 33, 60, 67, 99, 100):
+        if name == "pndm" and steps in (60, 67):
+            with pytest.raises(InputError, match=f"takes equal steps, and {steps} do not divide the 100 timesteps"):
+                build_scheduler(name, model, steps)
+            continue
+        scheduler = build_scheduler(name, model, steps)
+        assert torch.isfinite(run(scheduler)).all(), steps
+        if steps not in (2, 3):
+            assert float(scheduler.timesteps[0]) >= 94, steps
+    for steps in (0, 101, 2.5, True):
+        with pytest.raises(InputError, match=f"{steps} steps"):
+            build_scheduler(name, model, steps)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["ddim", "ddpm", "pndm"])
+def test_leading_spacing_stays_where_it_starts_from_noise(name: str) -> None:
+    import diffusers
+
+    for steps in (4, 7, 20, 30, 50, 250, 999):
+        theirs = diffusers.DDIMScheduler(**SD, timestep_spacing="leading", steps_offset=1)
+        theirs.set_timesteps(steps)
+        assert set(build_scheduler(name, trained(), steps).timesteps.tolist()) == set(theirs.timesteps.tolist())
+    assert build_scheduler(name, trained(), 1).timesteps.tolist() == [999]
+
+
+def test_ddim_of_unequal_steps_is_ddim() -> None:
+    """What takes its place where timesteps do not divide equals it where they do."""
+    import diffusers
+
+    from drivegen.sampling.samplers import SAMPLERS
+
+    other = SAMPLERS["ddim"].otherwise
+    assert other is not None
+    theirs = diffusers.DDIMScheduler(**SD, timestep_spacing="trailing", set_alpha_to_one=False, clip_sample=False)
+    ours = getattr(diffusers, other.class_name)(**SD, **other.options)
+    for scheduler in (theirs, ours):
+        scheduler.set_timesteps(50)
+    torch.testing.assert_close(run(ours), run(theirs), rtol=1e-3, atol=1e-4)
+    assert build_scheduler("ddim", trained(), 600).timesteps[0] == 999
+
+
+@pytest.mark.parametrize(
+    ("steps", "name"), [(67, "ddim"), (60, "ddpm"), (60, "ddim"), (100, "ddim"), (100, "pndm"), (1, "ddim")]
+)
+def test_steps_that_do_not_divide_reach_what_the_denoiser_knows(steps: int, name: str) -> None:
+    clean = torch.randn(1, 4, 4, 4, generator=torch.Generator().manual_seed(1))
+    scheduler = build_scheduler(name, trained(num_train_timesteps=100), steps)
+    alphas = scheduler.alphas_cumprod
+
+    def denoise(x: Tensor, t: Tensor) -> Tensor:
+        return (x - alphas[int(t)].sqrt() * clean) / (1 - alphas[int(t)]).sqrt()
+
+    noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(2))
+    found = sample(denoise, scheduler, noise, generators=camera_generators(0, ["a"]))
+    assert (found - clean).abs().mean() < 0.05
+
+
+@pytest.mark.parametrize("name", ["pndm", "euler_a"])
+def test_a_sampler_that_cannot_take_the_prediction_is_refused(name: str) -> None:
+    with pytest.raises(
+        InputError, match=rf"prediction_type 'sample', with which the sampler '{name}' cannot start; use one of"
+    ):
+        build_scheduler(name, trained(prediction_type="sample"), 5)
