@@ -235,7 +235,8 @@ class Backbone(nn.Module):
 
     def replace_vae(self, source: str | Path) -> None:
         """Put a VAE in the place of the model's own, on its device and in its dtype; see `first_stage.load_vae`."""
-        own, vae = next(self.vae.parameters()), load_vae(source, self.vae)
+        own = next(self.vae.parameters())
+        vae: Any = load_vae(source, self.vae)
         compatibility.check_vae(vae.config)
         self.vae = vae.to(own.device, own.dtype)
 
