@@ -31,8 +31,8 @@ _HOOKS = ("drivegen.plugin.hooks", "HOOKS")
 
 
 def listed() -> tuple[Listed, ...]:
-    """Describe every kind on offer, importing none."""
-    return tuple(_read(entry) for entry in registry.kinds().values())
+    """Describe all that is on offer, importing nothing."""
+    return tuple(_read(entry) for entry in registry.offers())
 
 
 def _read(entry: registry.Entry) -> Listed:

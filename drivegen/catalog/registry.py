@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import re
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass
-from importlib.metadata import entry_points
+from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError, entry_points, version
 from typing import TYPE_CHECKING, Any
 
 from drivegen.support.errors import InputError, nearest
@@ -15,6 +16,12 @@ if TYPE_CHECKING:
     from drivegen.plugin import Plugin
 
 GROUP = "drivegen.plugins"
+
+OWN = "drivegen"
+"""The distribution whose kinds no other can take over."""
+
+_ORIGIN = re.compile(r"([A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?) ([0-9][A-Za-z0-9.+!-]*)")
+"""A distribution's name and version, and nothing that a shell would take for more."""
 
 
 @dataclass(frozen=True)
@@ -42,20 +49,38 @@ def register(kind: str) -> Callable[[type[Plugin]], type[Plugin]]:
     return add
 
 
-def _installed() -> dict[str, Entry]:
-    found: dict[str, list[Entry]] = defaultdict(list)
+def _claims() -> dict[str, list[Entry]]:
+    """Read the entry points of installed packages: every class that is offered under a kind, once each."""
+    found: dict[str, dict[str, Entry]] = defaultdict(dict)
     for point in entry_points(group=GROUP):
         origin = f"{point.dist.name} {point.dist.version}" if point.dist else "unknown"
-        found[point.name].append(Entry(point.name, point.value, origin))
-    out = {}
-    for kind, entries in sorted(found.items()):
-        distinct = {entry.target: entry for entry in entries}
-        first = next(iter(distinct.values()))
-        if len(distinct) > 1:
-            claims = "; ".join(f"{e.target} ({e.origin})" for e in distinct.values())
-            first = Entry(kind, first.target, first.origin, f"the name is claimed more than once: {claims}; uninstall one")
-        out[kind] = first
-    return out
+        found[point.name].setdefault(point.value, Entry(point.name, point.value, origin))
+    return {kind: list(entries.values()) for kind, entries in sorted(found.items())}
+
+
+def _settled(claims: list[Entry], saved_with: str = "") -> list[Entry]:
+    """Settle who may use a kind that several packages claim, the winner first; the others' entries say why they cannot.
+
+    The package that a model was saved with wins, then drivegen's own; where neither is among them, nobody does.
+    """
+    if len(claims) == 1:
+        return claims
+    said = "; ".join(f"{e.target} ({e.origin})" for e in claims)
+    packages = [_package(e.origin) for e in claims]
+    wanted = next((name for name in (_package(saved_with), OWN) if name in packages), None)
+    winner = None if wanted is None else claims[packages.index(wanted)]
+    to_do = "uninstall one" if winner is None else f"{winner.origin} keeps it; ask the other's author for another name"
+    rest = [replace(e, problem=f"the name is claimed more than once: {said}; {to_do}") for e in claims if e is not winner]
+    return rest if winner is None else [winner, *rest]
+
+
+def _package(origin: str) -> str:
+    """Return the distribution's name in ``name version``, spelt as package indices spell it."""
+    return re.sub(r"[-_.]+", "-", origin.split(" ")[0]).lower()
+
+
+def _installed() -> dict[str, Entry]:
+    return {kind: _settled(entries)[0] for kind, entries in _claims().items()}
 
 
 def kinds() -> dict[str, Entry]:
@@ -64,14 +89,25 @@ def kinds() -> dict[str, Entry]:
     return dict(sorted((_installed() | local).items()))
 
 
-def load(kind: str) -> type[Plugin]:
-    """Import and return the class of a kind; raises InputError with the reason when that cannot be done."""
+def offers() -> tuple[Entry, ...]:
+    """Return all that is on offer, with those who lost a name to another package beside the one that has it."""
+    lost = {kind: _settled(entries)[1:] for kind, entries in _claims().items()}
+    return tuple(entry for kind, first in kinds().items() for entry in (first, *lost.get(kind, ())))
+
+
+def load(kind: str, saved_with: str = "") -> type[Plugin]:
+    """Import and return the class of a kind; raises InputError with the reason when that cannot be done.
+
+    saved_with is the package and version that a saved plugin names: where several claim the kind it decides, and where none is
+    installed the message names it. Nothing is imported because of it that an installed package does not offer.
+    """
     if kind in _local:
         return _local[kind]
     offered = kinds()
     if kind not in offered:
-        raise InputError(f"no plugin kind {kind!r} is installed; there are {', '.join(offered)}{nearest(kind, offered)}")
-    entry = offered[kind]
+        others = f"there are {', '.join(offered)}{nearest(kind, offered)}"
+        raise InputError(f"no plugin kind {kind!r} is installed; {_how_to_get(saved_with) or others}")
+    entry = _settled(_claims()[kind], saved_with)[0]
     if entry.problem:
         raise InputError(f"plugin kind {kind!r} is disabled: {entry.problem}")
     module, _, name = entry.target.partition(":")
@@ -88,12 +124,30 @@ def load(kind: str) -> type[Plugin]:
     return cls
 
 
+def _how_to_get(saved_with: str) -> str:
+    """Say how to get the package that a saved plugin names, or nothing where it names none."""
+    if saved_with == "this process":
+        return "it was registered by the program that saved it: import the module that registers it first"
+    match = _ORIGIN.fullmatch(saved_with)
+    if match is None:
+        return ""
+    try:
+        here = version(match[1])
+    except PackageNotFoundError:
+        return f"it was saved with {saved_with}: pip install {match[1]}"
+    return f"it was saved with {saved_with}, and {match[1]} {here} does not offer it: pip install {match[1]}=={match[2]}"
+
+
+def entry_of(plugin: Plugin) -> Entry:
+    """Return what offers this plugin's class; raises InputError where nothing does."""
+    cls = type(plugin)
+    target = f"{cls.__module__}:{cls.__qualname__}"
+    for entry in offers():
+        if entry.target == target:
+            return entry
+    raise InputError(f"{target} is registered under no kind; use an entry point or registry.register")
+
+
 def kind_of(plugin: Plugin) -> str:
     """Return the kind under which this plugin's class is registered."""
-    cls = type(plugin)
-    for kind, entry in kinds().items():
-        if entry.target == f"{cls.__module__}:{cls.__qualname__}":
-            return kind
-    raise InputError(
-        f"{cls.__module__}:{cls.__qualname__} is registered under no kind; use an entry point or registry.register"
-    )
+    return entry_of(plugin).kind

@@ -221,13 +221,27 @@ def validate(
         raise typer.Exit(BAD_INPUT)
 
 
-@app.command()
-@_guarded
-def plugins() -> None:
-    """List the installed plugins: kind, hooks, parameters, origin. Imports none of them."""
-    from drivegen.cli.show import show_plugins
+plugins = typer.Typer(help="List the installed plugins, or show one.", invoke_without_command=True, rich_markup_mode=None)
+app.add_typer(plugins, name="plugins")
 
-    show_plugins(_screen())
+
+@plugins.callback()
+@_guarded
+def list_plugins(context: typer.Context) -> None:
+    """List the installed plugins: kind, hooks, parameters, origin. Imports none of them."""
+    if context.invoked_subcommand is None:
+        from drivegen.cli.show import show_plugins
+
+        show_plugins(_screen())
+
+
+@plugins.command("show")
+@_guarded
+def show_plugin(kind: Annotated[str, typer.Argument(help="Kind of plugin, such as image_prompt.")]) -> None:
+    """Show one plugin: what it does, its parameters, and what may be given to it with --input."""
+    from drivegen.cli.show import show_plugin as show
+
+    show(_screen(), kind)
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,36 @@ def show_plugins(screen: Screen) -> None:
     """Print every plugin kind with what it does; the broken ones with why."""
     rows = [(text((plugin.kind, "bold")), _about(plugin), plugin.origin) for plugin in listed()]
     screen.table(("kind", "hooks, parameters", "origin"), rows)
+
+
+def show_plugin(screen: Screen, kind: str) -> None:
+    """Print what a kind of plugin does, its parameters, and what a caller may give it.
+
+    It is imported; raises InputError where that cannot be done.
+    """
+    from drivegen.catalog import registry
+
+    cls = registry.load(kind)
+    about = next((each for each in listed() if each.kind == kind and not each.problem), Listed(kind))
+
+    line = screen.line
+    line((kind, "bold"), f" {about.origin}")
+    for row in inspect.cleandoc(cls.__doc__ or "").splitlines():
+        line(row)
+    line(f"hooks: {' '.join(about.hooks) or 'none'}")
+    line(f"parameters: {', '.join(about.parameters) or 'none'}")
+    if cls.requires:
+        line(f"requires: {', '.join(cls.requires)}")
+    if cls.accepts is None:
+        line("input: not declared; what is given with --input or inputs= reaches it as it is")
+    elif not cls.accepts:
+        line("input: none, it reads the frame")
+    for each in cls.accepts or ():
+        key = f"{kind}.{each.name}" if len(cls.accepts or ()) > 1 else kind
+        needed = "required" if each.required else "optional"
+        line(f"input {each.name} ({needed}): {each.what}; {each.accepted}")
+        example = f"{kind}=FOLDER, or --input {kind}.CAMERA=" if each.per_camera else f"{key}="
+        line(f"  --input {example}{'FILE' if each.type in ('picture', 'array', 'file', 'json') else each.type.upper()}")
 
 
 def _about(plugin: Listed) -> Any:

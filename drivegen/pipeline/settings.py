@@ -75,7 +75,7 @@ class GenerationSettings:
         metavar="PLUGIN=CAMERA[:MASK]", read=spelling.read_regions, note=record.names,
     )  # fmt: skip
     inputs: Mapping[str, Any] | None = option(
-        "Give a plugin a file, such as a picture.", checks.by_plugin, kind=list, flag="--input", metavar="PLUGIN=FILE",
+        "Give a plugin a file, text or number.", checks.by_plugin, kind=list, flag="--input", metavar="PLUGIN[.KEY]=VALUE",
         read=spelling.read_inputs, note=record.names,
     )  # fmt: skip
     strength: float | None = option("Start from the recorded pictures: 0 keeps them, 1 nothing.", checks.number, kind=float)

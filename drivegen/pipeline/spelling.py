@@ -42,9 +42,21 @@ def read_ranges(given: Sequence[str]) -> dict[str, tuple[float, float]]:
     return {name: check_range(name, *pair) for name, pair in found.items()}
 
 
-def read_inputs(given: Sequence[str]) -> dict[str, str]:
-    """Read PLUGIN=FILE options."""
-    return _by_plugin("--input", given, "PLUGIN=FILE, such as image_prompt=photo.jpg", lambda value: value)
+def read_inputs(given: Sequence[str]) -> dict[str, Any]:
+    """Read PLUGIN=VALUE options, and PLUGIN.KEY=VALUE ones, which give a plugin several values by name or by camera."""
+    out: dict[str, Any] = {}
+    for text in given:
+        place, _, value = text.partition("=")
+        name, dot, key = place.partition(".")
+        if not name or not value or (dot and not key):
+            raise InputError(f"--input {text!r} must be PLUGIN=VALUE or PLUGIN.KEY=VALUE, such as image_prompt=photo.jpg")
+        if name in out and not (dot and isinstance(out[name], dict) and key not in out[name]):
+            raise InputError(f"--input names {place!r} twice; give each once, and keys to all or none of a plugin's")
+        if dot:
+            out.setdefault(name, {})[key] = value
+        else:
+            out[name] = value
+    return out
 
 
 def read_regions(given: Sequence[str]) -> dict[str, dict[str, Any]]:

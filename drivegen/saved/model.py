@@ -173,7 +173,7 @@ def read_index(folder: Path) -> Index:
 def _load_folder(folder: Path, variant: str | None = None) -> Model:
     index = read_index(folder)
     check_hashes(folder, index.sha256)
-    classes = {entry.name: registry.load(entry.kind) for entry in index.plugins}
+    classes = {entry.name: registry.load(entry.kind, entry.version) for entry in index.plugins}
     extra = dict.fromkeys(name for cls in classes.values() for name in cls.requires if name not in REQUIRED)
     host = Host(Backbone.from_folder(folder, extra, variant=variant))
     for entry in index.plugins:
@@ -219,7 +219,7 @@ def load_plugin(host: Host, name: str, folder: str | Path, kind: str | None = No
         raise InputError(f"{file} is damaged or was changed: its sha256 is {found}, config.json says {saved['sha256']}")
     if kind is not None and saved["kind"] != kind:
         raise InputError(f"{folder / 'config.json'} says kind {saved['kind']!r}, {INDEX} says {kind!r}")
-    cls, stated = registry.load(saved["kind"]), folder / "config.json"
+    cls, stated = registry.load(saved["kind"], str(saved.get("version", ""))), folder / "config.json"
     plugin = attach(host, name, cls, saved["arguments"], weights.load_file(file), file, stated)
     plugin.to(next(host.backbone.unet.parameters()).device)
     plugin.__dict__["_saved"] = saved
@@ -296,7 +296,7 @@ def _describe(
     """Write config.json and the card beside a plugin's weights."""
     before = plugin.__dict__.get("_saved", {})
     config = {
-        "kind": kind, "name": name or before.get("name") or kind, "version": _kind_version(kind),
+        "kind": kind, "name": name or before.get("name") or kind, "version": registry.entry_of(plugin).origin,
         "requires": list(plugin.requires),
         "arguments": plugin.config, "base": before.get("base") if base is None else base,
         "training": (before.get("training") if training is None else training) or {}, "versions": library_versions(),
@@ -347,20 +347,16 @@ def save(
 
 
 def _index_of(model: Model, folder: Path, about: Mapping[str, Any]) -> dict[str, Any]:
-    kinds = {name: registry.kind_of(model.host.plugin(name)) for name in model.host.plugins}
+    offers = {name: registry.entry_of(model.host.plugin(name)) for name in model.host.plugins}
     return {
         "format": FORMAT,
         "image_size": list(model.image_size),
-        "plugins": [{"name": name, "kind": kind, "version": _kind_version(kind)} for name, kind in kinds.items()],
+        "plugins": [{"name": name, "kind": entry.kind, "version": entry.origin} for name, entry in offers.items()],
         "sampling": model.sampling.to_dict(),
         "sha256": {name: sha256(folder / name) for name in weight_files(folder)},
         "versions": library_versions(),
         "about": dict(about),
     }
-
-
-def _kind_version(kind: str) -> str:
-    return registry.kinds()[kind].origin
 
 
 def library_versions() -> dict[str, str]:

@@ -49,7 +49,7 @@ def _read(path: Path, kind: str | None, options: Mapping[str, Any] | None) -> _S
         raise InputError(f"options {', '.join(options)} are given, but {path} is a saved plugin and has its own")
     if kind not in (None, saved["kind"]):
         raise InputError(f"{path} holds a plugin of kind {saved['kind']!r}, not {kind!r}")
-    return _Source(registry.load(saved["kind"]), saved)
+    return _Source(registry.load(saved["kind"], str(saved.get("version", ""))), saved)
 
 
 @dataclass(frozen=True, eq=False)

@@ -59,10 +59,11 @@ class Case:
 
     def wider_backbone(self) -> Callable[[], Backbone] | None:
         """Return what makes a backbone of other widths; None where there is none to try."""
-        base = self.backbone.func if isinstance(self.backbone, functools.partial) else self.backbone
+        given: Any = self.backbone
+        base = given.func if isinstance(given, functools.partial) else given
         if self.wider is not None or base is not tiny_backbone:
             return self.wider
-        return functools.partial(self.backbone, width=WIDER)
+        return functools.partial(given, width=WIDER)
 
     def host(
         self, trained: bool = True, extra: Mapping[str, Callable[[], Plugin]] | None = None, first: bool = False,

@@ -66,3 +66,50 @@ def test_a_configuration_is_refused_before_any_work(tmp_path: Path) -> None:
         path.write_text(text.replace("NAME", name))
         with pytest.raises(InputError, match=said):
             config.load(path)
+
+
+RIVAL = "from drivegen.plugin import Plugin\nclass Text(Plugin):\n    '''Another text.'''\n"
+
+
+def test_a_package_that_claims_a_name_of_drivegens_is_disabled_and_nothing_else(tmp_path: Path, monkeypatch) -> None:
+    """The embedded model loads, with drivegen's own class, and the newcomer is listed with its reason."""
+    from drivegen.catalog import listing
+    from drivegen.saved import model
+
+    install(tmp_path, "rival_pkg", "text", "rival_pkg:Text", {"__init__.py": RIVAL})
+    monkeypatch.syspath_prepend(tmp_path)
+    assert registry.load("text").__module__ == "drivegen_plugins.text"
+    mine, theirs = (entry for entry in listing.listed() if entry.kind == "text")
+    assert (mine.problem, mine.origin.split()[0]) == ("", "drivegen")
+    assert "claimed more than once" in theirs.problem
+    assert "keeps it; ask the other's author for another name" in theirs.problem
+    assert theirs.origin == "rival_pkg 1.0"
+    if (model.TINY / model.INDEX).is_file():
+        assert type(model.load("tiny").host.plugin("text")).__module__ == "drivegen_plugins.text"
+
+
+def test_a_name_of_two_strangers_is_settled_by_what_a_model_was_saved_with(tmp_path: Path, monkeypatch) -> None:
+    for package in ("first_pkg", "second_pkg"):
+        install(tmp_path, package, "clash", f"{package}:Text", {"__init__.py": RIVAL})
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(InputError, match=r"'clash' is disabled: the name is claimed more than once: .*uninstall one"):
+        registry.load("clash")
+    second = registry.load("clash", "second-pkg 0.9")
+    assert second.__module__ == "second_pkg"
+    assert registry.entry_of(second()).origin == "second_pkg 1.0"
+    with pytest.raises(InputError, match="claimed more than once"):
+        registry.load("clash", "third_pkg 1.0")
+
+
+@pytest.mark.parametrize(
+    ("saved_with", "said"),
+    [
+        ("drivegen-sketch 0.1.0", "saved with drivegen-sketch 0.1.0: pip install drivegen-sketch$"),
+        ("drivegen 99.0", r"drivegen \S+ does not offer it: pip install drivegen==99\.0$"),
+        ("this process", "import the module that registers it first"), ("", "there are bev_map"),
+        ("x; rm -rf / 1.0", "there are bev_map"), ("--index-url 1.0", "there are bev_map"), ("unknown", "there are bev_map"),
+    ],
+)  # fmt: skip
+def test_a_package_that_is_not_installed_is_named(saved_with: str, said: str) -> None:
+    with pytest.raises(InputError, match=f"no plugin kind 'sketch_of_a_test' is installed; .*{said}"):
+        registry.load("sketch_of_a_test", saved_with)
