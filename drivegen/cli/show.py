@@ -45,7 +45,7 @@ def show_plugin(screen: Screen, kind: str) -> None:
         needed = "required" if each.required else "optional"
         line(f"input {each.name} ({needed}): {each.what}; {each.accepted}")
         example = f"{kind}=FOLDER, or --input {kind}.CAMERA=" if each.per_camera else f"{key}="
-        line(f"  --input {example}{'FILE' if each.type in ('picture', 'array', 'file', 'json') else each.type.upper()}")
+        line(f"  --input {example}{'FILE' if each.type in ('picture', 'array', 'file') else each.type.upper()}")
 
 
 def _about(plugin: Listed) -> Any:
