@@ -22,7 +22,7 @@ from drivegen.scene import Frame
 from drivegen.support import runtime
 from drivegen.support.errors import InputError
 from drivegen.support.turns import computing
-from drivegen.support.values import yes_or_no
+from drivegen.support.values import file_path, yes_or_no
 
 
 class Pipeline:
@@ -59,6 +59,10 @@ class Pipeline:
         target = runtime.choose_device(device)
         number = runtime.choose_dtype(dtype, target)
         offload = yes_or_no(offload, "offload")
+        source, config_folder, vae = (
+            None if given is None and what != "source" else file_path(given, f"{what} of a pipeline:")
+            for what, given in (("source", source), ("config_folder", config_folder), ("vae", vae))
+        )
         with runtime.float32_by_default():
             model = load(source, config_folder=config_folder, vae=vae, variant=variant, prediction_type=prediction_type)
         model.host.to(dtype=number).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -215,6 +219,7 @@ def _again(settings: GenerationSettings, overrides: Mapping[str, Any]) -> Genera
     for name in ("regions", "inputs", "image", "latents", "callback_on_step_end", "classifier"):
         if given.pop(name) and overrides.get(name) is None:
             raise InputError(f"these settings are of a generation that was given {name}, which they do not hold; give it again")
+    del given["generator"]  # the seed that it drew is there
     if given["timesteps"] is not None:
         del given["steps"]
     return GenerationSettings(**given)

@@ -201,6 +201,7 @@ def _plan(
     host = model.host
     if isinstance(settings.prompt, str):
         frame = replace(frame, description=settings.prompt)
+    values.text(frame.description, f"description of frame {frame.token!r}:")
     frame = frame.resized(size[1], size[0])
     scales = settings.scales or {}
     plugins = {name: host.plugin(name) for name in host.plugins if scales.get(name, 1.0) != 0}

@@ -47,7 +47,7 @@ class GenerationSettings:
     guidance_rescale: float | None = option(
         "Share, 0 to 1, by which guided predictions get the deviation of the conditional one back.", checks.number, kind=float
     )
-    sampler: str | None = option("unipc, dpm++, ddim, euler, ddpm, pndm …", values.text)
+    sampler: str | None = option("unipc, dpm++, ddim, euler, ddpm, pndm, and others, which a wrong name lists.", values.text)
     timesteps: Sequence[int] | None = option(
         "The timesteps themselves, falling, in place of --steps.", checks.timesteps, metavar="T,T,…",
         read=spelling.read_timesteps,
@@ -58,7 +58,7 @@ class GenerationSettings:
     )
     seed: int | Sequence[int] = option("Same seed, same settings, same machine: same bytes.", checks.seed, 0, kind=int)
     repeats: int = option(
-        "How many times each sample is generated, with seed, seed + 1, …",
+        "How many times each sample is generated, with seed, seed + 1 and so on.",
         lambda value, name: values.whole(value, name, 1, MAX_REPEATS), 1, kind=int,
     )  # fmt: skip
     without: Sequence[str] = option("Null a plugin; may be repeated.", checks.names, (), kind=list, metavar="PLUGIN")

@@ -37,6 +37,10 @@ def temporary_forward(modules: Iterable[Any], make: Callable[[Any], Callable[...
             vars(module).pop(_FORWARD, None)
 
 
+def _new(cls: Any) -> Any:
+    return cls.__new__(cls)
+
+
 @cache
 def _subclass(cls: Any) -> type[nn.Module]:
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -44,9 +48,8 @@ def _subclass(cls: Any) -> type[nn.Module]:
 
     def reduce(self: Any, protocol: Any) -> Any:
         parts: Any = cls.__reduce_ex__(self, protocol)
-        make, arguments, state, *rest = parts
-        own = {name: value for name, value in state.items() if name != _FORWARD}
-        return (make, tuple(cls if argument is type(self) else argument for argument in arguments), own, *rest)
+        _, _, state, *rest = parts
+        return (_new, (cls,), {name: value for name, value in state.items() if name != _FORWARD}, *rest)
 
     names = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__}
     return type(cls.__name__, (cls,), {"forward": forward, "__reduce_ex__": reduce, **names})

@@ -23,8 +23,8 @@ def dtype_word(word: object, others: str = "") -> str:
         word: one of `DTYPES` or `SHORT_DTYPES`.
         others: what else the caller takes, for the error.
     """
-    found = SHORT_DTYPES.get(word, word) if isinstance(word, str) else word
+    found = SHORT_DTYPES.get(word, word) if isinstance(word, str) else ""
     if found not in DTYPES:
         close = nearest(str(word), [*DTYPES, *SHORT_DTYPES])
         raise InputError(f"no dtype {word!r:.80}; use {others}one of {', '.join(DTYPES)}{close}")
-    return str(found)
+    return found

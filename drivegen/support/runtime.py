@@ -16,14 +16,13 @@ from drivegen.support.values import text
 
 def choose_device(name: str | torch.device = "auto") -> torch.device:
     """Return a device that is there: "auto" is CUDA, then Metal, then the CPU; raises InputError otherwise."""
-    if isinstance(name, torch.device):
-        name = str(name)
+    name = str(name) if isinstance(name, torch.device) else text(name, "device")
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
-        device = torch.device(text(name, "device"))
+        device = torch.device(name)
     except RuntimeError as error:
         raise InputError(f"no device {name!r}; use auto, cpu, cuda, cuda:0 or mps") from error
     there = {
