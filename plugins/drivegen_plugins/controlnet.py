@@ -80,7 +80,7 @@ class ControlNet(PicturePlugin):
         return Released(arguments, {names[key]: value for key, value in state.items()}, training)
 
     def _hold(self, net: Any, network: Mapping[str, Any]) -> None:
-        """Take a network apart: its embedder works once a batch, the rest of it at every step."""
+        """Take a network apart: its embedder works once per batch, the rest of it at every step."""
         self.config["network"] = dict(network)
         self.flipped = net.config.controlnet_conditioning_channel_order == "bgr"
         # The branch gets the embedding as it is, so its own turning of channels must rest.
