@@ -146,6 +146,7 @@ class Pipeline:
             "guidance_rescale": sampling.guidance_rescale, "noise": sampling.noise, "agreement": sampling.agreement,
             "scales": {name: float((s.scales or {}).get(name, 1.0)) for name in self.host.plugins},
             "ranges": dict(s.ranges or {}), "strength": plan.strength, "size": plan.size, "loras": self.loras,
+            "vae": str(self.model.about.get("vae", "")),
             "dtype": str(self.dtype).removeprefix("torch."), "device": str(self.device), "threads": torch.get_num_threads(),
         })  # fmt: skip
 

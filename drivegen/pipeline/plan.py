@@ -29,6 +29,9 @@ from drivegen.support.errors import InputError
 
 DEFAULT_STRENGTH = 0.8
 
+_FOR_PROMPTS = {"negative_prompt": "negative", "prompt_weights": "weighted", "clip_skip": "clip_skip"}
+"""Options that go to the plugins which take prompts, and what their input is called there."""
+
 
 @dataclass(frozen=True, eq=False)
 class Plan:
@@ -124,10 +127,10 @@ def check(model: Model, settings: GenerationSettings) -> tuple[Sampling, tuple[i
     sampling.nulled(host.plugins)
     host.backbone.check()  # parts may have been replaced since it was loaded
     scheduler_of(model, sampling, settings, None)
-    takers = prompted(model)
-    if s.negative_prompt and not takers:
-        has = ", ".join(host.plugins) or "none"
-        raise InputError(f"a negative prompt is given, but no plugin of this model takes one; it has {has}")
+    for name, key in _FOR_PROMPTS.items():
+        if getattr(s, name) not in (None, "") and not _takers(model, key):
+            has = ", ".join(host.plugins) or "none"
+            raise InputError(f"a {name.replace('_', ' ')} is given, but no plugin of this model takes one; it has {has}")
     return sampling, check_size(s.size or model.image_size, host.backbone)
 
 
@@ -142,6 +145,12 @@ def scheduler_of(model: Model, sampling: Sampling, settings: GenerationSettings,
 def prompted(model: Model) -> list[str]:
     """Name the plugins that take prompts."""
     return [name for name in model.host.plugins if getattr(model.host.plugin(name), "takes_prompt", False)]
+
+
+def _takers(model: Model, key: str) -> list[str]:
+    """Name the plugins that take prompts and declare an input of a name, or declare nothing."""
+    accepted = {name: model.host.plugin(name).accepts for name in prompted(model)}
+    return [name for name, inputs in accepted.items() if inputs is None or any(one.name == key for one in inputs)]
 
 
 def per_frame(given: Any, count: int, what: str) -> list[Any]:
@@ -217,17 +226,19 @@ def _plan(
 
 
 def _inputs(model: Model, settings: GenerationSettings) -> dict[str, Any]:
-    """Return what each plugin is given, the negative prompt with it."""
+    """Return what each plugin is given, what is said of all prompts with it; an input of the plugin's own goes before that."""
     out = dict(settings.inputs or {})
-    if not settings.negative_prompt:
-        return out
-    for name in prompted(model):
-        given = out.get(name)
-        if isinstance(given, str):
-            given = {"prompt": given}
-        elif given is not None and not isinstance(given, Mapping):
-            raise InputError(f"inputs of {name!r} must be a text or {{'prompt': text, 'negative': text}}, not {given!r:.80}")
-        out[name] = {"negative": settings.negative_prompt, **(given or {})}
+    said = {key: getattr(settings, name) for name, key in _FOR_PROMPTS.items() if getattr(settings, name) not in (None, "")}
+    for key, value in said.items():
+        for name in _takers(model, key):
+            given = out.get(name)
+            if isinstance(given, str):
+                given = {"prompt": given}
+            elif given is not None and not isinstance(given, Mapping):
+                raise InputError(
+                    f"inputs of {name!r} must be a text or {{'prompt': text, 'negative': text}}, not {given!r:.80}"
+                )
+            out[name] = {key: value, **(given or {})}
     return out
 
 

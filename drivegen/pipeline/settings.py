@@ -39,6 +39,13 @@ class GenerationSettings:
 
     prompt: str | Sequence[str] | None = option("Text in place of each sample's description.", checks.text_or_list)
     negative_prompt: str | Sequence[str] | None = option("Text to stay away from.", checks.text_or_list)
+    prompt_weights: bool | None = option(
+        "Read (word:1.3), [word] and more than 77 tokens in prompts.", values.yes_or_no, kind=bool
+    )  # fmt: skip
+    clip_skip: int | None = option(
+        "How many of the text encoder's last layers prompts are not read by.", lambda value, name: values.whole(value, name, 0),
+        kind=int,
+    )  # fmt: skip
     steps: int | None = option("Denoising steps.", values.whole, kind=int)
     guidance: float | Mapping[str, float] | None = option(
         "Guidance scale, where 1 and below is none; or a weight per plugin, repeated.", checks.guidance, kind=list,
@@ -128,6 +135,8 @@ class UsedSettings(GenerationSettings):
 
     loras: Mapping[str, float] = field(default_factory=dict)
     """Scales of the LoRAs that were in."""
+    vae: str = ""
+    """The VAE in the place of the model's own."""
     dtype: str = "float32"
     device: str = "cpu"
     threads: int = 1

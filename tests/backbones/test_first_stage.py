@@ -132,7 +132,9 @@ def test_a_pipeline_with_another_vae_equals_diffusers(make, tmp_path) -> None:
     pipe = Pipeline.from_pretrained(tmp_path / "model", dtype="float32", vae=tmp_path / "other")
     said = pipe.model.about["vae"]
     assert re.fullmatch(rf"other \({type(make()).__name__}\), sha256 [0-9a-f]{{64}} as fp16", said)
-    ours = pipe(SCENE, output_type="pt")[CHANNEL]
+    views = pipe(SCENE, output_type="pt")
+    ours = views[CHANNEL]
+    assert views.settings.vae == said
     models.save(pipe.host, tmp_path / "saved", pipe.model.sampling, image_size=pipe.model.image_size, about=pipe.model.about)
     theirs = StableDiffusionPipeline.from_pretrained(tmp_path / "saved", safety_checker=None)
     assert type(theirs.vae) is type(make())

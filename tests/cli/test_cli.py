@@ -28,8 +28,8 @@ from tests.street import street_scene
 from tests.tiny_hosts import ALL, SIZE, tiny_host
 
 MANIFEST_FIELDS = {
-    "sample_token", "camera", "file", "sha256", "model", "model_sha256", "added_sha256", "conditions_sha256", "loras", "dtype",
-    "device", "threads", "versions", *settings.options(),
+    "sample_token", "camera", "file", "sha256", "model", "model_sha256", "added_sha256", "conditions_sha256", "loras", "vae",
+    "dtype", "device", "threads", "versions", *settings.options(),
 }  # fmt: skip
 
 

@@ -137,6 +137,31 @@ def test_the_option_is_the_default_of_every_call() -> None:
     assert plugin.precompute({"ids": torch.zeros(1), "weights": torch.ones(1)}) is None
 
 
+def test_an_option_of_the_call_goes_to_the_plugins_that_take_it(host) -> None:
+    pipe = Pipeline(Model(host, Sampling(sampler="ddim", steps=1, guidance=1.0), (48, 64)))
+    said = {"prompt": "(a:1.5) b", "weighted": True}
+
+    def views(**options: Any) -> Tensor:
+        made = pipe(SCENE, output_type="latent", **options)
+        assert made.settings.prompt_weights == options.get("prompt_weights")
+        return torch.stack([made[channel] for channel in made])
+
+    both = views(prompt="(a:1.5) b", prompt_weights=True, clip_skip=1)
+    assert torch.equal(both, views(inputs={"text": {**said, "clip_skip": 1}, "pooled": said}))
+    assert torch.equal(views(prompt="(a:1.5) b"), views(prompt="(a:1.5) b", inputs={"text": {"weighted": False}}))
+    assert torch.equal(
+        views(prompt="a", inputs={"text": "(a:1.5) b", "pooled": "(a:1.5) b"}, prompt_weights=True, clip_skip=1), both
+    )
+    assert not torch.equal(views(prompt="(a:1.5) b"), both)
+    bare = Pipeline(Model(Host(tiny_backbone(), {}), Sampling(steps=1), (48, 64)))
+    for options in ({"prompt_weights": True}, {"clip_skip": 1}):
+        with pytest.raises(InputError, match=r"is given, but no plugin of this model takes one; it has none"):
+            bare(SCENE, **options)
+    for wrong in ({"prompt_weights": "yes"}, {"clip_skip": -1}, {"clip_skip": 1.5}):
+        with pytest.raises(InputError, match=next(iter(wrong))):
+            pipe(SCENE, **wrong)
+
+
 def test_one_vector_is_of_the_words(host) -> None:
     """Weights are of tokens: the pooled prompt is that of the same words without them."""
     plain = tokens(host, [{"prompt": "a red car"}], name="pooled")
@@ -149,8 +174,7 @@ def test_clip_skip_equals_diffusers_pipeline(skip: int) -> None:
     b = deep_backbone()
     host = Host(b, {"text": registry.load("text")()}).eval()
     pipe = Pipeline(Model(host, Sampling(sampler="ddim", steps=2, guidance=3.0), (48, 64)))
-    given = {"prompt": "night", "negative": "fog", "clip_skip": skip}
-    views = pipe(SCENE, inputs={"text": given}, output_type="latent")
+    views = pipe(SCENE, prompt="night", negative_prompt="fog", clip_skip=skip, output_type="latent")
     theirs = StableDiffusionPipeline(
         b.vae, b.text_encoder, b.tokenizer, b.unet, build_scheduler("ddim", b.scheduler, 2), None, None,
         requires_safety_checker=False,
