@@ -53,9 +53,9 @@ class Selection:
 
     def frames(self) -> _Frames:
         """Open the data and return the frames, read one by one."""
-        from drivegen.datasets import nuscenes
+        from drivegen import datasets
 
-        dataset = nuscenes.open(self.data or BUILT_IN, self.version)
+        dataset = datasets.open(self.data or BUILT_IN, self.version)
         tokens = dataset.samples(self.scene)
         if self.samples:
             for token in self.samples:

@@ -101,11 +101,11 @@ def _parts_table(screen: Screen, found: Contents) -> None:
 
 def show_problems(screen: Screen, problems: Sequence[object], root: Path) -> bool:
     """Print a dataset's problems; returns whether any of them is an error."""
-    errors = 0
+    errors, found = 0, 0
     for problem in problems:
-        severity = getattr(problem, "severity", "error")
-        errors += severity == "error"
+        severity, count = getattr(problem, "severity", "error"), getattr(problem, "count", 1)
+        errors, found = errors + count * (severity == "error"), found + count
         screen.line((severity, "red" if severity == "error" else "yellow"), f" {problem}")
-    verdict = f"{errors} errors, {len(problems) - errors} warnings" if problems else "nothing wrong"
+    verdict = f"{errors:,} errors, {found - errors:,} warnings" if problems else "nothing wrong"
     screen.line(f"{root}: {verdict}")
     return errors > 0

@@ -58,6 +58,10 @@ class Views(Mapping[str, Any]):
 
         return contact_sheet(self.frame, self.pictures(), boxes=True)
 
+    def as_frame(self, folder: str | Path) -> Frame:
+        """Return the frame as if its cameras had taken these views, as `save` wrote them to a folder, for `nuscenes.write`."""
+        return self.frame.with_pictures({channel: Path(folder) / f"{channel}.png" for channel in self.images})
+
     def save(self, folder: str | Path) -> Path:
         """Write CHANNEL.png for each view, sheet.png and sheet_boxes.png into a folder, each atomically; returns the folder."""
         folder = Path(folder)

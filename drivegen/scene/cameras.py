@@ -130,6 +130,12 @@ class Camera:
             warnings.warn(f"camera {self.channel!r}: {image} images of its {native} have no horizon; {fix}", stacklevel=2)
         return replace(self, resize=resize)
 
+    def with_picture(self, image_path: str | Path) -> Camera:
+        """Return the camera that took the generated image: its native size and intrinsics are those of that image."""
+        width, height = self.image_size
+        taken = {"K_native": self.K_image, "width_px": width, "height_px": height, "image_path": image_path}
+        return replace(self, resize=None, **taken)  # type: ignore[arg-type]
+
     @property
     def horizon_row_px(self) -> float | None:
         """Row of the native image where level ground ends, straight ahead; None for a camera that looks straight down."""

@@ -55,8 +55,10 @@ def orientation(image: Image.Image) -> Any:
             warnings.simplefilter("ignore")
             if image.format == "TIFF":
                 return image.getexif().get(_ORIENTATION, 1)
+            if not image.info.get("exif"):
+                return 1
             tags = Image.Exif()  # from the header: `getexif` of a PNG would decode it
-            tags.load(image.info.get("exif") or b"")
+            tags.load(image.info["exif"])
             return tags.get(_ORIENTATION, 1)
     except Exception:  # malformed metadata make Pillow raise SyntaxError, struct.error, KeyError and others
         return 1

@@ -143,6 +143,21 @@ class Frame:
         new = replace(old, **({"image_path": None} | changes))
         return replace(self, cameras=tuple(new if camera is old else camera for camera in self.cameras))
 
+    def with_pictures(self, pictures: Mapping[str, str | Path]) -> Frame:
+        """Return this frame as cameras of the generated size recorded it, for `nuscenes.write`.
+
+        pictures names the file of each camera by channel; size and intrinsics become those of the generated image. Raises
+        InputError where a camera has none, or a picture is of no camera.
+        """
+        for channel in pictures:
+            self.camera(channel)
+        missing = [channel for channel in self.channels if channel not in pictures]
+        if missing:
+            raise InputError(
+                f"frame {self.token!r}: no picture is given for {', '.join(missing)}; give one, or drop the camera"
+            )
+        return replace(self, cameras=tuple(camera.with_picture(pictures[camera.channel]) for camera in self.cameras))
+
     def move_camera(self, channel: str, translation_m: ArrayLike = (0.0, 0.0, 0.0), yaw_rad: float = 0.0) -> Frame:
         """Return this frame with one camera shifted (ego axes, metres) and turned about the vertical (counter-clockwise)."""
         mount = self.camera(channel).ego_SE3_camera

@@ -289,6 +289,12 @@ def test_validate(data: Path, tmp_path: Path) -> None:
     table.write_text(json.dumps(rows))
     assert rows[0]["token"] in run("validate", tmp_path, status=2).output
     assert "is not a folder" in run("validate", tmp_path / "nothing", status=2).stderr
+    (tmp_path / "empty").mkdir()
+    assert "no v1.0-* folder" in run("validate", tmp_path / "empty", status=2).stderr
+    for row in rows:
+        row["rotation"] = [0, 0, 0, 0]
+    table.write_text(json.dumps(rows * 20))
+    assert f"{len(rows):,} errors" in run("validate", tmp_path, status=2).output
 
 
 def test_world_and_train_name_what_is_wrong(tmp_path: Path) -> None:

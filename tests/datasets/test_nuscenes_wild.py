@@ -139,6 +139,7 @@ STRONG = [-0.3, 0.1, 0.0, 0.0, 0.0]
 NO_CLASS = "'Vehicle.Car' is not a nuScenes category.*did you mean 'vehicle.car'"
 
 READS: dict[str, tuple[Change, str]] = {
+    "extras": (first("sample", extras={"speed": 7.5}), ""),
     "as it is": (lambda tables, root: None, ""),
     "Lyft's rows": (lyft, ""),
     "only the camera blobs": (unlink("samples/LIDAR_TOP/*"), "lidar file samples/LIDAR_TOP/"),
@@ -167,6 +168,9 @@ READS: dict[str, tuple[Change, str]] = {
     "token used twice": (lambda tables, root: tables["ego_pose"].append(tables["ego_pose"][-1]), "the token is used twice"),
 }  # fmt: skip
 REFUSED: dict[str, Change] = {
+    "extras of a number": first("sample", extras=7),
+    "extras that are gone": first("sample", extras={"depth": {"file": "depth/gone.png"}}),
+    "extras that lead out": first("sample", extras={"depth": {"file": "../depth.png"}}),
     "no scene of a sample": first("sample", scene_token="gone"),
     "samples cut without their rows": cut_scene_and_samples,
     "a picture of another size": resize,

@@ -17,7 +17,10 @@ import pytest
 from PIL import Image
 
 from drivegen.datasets import nuscenes
-from drivegen.scene import Box3D, Frame, MapPolygon, Scene, VectorMap
+from drivegen.pipeline.settings import UsedSettings
+from drivegen.pipeline.views import Views
+from drivegen.raster import box_edges
+from drivegen.scene import Box3D, Camera, Frame, MapPolygon, Scene, VectorMap
 from drivegen.scene.geometry import SE3
 from drivegen.support.errors import InputError
 from tests.street import camera, rectangle
@@ -218,3 +221,38 @@ def test_what_is_no_name_of_a_file_is_no_picture(source: Path) -> None:
     with pytest.raises(InputError, match="frame 'a': lidar_path is ndarray, not the path"):
         frame("a", source, lidar_path=np.zeros((3, 5), np.float32))
     assert camera("A", 0, image_path="x.png").image_path == Path("x.png")
+
+
+def test_generated_views_go_back_into_a_dataset(source: Path) -> None:
+    place = VectorMap("here", PLACE.polygons)
+    views = (camera("CAM_FRONT", 0, size=(1600, 900)), replace(portrait(), channel="CAM_BACK"))
+    boxes = (Box3D("car", SE3.from_yaw(0.1, (9, 1, 0.8)), (2, 4, 1.5), "car"),)
+    generated = []
+    for step in range(2):
+        native = Frame(f"f{step}", views, boxes, place, f"text {step}", "here", timestamp_us=500_000 * step)
+        shown = native.resized(64, 36)
+        images = {c: Image.new("RGB", (64, 36), (90 * step, 9, i)) for i, c in enumerate(shown.channels)}
+        made = Views(shown, images, UsedSettings())
+        generated.append(made.as_frame(made.save(source / f"views{step}")))
+    nuscenes.write([Scene("made", tuple(generated))], source.parent / "made")
+    assert not nuscenes.validate(source.parent / "made")
+    for before, after in zip(generated, nuscenes.open(source.parent / "made").scene("made").frames, strict=True):
+        shown = replace(before, cameras=views).resized(64, 36)
+        assert (after.description, after.token) == (before.description, before.token)
+        for one, other in zip(after.cameras, shown.cameras, strict=True):
+            assert one.image_size == (one.width_px, one.height_px) == (64, 36)
+            np.testing.assert_array_equal(one.K_native, other.K_image)
+            for box in boxes:
+                np.testing.assert_allclose(box_edges(one, box), box_edges(other, box), atol=1e-9)
+            assert one.image_path is not None
+            with Image.open(one.image_path) as picture:
+                assert picture.getpixel((5, 5))[0] == 90 * int(before.token[1:])
+    with pytest.raises(InputError, match="no picture is given for CAM_BACK"):
+        shown.with_pictures({"CAM_FRONT": "x.png"})
+    with pytest.raises(InputError, match=r"has no camera 'CAM_FRNT'.*did you mean"):
+        shown.with_pictures({"CAM_FRNT": "x.png"})
+
+
+def portrait() -> Camera:
+    """A camera higher than wide, looking back."""
+    return camera("CAM_BACK", 180, size=(900, 1200))

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,9 +13,9 @@ from numpy.typing import NDArray
 
 from drivegen.datasets.base import SceneSource, stat_digest
 from drivegen.datasets.extras import read_extra
+from drivegen.datasets.nuscenes.load import at, camera_rows, check, load, time_us
 from drivegen.datasets.nuscenes.notices import notices
-from drivegen.datasets.nuscenes.opening import opening_problems
-from drivegen.datasets.nuscenes.schema import ROW_ERRORS, field_problems, inside, map_path, visibility_level
+from drivegen.datasets.nuscenes.schema import inside, map_path, visibility_level
 from drivegen.datasets.nuscenes.vectormap import read_map
 from drivegen.datasets.nuscenes.versions import choose_version, versions
 from drivegen.scene import Box3D, Camera, Frame, Moment, Scene, VectorMap
@@ -37,45 +35,6 @@ def open(root: str | Path, version: str | None = None) -> Dataset:
     Raises InputError when there is none, there are several and none is named, or the tables do not fit together.
     """
     return Dataset.open(root, version)
-
-
-@contextmanager
-def _at(where: str) -> Iterator[None]:
-    try:
-        yield
-    except InputError as error:
-        raise InputError(f"{where}: {error}") from error
-    except ROW_ERRORS as error:
-        raise InputError(f"{where}: {type(error).__name__} {error}; the row is not as in the nuScenes schema") from error
-
-
-def _check(table: str, row: dict[str, Any], kind: str = "") -> None:
-    for _, message in field_problems(kind or table, row):
-        raise InputError(f"{table} row {row['token']}: {message}; the row is not as in the nuScenes schema")
-
-
-def _time_us(row: dict[str, Any]) -> int:
-    """Return a row's time in whole microseconds; Lyft's have fractions."""
-    return round(row["timestamp"])
-
-
-def _cameras(rows: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
-    return [row for row in rows.values() if row["sensor_modality"] == "camera"]
-
-
-def _devkit(root: Path, version: str) -> Any:
-    """Let the devkit load the tables; it dies of the first bad row with a bare KeyError, so that row and its like are found."""
-    from nuscenes.nuscenes import NuScenes
-
-    try:
-        return NuScenes(version=version, dataroot=str(root), verbose=False)
-    except Exception as error:
-        cause = f"{type(error).__name__} {error}"  # the error itself holds all of the devkit's tables in memory
-    problems = opening_problems(root, version)
-    if not problems:
-        raise InputError(f"dataset {root / version} cannot be opened: {cause}")
-    more = f" (and {len(problems) - 1} more; drivegen.nuscenes.validate lists them)" if len(problems) > 1 else ""
-    raise InputError(f"{problems[0]}{more}")
 
 
 class Dataset(SceneSource):
@@ -107,10 +66,10 @@ class Dataset(SceneSource):
             notify: warn of what is read otherwise than one might think: locations without a map, lens distortion.
         """
         self.root, self.version = Path(root), version
-        self.devkit = _devkit(self.root, version)
+        self.devkit = load(self.root, version)
         for table in ("scene", "category", "sensor"):  # the short tables; rows of the others when they are read
             for row in getattr(self.devkit, table):
-                _check(table, row)
+                check(table, row)
         self._maps: dict[str, VectorMap | None] = {}
         self._moments: dict[str, Moment] = {}
         self._last: tuple[str, dict[str, dict[str, Any]]] = "", {}
@@ -131,7 +90,7 @@ class Dataset(SceneSource):
 
     def views(self, sample_token: str) -> int:
         """Count the cameras of a sample."""
-        return len(_cameras(self._data(sample_token)))
+        return len(camera_rows(self._data(sample_token)))
 
     def fingerprint(self, sample_token: str) -> str:
         """Return a digest of the tables, the maps, and the sample's pictures and lidar points, by their sizes and times."""
@@ -141,7 +100,7 @@ class Dataset(SceneSource):
 
     def files(self, sample_token: str) -> tuple[Path, ...]:
         """List a sample's pictures, whether they are there or not."""
-        rows = _cameras(self._data(sample_token))
+        rows = camera_rows(self._data(sample_token))
         pictures = [inside(self.root, row["filename"], f"sample_data row {row['token']}") for row in rows]
         return (*pictures, *(path for path in self._extras(sample_token).values() if isinstance(path, Path)))
 
@@ -182,11 +141,11 @@ class Dataset(SceneSource):
             return found
         where, rows = f"sample row {sample_token}", self._data(sample_token)
         sample = self._get("sample", sample_token, where)
-        cameras = tuple(self._camera(row, look=False) for row in _cameras(rows))
+        cameras = tuple(self._camera(row, look=False) for row in camera_rows(rows))
         boxes = tuple(self._box(token) for token in sample["anns"])
-        with _at(where):
+        with at(where):
             pose = self._reference(sample, rows, cameras)[0]
-            moment = Moment(_time_us(sample), pose, boxes, cameras, sample_token)
+            moment = Moment(time_us(sample), pose, boxes, cameras, sample_token)
         if len(self._moments) >= MOMENTS_KEPT:
             self._moments = {}
         self._moments[sample_token] = moment
@@ -213,7 +172,7 @@ class Dataset(SceneSource):
             row = self.devkit.get("sample_data", token)
             camera = row["sensor_modality"] == "camera"
             if camera or channel == "LIDAR_TOP":
-                _check("sample_data", row, "camera data" if camera else "")
+                check("sample_data", row, "camera data" if camera else "")
                 rows[channel] = row
         self._last = sample_token, rows
         return rows
@@ -241,19 +200,19 @@ class Dataset(SceneSource):
         sample = self._get("sample", sample_token, where)
         scene = self._get("scene", sample["scene_token"], where)
         location = self._get("log", scene["log_token"], f"scene row {scene['token']}")["location"]
-        cameras = tuple(self._camera(row) for row in _cameras(rows))
+        cameras = tuple(self._camera(row) for row in camera_rows(rows))
         boxes = tuple(self._box(token) for token in sample["anns"])
         extras = {
             name: read_extra(value, f"{where}: extras of {name!r}") if isinstance(value, Path) else value
             for name, value in self._extras(sample_token).items()
         }
-        with _at(where):
+        with at(where):
             if not cameras:
                 raise InputError(_NO_CAMERA)
             pose, lidar_mounting, path = self._reference(sample, rows, cameras)
             return Frame(
                 sample_token, cameras, boxes, self._map(location), sample.get("description", scene["description"]), location,
-                scene["name"], _time_us(sample), pose, lidar_path=path, extras=extras, **lidar_mounting,
+                scene["name"], time_us(sample), pose, lidar_path=path, extras=extras, **lidar_mounting,
             )  # fmt: skip
 
     def _reference(
@@ -264,7 +223,7 @@ class Dataset(SceneSource):
         if lidar is None and not cameras:
             raise InputError(_NO_CAMERA)
         if lidar is None:
-            closest = min(cameras, key=lambda camera: abs(camera.timestamp_us - _time_us(sample)))
+            closest = min(cameras, key=lambda camera: abs(camera.timestamp_us - time_us(sample)))
             return closest.global_SE3_ego, {}, None
         at = f"sample_data row {lidar['token']}"
         pose = self._pose("ego_pose", lidar["ego_pose_token"], at)
@@ -273,7 +232,7 @@ class Dataset(SceneSource):
 
     def _get(self, table: str, token: str, where: str, kind: str = "") -> dict[str, Any]:
         row = self._find(table, token, where)
-        _check(table, row, kind)
+        check(table, row, kind)
         return row
 
     def _find(self, table: str, token: str, where: str) -> dict[str, Any]:
@@ -304,7 +263,7 @@ class Dataset(SceneSource):
 
     def _pose(self, table: str, token: str, where: str) -> SE3:
         row = self._get(table, token, where)
-        with _at(f"{where}: {table} row {token}"):
+        with at(f"{where}: {table} row {token}"):
             return SE3.from_quaternion(row["rotation"], row["translation"])
 
     def _camera(self, row: dict[str, Any], look: bool = True) -> Camera:
@@ -312,11 +271,11 @@ class Dataset(SceneSource):
         where = f"sample_data row {row['token']} ({row['channel']})"
         mount = self._get("calibrated_sensor", row["calibrated_sensor_token"], where, "calibrated camera")
         path = inside(self.root, row["filename"], where)
-        with _at(f"{where}: calibrated_sensor row {mount['token']}"):
+        with at(f"{where}: calibrated_sensor row {mount['token']}"):
             camera = Camera(
                 row["channel"], mount["camera_intrinsic"], row["width"], row["height"],
                 self._pose("calibrated_sensor", mount["token"], where), self._pose("ego_pose", row["ego_pose_token"], where),
-                _time_us(row), path,
+                time_us(row), path,
             )  # fmt: skip
         if look:
             open_image(path, where, (camera.width_px, camera.height_px)).close()
@@ -328,7 +287,7 @@ class Dataset(SceneSource):
         attributes = [self._get("attribute", name, where)["name"] for name in row["attribute_tokens"]]
         seen = row["visibility_token"]
         level = visibility_level(self._get("visibility", seen, where)) if seen else None
-        with _at(where):
+        with at(where):
             return Box3D(
                 row["category_name"], SE3.from_quaternion(row["rotation"], row["translation"]), row["size"],
                 row["instance_token"], token, self._velocity(row, where), level,
