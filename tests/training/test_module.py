@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from drivegen.sampling import Sampling
 from drivegen.saved import model
 from drivegen.saved.model import Model
 from drivegen.support.errors import InputError
-from drivegen.training.build import build_host
+from drivegen.training.build import build_host, build_model
 from drivegen.training.config import Config, DataConfig, LoraConfig, ModelConfig, PluginConfig, TrainConfig
 from drivegen.training.module import DriveModule
 from tests.tiny_hosts import SIZE, tiny_host
@@ -97,3 +98,31 @@ def test_a_lora_in_training_is_not_taken_out_unseen(saved: Path, tmp_path: Path)
     pipe.load_lora(file)
     assert pipe.add_plugin(saved / "plugins" / "boxes") == "boxes"  # one that was loaded here is put back
     assert lora.parameters(host)
+
+
+@pytest.mark.parametrize("said", [{}, {"guidance": 3.0}, {"sampler": "ddim", "noise": "shared"}])
+def test_what_a_config_does_not_say_of_sampling_is_the_base_s(saved: Path, tmp_path: Path, said: dict[str, Any]) -> None:
+    base = Sampling("euler", 7, 1.5, guidance_rescale=0.3, null=("text",), noise="sphere", agreement=0.25)
+    folder = model.save(model.load(saved).host, tmp_path / "base", base, image_size=SIZE)
+    values: dict[str, Any] = {"data": DataConfig(roots=("unused",), size=SIZE), "train": TrainConfig(steps=1), "sampling": said}
+    config = Config(
+        output="unused", model=ModelConfig(base=str(folder)), plugins={"lens": PluginConfig(kind="camera")}, **values
+    )
+    assert build_model(config).sampling == base.replaced(**said)
+    plain = tmp_path / "plain"
+    model.load(saved).host.backbone.save(plain)
+    config = Config(output="unused", model=ModelConfig(base=str(plain)), plugins={"text": PluginConfig(kind="text")}, **values)
+    assert build_model(config).sampling == model.load(plain).sampling.replaced(**said)
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
+def test_zero_terminal_snr_is_not_trained_with_epsilon(prediction: str) -> None:
+    from diffusers import DDPMScheduler
+
+    backbone = tiny_backbone()
+    backbone.scheduler = DDPMScheduler(prediction_type=prediction, rescale_betas_zero_snr=True)
+    if prediction == "epsilon":
+        with pytest.raises(InputError, match="zero terminal SNR"):
+            DriveModule(Host(backbone), TrainConfig(steps=1))
+    else:
+        DriveModule(Host(backbone), TrainConfig(steps=1))
