@@ -41,15 +41,16 @@ def contents(folder: Path) -> Contents:
     for name, value in listing.items():
         where = folder / name
         named = value[1] if isinstance(value, list) and len(value) == 2 else None
-        if named and list(where.glob("*.safetensors")) + list(where.glob("*.bin")):
-            parts.append(_part(where, name, str(named)))
+        stem = "model" if named and value[0] == "transformers" else "diffusion_pytorch_model"
+        if named and _has_weights(where, stem):
+            parts.append(_part(where, name, str(named), stem))
     path = folder / "drivegen.json"
     index = read_object(path) if path.exists() else {}
     try:
         names = [(str(p["name"]), str(p["kind"])) for p in index.get("plugins", ())]
     except (KeyError, TypeError) as error:
         raise InputError(f"{path}: plugins must be a list of objects with a name and a kind each") from error
-    plugins = tuple(_part(folder / "plugins" / name, name, kind) for name, kind in names)
+    plugins = tuple(_part(folder / "plugins" / name, name, kind, "model") for name, kind in names)
     named = listing.get("scheduler")
     scheduler = named[1] if isinstance(named, list) and len(named) == 2 else "none"
     path = folder / "scheduler" / "scheduler_config.json"
@@ -57,11 +58,22 @@ def contents(folder: Path) -> Contents:
     return Contents(folder, tuple(parts), plugins, f"{scheduler}, {prediction}")
 
 
-def _part(folder: Path, name: str, kind: str) -> Part:
+def _has_weights(folder: Path, stem: str) -> bool:
+    from drivegen.support.weights import variants
+
+    return any(variants(folder, stem).values())
+
+
+def _part(folder: Path, name: str, kind: str, stem: str) -> Part:
+    """Describe the weight files that loading would read; of pickles the size alone is known without reading them."""
+    from drivegen.support.weights import find_state, is_safetensors
+
     count, dtypes, size = 0, set(), 0
-    for path in sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin")):
+    for path in find_state(folder, stem):
+        if not path.is_file():
+            raise InputError(f"no weight file {path}")
         size += path.stat().st_size
-        if path.suffix == ".safetensors":
+        if is_safetensors(path):
             for shape, dtype in _header(path):
                 count += math.prod(shape)
                 dtypes.add(dtype)

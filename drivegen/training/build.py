@@ -15,6 +15,7 @@ from drivegen.backbones.stable_diffusion import Backbone
 from drivegen.backbones.tokenizers import load_tokenizer
 from drivegen.catalog import registry
 from drivegen.catalog.construct import construct, construct_plugin, refusing
+from drivegen.diffusion.training_facts import check_settings
 from drivegen.host.host import Host
 from drivegen.plugin import Plugin
 from drivegen.sampling.settings import Sampling
@@ -140,6 +141,7 @@ def _backbone_from_scratch(settings: ModelConfig, size: tuple[int, int]) -> Back
     unet = construct(UNet2DConditionModel, {**defaults, **settings.unet}, "model.unet")
     options = dict(settings.scheduler)
     cls = scheduler_class(str(options.pop("class", "DDPMScheduler")))
+    check_settings(cls.__name__, options)
     return Backbone(unet, vae, text, tokenizer, construct(cls, options, "model.scheduler"))
 
 
