@@ -39,9 +39,8 @@ class Store:
     def save(self, variant: str, name: str, pictures: Mapping[str, Image.Image]) -> None:
         """Write the views of a frame, each atomically."""
         for channel, picture in pictures.items():
-            path = self._path(variant, name, channel)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            save_png(picture, path)
+            files.make_subfolder(self.root, variant, name)
+            save_png(picture, self._path(variant, name, channel))
 
     def _path(self, variant: str, name: str, channel: str) -> Path:
         return self.root / variant / name / f"{channel}.png"

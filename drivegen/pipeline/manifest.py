@@ -30,7 +30,7 @@ class Manifest:
         self.folder, self.path = folder, folder / NAME
         self._lines: dict[str, list[dict[str, Any]]] = {}
         if self.path.exists():
-            for number, text in enumerate(self.path.read_text(encoding="utf-8").splitlines(), 1):
+            for number, text in enumerate(self.path.read_bytes().splitlines(), 1):
                 try:
                     line = json.loads(text)
                     line["sample_token"]

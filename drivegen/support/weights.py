@@ -172,11 +172,12 @@ def _read_pickle(path: Path, wanted: Callable[[str], bool] | None) -> State:
     except Exception as error:  # torch raises pickle, zip, runtime and EOF errors for damaged and hostile files alike
         said = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"{path} was refused: it is not a file of plain tensors ({said})") from error
-    state = _flat(state.get("state_dict", state)) if isinstance(state, dict) else state
+    state = state.get("state_dict", state) if isinstance(state, dict) else state
+    state = _flat(state) if isinstance(state, dict) else state
     if not isinstance(state, dict):
         raise InputError(f"{path} holds something other than named tensors")
     state = {name: value for name, value in state.items() if wanted is None or (isinstance(name, str) and wanted(name))}
-    if not all(isinstance(value, Tensor) for value in state.values()):
+    if not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()):
         raise InputError(f"{path} holds something other than named tensors")
     return state
 
