@@ -69,7 +69,7 @@ class Text(Plugin):
         special = Special(tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
 
         def tokenize(text: str) -> list[int]:
-            ids: list[int] = tokenizer(text, truncation=False, add_special_tokens=False)["input_ids"]
+            ids: list[int] = tokenizer(text, truncation=False, add_special_tokens=False, verbose=False)["input_ids"]
             return ids
 
         ids, weights = chunks(parse(prompt), tokenize, special, self._length)
@@ -95,7 +95,7 @@ class Text(Plugin):
             dropped = f"all after the first {MAX_CHARACTERS} are dropped"
             warnings.warn(f"the prompt has {len(prompt)} characters; {dropped}", stacklevel=2)
             prompt = " ".join(prompt.split())[:MAX_CHARACTERS]
-        whole = self.tokenizer(prompt, truncation=False)["input_ids"]
+        whole = self.tokenizer(prompt, truncation=False, verbose=False)["input_ids"]
         if len(whole) > length:
             lost = self.tokenizer.decode(whole[length - 1 : -1])
             warnings.warn(f"the prompt has {len(whole)} tokens and {length} fit; dropped: {lost!r}", stacklevel=2)

@@ -22,9 +22,10 @@ OPTIONS = {
     "camera": [{}, {"normalised": False, "half": True}],
     "controlnet": [{"picture": "layout"}, {"picture": "given", "attends_to": None}],
     "cross_view": [{}, {"attention": "concat", "connector": "gated"}, {"attention": "self"}],
-    "image_prompt": [{}, {"plus": True, "depth": 1, "heads": 1, "tokens": 3, "fit": "whole"}],
+    "image_prompt": [{}, {"plus": True, "depth": 1, "heads": 1, "tokens": 3, "fit": "whole"}, {"full": True}],
     "layout": [{"channels": [8, 16]}],
     "t2i_adapter": [{"picture": "depth"}, {"picture": "given", "size": "light_adapter"}],
+    "text": [{}, {"weighted": True, "clip_skip": 1}],
 }
 """Small widths, and each variant that changes the network."""
 
