@@ -183,7 +183,7 @@ class OneStep(DriveModule):
     def latents(self, batch: TrainBatch) -> Tensor:
         return self.given["clean_latents"].flatten(0, 1)
 
-    def _noise(self, clean: Tensor, grid: Grid) -> Tensor:
+    def _noise(self, clean: Tensor, grid: Grid, cameras: object = None) -> Tensor:
         return self.given["noise"].flatten(0, 1)
 
     def _timesteps(self, grid: Grid) -> Tensor:
