@@ -1,4 +1,4 @@
-"""Pictures of the scene for branches that read pictures: one a camera, of whole channels from 0 to 255, by name."""
+"""Pictures of the scene for branches that read pictures: one per camera, of whole channels from 0 to 255, by name."""
 
 from __future__ import annotations
 
@@ -177,6 +177,6 @@ PICTURES: dict[str, Picture] = {
     "bev": Picture(3, _bev),
     "bev_channels": Picture(len(BEV_CLASSES) + len(DETECTION_CLASSES) + 1, _bev_channels),
 }
-"""The closed table: layout (ground and boxes in ADE20K's colours), layout_channels (one channel a class, and nearness), boxes
+"""The closed table: layout (ground and boxes in ADE20K's colours), layout_channels (one channel per class, and nearness), boxes
 (edges), lanes (dividers, crossings, stop lines), depth and box_depth (near is white), bev (ahead of the camera from above,
-its axis up) and bev_channels (one channel a class)."""
+its axis up) and bev_channels (one channel per class)."""

@@ -90,7 +90,7 @@ class VectorMap:
     def near(self, center_xy: ArrayLike, radius_m: float) -> VectorMap:
         """Return the map of the elements whose bounding box meets the square of half-width radius_m about center_xy.
 
-        Found in a tree of bounding boxes a layer (shapely's), so that a larger city takes no longer.
+        Found in one tree of bounding boxes per layer (shapely's), so that a larger city takes no longer.
         """
         x, y = np.asarray(center_xy, dtype=np.float64)[:2]
         square = rectangle(x - radius_m, y - radius_m, x + radius_m, y + radius_m)

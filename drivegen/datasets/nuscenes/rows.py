@@ -109,7 +109,7 @@ class Rows:
         row = {"token": self._fresh("sample", frame.token, scene.name, index), "timestamp": int(frame.timestamp_us), "prev": "",
                "next": "", "scene_token": scene_token}  # fmt: skip
         if frame.description and frame.description != description:
-            row["description"] = frame.description  # one of our own: nuScenes has a text a scene, an edited frame its own
+            row["description"] = frame.description  # one of our own: nuScenes has one text per scene, an edited frame its own
         return self._add("sample", **row)
 
     def _mount(self, scene: Scene, channel: str, modality: str, mount: SE3, intrinsic: list[Any]) -> str:
