@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from drivegen.catalog import listing, registry
 from drivegen.cli.main import app
 from drivegen.datasets import nuscenes
 from drivegen.pipeline import settings
+from drivegen.pipeline.manifest import Manifest
 from drivegen.plugin import Plugin
 from drivegen.plugin.hooks import HOOKS
 from drivegen.sampling import Sampling
@@ -209,8 +211,6 @@ def test_a_path_may_look_like_markup(tiny: Path, tmp_path: Path, name: str) -> N
 
 
 def test_a_dataset_token_cannot_leave_the_folder(tiny: Path, tmp_path: Path) -> None:
-    from dataclasses import replace
-
     scene = street_scene(1, "beta")
     nuscenes.write([replace(scene, frames=(replace(scene.frames[0], token="../../evil"),))], tmp_path / "data")
     result = generate(tiny, tmp_path / "a" / "b", "--data", tmp_path / "data", "--steps", 1, status=2)
@@ -263,6 +263,131 @@ def test_a_signal_ends_with_its_status_and_whole_files(tiny: Path, data: Path, t
     for line in lines(tmp_path):
         assert sha256(tmp_path / line["file"]) == line["sha256"]
     assert not list(tmp_path.rglob("*.tmp"))
+
+
+@pytest.fixture(scope="module")
+def narrow(tmp_path_factory) -> Path:
+    """Two samples of one camera each, which take less time."""
+    root, scene = tmp_path_factory.mktemp("narrow"), street_scene(2, "alpha")
+    frames = tuple(replace(frame, cameras=frame.cameras[:1]) for frame in scene.frames)
+    nuscenes.write([replace(scene, frames=frames)], root)
+    return root
+
+
+QUICK = ("--steps", 1, "--guidance", 1)
+
+
+def test_a_stopped_run_goes_on(tiny: Path, narrow: Path, tmp_path: Path) -> None:
+    """What is there and was made in the same way stays; what is missing, changed or made otherwise is made again."""
+    options = ("--data", narrow, "--all", *QUICK)
+    generate(tiny, tmp_path, *options)
+    first, second = (tmp_path / token for token in nuscenes.open(narrow).samples())
+    before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in tmp_path.rglob("*.png")}
+    kept = [json.dumps(line) for line in lines(tmp_path) if line["sample_token"] != first.name]
+    (tmp_path / "manifest.jsonl").write_text("\n".join(kept) + "\n")  # as a killed run leaves it: pictures and no line
+    said = generate(tiny, tmp_path, *options).output
+    assert "1 frames were there already" in said
+    assert "1 images of 1 frames" in said
+    assert {path: path.read_bytes() for path in before} == {path: found for path, (found, _) in before.items()}
+    assert all(path.stat().st_mtime_ns == when for path, (_, when) in before.items() if path.parent == second)
+    assert "2 frames were there already" in generate(tiny, tmp_path, *options).output
+    assert "there already" not in generate(tiny, tmp_path, *options, "--num", 1, "--guidance-rescale", 0.5).output
+    assert len(lines(tmp_path)) == 2
+
+
+def test_what_is_harmed_does_not_count_as_there(tmp_path: Path) -> None:
+    def line(**changes: object) -> dict[str, object]:
+        return {"sample_token": "a", "camera": "C", "file": "a/C.png", "sha256": sha256(picture), "seed": 0, **changes}
+
+    picture = tmp_path / "a" / "C.png"
+    picture.parent.mkdir()
+    for name in ("C.png", "sheet.png", "sheet_boxes.png"):
+        (tmp_path / "a" / name).write_bytes(name.encode())
+    manifest = Manifest(tmp_path)
+    there = lambda **common: manifest.holds(picture.parent, "a", ("C",), {"seed": 0, **common})  # noqa: E731
+    manifest.add([line()])
+    assert there()
+    assert not there(seed=1)
+    assert not there(added=1)
+    assert not manifest.holds(picture.parent, "b", ("C",), {"seed": 0})
+    assert not manifest.holds(picture.parent, "a", ("C", "D"), {"seed": 0})
+    for name in ("sheet.png", "sheet_boxes.png", "C.png"):
+        held = (tmp_path / "a" / name).read_bytes()
+        (tmp_path / "a" / name).unlink()
+        assert not there()
+        (tmp_path / "a" / name).write_bytes(held)
+    picture.write_bytes(b"cut")
+    assert not there()
+
+
+def test_a_frame_that_cannot_be_generated_is_left_out_and_named(tiny: Path, narrow: Path, tmp_path: Path) -> None:
+    import shutil
+
+    shutil.copytree(narrow, tmp_path / "data")
+    tokens = nuscenes.open(tmp_path / "data").samples()
+    nuscenes.open(tmp_path / "data").frame(tokens[0]).cameras[0].image_path.unlink()
+    options = ("--data", tmp_path / "data", *QUICK, "--strength", 0.5)
+    said = generate(tiny, tmp_path / "all", *options, "--all", status=2).stderr.splitlines()
+    assert tokens[0] in said[0]
+    assert "is missing" in said[0]
+    assert said[-1].startswith("error: 1 of 2 frames were not generated")
+    assert {line["sample_token"] for line in lines(tmp_path / "all")} == {tokens[1]}
+    # One frame alone is an error at once, and so is what is wrong whatever the frame.
+    assert "is missing" in generate(tiny, tmp_path / "one", *options, status=2).stderr
+    (said,) = generate(tiny, tmp_path / "none", *options, "--all", "--without", "box", status=2).stderr.splitlines()
+    assert "did you mean 'boxes'" in said
+
+
+def test_repeats_have_folders_of_their_own(tiny: Path, narrow: Path, tmp_path: Path) -> None:
+    options = ("--data", narrow, *QUICK, "--seed", 3, "--repeats", 2)
+    generate(tiny, tmp_path, *options)
+    (token,) = (path.name for path in tmp_path.iterdir() if path.is_dir())
+    assert sorted(path.name for path in (tmp_path / token).iterdir()) == ["3", "4"]
+    assert {(line["seed"], line["file"].split("/")[1]) for line in lines(tmp_path)} == {(3, "3"), (4, "4")}
+    assert "2 generations were there already" in generate(tiny, tmp_path, *options).output
+
+
+def test_two_loras_of_one_file_name(tiny: Path, narrow: Path, tmp_path: Path) -> None:
+    import torch
+
+    from drivegen import lora
+
+    layer = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
+    made = [lora.LoRA({"unet": {layer: (torch.randn(2, 64), torch.randn(64, 2))}}) for _ in range(2)]
+    files = [lora.save(one, tmp_path / name) for one, name in zip(made, "ab", strict=True)]
+    options = ("--data", narrow, *QUICK, "--lora", f"{files[0]}=0.5", "--lora", files[1])
+    generate(tiny, tmp_path / "out", *options)
+    assert list(lines(tmp_path / "out")[0]["loras"].values()) == [0.5, 1.0]
+    assert sorted(lines(tmp_path / "out")[0]["added_sha256"].values()) == sorted(map(sha256, files))
+    assert "twice" in generate(tiny, tmp_path / "b", "--lora", files[0], "--lora", f"{files[0]}=2", status=2).stderr
+
+
+def test_foreign_words_steer_neither_terminal_nor_markup(tiny: Path, tmp_path: Path) -> None:
+    import io
+    import shutil
+
+    from rich.console import Console
+
+    from drivegen.cli.screen import Screen, complain
+
+    nasty = "a\x1b[2J\x9b31m\u202e[/bold] [red]x[/red] :smile: \\[b] end"
+    buffer = io.StringIO()
+    screen = Screen(Console(file=buffer, width=200, force_terminal=True))
+    screen.line(nasty, (nasty, "bold"))
+    screen.table(("kind",), [(nasty,), (nasty,)])
+    shown = buffer.getvalue()
+    assert shown.count("\\x1b[2J\\x9b31m\\u202e[/bold] [red]x[/red] :smile: \\[b] end") == 4
+    assert "\x1b[2J" not in shown
+    complain(nasty)
+    shutil.copytree(tiny, tmp_path / "model")
+    index = json.loads((tmp_path / "model" / "drivegen.json").read_text())
+    index["about"] = {f"[/b]{nasty}": nasty}
+    index["versions"] = {nasty: "[/red]"}
+    (tmp_path / "model" / "drivegen.json").write_text(json.dumps(index))
+    said = run("info", tmp_path / "model").output
+    assert "\x1b" not in said
+    assert "[/bold]" in said
+    assert "\x1b" not in generate(tiny, tmp_path / "out", "--sampler", nasty, status=2).stderr
 
 
 def test_info(tiny: Path, tmp_path: Path) -> None:

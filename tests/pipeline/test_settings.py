@@ -296,6 +296,24 @@ def test_values_of_callers_are_not_kept_open_to_change(pipe: Pipeline, frame) ->
         settings.steps = 3  # type: ignore[misc]
 
 
+def test_a_plan_knows_what_the_networks_are_given(pipe: Pipeline, frame) -> None:
+    """Equal digests for equal frames, masks, pictures and noise; another one where any of them changes."""
+    mask, noise = np.ones(SIZE, bool), draw_noise(camera_generators(0, ["CAM_FRONT"]), LATENT)
+
+    def digest(frame=frame, **options) -> str:
+        return next(pipe.plans(frame, pipe.settings(**options))).digest()
+
+    grey = np.full((*SIZE, 3), 0.5)
+    found = [
+        digest(), digest(prompt="fog"), digest(frame.move_camera("CAM_FRONT", yaw_rad=0.3)), digest(image=grey),
+        digest(image=grey * 0), digest(latents=noise), digest(latents=noise + 1),
+        digest(regions={"layout": {"CAM_FRONT": mask}}),
+        digest(regions={"layout": {"CAM_FRONT": ~mask}}), digest(negative_prompt="fog"), digest(without="layout"),
+    ]  # fmt: skip
+    assert len(set(found)) == len(found) - 1  # what is null is said by the settings
+    assert found[-1] == found[0] == digest(seed=4)
+
+
 # -- texts, one per frame ------------------------------------------------------------------------------------------------
 
 
