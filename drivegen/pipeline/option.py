@@ -22,7 +22,6 @@ ELSEWHERE = {
     "sigmas": "give timesteps= instead",
     "eta": "the samplers 'ddim' (0) and 'ddpm' (1) are its ends",
     "cross_attention_kwargs": "a LoRA has its scale from load_lora, a plugin from scales=",
-    "clip_skip": "give inputs={'text': {'clip_skip': n}}",
     "prompt_embeds": "give prompt= as text",
     "negative_prompt_embeds": "give negative_prompt= as text",
     "ip_adapter_image": "give inputs={'image_prompt': picture}",
