@@ -137,6 +137,13 @@ def check(unet: Any, vae: Any, text_encoder: Any, tokenizer: Any, scheduler: Any
     plain = unwrapped(unet)
     if not isinstance(plain, UNet2DConditionModel):
         raise InputError(f"the denoising network is a {type(plain).__name__}, and a UNet2DConditionModel is hosted")
+    for name, part, needed in (
+        ("vae", unwrapped(vae), ("config", "decode")),
+        ("text encoder", unwrapped(text_encoder), ("config", "get_input_embeddings")),
+        ("tokenizer", tokenizer, ("model_max_length", "eos_token_id")),
+    ):
+        if not all(hasattr(part, attribute) for attribute in needed):
+            raise InputError(f"a {type(part).__name__} is no {name} of a model")
     check_unet(plain.config, check_vae(unwrapped(vae).config))
     check_tokenizer(tokenizer, unwrapped(text_encoder))
     training_facts(scheduler)

@@ -98,10 +98,10 @@ class Backbone(nn.Module):
         components: Mapping[str, nn.Module] | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
+        compatibility.check(unet, vae, text_encoder, tokenizer, scheduler)
         self.unet, self.vae, self.text_encoder = unet, vae, text_encoder
         self.tokenizer, self.scheduler = tokenizer, scheduler
         self.components = nn.ModuleDict(dict(components or {}))
-        compatibility.check(unet, vae, text_encoder, tokenizer, scheduler)
 
     def check(self) -> None:
         """Check that the parts fit together, also after one was replaced; raises InputError that says which does not."""

@@ -295,3 +295,51 @@ def test_what_torch_has_wrapped_is_saved_under_its_own_names(tmp_path: Path, wra
     found = model.load(folder).host.backbone.state_dict()
     assert found.keys() == expected.keys()
     assert all(torch.equal(value, expected[key]) for key, value in found.items())
+
+
+def test_training_is_refused_as_sampling_is() -> None:
+    """Zero terminal SNR with epsilon, which a scheduler may say that was swapped in."""
+    from diffusers import DDPMScheduler
+
+    from drivegen.training.config import TrainConfig
+    from drivegen.training.module import DriveModule
+
+    host = Host(tiny_backbone(), {"text": registry.load("text")()})
+    host.backbone.scheduler = DDPMScheduler(rescale_betas_zero_snr=True)
+    with pytest.raises(InputError, match="zero terminal SNR with prediction_type 'epsilon'"):
+        DriveModule(host, TrainConfig(steps=1))
+
+
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder", "tokenizer", "scheduler"])
+@pytest.mark.parametrize("wrong", [None, torch.nn.Linear(1, 1), "x"])
+def test_a_part_that_is_none_is_refused(part: str, wrong: Any) -> None:
+    own = tiny_backbone()
+    parts = {name: own.component(name) for name in ("unet", "vae", "text_encoder", "tokenizer", "scheduler")}
+    with pytest.raises(InputError, match=part.replace("unet", "denoising network").replace("_", " ")):
+        Backbone(**{**parts, part: wrong})
+
+
+def test_a_text_encoder_of_another_width_is_refused(folder: Path) -> None:
+    from drivegen.backbones.networks import save_model
+
+    other = tiny_backbone(unet={"cross_attention_dim": 16})
+    save_model(other.unet, folder / "unet", "diffusion_pytorch_model", None)
+    with pytest.raises(InputError, match="its text encoder has width 32, and the UNet attends to tokens of width 16"):
+        model.load(folder)
+
+
+def test_a_prediction_type_is_stated_for_a_plain_folder_alone(folder: Path, tmp_path: Path) -> None:
+    assert model.load(folder, prediction_type="v_prediction").host.backbone.scheduler.config.prediction_type == "v_prediction"
+    own = model.save(model.load(folder).host, tmp_path / "own", image_size=(64, 64))
+    for source, option, said in (
+        (own, {"prediction_type": "epsilon"}, "says itself what its UNet predicts"),
+        (folder, {"prediction_type": "v"}, "prediction_type 'v' is unknown"),
+        (folder, {"variant": "fp16"}, "has no weights of the variant 'fp16'; it has none"),
+        (
+            folder / "unet" / "diffusion_pytorch_model.safetensors",
+            {"variant": "fp16"},
+            "is a single file, which has no variants",
+        ),
+    ):
+        with pytest.raises(InputError, match=said):
+            model.load(source, **option)
