@@ -68,7 +68,7 @@ def _from_folder(path: Path, own: Any) -> Any:
 
 
 def _from_file(path: Path, own: Any) -> Any:
-    state = weights.load_file(path)
+    state = weights.load_file(path, lambda name: name.startswith((_LDM, *_PARTS)) or name[:1].isdecimal())
     if any(key.startswith(_LDM) for key in state):
         state = {key.removeprefix(_LDM): value for key, value in state.items() if key.startswith(_LDM)}
     state = _joined_halves(path, state) or {key: value for key, value in state.items() if key.startswith(_PARTS)}

@@ -59,9 +59,10 @@ class Pipeline:
         target = runtime.choose_device(device)
         number = runtime.choose_dtype(dtype, target)
         offload = yes_or_no(offload, "offload")
-        source, config_folder, vae = (
-            None if given is None and what != "source" else file_path(given, f"{what} of a pipeline:")
-            for what, given in (("source", source), ("config_folder", config_folder), ("vae", vae))
+        source = file_path(source, "source of a pipeline:")
+        config_folder, vae = (
+            None if given is None else file_path(given, f"{what} of a pipeline:")
+            for what, given in (("config_folder", config_folder), ("vae", vae))
         )
         with runtime.float32_by_default():
             model = load(source, config_folder=config_folder, vae=vae, variant=variant, prediction_type=prediction_type)

@@ -67,6 +67,7 @@ def read(path: Path, kind: str | None = None, options: Mapping[str, Any] | None 
             raise refused
         raise InputError(f"{path} cannot be added as a plugin: {_said_of(file, kind)}")
     name, released = next(iter(found.items()))
+    weights.check_finite(released.state, str(path))
     if options:
         released = replace(released, arguments={**released.arguments, **options})
     return Found(name, registry.load(name), released, path)
@@ -76,7 +77,7 @@ def _open(path: Path) -> ReleasedFile:
     if path.is_dir():
         config = weights.read_object(path / "config.json")
         return ReleasedFile(path, weights.load_state(path, _STEM), config)
-    state = weights.load_file(path)
+    state = weights.load_file(path, finite=False)  # what nobody reads of it may be damaged
     beside = path.with_name("config.json")
     if path.name.startswith(_STEM) and beside.is_file():  # a folder of diffusers, of which the user named the weights
         return ReleasedFile(path, state, weights.read_object(beside))

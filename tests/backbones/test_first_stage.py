@@ -92,11 +92,12 @@ def sources(folder: Path) -> dict[str, tuple[Path, torch.nn.Module]]:
     for half, part in halves.items():
         write(folder / f"taesd_{half}.pth", part)
     prefixed = {f"first_stage_model.{key}": value for key, value in named.items()}
+    prefixed["model.diffusion_model.x"] = torch.full((1,), torch.nan)  # of no concern to a VAE
     return {
         "folder": (folder / "kl", full), "model folder": (folder / "model", kl(7)),
         "bare": (write(folder / "bare.pt", {**named, "loss.logvar": torch.zeros(1)}), full),
         "state_dict": (write(folder / "ema.ckpt", named), full),
-        "prefixed": (write(folder / "whole.safetensors", {**prefixed, "model.diffusion_model.x": torch.zeros(1)}), full),
+        "prefixed": (write(folder / "whole.safetensors", prefixed), full),
         "diffusers": (write(folder / "diffusers.safetensors", state), full),
         "taesd folder": (folder / "taesd", small), "taesd halves": (folder / "taesd_decoder.pth", small),
         "taesd file": (write(folder / "taesd.safetensors", small.state_dict()), small),

@@ -95,7 +95,7 @@ def original_light(state: State) -> State:
 
 def whole_checkpoint(state: State) -> State:
     """The first releases had all of Stable Diffusion beside the ControlNet."""
-    return {**original_control(state), "model.diffusion_model.out.0.weight": torch.zeros(1)}
+    return {**original_control(state), "model.diffusion_model.out.0.weight": torch.full((1,), torch.nan)}
 
 
 FILES: dict[str, tuple[str, str, Callable[[State], State]]] = {
@@ -203,6 +203,7 @@ def without(state: State, *keys: str) -> State:
         ("controlnet", lambda c, f: {**original_control(c), "control_model.more": torch.ones(1)}, "unexpected branch.more"),
         ("t2i_adapter", lambda c, f: without(original_full(f), "body.1.block1.weight"), "lacks 'body.1.block1.weight'"),
         (None, lambda c, f: {}, "it is empty"),
+        ("t2i_adapter", lambda c, f: {**f, "adapter.conv_in.bias": torch.full((32,), torch.nan)}, "NaN"),
     ],
 )  # fmt: skip
 def test_what_a_file_is_instead_is_said(folders, tmp_path, kind: str | None, make, words: str) -> None:
