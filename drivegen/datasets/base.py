@@ -131,6 +131,10 @@ def open(root: str | Path, version: str | None = None, format: str | None = None
     root, known, broken = Path(root), formats(), {}
     if not root.is_dir():
         raise InputError(f"data root {root} is not a folder; give the folder of a dataset")
+    if not known:
+        raise InputError(
+            "no reader of datasets is installed, not even drivegen's own: install drivegen anew (pip install -e .)"
+        )
     if format is not None:
         if format not in known:
             raise InputError(

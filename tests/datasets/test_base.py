@@ -107,6 +107,9 @@ def test_the_reader_that_recognises_the_folder_opens_it(tmp_path: Path, monkeypa
     with pytest.raises(InputError, match=r"no reader of the format 'on' is installed; .*did you mean 'one'"):
         datasets.open(tmp_path, format="on")
     (tmp_path / "one.txt").write_text("a street")
+    offer(monkeypatch)
+    with pytest.raises(InputError, match="no reader of datasets is installed"):
+        datasets.open(tmp_path)
     offer(monkeypatch, one=f"{here}OneFile", same=f"{here}Same", wrong=f"{here}offer")
     with pytest.raises(InputError, match=r"several readers \(one, same\)"):
         datasets.open(tmp_path)

@@ -308,6 +308,12 @@ def test_many_of_a_kind_are_one_line(root: Path) -> None:
     ]  # fmt: skip
 
 
+def test_a_long_name_of_a_scene_is_no_long_name_of_a_file(tmp_path: Path) -> None:
+    nuscenes.write([Scene("雨" * 200, (street_frame(),))], tmp_path)
+    assert nuscenes.open(tmp_path).scenes == ("雨" * 200,)
+    assert not errors(tmp_path)
+
+
 def test_checking_shows_how_far_it_is(root: Path) -> None:
     heard: list[Progress] = []
     with report_to(heard.append):

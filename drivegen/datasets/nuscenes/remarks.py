@@ -85,7 +85,7 @@ def _names(devkit: Any, chains: list[list[str]]) -> Iterator[Problem]:
     """Names that cannot be those of files, which `generate` and `write` make of them."""
     for row in devkit.sensor:
         if row["modality"] == "camera" and (not CHANNEL.fullmatch(row["channel"]) or row["channel"] == "LIDAR_TOP"):
-            message = f"channel {row['channel']!r} cannot name a folder: the scene cannot be written, nor its views be saved"
+            message = f"channel {row['channel']!r} cannot name a folder: `write` refuses the scene"
             yield _warning("sensor", row["token"], message)
     for token in (token for chain in chains for token in chain):
         try:

@@ -190,7 +190,7 @@ def _pose_fields(pose: SE3) -> dict[str, list[float]]:
 
 
 def _stem(scene: Scene, channel: str, index: int) -> str:
-    plain = re.sub(r"[^\w-]", "_", scene.name)
+    plain = re.sub(r"[^\w-]", "_", scene.name).encode()[:120].decode(errors="ignore")  # a file's name has 255 bytes
     return f"samples/{channel}/{plain}__{channel}__{index:04d}"
 
 
