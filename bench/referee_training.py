@@ -153,7 +153,7 @@ def _resume(
 
 
 def check(referee: Referee, renders: Renders) -> dict[str, float]:
-    """Measure a referee on held-out renders: IoU of each group, accuracy of time and weather a picture."""
+    """Measure a referee on held-out renders: IoU of each group, accuracy of time and weather per picture."""
     counts = np.zeros((len(GROUPS), 2))
     right = np.zeros(2)
     for start in range(0, len(renders), 32):

@@ -26,7 +26,7 @@ from drivegen.support.files import sha256
 def _less(text: str) -> dict[str, int]:
     pairs = [part.partition("=") for part in text.split(",") if part.strip()]
     if any(not count.strip().isdigit() for _, _, count in pairs):
-        raise InputError(f"--less {text!r} must be of the form boxes=5,turned=5 (frames a scene)")
+        raise InputError(f"--less {text!r} must be of the form boxes=5,turned=5 (frames per scene)")
     return {kind.strip(): int(count) for kind, _, count in pairs}
 
 
@@ -39,7 +39,7 @@ def main(
     steps: Steps = None,
     only: Annotated[str, typer.Option(help="variants by comma: all,no_layout,all-boxes,all-turned,all-second,null …")] = "",
     null: Annotated[str, typer.Option(help="plugins by comma that get a column in which they are null")] = "layout",
-    less: Annotated[str, typer.Option(help="frames a scene of kinds or variants: boxes, turned …")] = "second=3",
+    less: Annotated[str, typer.Option(help="frames per scene of kinds or variants: boxes, turned …")] = "second=3",
     pandaset: Annotated[Path, typer.Option(help="real scenes; skipped where absent")] = Path("../shared/data/pandaset"),
     report_only: Annotated[bool, typer.Option(help="judge the images that are there, generate none")] = False,
     device: str = "auto",

@@ -28,7 +28,16 @@ class City:
 
 
 def plain_city(root: Path, scenes: int, frames: int, seed: int, size: tuple[int, int], workers: int | None = None) -> City:
-    """Open the dataset of unseen scenes at root; write it first where it is not there."""
+    """Open the dataset of unseen scenes; write it first where it is not there.
+
+    Args:
+        root: its folder.
+        scenes: number of scenes.
+        frames: per scene.
+        seed: which city.
+        size: (height, width) of each picture in pixels.
+        workers: processes; None takes one per core that may be used.
+    """
     if not root.exists():
         with replacing(root) as new:  # an interrupted one is never read
             world.write(new, scenes, frames, seed, size, workers)
@@ -36,7 +45,10 @@ def plain_city(root: Path, scenes: int, frames: int, seed: int, size: tuple[int,
 
 
 def turned_city(root: Path, scenes: int, frames: int, seed: int, size: tuple[int, int]) -> City:
-    """Open, or write first, the same scenes as the turned front camera and its unturned neighbours see them."""
+    """Open, or write first, the same scenes as the turned front camera and its unturned neighbours see them.
+
+    Arguments as of `plain_city`.
+    """
     if not root.exists():
         with replacing(root) as new:
             _write_turned(new, scenes, frames, seed, size)

@@ -97,7 +97,7 @@ def iou_figures(truth: Truth, images: Judged, prefix: str, column: str) -> list[
 
 
 def condition_figures(truth: Truth, images: Judged, column: str) -> list[Figure]:
-    """Accuracy of time of day and weather a view, relative to the same classifier's on renders."""
+    """Accuracy of time of day and weather per view, relative to the same classifier's on renders."""
     keys = keys_of(images)
     out = []
     for name, known, said, on_renders in (
@@ -141,7 +141,7 @@ def turned_figures(truth: Truth, images: Judged, turned_truth: Truth, turned: Ju
 
 
 def consistency_figure(rows: Mapping[Key, Array], scenes: int, column: str) -> list[Figure]:
-    """Cross-view error; rows (6,) a frame: sums and counts of the same seed, of different seeds, of renders."""
+    """Cross-view error; rows (6,) per frame: sums and counts of the same seed, of different seeds, of renders."""
     sums = np.zeros((scenes, 6))
     for key, counts in rows.items():
         sums[key.scene] += counts

@@ -71,7 +71,7 @@ class Plan:
         kinds = sorted({*KINDS, *names})
         for kind, count in (self.less or {}).items():
             if kind not in kinds or not 1 <= count <= self.frames:
-                raise InputError(f"less {kind}={count}: kinds are {', '.join(kinds)}, frames a scene 1 to {self.frames}")
+                raise InputError(f"less {kind}={count}: kinds are {', '.join(kinds)}, frames per scene 1 to {self.frames}")
 
     def chosen(self, variant: Variant) -> list[Key]:
         """Frames on which a variant is measured: all, or as many as `less` says, spread evenly over each scene."""

@@ -56,7 +56,7 @@ class Key:
 
 
 def noise_seed(base: int, key: Key, second: bool = False) -> int:
-    """Give the seed of a frame's noise: one fixed seed a frame, another for the second drawing."""
+    """Give the seed of a frame's noise: one fixed seed per frame, another for the second drawing."""
     return base * 1_000_000 + key.scene * 1_000 + key.frame * 2 + int(second)
 
 

@@ -145,7 +145,13 @@ def _described(tensor: Tensor) -> str:
 
 
 def save(lora: LoRA, folder: str | Path, dtype: torch.dtype | None = None) -> Path:
-    """Write a LoRA as diffusers does (and so many others read): a folder with one safetensors file; returns the file."""
+    """Write a LoRA as diffusers does, and so many others read; returns the file.
+
+    Args:
+        lora: what is written, with alpha folded in.
+        folder: gets the file, `FILE`.
+        dtype: number format of the weights; None keeps theirs.
+    """
     state: dict[str, Tensor] = {}
     for network, layers in lora.layers.items():
         for name, (a, b) in layers.items():

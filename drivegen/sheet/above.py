@@ -18,9 +18,13 @@ ToPixels = Callable[[Array], Array]
 
 
 def bird_eye(frame: Frame, size: tuple[int, int], colours: Mapping[str, RGB], extent_m: float = 40.0) -> Image.Image:
-    """Draw a frame from above, ego forward up, as a picture of size (width, height).
+    """Draw a frame from above, ego forward up; of very many boxes the nearest `MOST_BOXES`.
 
-    extent_m is shown ahead and behind; colours by camera channel are those of the cones.
+    Args:
+        frame: the frame.
+        size: (width, height) of the picture in pixels.
+        colours: of the cones of sight, by camera channel.
+        extent_m: how far is shown ahead and behind.
     """
     canvas = Canvas(size, GROUND)
     scale = size[1] / (2 * extent_m)

@@ -70,9 +70,14 @@ def _from_behind(camera: Camera) -> float:
 
 
 def contact_sheet(frame: Frame, pictures: Mapping[str, Image.Image], boxes: bool = False) -> Image.Image:
-    """Draw a frame's pictures by channel around its map, boxes and camera cones; boxes also draws them into the pictures.
+    """Draw a frame's pictures around its map, boxes and camera cones.
 
-    Every picture must have its camera's `image_size`. Raises InputError when one is missing or of another size.
+    Args:
+        frame: the frame.
+        pictures: by camera channel; each must have its camera's `image_size`.
+        boxes: draw the boxes into the pictures too.
+
+    Raises InputError when one is missing or of another size.
     """
     for camera in frame.cameras:
         if camera.channel not in pictures:

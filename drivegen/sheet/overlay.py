@@ -17,10 +17,15 @@ MAX_DISTANCE_M = 70.0
 
 
 def draw_boxes(frame: Frame, camera: Camera, image: Image.Image, scale: float = 1.0) -> Image.Image:
-    """Return a camera's picture, enlarged by scale, with the frame's boxes: edges, and the front face filled.
+    """Return a camera's picture with the frame's boxes: edges, and the front face filled.
 
-    The picture must have the camera's `image_size`. Far boxes are drawn first and thinner; the near plane cuts. Of
-    very many boxes the nearest `MOST_BOXES` are drawn.
+    Far boxes are drawn first and thinner; the near plane cuts. Of very many boxes the nearest `MOST_BOXES` are drawn.
+
+    Args:
+        frame: whose boxes are drawn.
+        camera: one of its cameras.
+        image: its picture, of its `image_size`.
+        scale: how many times as large the picture is drawn.
     """
     size = round(image.width * scale), round(image.height * scale)
     canvas = Canvas(size, image, factor=2)

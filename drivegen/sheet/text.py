@@ -62,7 +62,14 @@ def text_width(text: str, size: int) -> int:
 
 
 def fitted(text: str, size: int, width: int, more: bool = False) -> str:
-    """Return as much of a line as `width` pixels hold; an ellipsis ends what does not fit, or one that has more after it."""
+    """Return as much of a line as there is room for; an ellipsis ends what does not fit.
+
+    Args:
+        text: the line.
+        size: of the font.
+        width: pixels that it may take.
+        more: whether text comes after the line, so that it ends with an ellipsis in any case.
+    """
     text = drawable(text)
     if not more and text_width(text, size) <= width:
         return text

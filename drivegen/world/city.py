@@ -154,9 +154,15 @@ class _Drive:
 
 
 def build(seed: int, index: int, frames: int = 1, size: tuple[int, int] = (128, 224)) -> CityScene:
-    """Build scene number `index` of the city `seed`, with `frames` samples at 2 Hz and images of `size` (height, width) pixels.
+    """Build a scene of the city; it depends on nothing but the arguments.
 
-    Depends on nothing but the arguments. Raises InputError for a negative seed or index, no frames, or a size below 16 pixels.
+    Args:
+        seed: which city.
+        index: which of its scenes.
+        frames: number of samples, at 2 Hz.
+        size: (height, width) of each picture in pixels.
+
+    Raises InputError for a negative seed or index, no frames, or a size below 16 pixels.
     """
     if seed < 0 or index < 0 or frames < 1 or min(size) < 16:
         raise InputError(

@@ -1,4 +1,4 @@
-"""Views of a frame: builds what stands and moves, sorts it for the ray caster, and develops the picture."""
+"""Views of a frame: builds static and moving objects, sorts it for the ray caster, and develops the picture."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from drivegen.world.light import EXPOSURE, FOG, SUN, SUN_RGB, WET, environment, 
 from drivegen.world.parts import AXES, Parts
 from drivegen.world.shade import COLUMNS, GRID_M
 from drivegen.world.shapes import shape_of
-from drivegen.world.static_objects import standing_parts
+from drivegen.world.static_objects import static_parts
 from drivegen.world.streets import HALF_M
 from drivegen.world.trace import colours_of, labels_of
 from drivegen.world.view import View
@@ -39,7 +39,7 @@ class Prepared:
     frame: Frame
     offset: Array
     fields: Fields
-    standing: Parts
+    static: Parts
     parts: Parts
     env: Array
     scene: tuple[Any, ...]
@@ -89,17 +89,23 @@ def _feet(city: CityScene, boxes: list[tuple[SE3, Array]]) -> Array:
 
 
 def prepare(city: CityScene, frame: Frame, before: Prepared | None = None) -> Prepared:
-    """Make a frame ready; `before` lends the static part of the same city."""
+    """Make a frame ready for `render`.
+
+    Args:
+        city: the scene with its surroundings.
+        frame: one of its frames, edited or not.
+        before: what was made of another frame of the same city; its static part is used again.
+    """
     offset = city.offset
     if before is None:
-        fields, standing = draw_fields(city.plan), standing_parts(city.blocks)
+        fields, static = draw_fields(city.plan), static_parts(city.blocks)
         env = environment(city.conditions, city.blocks, city.seed * 1_000_003 + city.index)
     else:
-        fields, standing, env = before.fields, before.standing, before.env
+        fields, static, env = before.fields, before.static, before.env
     local = SE3(np.eye(3), np.array([-offset[0], -offset[1], 0.0]))
     posed = [(box, local @ box.global_SE3_object) for box in frame.boxes]
     moving = [part for i, (box, pose) in enumerate(posed) if (part := shape_of(box, i, pose)) is not None]
-    parts = Parts.join(standing, *moving)
+    parts = Parts.join(static, *moving)
     lights = lamps(city.conditions, city.blocks, posed, local @ frame.global_SE3_ego)
     reach = lights[:, 10:11]
     feet = _feet(city, [(pose, box.size_wlh_m) for box, pose in posed])
@@ -113,7 +119,7 @@ def prepare(city: CityScene, frame: Frame, before: Prepared | None = None) -> Pr
         _ground_grid(np.concatenate([lights[:, :2] - reach, lights[:, :2] + reach], axis=1)),
         feet, _ground_grid(np.concatenate([feet[:, :2] - wide, feet[:, :2] + wide], axis=1)),
     )  # fmt: skip
-    return Prepared(frame, offset, fields, standing, parts, env, scene)
+    return Prepared(frame, offset, fields, static, parts, env, scene)
 
 
 def _bins(parts: Parts, pose: Array, K: Array, width: int, height: int, mirror: bool) -> tuple[Array, Array, Array]:
@@ -143,7 +149,13 @@ def _develop(image: Array, env: Array) -> NDArray[np.uint8]:
 
 
 def render(prepared: Prepared, camera: Camera, counts: tuple[Counts, Counts] | None = None) -> View:
-    """Draw one camera's view; `counts` (alone, seen), (boxes + 1,) int64 each, are added to where given."""
+    """Draw one camera's view.
+
+    Args:
+        prepared: what `prepare` made of its frame.
+        camera: the camera, drawn at its K_image and image_size.
+        counts: (alone, seen), (boxes + 1,) int64 each: gets each object's pixels added, drawn alone and in the picture.
+    """
     width, height = camera.image_size
     pose = camera.global_SE3_camera
     eye = pose.translation - np.array([*prepared.offset, 0.0])

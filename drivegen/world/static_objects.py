@@ -112,8 +112,8 @@ def _pole(item: Pole) -> Parts:
     return b.done()
 
 
-def standing_parts(blocks: Blocks) -> Parts:
-    """Build the primitives of everything that stands still."""
+def static_parts(blocks: Blocks) -> Parts:
+    """Build the primitives of every static object."""
     return Parts.join(
         Builder(SE3.identity(), 0).done(),
         *map(_building, blocks.buildings),

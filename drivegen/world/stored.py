@@ -15,7 +15,14 @@ from drivegen.world.view import View
 
 
 def store(root: Path, channel: str, name: str, view: View) -> Path:
-    """Write a view's picture and truth below root; return the picture's path. Depth keeps 13 bits of mantissa (6e-5)."""
+    """Write a view's picture and truth; return the picture's path. Depth keeps 13 bits of mantissa (6e-5).
+
+    Args:
+        root: the dataset's folder.
+        channel: of the camera; a folder of its own.
+        name: of the files, without their endings.
+        view: what is written.
+    """
     picture, arrays = picture_path(root, channel, name), truth_path(root, channel, name)
     make_subfolder(root, "samples", channel)
     make_subfolder(root, "truth", channel)
@@ -44,7 +51,14 @@ def truth_path(root: Path, channel: str, name: str) -> Path:
 def truth(root: str | Path, frame: Frame, channel: str) -> View:
     """Load the stored view of a frame read from a dataset that `write` made: picture, classes, instances and depth.
 
-    `instances` counts the boxes of the frame as written. Raises InputError where the truth is missing.
+    `instances` counts the boxes of the frame as written.
+
+    Args:
+        root: the dataset's folder.
+        frame: as it is read from there.
+        channel: of the camera.
+
+    Raises InputError where the truth is missing.
     """
     camera = frame.camera(channel)
     if camera.image_path is None:

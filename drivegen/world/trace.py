@@ -108,7 +108,7 @@ def _radiance(scene, eye, dx, dy, dz, bins, mirror, cell):  # type: ignore[no-un
 
 @nb.njit(cache=True)
 def colours_of(scene, eye, rotation, K, width, height, bins, mirror, image):  # type: ignore[no-untyped-def]
-    """Fill the linear image (H, W, 3) from 2 x 2 samples a pixel."""
+    """Fill the linear image (H, W, 3) from 2 x 2 samples per pixel."""
     columns = (width + TILE_PX - 1) // TILE_PX
     for j in range(height):
         for i in range(width):

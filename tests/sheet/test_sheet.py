@@ -133,7 +133,7 @@ def test_bare_and_crowded_frames() -> None:
 
 
 def test_very_many_boxes_and_a_very_long_description_are_drawn_in_no_time() -> None:
-    frame = street_frame()
+    frame = rig(2)
     near = nearest_to(frame.global_SE3_ego, frame.boxes)
     assert list(near) == list(frame.boxes)  # all, where there are few
     rng = np.random.default_rng(0)
@@ -142,7 +142,7 @@ def test_very_many_boxes_and_a_very_long_description_are_drawn_in_no_time() -> N
     many = replace(frame, boxes=tuple(boxes), description="car " * 250_000)
     started = time.process_time()
     sheet = contact_sheet(many, grey(many), boxes=True)
-    assert time.process_time() - started < 15
+    assert time.process_time() - started < 8
     assert sheet.size == contact_sheet(frame, grey(frame)).size
     for chosen in (nearest_to(frame.global_SE3_ego, boxes), nearest_in_view(frame.cameras[0], boxes)):
         assert len(chosen) == MOST_BOXES

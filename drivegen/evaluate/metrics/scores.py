@@ -67,7 +67,11 @@ def excess(sums: Array) -> Array:
 def bootstrap(sums: Array, figure: Callable[[Array], Array], draws: int = DRAWS, seed: int = 0) -> Estimate:
     """Compute a figure from pooled sums, with a percentile interval over scenes drawn with replacement (Efron 1979).
 
-    sums (S, K), a row of additive counts a scene; figure maps (..., K) to (...).
+    Args:
+        sums: (S, K), a row of additive counts per scene.
+        figure: maps (..., K) to (...).
+        draws: number of resamples.
+        seed: of the draws.
     """
     sums = np.asarray(sums, dtype=np.float64)
     value = float(figure(sums.sum(0)))
