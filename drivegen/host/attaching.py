@@ -12,6 +12,7 @@ from drivegen.backbones.stable_diffusion import Backbone
 from drivegen.host.boundary import calling, check_plugin, label
 from drivegen.plugin import Plugin
 from drivegen.plugin.hooks import HOOKS
+from drivegen.plugin.inputs import described
 from drivegen.support.errors import InputError
 
 _ARGUMENTS = {
@@ -54,6 +55,8 @@ def _check_hooks(name: str, plugin: Plugin) -> None:
     """Raise InputError for hooks that would never be called, or cannot be."""
     cls, own = type(plugin), set(plugin.overridden())
     where = f"plugin {name!r} ({cls.__name__})"
+    if not isinstance(plugin.requires, (tuple, list)):
+        raise InputError(f"{where}.requires is {described(plugin.requires)}; expected a tuple of components' names")
     for method in _methods(cls):
         plain = method.lower().replace("_", "")
         close = difflib.get_close_matches(plain, HOOKS, n=1, cutoff=0.8)

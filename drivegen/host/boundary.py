@@ -16,7 +16,7 @@ from torch import Tensor
 
 from drivegen.host.skip_shapes import SkipShapes
 from drivegen.plugin import Arrays, Context, Denoiser, Grid, Plugin, Residuals, Signal, ToX0
-from drivegen.plugin.inputs import described, read_inputs
+from drivegen.plugin.inputs import Input, described, read_inputs
 from drivegen.plugin.unknown import Unknown, marked
 from drivegen.scene import Frame
 from drivegen.support.errors import InputError
@@ -49,6 +49,8 @@ def calling(name: str, plugin: Any, hook: str, arrays: Mapping[str, Any] | None 
             raise
         raise InputError(f"plugin {name!r}: {error}") from error
     except Exception as error:
+        if type(error).__module__ == "torch.utils.checkpoint":  # how a recomputation ends once it has what it needs
+            raise
         said = " ".join(str(error).split())[:300]
         given = ", ".join(f"{key} {tuple(a.shape)} {str(a.dtype).removeprefix('torch.')}" for key, a in (arrays or {}).items())
         of = f" (its arrays: {given})" if given else ""
@@ -63,6 +65,9 @@ def check_plugin(name: str, plugin: Any) -> None:
         raise InputError(f"plugin {name!r} is {described(plugin)}, not a drivegen.plugin.Plugin")
     if "_modules" not in plugin.__dict__:
         raise InputError(f"{label(name, plugin, '__init__')} does not call super().__init__()")
+    accepts = plugin.accepts
+    if accepts is not None and not (isinstance(accepts, tuple) and all(isinstance(each, Input) for each in accepts)):
+        raise InputError(f"{label(name, plugin, 'accepts')} is {described(accepts)}; expected a tuple of Input, or None")
 
 
 # -- per frame and per batch, in the data workers --------------------------------------------------------------------------

@@ -302,6 +302,8 @@ CLASSES = {
     "prepare alone": ({"prepare": giving({})}, "prepare and none of encode, weight, loss"),
     "collate alone": ({"collate": giving({})}, "it has collate and no prepare"),
     "too few arguments": ({"encode": lambda self, arrays: Signal()}, r"expected encode\(self, arrays, keep\)"),
+    "accepts": ({**GOOD, "accepts": ("words",)}, r"\.accepts is a tuple; expected a tuple of Input"),
+    "requires": ({"requires": "image_encoder"}, r"\.requires is str 'image_encoder'; expected a tuple of components"),
     "no user_input": ({**GOOD, "prepare": lambda self, frame: {}}, r"expected prepare\(self, frame, user_input\)"),
 }  # fmt: skip
 
@@ -454,3 +456,7 @@ def test_one_instance_stands_in_one_host_once() -> None:
     free = Trained()
     says("argument|identifier", lambda: Host(host.backbone, {"free": free, "not a name": Trained()}))
     assert Host(host.backbone, {"free": free}).plugin("free") is free  # a host that could not be made holds nothing
+
+
+def test_a_name_that_is_no_text() -> None:
+    says("plugin name 3 must be an identifier", lambda: Host(BACKBONE, {3: plugin()}))  # type: ignore[dict-item]

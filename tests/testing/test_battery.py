@@ -140,3 +140,24 @@ def test_the_frames_differ_in_what_plugins_read() -> None:
     for part in ("token", "boxes", "map", "description", "location", "timestamp_us"):
         assert getattr(here, part) != getattr(there, part), part
     assert len(here.boxes) != len(there.boxes)
+
+
+class AtTheEnd(Count):
+    """Taps whole blocks that are checkpointed, so that its own layer is the last thing which a recomputation reaches."""
+
+    class layer(nn.Module):
+        def __init__(self, width: int) -> None:
+            super().__init__()
+            self.mix = nn.Conv2d(width, width, 1)
+
+        def forward(self, x: Tensor, y: Tensor, now: Now) -> Tensor:
+            mixed: Tensor = self.mix(y).tanh() ** 2
+            return mixed
+
+    def attach(self, backbone: Any) -> None:
+        for block in (0, 1):
+            self.tap(f"down_blocks.{block}.resnets.0", lambda name, site: self.layer(site.out_channels))
+
+
+def test_a_recomputation_that_ends_inside_of_a_tap_is_no_mistake() -> None:
+    CHECKS["checkpointing_is_exact"](Case(AtTheEnd))
