@@ -11,6 +11,7 @@ from typing import Any
 
 from drivegen import lora
 from drivegen.cli.screen import Screen, complain
+from drivegen.datasets import SceneSource
 from drivegen.pipeline.checks import RECORDED
 from drivegen.pipeline.manifest import Manifest, describe, made_by, model_facts
 from drivegen.pipeline.pipeline import Pipeline
@@ -67,14 +68,16 @@ class Selection:
             tokens = tokens[: self.num or 1]
         if not tokens:
             raise InputError(f"there are no samples in {self.data}")
-        return _Frames(list(tokens), lambda i: dataset.frame(tokens[i]))
+        return _Frames(list(tokens), dataset)
 
 
 class _Frames(Sequence[Frame]):
     """Frames that are read when they are looked at."""
 
-    def __init__(self, tokens: list[str], read: Any) -> None:
-        self.tokens, self._read = tokens, read
+    def __init__(self, tokens: list[str], dataset: SceneSource) -> None:
+        self.tokens, self.dataset = tokens, dataset
+        self.neighbours = (0.0, 0.0)
+        """Seconds of past and future that come with each frame."""
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -82,7 +85,7 @@ class _Frames(Sequence[Frame]):
     def __getitem__(self, i: Any) -> Any:
         if i >= len(self):
             raise IndexError(i)
-        return self._read(i)
+        return self.dataset.frame_with_neighbours(self.tokens[i], *self.neighbours)
 
 
 @dataclass(frozen=True)
@@ -140,6 +143,7 @@ def generate(out: Path, selection: Selection, settings: GenerationSettings, wher
         manifest = Manifest(out)
         frames = selection.frames()
         pipe = where.pipeline()
+        frames.neighbours = pipe.neighbours
         work = _Work(out, manifest, pipe, pipe.settings(settings), screen)
         with manifest, progress("generating", len(frames) * work.steps, "steps") as advance:
             started = time.monotonic()

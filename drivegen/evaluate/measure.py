@@ -124,7 +124,8 @@ class Measurement:
             return {}
         dataset = nuscenes.open(root)
         tokens = dataset.samples()
-        return {Key(0, i): dataset.frame(token).resized(self.size[1], self.size[0]) for i, token in enumerate(tokens)}
+        frames = [dataset.frame_with_neighbours(token, *self.pipe.neighbours) for token in tokens]
+        return {Key(0, i): frame.resized(self.size[1], self.size[0]) for i, frame in enumerate(frames)}
 
     @property
     def variants(self) -> list[Variant]:

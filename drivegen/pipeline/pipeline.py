@@ -10,6 +10,7 @@ from typing import Any, overload
 import torch
 from torch import Tensor
 
+from drivegen.host.batch import neighbours_wanted
 from drivegen.host.host import Host
 from drivegen.pipeline.denoise import denoise
 from drivegen.pipeline.plan import Plan, check, plans
@@ -150,6 +151,11 @@ class Pipeline:
             "vae": str(self.model.about.get("vae", "")),
             "dtype": str(self.dtype).removeprefix("torch."), "device": str(self.device), "threads": torch.get_num_threads(),
         })  # fmt: skip
+
+    @property
+    def neighbours(self) -> tuple[float, float]:
+        """Seconds of past and future that the plugins read: ``data.frame_with_neighbours(token, *pipe.neighbours)``."""
+        return neighbours_wanted({name: self.host.plugin(name) for name in self.host.plugins})
 
     def ignored(self, frame: Frame) -> tuple[str, ...]:
         """Name what the frame holds and a model with text alone cannot follow."""

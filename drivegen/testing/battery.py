@@ -239,6 +239,20 @@ def batch_equals_singles(case: Case) -> None:
 
 
 @torch.no_grad()
+def unknown_is_null(case: Case) -> None:
+    """A frame without the neighbours that the plugin asks for may be unknown: null, and the frames beside it as they were."""
+    host = case.host()
+    if not any(host.plugin(case.name).neighbours):
+        return
+    first, *others = case.frames
+    batch = case.batch(host, (replace(first, neighbours=()), *others))
+    if bool(batch.known[case.name][0]):  # it does without
+        return
+    keep = torch.tensor([False] + [True] * len(others))
+    close(case.run(host, batch=batch), case.run(host, keep=keep), "a frame that is unknown against one that is null")
+
+
+@torch.no_grad()
 def bf16_is_near_fp32(case: Case) -> None:
     """bf16 stays within 2 % of fp32."""
     host = case.host()
@@ -255,7 +269,7 @@ CHECKS: Mapping[str, Callable[[Case], None]] = {
         identity_at_initialisation, has_an_effect, reads_its_arrays, null_leaks_nothing, scale_zero_is_absence,
         gradients_reach_the_plugin_only, state_holds_no_backbone, survives_saving, survives_copies, checkpointing_is_exact,
         order_does_not_matter, others_scales_reach_it, batch_equals_singles, works_on_clips, fits_other_widths,
-        bf16_is_near_fp32,
+        unknown_is_null, bf16_is_near_fp32,
     )
 }  # fmt: skip
 """The battery, by name."""

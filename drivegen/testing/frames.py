@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from drivegen.scene import Box3D, Camera, Frame, MapLine, MapPolygon, VectorMap
+from drivegen.scene import Box3D, Camera, Frame, MapLine, MapPolygon, Moment, VectorMap
 from drivegen.scene.geometry import SE3
 
 _LOOKS_AHEAD = np.array([[0.0, 0, 1], [-1, 0, 0], [0, -1, 0]])
@@ -21,7 +21,10 @@ def camera(channel: str, yaw_deg: float, size: tuple[int, int] = (64, 48), focal
 
 
 def frame(seed: int = 0, views: int = 3) -> Frame:
-    """Make a street with a crossing and six boxes (five where seed is odd) about the origin, seen by `views` cameras."""
+    """Make a street with a crossing and six boxes (five where seed is odd) about the origin, seen by `views` cameras.
+
+    Its neighbours are every half second from 3 s before it to 3 s after it; the vehicle and all boxes drive in circles.
+    """
     random = np.random.default_rng(seed)
     kinds = ("car", "pedestrian", "truck", "bus", "bicycle", "traffic_cone")
     boxes = []
@@ -40,16 +43,32 @@ def frame(seed: int = 0, views: int = 3) -> Frame:
     yaws = (55.0, 0.0, -55.0, -110.0, 180.0, 110.0)
     cameras = tuple(camera(n, y + random.uniform(-5, 5)) for n, y in list(zip(names, yaws, strict=True))[:views])
     text = ("Day, clear. A street with cars.", "Night, rain. A crossing.")[seed % 2]
-    return Frame(f"frame-{seed}", cameras, tuple(boxes), town, text, "boston-seaport", timestamp_us=seed)
+    here = Frame(f"frame-{seed}", cameras, tuple(boxes), town, text, "boston-seaport", timestamp_us=10_000_000 + seed)
+    return replace(here, neighbours=_around(here, speed_mps=5.0 + seed))
+
+
+def _around(here: Frame, speed_mps: float) -> tuple[Moment, ...]:
+    moments = []
+    for half in (*range(-6, 0), *range(1, 7)):
+        seconds = half / 2
+        step = SE3.from_yaw(0.1 * seconds, (speed_mps * seconds, 0.02 * speed_mps * seconds**2, 0.0))
+        boxes = [replace(box, global_SE3_object=box.global_SE3_object @ step) for box in here.boxes]
+        cameras = [replace(each, global_SE3_ego=step) for each in here.cameras]
+        moments.append(Moment(here.timestamp_us + half * 500_000, step, tuple(boxes), tuple(cameras), f"{here.token}{half:+d}"))
+    return tuple(moments)
 
 
 def elsewhere(original: Frame) -> Frame:
-    """Return the frame with another street, other boxes, words and hour, and cameras moved; channels, sizes, extras stay."""
+    """Return the frame with another street, other boxes, words and hour, another past and future, and cameras moved.
+
+    Channels, sizes and extras stay.
+    """
     other = frame(4)
     turn = SE3.from_yaw(0.02, (0.1, 0.2, 0.3))  # little, so that the cameras' order stays
-    return replace(
+    moved = replace(
         original, token=f"{original.token}-elsewhere", boxes=other.boxes[:4], map=other.map,
         description=f"{original.description} Elsewhere.", location="singapore-onenorth",
-        timestamp_us=original.timestamp_us + 5 * 3_600_000_000,
+        timestamp_us=original.timestamp_us + 5 * 3_600_000_000, neighbours=(),
         cameras=tuple(replace(each, ego_SE3_camera=turn @ each.ego_SE3_camera) for each in original.cameras),
     )  # fmt: skip
+    return replace(moved, neighbours=_around(moved, speed_mps=9.0) if original.neighbours else ())

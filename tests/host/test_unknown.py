@@ -16,6 +16,7 @@ from drivegen.sampling import Sampling
 from drivegen.saved.model import Model
 from drivegen.scene import Frame
 from drivegen.support.errors import InputError
+from drivegen.testing import CHECKS, Case
 from drivegen.testing.frames import frame
 from drivegen.training.config import TrainConfig
 from drivegen.training.frames import TrainBatch
@@ -117,3 +118,10 @@ def test_seconds_that_are_none_are_refused() -> None:
     with pytest.raises(InputError, match=r"plugin 'w' \(Wrong\)\.neighbours is \(0\.0, -1\.0\)"):
         data.neighbours_wanted({"w": Wrong()})
     assert data.neighbours_wanted({"plan": Plan(), "other": Plugin()}) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize("check", ["unknown_is_null", "null_leaks_nothing", "works_on_clips", "batch_equals_singles"])
+def test_the_battery_gives_plugins_their_neighbours(check: str) -> None:
+    case = Case(Plan)
+    assert case.batch(case.host()).known[case.name].all()
+    CHECKS[check](case)
