@@ -172,7 +172,7 @@ def test_the_contract_table_names_every_hook() -> None:
 
 
 def test_the_battery_is_told_in_full() -> None:
-    text = (HOUSE / "docs" / "plugins.md").read_text(encoding="utf-8")
+    text = (HOUSE / "docs" / "plugins.md").read_text(encoding="utf-8").partition("## Test it")[2]
     assert re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE) == list(CHECKS)
 
 

@@ -55,8 +55,9 @@ def moved(known: bool, seed: int = 0) -> Frame:
     from drivegen.scene import Moment
     from drivegen.scene.geometry import SE3
 
-    later = Moment(1_000_000 + seed, SE3.from_yaw(0.1, (3.0, 1.0, 0.0)))
-    return replace(frame(seed), neighbours=(later,) if known else ())
+    here = frame(seed)
+    later = Moment(here.timestamp_us + 1_000_000, SE3.from_yaw(0.1, (3.0, 1.0, 0.0)))
+    return replace(here, neighbours=(later,) if known else ())
 
 
 @pytest.fixture(scope="module")
