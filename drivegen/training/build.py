@@ -74,6 +74,8 @@ def _bring(host: Host, config: Config, base: Path | None) -> None:
     for part in components:
         if part not in needed:
             raise InputError(f"model.components.{part} is given, but no plugin here lacks it")
+    if config.model.image_encoder and "image_encoder" not in needed:
+        raise InputError("model.image_encoder is given, but no plugin here lacks one")
     for part in needed:
         if part == "image_encoder" and config.model.image_encoder:
             backbone.components[part] = _image_encoder(config.model.image_encoder)

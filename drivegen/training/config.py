@@ -205,6 +205,8 @@ class Config:
             check_name(name)
         _refuse_blank(self, "")
         for group in self.drop_groups:
+            if not group.names:
+                raise InputError("drop_groups holds a group without names; name the plugins that become null together")
             for name in group.names:
                 if self.model.base is None and name not in self.plugins:
                     raise InputError(f"drop_groups names {name!r}, which is not among the plugins{nearest(name, self.plugins)}")

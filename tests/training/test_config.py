@@ -75,6 +75,7 @@ def test_interpolation_of_other_keys(tmp_path):
         ("train.seed=9223372036854775808", ["train.seed"]),
         ("data.size=[32]", ["data.size", "2 values"]),
         ("data.size=[30, 48]", ["size", "multiples of 8"]),
+        ("drop_groups=[{names: [], probability: 0.1}]", ["drop_groups", "without names"]),
         ("data.roots=[]", ["data", "roots is empty"]),
         ("data.val_scenes=1.0", ["val_scenes", "1"]),
         ("data.roots=data", ["data.roots", "list"]),
