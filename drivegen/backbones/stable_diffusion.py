@@ -283,7 +283,10 @@ class Backbone(nn.Module):
                 raise InputError(f"{name} is a {kind}, which a model folder may not name; it holds {', '.join(MODELS)}")
             save_model(model, folder / name, STEMS[MODELS[kind]], dtype, shard)
             index[name] = [MODELS[kind], kind]
-        self.tokenizer.save_pretrained(folder / "tokenizer")
+        try:
+            self.tokenizer.save_pretrained(folder / "tokenizer")
+        except Exception as error:  # of a full disk the tokenizers' library says so in an error without a class
+            raise InputError(f"cannot write {folder / 'tokenizer'}: {error}") from error
         self.scheduler.save_pretrained(folder / "scheduler")
         index |= {"tokenizer": ["transformers", "CLIPTokenizer"], "scheduler": ["diffusers", type(self.scheduler).__name__]}
         index |= {"safety_checker": [None, None], "feature_extractor": [None, None], "requires_safety_checker": False}
