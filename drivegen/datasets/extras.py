@@ -95,16 +95,17 @@ class ExtrasFolder:
                 return self.folder / self._files[key]
         return None
 
-    def read(self, frame: Frame) -> Any:
-        """Read what a frame's plugin is given."""
+    def read(self, frame: Frame, paths: bool = False) -> Any:
+        """Read what a frame's plugin is given; with paths the files themselves, for a plugin that reads them."""
+        read = (lambda path, where: path) if paths else read_extra
         where = f"extras of {self.name!r} for frame {frame.token!r}"
         if frame.token in self._files:
-            return read_extra(self.folder / self._files[frame.token], where)
+            return read(self.folder / self._files[frame.token], where)
         out = {}
         for camera in frame.cameras:
             file = None if camera.image_path is None else self._of_picture(camera.image_path)
             if file is None:
                 name = frame.token if camera.image_path is None else f"{frame.token} or {camera.image_path.stem}"
                 raise InputError(f"{where}: {self.folder} has no file {name} with one of the endings {', '.join(SUFFIXES)}")
-            out[camera.channel] = read_extra(file, f"{where}, {camera.channel}")
+            out[camera.channel] = read(file, f"{where}, {camera.channel}")
         return out

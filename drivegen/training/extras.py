@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from drivegen.datasets.base import stat_digest
 from drivegen.datasets.extras import ExtrasFolder
+from drivegen.plugin import Plugin
 from drivegen.scene import Frame
 from drivegen.support.errors import InputError, nearest
 
@@ -21,12 +22,12 @@ class Extras:
     Args:
         folders: plugin name → folder of files (`datasets.extras.ExtrasFolder`), for every frame.
         enrich: is given each frame, its extras from the dataset and the folders in it, and returns it with more.
-        plugins: the names that there are; None = any. Raises InputError for a folder of another name.
+        plugins: those that there are, by name; None = any. Raises InputError for a folder of another name.
     """
 
     def __init__(
         self, folders: Mapping[str, str | Path] | None = None, enrich: Enrich | None = None,
-        plugins: Collection[str] | None = None,
+        plugins: Mapping[str, Plugin] | None = None,
     ) -> None:  # fmt: skip
         for name in folders or {}:
             if plugins is not None and name not in plugins:
@@ -34,6 +35,8 @@ class Extras:
                 raise InputError(f"data.extras names {name!r}, but the plugins are {known}{nearest(name, plugins)}")
         if enrich is not None and not callable(enrich):
             raise InputError(f"enrich is of type {type(enrich).__name__}; give a function that takes a Frame and returns one")
+        declared = {name: plugins[name].accepts or () for name in folders or {}} if plugins is not None else {}
+        self._paths = {name for name, inputs in declared.items() if any(each.type == "file" for each in inputs)}
         self.folders = {name: ExtrasFolder(name, folder) for name, folder in (folders or {}).items()}
         self.enrich = enrich
 
@@ -48,7 +51,7 @@ class Extras:
     def fill(self, frame: Frame) -> Frame:
         """Return the frame with what its plugins are given."""
         if self.folders:
-            read = {name: folder.read(frame) for name, folder in self.folders.items()}
+            read = {name: folder.read(frame, name in self._paths) for name, folder in self.folders.items()}
             frame = replace(frame, extras={**frame.extras, **read})
         return frame if self.enrich is None else self._enriched(frame, self.enrich)
 

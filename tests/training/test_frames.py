@@ -11,7 +11,7 @@ import pytest
 
 from drivegen.datasets import nuscenes
 from drivegen.host.host import Host
-from drivegen.plugin import Plugin, Signal
+from drivegen.plugin import Input, Plugin, Signal
 from drivegen.scene import Frame, Scene
 from drivegen.support.errors import InputError
 from drivegen.training.datamodule import DriveData
@@ -137,3 +137,18 @@ def test_folders_come_before_enrich_and_the_dataset_before_both(city: Path, tmp_
     assert sorted(float(b.conditions.arrays["note"]["x"]) for b in data.train_dataloader()) == [0, 1, 2]
     with pytest.raises(InputError, match=r"data\.extras names 'notes'.*did you mean 'note'"):
         DriveData([city], host, **(options | {"extras": {"notes": folder}})).open()
+
+
+class Reads(Plugin):
+    """Opens its file itself."""
+
+    accepts = (Input("sheet", "file", "a file of its own"),)
+
+
+def test_a_plugin_that_takes_a_file_is_given_its_path(city: Path, tmp_path: Path) -> None:
+    (tmp_path / "sheets").mkdir()
+    for i in range(3):
+        (tmp_path / "sheets" / f"street-{i}.json").write_text("no JSON")
+    extras = Extras({"mine": tmp_path / "sheets"}, plugins={"mine": Reads()})
+    sources = Sources([city], SIZE, extras=extras, val_scenes=["other"], skip_missing=True)
+    assert sources.frame(sources.train[1]).extras == {"mine": tmp_path / "sheets" / "street-1.json"}
