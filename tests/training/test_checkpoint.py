@@ -119,6 +119,7 @@ def test_what_trains_is_no_part_of_the_digest() -> None:
     assert frozen_digests(host) == before
 
 
+@pytest.mark.slow
 def test_a_run_does_not_go_on_on_another_base_or_other_frames(config: Path, tmp_path: Path) -> None:
     base = tmp_path / "base"
     tiny_backbone(prediction_type="v_prediction").save(base)

@@ -63,6 +63,7 @@ def test_frames_together_have_the_mean_of_their_losses(city: Path) -> None:
     assert one[0] != one[1]
 
 
+@pytest.mark.slow
 def test_weights_are_the_same_bits_with_validation_and_resumed(config: Path, tmp_path: Path, capsys: Any) -> None:
     runs = {"without": [], "with": ["validation={every: 1, frames: 2}"], "resumed": ["validation={every: 1, frames: 2}"]}
     for name, more in runs.items():
@@ -116,6 +117,7 @@ def test_a_first_stage_is_validated_on_whole_pictures(city: Path, tmp_path: Path
         training.run(path, ["autoencoder.crop=[17, 32]", f"output={tmp_path / 'other'}"])
 
 
+@pytest.mark.slow
 def test_noise_on_the_sphere_is_trained_and_validated(config: Path, city: Path, tmp_path: Path) -> None:
     assert training.run(config, [*QUICK, "train.noise=sphere", "validation={every: 2, frames: 1}"]) == 0
     assert training.run(config, [*QUICK, "train.noise=sphere", f"output={tmp_path / 'again'}", "data.workers=1"]) == 0
