@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
 import hashlib
 import json
@@ -108,6 +109,8 @@ def replacing(folder: Path) -> Iterator[Path]:
     such step (some network ones) there are two, and `recover` finishes them. A link to a folder stays one.
     """
     folder = folder.resolve() if folder.is_symlink() else folder
+    if folder.parent.exists() and not folder.parent.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder.parent))
     folder.parent.mkdir(parents=True, exist_ok=True)
     recover(folder)
     sweep(folder.parent)
