@@ -23,7 +23,7 @@ from drivegen.scene import Frame
 from drivegen.support import runtime
 from drivegen.support.errors import InputError
 from drivegen.support.turns import computing
-from drivegen.support.values import file_path, yes_or_no
+from drivegen.support.values import file_path, text, yes_or_no
 
 
 class Pipeline:
@@ -60,11 +60,12 @@ class Pipeline:
         target = runtime.choose_device(device)
         number = runtime.choose_dtype(dtype, target)
         offload = yes_or_no(offload, "offload")
-        source = file_path(source, "source of a pipeline:")
-        config_folder, vae = (
-            None if given is None else file_path(given, f"{what} of a pipeline:")
-            for what, given in (("config_folder", config_folder), ("vae", vae))
-        )
+        for what, given in (("source", source), ("config_folder", config_folder), ("vae", vae)):
+            if given is not None or what == "source":
+                file_path(given, f"{what} of a pipeline:")
+        for what, word in (("variant", variant), ("prediction_type", prediction_type)):
+            if word is not None:
+                text(word, what)
         with runtime.float32_by_default():
             model = load(source, config_folder=config_folder, vae=vae, variant=variant, prediction_type=prediction_type)
         model.host.to(dtype=number).to(memory_format=torch.channels_last)  # type: ignore[call-overload]

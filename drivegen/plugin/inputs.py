@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 from drivegen.scene import Frame
 from drivegen.scene.pictures import user_image
 from drivegen.support.errors import InputError, nearest
+from drivegen.support.values import number
 
 InputType = Literal["text", "number", "picture", "array", "json", "file"]
 
@@ -191,11 +191,7 @@ def _number(value: Any, name: str) -> float:
             value = float(value)
         except ValueError:
             raise InputError(f"{name} must be a number, not the text {value[:60]!r}") from None
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
-        raise InputError(f"{name} must be a number, not {described(value)}")
-    if not math.isfinite(value):
-        raise InputError(f"{name} = {value} must be a finite number")
-    return float(value)
+    return number(value, name)
 
 
 def _picture(value: Any, name: str, mode: str) -> Any:

@@ -109,7 +109,8 @@ class Extensions:
         path = locate(source)
         name = None if name is None else text(name, "name of the plugin")
         kind = None if kind is None else text(kind, "kind of the plugin")
-        given = {n: file_path(p, f"component {n!r}") for n, p in by_name(components or {}, "components", "folders").items()}
+        components = {} if components is None else components
+        given = {n: file_path(p, f"component {n!r}") for n, p in by_name(components, "components", "folders").items()}
         found = _read(path, kind, by_name(options, "options", "arguments") if options is not None else None)
         with changing(self.host.backbone.unet, "add a plugin"):
             return self._add(path, name or str(found.saved.get("name") or found.saved["kind"]), found, given)
