@@ -1,4 +1,4 @@
-"""``${a.b}`` in settings: the value of another setting, resolved within bounds of size and depth."""
+"""``${a.b}`` in settings: OmegaConf puts the value of another setting in, after a look at how much that makes."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from drivegen.support.errors import InputError, nearest
 MAX_SIZE = 500_000
 """Values, and characters of text, that resolving may make in all: a few lines that double each other are gigabytes."""
 MAX_DEPTH = 30
+"""How many settings may refer to each other in a row."""
 
-_INNERMOST = re.compile(r"\$\{([^${}]*)\}")
-_ESCAPED, _DOLLAR = r"\${", "\0"  # a text holds no NUL, so that one can stand for an escaped dollar
+_REFERENCE = re.compile(r"(?<!\\)\$\{([^${}]*)\}")
+_OPEN = re.compile(r"(?<!\\)\$\{")
 
 Path = tuple[str | int, ...]
 
@@ -21,84 +22,93 @@ def resolve(tree: dict[str, Any], where: str) -> dict[str, Any]:
     r"""Replace ``${a.b}`` (from the root), ``${.b}`` (a neighbour) and ``${..b}`` (the group above) by those settings.
 
     A text that is one interpolation becomes the value, of any type; within text it is written out; ``\${`` is a plain ``${``.
-    Raises InputError for a circle, what is not there, what calls a resolver (they read the environment), and what grows
-    beyond MAX_SIZE.
+    Raises InputError for a circle, what is not there, what calls a resolver (they read the environment), an interpolation
+    within another, and what grows beyond MAX_SIZE: OmegaConf has no bounds of its own, and 766 bytes can fill a memory.
     """
-    return _Resolver(tree, where).value(tree, (), ())
+    try:
+        _Sizes(tree, where).of(tree, ())
+    except RecursionError as error:
+        raise InputError(f"{where}: its interpolations go in a circle, or too deep") from error
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        resolved: Any = OmegaConf.to_container(OmegaConf.create(tree), resolve=True, throw_on_missing=True)
+    except (OmegaConfBaseException, RecursionError, ValueError) as error:
+        raise InputError(f"{where}: {str(error).splitlines()[0] or type(error).__name__}") from error
+    return dict(resolved)
 
 
-class _Resolver:
+class _Sizes:
+    """How much each setting becomes when everything that it refers to is put in; each is looked at once."""
+
     def __init__(self, tree: dict[str, Any], where: str) -> None:
-        self.tree, self.where, self.left = tree, where, MAX_SIZE
+        self.tree, self.where = tree, where
+        self.known: dict[Path, int] = {}
+        self.opened: list[Path] = []
 
-    def value(self, node: Any, path: Path, opened: tuple[Path, ...]) -> Any:
-        """Resolve a value that stands at a path; opened are the paths whose texts are being resolved."""
-        self.spend(1, path)
-        if isinstance(node, dict):
-            return {key: self.value(item, (*path, key), opened) for key, item in node.items()}
-        if isinstance(node, list):
-            return [self.value(item, (*path, i), opened) for i, item in enumerate(node)]
-        return self.text(node, path, opened) if isinstance(node, str) else node
+    def of(self, node: Any, path: Path) -> int:
+        """Give the size of a value that stands at a path; raises InputError where it is beyond MAX_SIZE, or no size at all."""
+        if path in self.known:
+            return self.known[path]
+        if path in self.opened or len(self.opened) > 2 * MAX_DEPTH:
+            raise self.refused(path, "refers to itself: its interpolations go in a circle, or too deep")
+        self.opened.append(path)
+        size = 1
+        items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+        for key, item in items:
+            size += self.of(item, (*path, key))
+        if isinstance(node, str):
+            size += self._of_text(node, path)
+        self.opened.pop()
+        if size > MAX_SIZE:
+            raise self.refused(path, f"its interpolations grow beyond {MAX_SIZE:,} values and characters")
+        self.known[path] = size
+        return size
 
-    def text(self, text: str, path: Path, opened: tuple[Path, ...]) -> Any:
+    def _of_text(self, text: str, path: Path) -> int:
         if text == "???":
             raise self.refused(path, "is '???', which stands for a value that is still to be given")
-        if "${" not in text:
-            return text
-        if path in opened or len(opened) >= MAX_DEPTH:
-            raise self.refused(path, f"{_short(text)} refers to itself: its interpolations go in a circle, or too deep")
-        opened, text = (*opened, path), text.replace(_ESCAPED, f"{_DOLLAR}{{")
-        for _ in range(MAX_DEPTH):
-            if whole := _INNERMOST.fullmatch(text):
-                return self.named(whole[1], path, opened)
-            found = _INNERMOST.sub(lambda match: self.written(match[1], path, opened), text)
-            if found == text:
-                break
-            self.spend(len(found), path)
-            text = found
-        if "${" in text:
-            raise self.refused(path, f"{_short(text)} has a ${{ that is not closed, or too many in each other")
-        return text.replace(_DOLLAR, "$")
+        found = list(_REFERENCE.finditer(text))
+        if len(found) != sum(1 for _ in _OPEN.finditer(text)):
+            raise self.refused(path, f"{_short(text)} has a ${{ that is not closed, or one within another")
+        size = len(text)
+        for match in found:
+            value, at = self._named(match[1], path)
+            whole = match[0] == text
+            if not whole and isinstance(value, (dict, list)):
+                raise self.refused(path, f"puts {match[0]}, a {'group' if isinstance(value, dict) else 'list'}, into text")
+            size += self.of(value, at)
+        return size
 
-    def written(self, name: str, path: Path, opened: tuple[Path, ...]) -> str:
-        """Give what `name` refers to, within a text."""
-        value = self.named(name, path, opened)
-        if isinstance(value, (dict, list)):
-            raise self.refused(path, f"puts ${{{name}}}, a {'group' if isinstance(value, dict) else 'list'}, into text")
-        written = str(value).replace("${", f"{_DOLLAR}{{")
-        self.spend(len(written), path)
-        return written
-
-    def named(self, name: str, path: Path, opened: tuple[Path, ...]) -> Any:
-        """Give the resolved value that `name` refers to from a path."""
-        self.spend(len(name) + 1, path)
+    def _named(self, name: str, path: Path) -> tuple[Any, Path]:
+        """Find what `name` refers to from a path: the value as it is written, and where it stands."""
         if ":" in name:
             raise self.refused(
                 path, f"${{{_short(name)}}} calls a resolver; only ${{other.key}} is allowed, environment access is off"
             )
         keys = name.strip().replace("[", ".").replace("]", "")
         up = len(keys) - len(keys.lstrip("."))
-        base = path[: max(0, len(path) - up)] if up else ()
+        at: Path = path[: max(0, len(path) - up)] if up else ()
         node: Any = self.tree
-        at: Path = ()
-        for key in (*base, *keys.lstrip(".").split(".")):
-            if isinstance(node, str) and "${" in node:
-                node = self.text(node, at, opened)
-            here: Any = int(key) if isinstance(node, list) and str(key).isdecimal() and len(str(key)) < 9 else key
-            known = node if isinstance(node, dict) else range(len(node)) if isinstance(node, list) else ()
-            if here not in known:
-                hint = nearest(str(key), node) if isinstance(node, dict) else ""
-                raise self.refused(path, f"${{{_short(name)}}}: there is no setting {_short(str(key))!r}{hint}")
+        for key in at:
+            node = node[key]
+        for key in keys.lstrip(".").split("."):
+            for _ in range(MAX_DEPTH):  # a group that is itself an interpolation
+                whole = _REFERENCE.fullmatch(node) if isinstance(node, str) else None
+                if whole is None:
+                    break
+                node, at = self._named(whole[1], at)
+            here: Any = int(key) if isinstance(node, list) and key.isdecimal() and len(key) < 9 else key
+            there = node if isinstance(node, dict) else range(len(node)) if isinstance(node, list) else ()
+            if here not in there:
+                hint = nearest(key, node) if isinstance(node, dict) else ""
+                raise self.refused(path, f"${{{_short(name)}}}: there is no setting {_short(key)!r}{hint}")
             node, at = node[here], (*at, here)
-        return self.value(node, at, opened)
-
-    def spend(self, size: int, path: Path) -> None:
-        self.left -= size
-        if self.left < 0:
-            raise self.refused(path, f"its interpolations grow beyond {MAX_SIZE:,} values and characters")
+        return node, at
 
     def refused(self, path: Path, problem: str) -> InputError:
-        return InputError(f"{self.where}: {'.'.join(map(str, path))}: {problem}")
+        return InputError(f"{self.where}: {'.'.join(map(str, path)) or 'all of it'}: {problem}")
 
 
 def _short(text: str) -> str:

@@ -82,14 +82,14 @@ def test_interpolations_name_settings_from_the_root_beside_and_above(tmp_path: P
     text = r"""
 a: {n: 3, name: runs, list: [x, {y: 7}], flag: true}
 b: {whole: "${a.n}", text: "${a.name}/${a.n}-${a.flag}", near: "${.whole}", above: "${..a.name}", group: "${a}"}
-c: ["${a.list.0}", "${a.list[1].y}", "${b.group.list[0]}", "${a.${d}}", "\\${kept}"]
+c: ["${a.list.0}", "${a.list[1].y}", "${b.group.list[0]}", "\\${kept}"]
 d: name
 """
     found = read(tmp_path / "c.yaml", text, "a.n=4")
     group = {"n": 4, "name": "runs", "list": ["x", {"y": 7}], "flag": True}
     assert found == {
         "a": group, "b": {"whole": 4, "text": "runs/4-True", "near": 4, "above": "runs", "group": group},
-        "c": ["x", 7, "x", "runs", "${kept}"], "d": "name",
+        "c": ["x", 7, "x", "${kept}"], "d": "name",
     }  # fmt: skip
 
 
