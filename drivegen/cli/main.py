@@ -189,6 +189,27 @@ def t2i_adapter(
 
 @convert.command()
 @_guarded
+def concat(
+    src: Annotated[Path, typer.Argument(help="A folder of diffusers whose UNet has more inputs: inpainting, depth.")],
+    out: Annotated[Path, typer.Argument(help="Model folder to write.")],
+    picture: Annotated[str, typer.Option(help="What it reads: layout, boxes, lanes, depth, bev …, or 'given'.")] = "given",
+    scaled: Annotated[
+        bool,
+        typer.Option("--scaled/--unscaled", help="Unscaled: joined latents as the VAE gives them (InstructPix2Pix)."),
+    ] = True,
+    dtype: Annotated[str, typer.Option(help="Number format of the weights: float32, bfloat16 or float16.")] = "float32",
+) -> None:
+    """Write a model with a wider UNet as a plain one and a concat plugin."""
+    from drivegen.convert import wider_unet as work
+    from drivegen.support.runtime import parse_dtype
+
+    _quiet()
+    work.convert(work.read(src, picture, scaled), out, parse_dtype(dtype))
+    _screen().line(f"wrote {out}")
+
+
+@convert.command()
+@_guarded
 def magicdrive(
     src: Annotated[Path, typer.Argument(help="Folder with unet/ and controlnet/ as MagicDrive writes them.")],
     out: Annotated[Path, typer.Argument(help="Model folder to write.")],

@@ -20,6 +20,7 @@ OPTIONS = {
         {"corners": "cxyz"},
     ],
     "camera": [{}, {"normalised": False, "half": True}],
+    "concat": [{"picture": "boxes"}, {"picture": "depth", "form": "resized"}, {"form": "masked"}],
     "controlnet": [{"picture": "layout"}, {"picture": "given", "attends_to": None}],
     "cross_view": [{}, {"attention": "concat", "connector": "gated"}, {"attention": "self"}],
     "image_prompt": [{}, {"plus": True, "depth": 1, "heads": 1, "tokens": 3, "fit": "whole"}, {"full": True}],
@@ -37,6 +38,7 @@ THREE_LEVELS = {
 }  # fmt: skip
 DRAWING = np.random.default_rng(9).integers(0, 256, (48, 64, 3), dtype=np.uint8)
 NEEDS: dict[str, dict[str, Any]] = {
+    "concat": {"user_input": {"CAM_FRONT": {"image": DRAWING, "mask": LEFT}}},
     "controlnet": {"user_input": {"CAM_FRONT": DRAWING}, "others": {"text": registry.load("text")}},
     "t2i_adapter": {"user_input": {"CAM_FRONT": DRAWING}, "backbone": partial(tiny_backbone, unet=THREE_LEVELS)},
     "image_prompt": {

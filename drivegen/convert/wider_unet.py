@@ -1,0 +1,68 @@
+"""Models whose UNet reads more than the latents (inpainting, depth) as a plain UNet and a `concat` plugin."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from drivegen.backbones.networks import build_model, load_model
+from drivegen.backbones.stable_diffusion import Backbone
+from drivegen.catalog import registry
+from drivegen.host.host import Host
+from drivegen.sampling import Sampling
+from drivegen.saved import model, released
+from drivegen.support import weights
+from drivegen.support.errors import InputError
+
+NAME = "concat"
+"""The plugin's name in the model."""
+
+
+def read(folder: str | Path, picture: str = "given", scaled: bool = True) -> Host:
+    """Take a model apart: its UNet without the joined channels, the plugins text and concat; fp32.
+
+    Args:
+        folder: a diffusers folder (`model_index.json`) whose UNet has more input channels than latents.
+        picture: one of `raster.PICTURES`, or "given".
+        scaled: whether joined latents are scaled as the noisy ones are; InstructPix2Pix's are not.
+
+    Raises InputError on anything else than such a folder.
+    """
+    folder = Path(folder).expanduser()
+    config = weights.read_json(folder / "unet" / "config.json")
+    latents = config.get("out_channels", 4) if isinstance(config, dict) else None
+    if not isinstance(latents, int) or not isinstance(config, dict) or config.get("in_channels", 4) == latents:
+        raise InputError(
+            f"{folder / 'unet' / 'config.json'} is of no UNet with more input channels than latents; a plain model needs no "
+            "conversion: name it with --model"
+        )
+    options: dict[str, Any] = {} if scaled else {"scaled": False}
+    if picture != "given":
+        options["picture"] = picture
+    found = released.read(folder / "unet", "concat", options)
+    state = load_model(folder / "unet", "UNet2DConditionModel").state_dict()
+    unet = build_model("UNet2DConditionModel", {**config, "in_channels": latents})
+    narrow = {**state, "conv_in.weight": state["conv_in.weight"][:, :latents].clone()}
+    weights.load_strict(unet, narrow, str(folder / "unet"))
+    host = Host(Backbone.from_folder(folder, unet=unet), {"text": registry.load("text")()})
+    plugin = model.attach(
+        host,
+        NAME,
+        found.cls,
+        found.released.arguments,
+        dict(found.released.state),
+        folder / "unet",
+        folder / "unet" / "config.json",
+    )
+    plugin.__dict__["_saved"] = {"kind": found.kind, "name": NAME, "training": dict(found.released.training)}
+    return host.eval().requires_grad_(False)
+
+
+def convert(host: Host, out: str | Path, dtype: torch.dtype | None = None) -> Path:
+    """Write such a model to a folder that is new or empty, in `dtype` or as the weights are.
+
+    Guidance nulls the text and shows both halves what is joined, as diffusers' pipelines do.
+    """
+    return model.save(host, out, Sampling(guidance=7.5, null=("text",)), dtype)

@@ -1,0 +1,126 @@
+"""Concat: a picture per camera as further channels of the UNet's input, as HumanSD and inpainting networks have them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+
+from drivegen.plugin import Arrays, Now, Released, ReleasedFile, Signal
+from drivegen.plugin.control_branch import zero
+from drivegen.plugin.picture_plugin import GIVEN, PicturePlugin, unit
+from drivegen.support.errors import InputError
+
+Form = Literal["encoded", "resized", "masked"]
+
+_ENCODED_AT_ONCE = 4
+"""Pictures that the VAE encodes together, so that its memory does not grow with the batch."""
+
+_LAYOUTS = (
+    ("conv_in.weight", "conv_out.weight"),
+    ("model.diffusion_model.input_blocks.0.0.weight", "model.diffusion_model.out.2.weight"),
+    ("input_blocks.0.0.weight", "out.2.weight"),
+)
+"""Names of a UNet's first and last convolution: of diffusers, and of the original layout in a checkpoint and alone."""
+
+
+class Concat(PicturePlugin):
+    """``conv_in([x, c]) = conv_in(x) + conv(c)``: a picture per camera joined to the noisy latents as new input channels.
+
+    picture names one of `raster.PICTURES`, or "given". form says what c is: "encoded", the VAE's scaled latents of the picture
+    (C channels; HumanSD); "resized", the picture itself from −1 to 1 at the latents' size (its own channels; depth-to-image);
+    "masked", a mask and the latents of the picture without what it covers (1 + C; inpainting). scaled False leaves the VAE's
+    latents unscaled, as InstructPix2Pix joins them. Null, like a camera without a picture, adds nothing: c is zero, and the
+    bias is the UNet's.
+    """
+
+    def __init__(self, picture: str = GIVEN, form: Form = "encoded", channels: int | None = None, scaled: bool = True) -> None:
+        super().__init__(picture, channels)
+        if form not in ("encoded", "resized", "masked"):
+            raise InputError(f"concat: form {form!r} is unknown; there are encoded, resized, masked")
+        if form != "resized" and self.channels != 3:
+            raise InputError(
+                f"concat: the VAE encodes pictures of 3 channels, and {picture!r} has {self.channels}; use form 'resized'"
+            )
+        if form == "masked" and picture != GIVEN:
+            raise InputError(f"concat: form 'masked' needs pictures with masks, and {picture!r} is drawn; use picture 'given'")
+        self.form, self.scaled = form, scaled
+
+    @classmethod
+    def read_released(cls, file: ReleasedFile) -> Released | None:
+        if file.config is not None and file.config.get("_class_name") != "UNet2DConditionModel":
+            return None
+        first, last = next((pair for pair in _LAYOUTS if all(key in file.state for key in pair)), ("", ""))
+        if not first:
+            return None
+        weight, latents = file.state[first], file.state[last].shape[0]
+        if weight.ndim != 4 or weight.shape[1] == latents:
+            return None  # a UNet whose input is the latents alone
+        if any(key.startswith(("add_embedding.", "model.diffusion_model.label_emb.")) for key in file.state):
+            raise InputError("it is a UNet with an added embedding (SDXL, an upscaler), not for Stable Diffusion 1.x and 2.x")
+        arguments = _arguments(weight.shape[1] - latents, latents)
+        # Both halves of diffusers' guidance see what is joined.
+        return Released(arguments, {"conv.weight": weight[:, latents:].clone()}, {"drop": 0})
+
+    def attach(self, backbone: Any) -> None:
+        latents = backbone.latent_channels
+        inputs = {"encoded": latents, "resized": self.channels, "masked": latents + 1}[self.form]
+        kernel = int(backbone.unet.config.get("conv_in_kernel", 3))
+        width = int(backbone.unet.config.block_out_channels[0])
+        self.conv = zero(nn.Conv2d(inputs, width, kernel, padding=(kernel - 1) // 2, bias=False))
+        self.tap("conv_in", lambda name, site: Join())
+
+    def precompute(self, arrays: Arrays) -> Arrays | None:
+        if self.form == "resized":
+            return None
+        joined = self._joined(arrays["picture"].flatten(0, 1)).float().unflatten(0, arrays["picture"].shape[:2])
+        return {"joined": joined, "has_picture": arrays["has_picture"]}
+
+    def encode(self, arrays: Arrays, keep: Tensor) -> Signal:
+        has_picture = (arrays["has_picture"] & keep[:, None]).flatten()
+        if not torch.is_grad_enabled() and not bool(has_picture.any()):
+            return Signal()
+        joined = arrays["joined"].flatten(0, 1) if "joined" in arrays else self._joined(arrays["picture"].flatten(0, 1))
+        joined = torch.where(has_picture[:, None, None, None], joined.to(next(self.conv.parameters()).dtype), 0.0)
+        return Signal(data=self.conv(joined))
+
+    @torch.no_grad()
+    def _joined(self, picture: Tensor) -> Tensor:
+        """Give what is joined to the latents, (N, K, h, w), from pictures (N, channels, H, W) of 0 to 1, −1 where masked."""
+        values = unit(picture, torch.float32)
+        size = [side // self.backbone.vae_factor for side in values.shape[-2:]]
+        if self.form == "resized":
+            return interpolate(2 * values - 1, size, mode="bilinear", antialias=True)
+        mask = (values < 0).all(1, keepdim=True)
+        latents = self._encoded(torch.where(mask, 0.0, 2 * values - 1))
+        if self.form == "encoded":
+            return latents
+        return torch.cat([interpolate(mask.to(latents), size), latents], dim=1)
+
+    def _encoded(self, values: Tensor) -> Tensor:
+        latents = torch.cat([self.backbone.encode_images(part) for part in values.split(_ENCODED_AT_ONCE)])
+        return latents if self.scaled else latents / self.backbone.vae.config.scaling_factor
+
+
+class Join(nn.Module):
+    """Add what `Concat.encode` computed of the picture to the first convolution's output (N, width, h, w)."""
+
+    def forward(self, x: Tensor, y: Tensor, now: Now) -> Tensor | None:
+        """Give the term, or None where no row has a picture."""
+        return None if now.signal.data is None else now.signal.data.to(y.dtype)
+
+
+def _arguments(joined: int, latents: int) -> Mapping[str, Any]:
+    """Give the arguments for a released network that joins so many channels; raises InputError for one that is not known."""
+    known: dict[int, dict[str, Any]] = {
+        latents: {"form": "encoded"}, latents + 1: {"form": "masked"}, 1: {"form": "resized", "channels": 1},
+    }  # fmt: skip
+    if joined not in known:
+        raise InputError(
+            f"it is a UNet that joins {joined} channels to {latents} latents; known are {latents} (an encoded picture), "
+            f"{latents + 1} (inpainting: a mask and the masked picture) and 1 (a depth map)"
+        )
+    return {"picture": GIVEN, **known[joined]}
