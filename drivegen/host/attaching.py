@@ -17,7 +17,7 @@ from drivegen.support.errors import InputError
 
 _ARGUMENTS = {
     "prepare": ("frame", "user_input"), "collate": ("items",), "attach": ("backbone",), "encode": ("arrays", "keep"),
-    "precompute": ("arrays",), "residuals": ("x", "t", "context", "signal"), "weight": ("arrays", "t"),
+    "precompute": ("arrays",), "residuals": ("x", "t", "context", "signal"), "weight": ("arrays", "step"),
     "loss": ("pred", "target", "t", "arrays"), "guide": ("denoise", "to_x0"),
 }  # fmt: skip
 """What each hook is called with, by position."""

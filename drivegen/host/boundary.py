@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from drivegen.host.skip_shapes import SkipShapes
-from drivegen.plugin import Arrays, Context, Denoiser, Grid, Plugin, Residuals, Signal, ToX0
+from drivegen.plugin import Arrays, Context, Denoiser, Grid, Plugin, Residuals, Signal, ToX0, TrainingStep
 from drivegen.plugin.inputs import Input, described, read_inputs
 from drivegen.plugin.unknown import Unknown, marked
 from drivegen.scene import Frame
@@ -307,24 +307,29 @@ def check_tap(name: str, plugin: Plugin, site: str, term: Any, y: Tensor) -> Non
 # -- training and guidance -------------------------------------------------------------------------------------------------
 
 
-def weight(name: str, plugin: Plugin, arrays: Arrays, t: Tensor, size: tuple[int, int]) -> Tensor | None:
-    """Call `weight`, and check that it gives weights for latents of a size (h, w), or None.
+def weight(name: str, plugin: Plugin, arrays: Arrays, step: TrainingStep) -> Tensor | None:
+    """Call `weight`, and check that it gives weights for the step's latents (N, C, h, w), or None.
 
     Args:
         name: the plugin's instance name.
         plugin: the plugin.
         arrays: its arrays (B, …).
-        t: timesteps (N,).
-        size: (h, w) of the latents.
+        step: the training step.
 
-    Returns (N, 1, h, w), or (N, 1, 1, 1) for one weight per row.
+    Returns (N, C, h, w), (N, 1, h, w), or (N, 1, 1, 1) for one weight per row.
     """
     with calling(name, plugin, "weight", arrays):
-        found = plugin.weight(arrays, t)
-    wanted = (len(t), 1, *size)
-    if found is None or (isinstance(found, Tensor) and tuple(found.shape) in (wanted, (len(t), 1, 1, 1))):
+        found = plugin.weight(arrays, step)
+    rows, channels, *size = step.clean.shape
+    wanted = (rows, 1, *size)
+    if found is None or (
+        isinstance(found, Tensor) and tuple(found.shape) in (wanted, (rows, channels, *size), (rows, 1, 1, 1))
+    ):
         return found
-    raise InputError(f"{label(name, plugin, 'weight')}: gave {described(found)}; expected a tensor (N, 1, h, w) = {wanted}")
+    raise InputError(
+        f"{label(name, plugin, 'weight')}: gave {described(found)}; expected a tensor (N, 1, h, w) = {wanted}, or one weight "
+        f"for each of the {channels} channels"
+    )
 
 
 def loss(name: str, plugin: Plugin, pred: Tensor, target: Tensor, t: Tensor, arrays: Arrays) -> Tensor | None:

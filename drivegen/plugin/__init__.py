@@ -11,14 +11,14 @@ from drivegen.plugin.contract import (
     ReleasedFile,
     Residuals,
     Signal,
-    ToX0,
     per_row,
     select_or_null,
 )
 from drivegen.plugin.inputs import Input
+from drivegen.plugin.training_step import ToX0, TrainingStep
 from drivegen.plugin.unknown import Unknown
 
 __all__ = [
     "Arrays", "Context", "Denoiser", "Grid", "Input", "Now", "Plugin", "Released", "ReleasedFile", "Residuals", "Signal",
-    "ToX0", "Unknown", "per_row", "select_or_null",
+    "ToX0", "TrainingStep", "Unknown", "per_row", "select_or_null",
 ]  # fmt: skip

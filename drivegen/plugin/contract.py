@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from drivegen.plugin.arguments import named_arguments, needs_arguments
 from drivegen.plugin.hooks import HOOKS
 from drivegen.plugin.inputs import Input
+from drivegen.plugin.training_step import ToX0, TrainingStep
 from drivegen.plugin.unknown import Unknown
 from drivegen.scene import Frame
 from drivegen.support.errors import InputError
@@ -114,22 +115,6 @@ class Context(Protocol):
 
 Denoiser = Callable[..., Tensor]
 """``denoise(x, t, known={})`` → prediction (N, C, h, w); known maps an instance name to False for null."""
-
-
-class ToX0(Protocol):
-    """``to_x0(x, t, prediction)`` → clean latents (N, C, h, w), for x = α·x0 + σ·ε at timesteps t (N,) or ()."""
-
-    def __call__(self, x: Tensor, t: Tensor, prediction: Tensor) -> Tensor:
-        """Give the clean latents that a prediction implies."""
-        ...
-
-    def rates(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Give α and σ, shaped to multiply latents `like`."""
-        ...
-
-    def shift_x0(self, t: Tensor, prediction: Tensor, delta: Tensor) -> Tensor:
-        """Give the prediction whose clean latents lie `delta` further, whatever the model predicts."""
-        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -346,8 +331,13 @@ class Plugin(nn.Module):
         """
         return None
 
-    def weight(self, arrays: Arrays, t: Tensor) -> Tensor | None:
-        """Give loss weights (N, 1, h, w), h × w the latents' size, that multiply the training loss; t (N,)."""
+    def weight(self, arrays: Arrays, step: TrainingStep) -> Tensor | None:
+        """Give loss weights (N, 1, h, w) or (N, C, h, w), as the latents have it, that multiply the squared errors.
+
+        Args:
+            arrays: this plugin's arrays (B, …).
+            step: the noise level, what was predicted and what should have been, without gradients.
+        """
         return None
 
     def loss(self, pred: Tensor, target: Tensor, t: Tensor, arrays: Arrays) -> Tensor | None:

@@ -11,10 +11,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from drivegen.diffusion.schedule import NoiseSchedule
 from drivegen.host import batch as data
 from drivegen.host import boundary
 from drivegen.host.host import Host
-from drivegen.plugin import Arrays, Grid
+from drivegen.plugin import Arrays, Grid, TrainingStep
 from drivegen.testing.case import TOLERANCE, Case, close, disturb, same
 from drivegen.testing.frames import elsewhere
 from drivegen.testing.surroundings import fits_other_widths, order_does_not_matter, others_scales_reach_it, works_on_clips
@@ -49,9 +50,11 @@ def outcomes(case: Case, host: Host, batch: data.Batch) -> list[Tensor]:
     """Return all that the plugin has a part in: the prediction, its weights for the loss, and its own loss."""
     prediction = case.run(host, batch=batch)
     arrays, plugin = batch.arrays[case.name], host.plugin(case.name)
-    _, t = case.latents(host, batch.grid.rows)
-    size = (prediction.shape[-2], prediction.shape[-1])
-    weight = boundary.weight(case.name, plugin, arrays, t, size)
+    noise, t = case.latents(host, batch.grid.rows)
+    schedule, clean = NoiseSchedule.trained(host.backbone.scheduler), torch.zeros_like(noise)
+    target = schedule.target(clean, noise, t)
+    step = TrainingStep(t, clean, noise, schedule.add_noise(clean, noise, t), prediction, target, schedule)
+    weight = boundary.weight(case.name, plugin, arrays, step)
     loss = boundary.loss(case.name, plugin, prediction, torch.zeros_like(prediction), t, arrays)
     return [part for part in (prediction, weight, loss) if part is not None]
 

@@ -13,7 +13,7 @@ from drivegen.diffusion.loss_weighting import min_snr_weights
 from drivegen.diffusion.schedule import NoiseSchedule
 from drivegen.host import boundary
 from drivegen.host.host import Host
-from drivegen.plugin import Arrays, Grid
+from drivegen.plugin import Arrays, Grid, TrainingStep
 from drivegen.plugin.unknown import known_part, neutral, unmarked
 from drivegen.sampling.noise import generator_of
 from drivegen.support.errors import InputError
@@ -107,13 +107,13 @@ class DriveModule(TrainedModule):
         noisy, target = self.schedule.add_noise(clean, noise, t), self.schedule.target(clean, noise, t)
         prediction = self.host(noisy, t, encoded).float()
         errors = (prediction - target).square()
+        step = TrainingStep(t, clean, noise, noisy, prediction.detach(), target, self.schedule)
         if self.settings.weighting == "min_snr":
             errors = errors * min_snr_weights(self.schedule, t, self.settings.gamma)[:, None, None, None]
         terms = {}
         for name in self.host.plugins:
             plugin, own = self.host.plugin(name), arrays[name]
-            size = (errors.shape[-2], errors.shape[-1])
-            if (weight := boundary.weight(name, plugin, unmarked(own), t, size)) is not None:
+            if (weight := boundary.weight(name, plugin, unmarked(own), step)) is not None:
                 errors = errors * neutral(own, weight)
             part = known_part(own, prediction, target, t)
             if part is not None and (term := boundary.loss(name, plugin, *part)) is not None:

@@ -12,10 +12,11 @@ import pytest
 import torch
 from torch import nn
 
+from drivegen.diffusion.schedule import NoiseSchedule
 from drivegen.host import batch as data
 from drivegen.host import boundary
 from drivegen.host.host import Host
-from drivegen.plugin import Grid, Plugin, Residuals, Signal
+from drivegen.plugin import Grid, Plugin, Residuals, Signal, TrainingStep
 from drivegen.plugin.control_branch import control_branch, run_branch
 from drivegen.support.errors import InputError
 from drivegen.testing.frames import frame
@@ -241,12 +242,14 @@ def test_taps(value: Any, said: str) -> None:
     ("value", "said"),
     [
         (torch.ones(2, 1, 12, 16), r"\(N, 1, h, w\) = \(6, 1, 12, 16\)"),
-        (torch.ones(6, 4, 12, 16), "gave a Tensor"),
+        (torch.ones(6, 3, 12, 16), "one weight for each of the 4 channels"),
         (1.0, "float"),
     ],
 )
 def test_weight(value: Any, said: str) -> None:
-    call = lambda: boundary.weight("mine", plugin(weight=giving(value)), {}, torch.zeros(6), (12, 16))  # noqa: E731
+    x, t = torch.zeros(6, 4, 12, 16), torch.zeros(6, dtype=torch.long)
+    step = TrainingStep(t, x, x, x, x, x, NoiseSchedule(torch.linspace(1, 0, 10), "epsilon"))
+    call = lambda: boundary.weight("mine", plugin(weight=giving(value)), {}, step)  # noqa: E731
     says(rf"^plugin 'mine' \(Mine\)\.weight: .*{said}", call)
 
 

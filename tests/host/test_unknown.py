@@ -43,8 +43,8 @@ class Plan(Plugin):
         assert list(arrays) == ["place"]
         return Signal(select_or_null(keep, self.project(arrays["place"]), self.null)[:, None])
 
-    def weight(self, arrays: Arrays, t):
-        return 1 + arrays["place"].sum(-1).repeat_interleave(len(t) // len(arrays["place"])).view(-1, 1, 1, 1)
+    def weight(self, arrays: Arrays, step):
+        return 1 + arrays["place"].sum(-1).repeat_interleave(len(step.t) // len(arrays["place"])).view(-1, 1, 1, 1)
 
     def loss(self, pred, target, t, arrays: Arrays):
         return pred.mean() * 0 + arrays["place"].sum()
