@@ -13,7 +13,13 @@ FAR = 1e9
 
 @nb.njit(cache=True)
 def hash3(x, y, z):  # type: ignore[no-untyped-def]
-    """A number in [0, 1) from three integers."""
+    """Hash three integers to a number in [0, 1).
+
+    Args:
+        x: first integer.
+        y: second integer.
+        z: third integer, often a seed.
+    """
     h = np.uint32(x) * np.uint32(374761393) + np.uint32(y) * np.uint32(668265263) + np.uint32(z) * np.uint32(2147483647)
     h = (h ^ (h >> np.uint32(13))) * np.uint32(1274126177)
     h = (h ^ (h >> np.uint32(16))) * np.uint32(2246822519)
@@ -22,7 +28,13 @@ def hash3(x, y, z):  # type: ignore[no-untyped-def]
 
 @nb.njit(cache=True)
 def noise(x, y, seed):  # type: ignore[no-untyped-def]
-    """Smooth value noise in [0, 1)."""
+    """Return smooth value noise in the plane, in [0, 1).
+
+    Args:
+        x: first coordinate, in cells of the noise.
+        y: second coordinate, in cells of the noise.
+        seed: an integer; each gives another pattern.
+    """
     i, j = int(np.floor(x)), int(np.floor(y))
     f, g = x - i, y - j
     f, g = f * f * (3 - 2 * f), g * g * (3 - 2 * g)
@@ -33,7 +45,14 @@ def noise(x, y, seed):  # type: ignore[no-untyped-def]
 
 @nb.njit(cache=True)
 def noise3(x, y, z, seed):  # type: ignore[no-untyped-def]
-    """Smooth value noise in space, in [0, 1)."""
+    """Return smooth value noise in space, in [0, 1).
+
+    Args:
+        x: first coordinate, in cells of the noise.
+        y: second coordinate, in cells of the noise.
+        z: third coordinate, in cells of the noise.
+        seed: an integer; each gives another pattern.
+    """
     k = int(np.floor(z))
     f = z - k
     f = f * f * (3 - 2 * f)
@@ -58,7 +77,16 @@ def _slab(a, b, lo, hi):  # type: ignore[no-untyped-def]
 
 @nb.njit(cache=True)
 def hit(numbers, labels, i, ox, oy, oz, dx, dy, dz, tmax):  # type: ignore[no-untyped-def]
-    """Distance (in units of d) to primitive i if within (1e-4, tmax), else FAR."""
+    """Intersect a ray with one primitive: the distance in units of d, or FAR for no hit within (1e-4, tmax).
+
+    Args:
+        numbers: (N, WIDTH), of `Parts`.
+        labels: (N, 5), of `Parts`.
+        i: index of the primitive.
+        ox, oy, oz: origin of the ray, in metres.
+        dx, dy, dz: its direction d, of any length.
+        tmax: hits at or beyond this distance do not count.
+    """
     p = numbers[i]
     ex, ey, ez = ox - p[0], oy - p[1], oz - p[2]
     px = p[3] * ex + p[4] * ey + p[5] * ez
@@ -133,7 +161,14 @@ def hit(numbers, labels, i, ox, oy, oz, dx, dy, dz, tmax):  # type: ignore[no-un
 
 @nb.njit(cache=True)
 def normal(numbers, labels, i, x, y, z):  # type: ignore[no-untyped-def]
-    """Unit normal of primitive i at a point on it, and the point in the primitive's own units."""
+    """Return the unit normal (3) of a primitive at a point on it, and the point (3) in the primitive's own units.
+
+    Args:
+        numbers: (N, WIDTH), of `Parts`.
+        labels: (N, 5), of `Parts`.
+        i: index of the primitive.
+        x, y, z: the point, in metres.
+    """
     p = numbers[i]
     ex, ey, ez = x - p[0], y - p[1], z - p[2]
     u = p[3] * ex + p[4] * ey + p[5] * ez
@@ -172,9 +207,17 @@ def normal(numbers, labels, i, x, y, z):  # type: ignore[no-untyped-def]
 
 @nb.njit(cache=True)
 def screen_bounds(numbers, count, pose, K, width, height, mirror, near):  # type: ignore[no-untyped-def]
-    """Pixel rectangle and nearest depth (N, 5) of each primitive's frame; an empty rectangle where it is out of view.
+    """Return the pixel rectangle and the nearest depth (N, 5) of each primitive; an empty rectangle where it is out of view.
 
-    pose (3, 4) maps the world to the camera; with `mirror` the world is first reflected in the ground.
+    Args:
+        numbers: (N, WIDTH), of `Parts`.
+        count: N.
+        pose: (3, 4), maps the world to the camera.
+        K: (3, 3) intrinsics in pixels.
+        width: of the image, in pixels.
+        height: of the image, in pixels.
+        mirror: whether the world is reflected in the ground first.
+        near: depth in metres of the near plane.
     """
     out = np.empty((count, 5))
     corner = np.empty((8, 3))
@@ -220,7 +263,15 @@ def screen_bounds(numbers, count, pose, K, width, height, mirror, near):  # type
 
 @nb.njit(cache=True)
 def bin_rectangles(bounds, order, cell, columns, rows):  # type: ignore[no-untyped-def]
-    """Lists of the rectangles that meet each cell of a grid, in the given order: (starts (cells + 1,), items)."""
+    """List the rectangles that meet each cell of a grid: (starts (cells + 1,), items).
+
+    Args:
+        bounds: (N, 5), of `screen_bounds`.
+        order: (N,) indices; every cell's list keeps this order.
+        cell: side of a cell, in pixels.
+        columns: number of cells in a row.
+        rows: number of rows.
+    """
     starts = np.zeros(columns * rows + 1, dtype=np.int64)
     for turn in range(2):
         if turn == 1:
@@ -249,7 +300,19 @@ def bin_rectangles(bounds, order, cell, columns, rows):  # type: ignore[no-untyp
 
 @nb.njit(cache=True)
 def nearest_hit(numbers, labels, bounds, starts, items, cell, ox, oy, oz, dx, dy, dz, tmax):  # type: ignore[no-untyped-def]
-    """Nearest primitive of one cell's list (sorted by depth; d has depth 1): (t, index), index -1 for none."""
+    """Return the nearest primitive of one cell's list as (t, index); index -1 for none.
+
+    Args:
+        numbers: (N, WIDTH), of `Parts`.
+        labels: (N, 5), of `Parts`.
+        bounds: (N, 5), of `screen_bounds`.
+        starts: (cells + 1,), of `bin_rectangles`.
+        items: the lists of `bin_rectangles`, sorted by depth.
+        cell: number of the cell.
+        ox, oy, oz: origin of the ray, in metres.
+        dx, dy, dz: its direction, of depth 1 along the optical axis.
+        tmax: hits at or beyond this depth do not count.
+    """
     best, found = tmax, -1
     for k in range(starts[cell], starts[cell + 1]):
         i = items[k]

@@ -96,7 +96,15 @@ def _polygons(shape: shapely.Geometry, offset: Array, *name: object) -> list[Map
 
 
 def vector_map(plan: Plan, location: str, offset: Array, seed: int, index: int) -> VectorMap:
-    """Return the plan as nuScenes map layers in global coordinates."""
+    """Return the plan as nuScenes map layers in global coordinates.
+
+    Args:
+        plan: the streets.
+        location: name of the map.
+        offset: (2,) metres, from the plan's coordinates to the global ones.
+        seed: which city; the polygons' tokens depend on it.
+        index: which of its scenes; likewise.
+    """
     lots = [lot.area for lot in plan.carparks]
     layers: dict[str, list[shapely.Geometry]] = {
         "drivable_area": [shapely.union_all([plan.surface, *lots])],

@@ -20,13 +20,26 @@ class Curve:
 
     @classmethod
     def straight(cls, start: Array, heading_rad: float, length_m: float) -> Curve:
-        """Build a straight line from `start` (2,)."""
+        """Build a straight line.
+
+        Args:
+            start: (2,), its first point.
+            heading_rad: its direction.
+            length_m: its length.
+        """
         along = np.array([math.cos(heading_rad), math.sin(heading_rad)])
         return cls(np.array([0.0, length_m]), np.stack([start, start + along * length_m]), np.full(2, heading_rad))
 
     @classmethod
     def winding(cls, origin: Array, heading_rad: float, s_m: Array, curvature: Array) -> Curve:
-        """Integrate a curvature profile (P,) in 1/m; s = 0 lies at `origin` with `heading_rad`."""
+        """Integrate a curvature profile.
+
+        Args:
+            origin: (2,), the point at s = 0.
+            heading_rad: the direction at s = 0.
+            s_m: (P,) increasing arc lengths.
+            curvature: (P,) in 1/m, positive to the left.
+        """
         step = np.diff(s_m)
         zero = int(np.abs(s_m).argmin())
         heading = np.concatenate([[0.0], np.cumsum((curvature[1:] + curvature[:-1]) / 2 * step)])
@@ -43,7 +56,13 @@ class Curve:
         return point + left_m * np.array([-math.sin(heading), math.cos(heading)]), heading
 
     def line(self, start_m: float, stop_m: float, left_m: float = 0.0) -> Array:
-        """Return the parallel (Q, 2) at `left_m` between two arc lengths."""
+        """Return the parallel (Q, 2) between two arc lengths.
+
+        Args:
+            start_m: arc length where it begins.
+            stop_m: arc length where it ends.
+            left_m: how far it lies to the left.
+        """
         inner = self.s_m[(self.s_m > start_m + 1e-6) & (self.s_m < stop_m - 1e-6)]
         s = np.concatenate([[start_m], inner, [stop_m]])
         heading = np.interp(s, self.s_m, self.heading_rad)
@@ -51,5 +70,12 @@ class Curve:
         return points + left_m * np.stack([-np.sin(heading), np.cos(heading)], axis=1)
 
     def strip(self, start_m: float, stop_m: float, left_m: float, right_m: float) -> Array:
-        """Return the band (Q, 2) between two parallels (lateral offsets, left positive), counter-clockwise."""
+        """Return the band (Q, 2) between two parallels, counter-clockwise.
+
+        Args:
+            start_m: arc length where it begins.
+            stop_m: arc length where it ends.
+            left_m: lateral offset of its left edge, positive to the left.
+            right_m: lateral offset of its right edge, positive to the left.
+        """
         return np.concatenate([self.line(start_m, stop_m, right_m), self.line(start_m, stop_m, left_m)[::-1]])

@@ -30,8 +30,8 @@ def write(
 ) -> None:
     """Render scenes of the city into a nuScenes dataset, with truth images and lidar.
 
-    The tables come last, so that a run which was ended, in whatever way, looks incomplete; the same call again goes on from its
-    whole scenes.
+    The tables come last, so that an interrupted run can be told from a complete one; the same call again continues after the
+    last complete scene.
 
     Args:
         out: the dataset's folder: new, empty, or one of an unfinished run with the same settings.
@@ -39,7 +39,7 @@ def write(
         frames: samples of each, at 2 Hz.
         seed: which city; the same seed gives the same bytes.
         size: (height, width) of each picture in pixels.
-        workers: processes; None takes one per core that may be used. The bytes do not depend on it.
+        workers: number of processes; None takes one per available core. The bytes do not depend on it.
 
     Raises InputError when `out` holds anything else, another run is writing into it, a number is out of range, or the disk is
     full.
@@ -103,9 +103,14 @@ def _scene(job: _Job) -> tuple[int, Scene]:
 
 
 def render_frame(city: CityScene, frame: Frame, root: Path) -> Frame:
-    """Render one frame's pictures, truth and lidar below root, edited or not.
+    """Render one frame's pictures, truth and lidar.
 
-    Returns it as it is annotated: with paths and visibilities, and without the boxes that no camera sees.
+    Returns the annotated frame: with paths and visibilities, and without the boxes that no camera sees.
+
+    Args:
+        city: the scene with its surroundings.
+        frame: one of its frames, edited or not.
+        root: the dataset's folder.
     """
     return _annotated(city, frame, root, _draw(city, frame, root))
 

@@ -26,7 +26,18 @@ NEAR_M = 40.0
 def describe(
     conditions: Conditions, plan: Plan, style: Style, boxes: Iterable[Box3D], ego_xy: np.ndarray, offset: np.ndarray
 ) -> str:
-    """Return `Night, rain. Two-way street in a suburb with parked cars, a crossing, a bus and pedestrians.`"""
+    """Describe a frame: `Night, rain. Two-way street in a suburb with parked cars, a crossing, a bus and pedestrians.`
+
+    Only what lies within NEAR_M of the ego is named.
+
+    Args:
+        conditions: time of day and weather.
+        plan: the streets.
+        style: how the quarter is built.
+        boxes: the annotated objects, in the global frame.
+        ego_xy: (2,), the ego's position in the global frame.
+        offset: (2,) metres, from the plan's coordinates to the global ones.
+    """
     near = [b for b in boxes if np.hypot(*(b.global_SE3_object.translation[:2] - ego_xy)) < NEAR_M]
     counts = Counter(b.detection_class for b in near)
     parked = sum(b.attribute == "vehicle.parked" for b in near)

@@ -1,4 +1,6 @@
-"""What of an unfinished dataset is done: a run that was ended goes on, and nothing half-written is taken for whole."""
+"""What of an unfinished dataset is complete, so that an interrupted run continues and no half-written file is taken for a
+complete one.
+"""
 
 from __future__ import annotations
 
@@ -35,10 +37,10 @@ class Settings:
 
 
 class Journal:
-    """The hidden folder ``.world`` of a dataset that is being written: its settings, and a file per whole scene.
+    """The hidden folder ``.world`` of a dataset that is being written: its settings, and a file per complete scene.
 
-    A scene's file holds the SHA-256 of all its files, which are compared before it is taken for whole: after a loss of power
-    the disk may hold the name of a file and not its content.
+    A scene's file holds the SHA-256 of all its files. They are compared before the scene counts as complete: after a loss of
+    power the disk may hold a file's name without its content.
     """
 
     def __init__(self, root: Path, settings: Settings) -> None:
@@ -63,7 +65,13 @@ class Journal:
             raise InputError(f"{self.root} holds an unfinished dataset with other settings: {what}; name another folder")
 
     def read(self, index: int, city: CityScene, paths: Paths) -> list[Levels] | None:
-        """Return what is annotated of each frame of a scene, or None where the scene is not there whole."""
+        """Return what is annotated of each frame of a scene, or None where the scene is not complete.
+
+        Args:
+            index: number of the scene.
+            city: the scene.
+            paths: lists its files.
+        """
         noted = _read(self._path(index))
         files = paths(city, self.root)
         try:
@@ -78,12 +86,19 @@ class Journal:
         return levels if whole else None
 
     def add(self, index: int, city: CityScene, levels: list[Levels], paths: Paths) -> None:
-        """Note that a scene is whole."""
+        """Record a scene as complete.
+
+        Args:
+            index: number of the scene.
+            city: the scene.
+            levels: the annotated boxes of each frame with their visibilities.
+            paths: lists the scene's files.
+        """
         hashes = {self._name(path): sha256(path) for path in paths(city, self.root)}
         write_json(self._path(index), {"levels": levels, "sha256": hashes})
 
     def end(self) -> None:
-        """Forget everything: the dataset is whole."""
+        """Remove the folder: the dataset is complete."""
         shutil.rmtree(self.folder)
 
     def _path(self, index: int) -> Path:

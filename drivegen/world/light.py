@@ -35,7 +35,13 @@ def _rgb(*values: float) -> Array:
 
 
 def environment(conditions: Conditions, blocks: Blocks, seed: int) -> Array:
-    """Return the (SIZE,) vector of a scene's light and ground colours (linear rgb)."""
+    """Return the (SIZE,) vector of a scene's light and ground colours (linear rgb).
+
+    Args:
+        conditions: time of day and weather.
+        blocks: the static objects; their style gives the ground's colours.
+        seed: draws small variations.
+    """
     rng = np.random.default_rng([seed, 77])
     e = np.zeros(SIZE)
     azimuth, elevation = conditions.sun_azimuth_rad, conditions.sun_elevation_rad
@@ -90,7 +96,14 @@ _HEADLIGHTS = ("car", "truck", "bus", "motorcycle", "trailer")
 
 
 def lamps(conditions: Conditions, blocks: Blocks, boxes: list[tuple[Box3D, SE3]], ego: SE3) -> Array:
-    """Return burning lights (M, 11): position, direction, cosine of the cone's half-angle, rgb, range in metres."""
+    """Return burning lights (M, 11): position, direction, cosine of the cone's half-angle, rgb, range in metres.
+
+    Args:
+        conditions: time of day and weather; by day no lamp burns.
+        blocks: the static objects, street lamps among them.
+        boxes: annotated objects with their poses in the renderer's frame; moving vehicles have headlights.
+        ego: pose of the ego in the renderer's frame.
+    """
     if conditions.time_of_day == "day":
         return np.zeros((0, 11))
     rows: list[tuple[float, ...]] = []

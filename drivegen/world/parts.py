@@ -37,7 +37,14 @@ class Parts:
 
 
 class Builder:
-    """Collects primitives of one object in its own frame: x forward, y left, z up, metres about `pose`."""
+    """Collects primitives of one object in its own frame: x forward, y left, z up, in metres.
+
+    Args:
+        pose: from the object's frame to the renderer's.
+        category: class value, an index into `CLASSES`.
+        instance: number of the object's box + 1; 0 for none.
+        seed: draws patterns on its surfaces.
+    """
 
     def __init__(self, pose: SE3, category: int, instance: int = 0, seed: int = 0) -> None:
         self.pose, self.category, self.instance, self.seed = pose, category, instance, seed
@@ -49,7 +56,19 @@ class Builder:
         material: int = MATTE, taper: tuple[float, float] = (0.0, 0.0), axes: Array | None = None, night: float = 0.0,
         day: float = 0.0,
     ) -> None:  # fmt: skip
-        """Add one primitive; `axes` (3, 3) holds its axes as columns, in the object's frame."""
+        """Add one primitive.
+
+        Args:
+            shape: BOX, TAPERED, CYLINDER, CONE or BALL.
+            centre: (3) in metres, in the object's frame.
+            half: (3) half-sizes in metres, along the primitive's axes.
+            colour: linear rgb.
+            material: how its surface is shaded.
+            taper: (2), share by which a TAPERED shape narrows in x and in y towards +z.
+            axes: (3, 3), the primitive's axes as columns, in the object's frame; None takes the object's.
+            night: light that it gives off when lamps are on.
+            day: light that it gives off by day.
+        """
         turn = np.eye(3) if axes is None else axes
         row = np.zeros(WIDTH)
         row[0:3] = centre
@@ -65,7 +84,16 @@ class Builder:
         self, a: tuple[float, float, float], b: tuple[float, float, float], thick: tuple[float, float], colour: Colour,
         shape: int = BOX, material: int = MATTE,
     ) -> None:  # fmt: skip
-        """Add a bar or rod from a to b, `thick` half-widths across."""
+        """Add a bar or rod between two points.
+
+        Args:
+            a: (3) metres, where it begins.
+            b: (3) metres, where it ends.
+            thick: (2) half-widths across, in metres.
+            colour: linear rgb.
+            shape: cross-section: BOX or CYLINDER.
+            material: how its surface is shaded.
+        """
         start, stop = np.array(a), np.array(b)
         along = stop - start
         length = float(np.linalg.norm(along))
@@ -78,7 +106,14 @@ class Builder:
         self.put(shape, (middle[0], middle[1], middle[2]), (thick[0], thick[1], length / 2), colour, material, axes=axes)
 
     def wheel(self, x: float, y: float, z: float, radius: float, width: float, colour: Colour = (0.02, 0.02, 0.022)) -> None:
-        """Add a wheel with its hub; its axle lies across."""
+        """Add a wheel with its hub; its axle lies across the object.
+
+        Args:
+            x, y, z: its centre, in metres.
+            radius: in metres.
+            width: in metres.
+            colour: linear rgb.
+        """
         axes = np.array([[1.0, 0, 0], [0, 0, 1.0], [0, -1.0, 0]])
         self.put(CYLINDER, (x, y, z), (radius, radius, width / 2), colour, axes=axes)
         if radius > 0.25 and width > 0.12:

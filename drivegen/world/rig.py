@@ -36,7 +36,13 @@ class Mount:
 
 
 def look(yaw_rad: float, pitch_rad: float, position: tuple[float, float, float]) -> SE3:
-    """Return a camera's mounting: optical axis turned to the left by yaw and down by pitch."""
+    """Return a camera's mounting ego_SE3_camera.
+
+    Args:
+        yaw_rad: turn of the optical axis to the left.
+        pitch_rad: turn of the optical axis down.
+        position: (3) metres, in the ego frame.
+    """
     c, s = math.cos(yaw_rad), math.sin(yaw_rad)
     cp, sp = math.cos(pitch_rad), math.sin(pitch_rad)
     forward = np.array([c * cp, s * cp, -sp])

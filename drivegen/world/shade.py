@@ -42,7 +42,12 @@ def cell_of(x, y):  # type: ignore[no-untyped-def]
 
 @nb.njit(cache=True)
 def sky(env, dx, dy, dz):  # type: ignore[no-untyped-def]
-    """Radiance (r, g, b) of the sky in a unit direction."""
+    """Return the radiance (r, g, b) of the sky in a direction.
+
+    Args:
+        env: (SIZE,), of `environment`.
+        dx, dy, dz: unit direction.
+    """
     up = max(dz, 0.0)
     f = 1 - np.exp(-3.5 * up)
     r = env[HORIZON] + (env[ZENITH] - env[HORIZON]) * f
@@ -67,7 +72,15 @@ def sky(env, dx, dy, dz):  # type: ignore[no-untyped-def]
 
 @nb.njit(cache=True)
 def sunlit(numbers, labels, casters, env, x, y, z):  # type: ignore[no-untyped-def]
-    """1 where the sun reaches a point, 0 in a cast shadow."""
+    """Return 1 where the sun reaches a point, 0 in a cast shadow.
+
+    Args:
+        numbers: (N, WIDTH), of `Parts`.
+        labels: (N, 5), of `Parts`.
+        casters: (starts, items), the primitives that can shade each cell of the ground grid.
+        env: (SIZE,), of `environment`.
+        x, y, z: the point, in metres.
+    """
     starts, items = casters
     cell = cell_of(x - z * env[SUN] / env[SUN + 2], y - z * env[SUN + 1] / env[SUN + 2])
     if cell < 0:
@@ -80,7 +93,14 @@ def sunlit(numbers, labels, casters, env, x, y, z):  # type: ignore[no-untyped-d
 
 @nb.njit(cache=True)
 def lamplight(lights, lit, x, y, z, nx, ny, nz):  # type: ignore[no-untyped-def]
-    """Irradiance (r, g, b) from lamps and headlights."""
+    """Return the irradiance (r, g, b) from lamps and headlights.
+
+    Args:
+        lights: (M, 11), of `lamps`.
+        lit: (starts, items), the lights that reach each cell of the ground grid.
+        x, y, z: the point, in metres.
+        nx, ny, nz: its unit normal.
+    """
     starts, items = lit
     r, g, b = 0.0, 0.0, 0.0
     cell = cell_of(x, y)
@@ -111,7 +131,14 @@ def lamplight(lights, lit, x, y, z, nx, ny, nz):  # type: ignore[no-untyped-def]
 
 @nb.njit(cache=True)
 def contact(feet, near, x, y):  # type: ignore[no-untyped-def]
-    """Share of sky light left on the ground close to what stands on it."""
+    """Return the share of sky light that objects standing close by leave on the ground.
+
+    Args:
+        feet: (N, 8) footprints: x, y, cos, sin, half-length, half-width, reach, strength.
+        near: (starts, items), the footprints near each cell of the ground grid.
+        x: of the point on the ground, in metres.
+        y: of the point on the ground, in metres.
+    """
     starts, items = near
     cell = cell_of(x, y)
     if cell < 0:
@@ -130,14 +157,27 @@ def contact(feet, near, x, y):  # type: ignore[no-untyped-def]
 
 @nb.njit(cache=True)
 def haze(env, r, g, b, distance):  # type: ignore[no-untyped-def]
-    """Blend a colour into the haze with distance."""
+    """Blend a colour into the haze with distance.
+
+    Args:
+        env: (SIZE,), of `environment`.
+        r, g, b: radiance without haze.
+        distance: in metres.
+    """
     f = np.exp(-env[FOG] * distance)
     return r * f + env[FOG_RGB] * (1 - f), g * f + env[FOG_RGB + 1] * (1 - f), b * f + env[FOG_RGB + 2] * (1 - f)
 
 
 @nb.njit(cache=True)
 def shade_ground(scene, x, y, distance):  # type: ignore[no-untyped-def]
-    """Radiance (r, g, b) of the dry ground at (x, y), and its class."""
+    """Return the radiance (r, g, b) of the dry ground at a point, and its class.
+
+    Args:
+        scene: the arrays of `Prepared.scene`.
+        x: of the point, in metres.
+        y: of the point, in metres.
+        distance: from the eye, in metres.
+    """
     numbers, labels, env, ground, casters, lights, lit, feet, near = scene
     label, kind, inside = ground_class(ground, x, y)
     r, g, b = ground_colour(ground, env, label, kind, inside, x, y)
@@ -155,7 +195,14 @@ def shade_ground(scene, x, y, distance):  # type: ignore[no-untyped-def]
 
 @nb.njit(cache=True)
 def shade_part(scene, i, x, y, z, dx, dy, dz):  # type: ignore[no-untyped-def]
-    """Radiance (r, g, b) of primitive i at a point, seen along the unit direction d."""
+    """Return the radiance (r, g, b) of a primitive at a point.
+
+    Args:
+        scene: the arrays of `Prepared.scene`.
+        i: index of the primitive.
+        x, y, z: the point, in metres.
+        dx, dy, dz: unit direction from the eye to the point.
+    """
     numbers, labels, env, _, casters, lights, lit, _, _ = scene
     p = numbers[i]
     material, seed = labels[i, MATERIAL], labels[i, SEED]

@@ -38,9 +38,11 @@ class Look:
         self._rng = np.random.default_rng(self.seed)
 
     def uniform(self, low: float = 0.0, high: float = 1.0) -> float:
+        """Draw a number in [low, high)."""
         return float(self._rng.uniform(low, high))
 
     def pick(self, colours: tuple[Colour, ...]) -> Colour:
+        """Draw one of some colours."""
         return colours[int(self._rng.integers(len(colours)))]
 
     def vivid(self, value: float = 0.5) -> Colour:
@@ -297,7 +299,13 @@ _MAKERS: dict[str, _Maker] = {
 
 
 def shape_of(box: Box3D, number: int, pose: SE3) -> Parts | None:
-    """Build the object of a box (`pose` in the renderer's frame), labelled number + 1; None without a detection class."""
+    """Build the object of a box; None without a detection class.
+
+    Args:
+        box: the annotated object.
+        number: index of the box in its frame; the object is labelled number + 1.
+        pose: of the box, in the renderer's frame.
+    """
     name = box.detection_class
     if name is None:
         return None

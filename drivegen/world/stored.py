@@ -39,12 +39,24 @@ def store(root: Path, channel: str, name: str, view: View) -> Path:
 
 
 def picture_path(root: Path, channel: str, name: str) -> Path:
-    """Return where a picture is stored."""
+    """Return where a picture is stored.
+
+    Args:
+        root: the dataset's folder.
+        channel: of the camera.
+        name: of the file, without its ending.
+    """
     return root / "samples" / channel / f"{name}.png"
 
 
 def truth_path(root: Path, channel: str, name: str) -> Path:
-    """Return where the truth of a picture is stored."""
+    """Return where the truth of a picture is stored.
+
+    Args:
+        root: the dataset's folder.
+        channel: of the camera.
+        name: of the picture, without its ending.
+    """
     return root / "truth" / channel / f"{name}.npz"
 
 

@@ -196,7 +196,14 @@ def _carparks(
 
 
 def rectangle(centre: Array, heading_rad: float, length_m: float, width_m: float) -> Polygon:
-    """Return a turned rectangle about `centre` (2,)."""
+    """Return a turned rectangle.
+
+    Args:
+        centre: (2,) in metres.
+        heading_rad: direction of its length.
+        length_m: its length.
+        width_m: its width.
+    """
     along = np.array([math.cos(heading_rad), math.sin(heading_rad)])
     across = np.array([-along[1], along[0]])
     signs = ((1, 1), (-1, 1), (-1, -1), (1, -1))

@@ -24,7 +24,14 @@ def _mix(field, i, j, f, g):  # type: ignore[no-untyped-def]
 
 @nb.njit(cache=True)
 def ground_class(ground, x, y):  # type: ignore[no-untyped-def]
-    """Class of the ground at (x, y), the kind of the painted line there (-1 none), and the distance inside the road."""
+    """Return the class of the ground at a point, the kind of the painted line there (-1 none), and the distance inside the
+    road.
+
+    Args:
+        ground: the arrays of `Fields`.
+        x: in metres.
+        y: in metres.
+    """
     areas, line, along, ident, kinds, lengths, _, _ = ground
     u, v = (x + HALF_M) / CELL_M, (y + HALF_M) / CELL_M
     if not (0 <= u < NODES - 1 and 0 <= v < NODES - 1):
@@ -56,7 +63,17 @@ def ground_class(ground, x, y):  # type: ignore[no-untyped-def]
 
 @nb.njit(cache=True)
 def ground_colour(ground, env, label, kind, inside, x, y):  # type: ignore[no-untyped-def]
-    """Albedo (r, g, b) of the ground at (x, y)."""
+    """Return the albedo (r, g, b) of the ground at a point.
+
+    Args:
+        ground: the arrays of `Fields`.
+        env: (SIZE,), of `environment`.
+        label: class of the ground there.
+        kind: kind of the painted line there, -1 for none.
+        inside: distance inside the road, in metres.
+        x: in metres.
+        y: in metres.
+    """
     seed = int(env[SEED])
     broad = noise(x * 0.22, y * 0.22, seed)
     fine = noise(x * 1.9, y * 1.9, seed + 1)
@@ -109,7 +126,18 @@ def ground_colour(ground, env, label, kind, inside, x, y):  # type: ignore[no-un
 
 @nb.njit(cache=True)
 def wall(env, r, g, b, brick, curtain, along, height, top, seed):  # type: ignore[no-untyped-def]
-    """A façade at `along` and `height` metres: albedo (3), 1 for glass, light of a lit window (3)."""
+    """Return the look of a point on a façade: albedo (3), 1 for glass, light of a lit window (3).
+
+    Args:
+        env: (SIZE,), of `environment`.
+        r, g, b: albedo of the plain wall.
+        brick: whether the wall is of bricks.
+        curtain: whether it is a curtain wall of glass.
+        along: metres along the façade.
+        height: metres above the ground.
+        top: height of the building in metres.
+        seed: of the building.
+    """
     storey = 3.3 if not curtain else 3.6
     bay = 2.2 + 1.6 * hash3(seed, 1, 2)
     if curtain:

@@ -28,9 +28,21 @@ def _view_ray(rotation, K, u, v):  # type: ignore[no-untyped-def]
 
 @nb.njit(cache=True)
 def labels_of(scene, eye, rotation, K, width, height, bins, classes, instances, depth, alone, seen):  # type: ignore[no-untyped-def]
-    """Fill class, instance and depth images from the pixel centres.
+    """Fill class, instance and depth images from the pixel centres, and count each instance's pixels.
 
-    Counts, for each instance, its pixels (`seen`) and those it would have were it alone (`alone`).
+    Args:
+        scene: the arrays of `Prepared.scene`.
+        eye: (3,), the camera's centre in metres.
+        rotation: (3, 3), from the camera to the world.
+        K: (3, 3) intrinsics in pixels.
+        width: of the image, in pixels.
+        height: of the image, in pixels.
+        bins: (bounds, starts, items): the primitives that each tile of the image meets.
+        classes: (H, W) output, class values.
+        instances: (H, W) output, box number + 1, 0 for none.
+        depth: (H, W) output, metres along the optical axis.
+        alone: (boxes + 1,) gets the pixels that each instance would have if nothing stood before it.
+        seen: (boxes + 1,) gets the pixels that each instance has.
     """
     numbers, labels, _, ground, _, _, _, _, _ = scene
     bounds, starts, items = bins
@@ -108,7 +120,19 @@ def _radiance(scene, eye, dx, dy, dz, bins, mirror, cell):  # type: ignore[no-un
 
 @nb.njit(cache=True)
 def colours_of(scene, eye, rotation, K, width, height, bins, mirror, image):  # type: ignore[no-untyped-def]
-    """Fill the linear image (H, W, 3) from 2 x 2 samples per pixel."""
+    """Fill the linear image from 2 x 2 samples per pixel.
+
+    Args:
+        scene: the arrays of `Prepared.scene`.
+        eye: (3,), the camera's centre in metres.
+        rotation: (3, 3), from the camera to the world.
+        K: (3, 3) intrinsics in pixels.
+        width: of the image, in pixels.
+        height: of the image, in pixels.
+        bins: (bounds, starts, items): the primitives that each tile of the image meets.
+        mirror: the same of the world reflected in the ground, for wet roads.
+        image: (H, W, 3) output, zeros before.
+    """
     columns = (width + TILE_PX - 1) // TILE_PX
     for j in range(height):
         for i in range(width):

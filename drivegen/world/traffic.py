@@ -75,7 +75,13 @@ def draw_size(rng: np.random.Generator, kind: str) -> Array:
 
 
 def overlap(a: Footprint, b: Footprint, room_m: float) -> bool:
-    """Tell whether two turned rectangles (centre, heading, size_wlh) come closer than room_m (separating axes)."""
+    """Tell whether two turned rectangles come closer to each other than a distance (separating axes).
+
+    Args:
+        a: (centre, heading, size_wlh).
+        b: likewise.
+        room_m: the distance.
+    """
     delta = b[0] - a[0]
     reach = (math.hypot(*a[2][:2]) + math.hypot(*b[2][:2])) / 2 + room_m
     if abs(delta[0]) > reach or abs(delta[1]) > reach:
@@ -104,6 +110,20 @@ class Crowd:
 
     def add(self, kind: str, curve: Curve, left_m: float, s0_m: float, speed: float, direction: int, attribute: str,
             turn: float = 0.0, rank: int = 5, size: Array | None = None) -> None:  # fmt: skip
+        """Add one track.
+
+        Args:
+            kind: its detection class.
+            curve: the line that it follows.
+            left_m: lateral offset from it, positive to the left.
+            s0_m: arc length at the first frame.
+            speed: in m/s.
+            direction: 1 along the curve, -1 against it.
+            attribute: nuScenes' attribute of its boxes.
+            turn: angle in radians to its direction of motion.
+            rank: which of two tracks that would touch goes: the one with the higher rank.
+            size: (width, length, height) in metres; None draws one.
+        """
         size = draw_size(self.rng, kind) if size is None else size
         self.tracks.append(Track(kind, size, curve, left_m, s0_m, speed, direction, turn, attribute, rank))
 
@@ -113,7 +133,16 @@ class Crowd:
         return "car" if self.rng.uniform() < 0.66 else str(self.rng.choice(others, p=self.special))
 
     def lane(self, road: Road, lane: int, start: float, stop: float, speed: float, queue: bool) -> None:
-        """Fill a lane from `start` in its driving direction: a queue stands at its head, others keep a gap."""
+        """Fill a lane: a queue stands behind `stop`; moving vehicles follow each other from `start`.
+
+        Args:
+            road: the road.
+            lane: of the road, as in `Road.lane_left_m`.
+            start: arc length where it begins, in the driving direction.
+            stop: arc length where it ends.
+            speed: in m/s.
+            queue: whether the vehicles stand and wait.
+        """
         direction = 1 if lane >= 0 else -1
         s = start
         length = abs(stop - start)
@@ -149,16 +178,23 @@ class Crowd:
                 break
 
     def flow(self, road: Road, lane: int, speed: float) -> None:
-        """Fill a lane whose light is green, all along its road."""
+        """Fill a lane whose light is green, over the whole length of its road.
+
+        Args:
+            road: the road.
+            lane: of the road, as in `Road.lane_left_m`.
+            speed: in m/s.
+        """
         start, stop = (road.start_m, road.stop_m) if lane >= 0 else (road.stop_m, road.start_m)
         self.lane(road, lane, start, stop, speed, queue=False)
         if start in (road.curve.s_m[0], road.curve.s_m[-1]):  # a street that begins in a junction is entered by no one unseen
             self.flows.append((road, lane, start, speed))
 
     def go_on(self, rng: np.random.Generator, time_s: float) -> None:
-        """Make the traffic fit to be watched for time_s: more enters the roads, and whoever comes to a road's end is gone.
+        """Let traffic enter and leave for a scene of time_s: more enters the roads, and a vehicle at the end of its road
+        disappears.
 
-        What enters gives way to everything that was there, and is drawn from `rng`.
+        What enters gives way to everything that was there before, and is drawn from `rng`.
         """
         self.rng, there = rng, len(self.tracks)
         for road, lane, start, speed in self.flows:
@@ -199,7 +235,13 @@ class Crowd:
                     s += size[1] + self.rng.uniform(0.7, 1.6)
 
     def works(self, curve: Curve, left: float, s: float) -> None:
-        """A building site of 14 m in the parking strip."""
+        """Add a building site of 14 m to the parking strip.
+
+        Args:
+            curve: the road's.
+            left: lateral offset of the strip in metres, positive to the left.
+            s: arc length in metres where it begins.
+        """
         for ds in (0.0, 14.5):
             self.add("barrier", curve, left, s + ds, 0.0, 1, "", rank=2)
         if self.rng.uniform() < 0.8:
@@ -211,7 +253,13 @@ class Crowd:
             self.add("traffic_cone", curve, left + toward, s + float(ds), 0.0, 1, "", rank=2)
 
     def pavement(self, road: Road, sections: list[tuple[float, float]], density: float) -> None:
-        """People walking, standing about and, seldom, barriers and cones on the pavement."""
+        """Add people who walk or stand on the pavement and, seldom, barriers and cones.
+
+        Args:
+            road: the road.
+            sections: arc lengths (from, to) of the road between junctions.
+            density: people per 10 m.
+        """
         wide = self.plan.walkway_m
         for side in (1, -1):
             edge = road.left_m if side > 0 else road.right_m
@@ -259,9 +307,13 @@ class Crowd:
 def draw_tracks(
     rng: np.random.Generator, plan: Plan, later: np.random.Generator, time_s: float
 ) -> tuple[list[Track], float]:  # fmt: skip
-    """Draw all tracks of a scene of time_s, and the speed of the ego's lane (0 where its light is red).
+    """Draw all tracks of a scene, and the speed of the ego's lane (0 where its light is red).
 
-    `later` draws what a scene longer than SHORT_S needs besides.
+    Args:
+        rng: draws the tracks.
+        plan: the streets.
+        later: draws what a scene longer than SHORT_S needs besides.
+        time_s: duration of the scene.
     """
     crowd = Crowd(rng, plan)
     people = float(rng.choice([0.03, 0.15, 0.4, 0.8], p=[0.2, 0.35, 0.3, 0.15]))
@@ -314,9 +366,13 @@ class _Taken:
 
 
 def keep_apart(tracks: list[Track], ego: list[Footprint], times_s: list[float], blocked: list[Footprint]) -> list[Track]:
-    """Drop every track that would touch the ego, what stands still (`blocked`) or a track of a better rank at any of the times.
+    """Drop every track that would touch the ego, a static object or a track with a better rank.
 
-    `ego` holds the ego's own footprint at each time.
+    Args:
+        tracks: candidates.
+        ego: the ego's footprint at each time.
+        times_s: the times that are looked at.
+        blocked: footprints of static objects.
     """
     kept: list[Track] = []
     still = _Taken(blocked)
