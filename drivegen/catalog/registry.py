@@ -38,9 +38,21 @@ _local: dict[str, type[Plugin]] = {}
 
 
 def register(kind: str) -> Callable[[type[Plugin]], type[Plugin]]:
-    """Class decorator: offer a plugin class of this process under a kind; raises InputError when the name is taken."""
+    """Class decorator: offer a plugin class of this process under a kind.
+
+    Raises InputError for a name that is taken or no identifier, and for what is no plugin class.
+    """
+    if not isinstance(kind, str):
+        raise InputError(f'register is given {getattr(kind, "__name__", kind)!r} and no name; write @register("my_kind")')
+    if not kind.isidentifier():
+        raise InputError(f"plugin kind {kind!r} must be an identifier (letters, digits, underscores)")
 
     def add(cls: type[Plugin]) -> type[Plugin]:
+        from drivegen.plugin import Plugin
+
+        if not (isinstance(cls, type) and issubclass(cls, Plugin)):
+            said = f"the class {cls.__name__}" if isinstance(cls, type) else f"a {type(cls).__name__}"
+            raise InputError(f"plugin kind {kind!r} is given to {said}; it decorates a class of drivegen.plugin.Plugin")
         if kind in _installed() or (kind in _local and _local[kind].__qualname__ != cls.__qualname__):
             raise InputError(f"plugin kind {kind!r} is registered already; choose another name for {cls.__qualname__}")
         _local[kind] = cls

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import difflib
 import inspect
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from drivegen.backbones.stable_diffusion import Backbone
+from drivegen.host.batch import neighbours_wanted
 from drivegen.host.boundary import calling, check_plugin, label
 from drivegen.plugin import Plugin
 from drivegen.plugin.hooks import HOOKS
@@ -21,6 +23,15 @@ _ARGUMENTS = {
     "loss": ("pred", "target", "t", "arrays"), "guide": ("denoise", "to_x0"),
 }  # fmt: skip
 """What each hook is called with, by position."""
+
+_TAKE_PART = ("encode", "residuals", "weight", "loss", "guide")
+"""The hooks through which a plugin takes part in a prediction or a loss; the other way is a tap."""
+
+_PLAIN = {name.replace("_", ""): name for name in ("requires", "takes_prompt", "accepts", "training_input", "neighbours")}
+"""Attributes that a class may set, as they are looked for when a name is nearly one."""
+
+_MACHINERY = {*vars(nn.Module()), "_backbone", "networks"}
+"""What torch and the contract keep on a module themselves."""
 
 _READ_ARRAYS = ("encode", "weight", "loss")
 """The hooks that are given what `prepare` gave."""
@@ -35,20 +46,70 @@ def attach(name: str, plugin: Plugin, backbone: Backbone) -> None:
     _check_hooks(name, plugin)
     with calling(name, plugin, "attach"):
         plugin.bind(backbone)
+    try:
+        _check_attributes(name, plugin)
+        _check_effect(name, plugin)
+        _check_layers(name, plugin, backbone)
+    except InputError:
+        plugin.unbind()
+        raise
+
+
+def _check_layers(name: str, plugin: Plugin, backbone: Backbone) -> None:
+    """Raise InputError where layers are not the plugin's own, or where torch does not see them."""
     networks = {"UNet": backbone.unet, "VAE": backbone.vae, "text encoder": backbone.text_encoder, **backbone.components}
     theirs = {id(part): what for what, network in networks.items() for part in _parts(network)}
+    seen = {id(part) for part in _parts(plugin)} | theirs.keys()
+    where = label(name, plugin, "attach")
     for path, module in plugin.named_modules():
         for part in (module, *module.parameters(recurse=False)):
             if id(part) in theirs:
-                plugin.unbind()
                 raise InputError(
-                    f"{label(name, plugin, 'attach')}: self.{path} holds a part of the backbone's {theirs[id(part)]}, which "
+                    f"{where}: self.{path} holds a part of the backbone's {theirs[id(part)]}, which "
                     "would be trained and saved as the plugin's own; copy it, or reach it through self.backbone"
+                )
+        for key, value in vars(module).items():
+            hidden = [layer for layer in _trainable(value) if id(layer) not in seen and key not in _MACHINERY]
+            if hidden:
+                raise InputError(
+                    f"{where}: self.{f'{path}.{key}' if path else key} holds a {type(hidden[0]).__name__} where torch does not "
+                    "see it, so that it would be neither trained nor saved; use nn.ModuleList, nn.ModuleDict or nn.Parameter"
                 )
 
 
 def _parts(network: Any) -> list[Any]:
     return [*network.modules(), *network.parameters()] if isinstance(network, nn.Module) else []
+
+
+def _trainable(value: Any, depth: int = 3) -> Iterator[Any]:
+    """Find layers, and tensors that want gradients, in a plain attribute: as it is, or in lists, tuples, sets and dicts."""
+    if isinstance(value, nn.Module) or (isinstance(value, Tensor) and value.requires_grad and value.is_leaf):
+        yield value
+    elif depth and isinstance(value, (Mapping, list, tuple, set, frozenset)):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from _trainable(item, depth - 1)
+
+
+def _check_attributes(name: str, plugin: Plugin) -> None:
+    """Raise InputError for attributes that stand where the host does not look."""
+    where = f"plugin {name!r} ({type(plugin).__name__})"
+    for attribute in (*_attributes(type(plugin)), *(key for key in vars(plugin) if not key.startswith("_"))):
+        close = difflib.get_close_matches(attribute.lower().replace("_", ""), _PLAIN, n=1, cutoff=0.85)
+        if close and attribute != _PLAIN[close[0]]:
+            raise InputError(f"{where}: {attribute} is no attribute that the host reads; did you mean {_PLAIN[close[0]]!r}?")
+    for hook in HOOKS:
+        if hook in vars(plugin):
+            raise InputError(f"{where}: self.{hook} is set on the instance, and would not be called; make {hook} a method")
+
+
+def _check_effect(name: str, plugin: Plugin) -> None:
+    """Raise InputError for a plugin that has methods, none of which the host calls, and so no part in anything."""
+    idle = [*_methods(type(plugin)), *(["forward"] if "forward" in vars(type(plugin)) else [])]
+    if idle and not plugin.sites and not set(_TAKE_PART) & set(plugin.overridden()):
+        raise InputError(
+            f"plugin {name!r} ({type(plugin).__name__}): it has none of {', '.join(_TAKE_PART)} and taps nothing, so it has no "
+            f"effect; nothing calls {', '.join(idle)}"
+        )
 
 
 def _check_hooks(name: str, plugin: Plugin) -> None:
@@ -57,6 +118,9 @@ def _check_hooks(name: str, plugin: Plugin) -> None:
     where = f"plugin {name!r} ({cls.__name__})"
     if not isinstance(plugin.requires, (tuple, list)):
         raise InputError(f"{where}.requires is {described(plugin.requires)}; expected a tuple of components' names")
+    if not isinstance(plugin.takes_prompt, bool):
+        raise InputError(f"{where}.takes_prompt is {described(plugin.takes_prompt)}; expected True or False")
+    neighbours_wanted({name: plugin})
     for method in _methods(cls):
         plain = method.lower().replace("_", "")
         close = difflib.get_close_matches(plain, HOOKS, n=1, cutoff=0.8)
@@ -90,3 +154,9 @@ def _methods(cls: type) -> list[str]:
         for key, value in vars(each).items()
         if inspect.isfunction(value) and not key.startswith("_") and key not in known
     ]
+
+
+def _attributes(cls: type) -> list[str]:
+    """Names of the plain attributes that a plugin's classes set."""
+    classes = [each for each in cls.__mro__ if issubclass(each, Plugin) and each is not Plugin]
+    return [key for each in classes for key, value in vars(each).items() if not key.startswith("_") and not callable(value)]

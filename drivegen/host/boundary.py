@@ -17,7 +17,7 @@ from torch import Tensor
 from drivegen.host.skip_shapes import SkipShapes
 from drivegen.plugin import Arrays, Context, Denoiser, Grid, Plugin, Residuals, Signal, ToX0, TrainingStep
 from drivegen.plugin.inputs import Input, described, read_inputs
-from drivegen.plugin.unknown import Unknown, marked
+from drivegen.plugin.unknown import KNOWN, Unknown, marked
 from drivegen.scene import Frame
 from drivegen.support.errors import InputError
 
@@ -158,6 +158,10 @@ def _check_numpy(where: str, arrays: Mapping[Any, Any]) -> None:
             raise InputError(
                 f"{where}: {key!r} is {described(value)}; expected a numpy array, such as np.asarray(…, np.float32)"
             )
+        if isinstance(value, np.ma.MaskedArray):
+            raise InputError(f"{where}: {key!r} is a masked array, whose mask would be lost; give both as arrays")
+        if key == KNOWN:
+            raise InputError(f"{where}: an array has the name {key!r}, by which the host tells unknown frames; use another")
         if value.dtype.kind not in "biuf" or value.dtype.itemsize > 8:
             raise InputError(f"{where}: {key!r} is {described(value)}; expected an array of numbers or bools")
 
@@ -213,6 +217,8 @@ def encode(name: str, plugin: Plugin, arrays: Arrays, keep: Tensor, grid: Grid, 
         raise InputError(f"{where}: tokens have shape {tuple(tokens.shape)}; expected {wanted}")
     if not tokens.is_floating_point():
         raise InputError(f"{where}: tokens are {str(tokens.dtype).removeprefix('torch.')}; expected floating-point numbers")
+    if tokens.layout != torch.strided:
+        raise InputError(f"{where}: tokens are a sparse tensor; expected a dense one, as .to_dense() gives")
     devices = {keep.device, *(array.device for array in arrays.values())}
     for what, value in (("tokens are", tokens), ("the mask is", mask)):
         if isinstance(value, Tensor) and value.device not in devices:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import math
 from typing import Any
@@ -27,7 +28,7 @@ def named_arguments(cls: type, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
             raise InputError(f"{cls.__name__}: argument {parameter.name} has no name to be saved under; take it by name")
     for name, value in named.items():
         check_json(value, f"{cls.__name__}: argument {name}")
-    return named
+    return copy.deepcopy(named)  # what a constructor does to its lists and dicts is not recorded
 
 
 def check_json(value: Any, what: str, above: tuple[int, ...] = ()) -> None:

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
 Arrays = dict[str, Tensor]
 
+_CONTRACTS_OWN = ("config", "taps", "sites", "networks", "backbone", "tap", "attends", "bind", "unbind")
+"""What the contract keeps on a plugin, and an author's attribute of the same name would silently replace."""
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -170,6 +173,7 @@ class Plugin(nn.Module):
     """Seconds before and after a frame whose moments `prepare` reads (`frame.neighbours`); an instance may set its own."""
 
     config: dict[str, Any]
+    taps: nn.ModuleDict
     sites: tuple[tuple[str, str], ...] = ()
     networks: tuple[nn.Module, ...] = ()
 
@@ -183,11 +187,18 @@ class Plugin(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.taps = nn.ModuleDict()
+        self.add_module("taps", nn.ModuleDict())
 
     def __setattr__(self, name: str, value: Any) -> None:
         if isinstance(value, (nn.Module, nn.Parameter)) and "_modules" not in self.__dict__:
             raise InputError(f"{type(self).__name__}.__init__ makes the layer {name!r} before it calls super().__init__()")
+        if name in _CONTRACTS_OWN:
+            raise InputError(f"{type(self).__name__} sets self.{name}, which is the contract's own; use another name")
+        if isinstance(value, (nn.Module, nn.Parameter)) and "_learns" in self.__dict__ and not hasattr(self, name):
+            raise InputError(
+                f"{type(self).__name__} makes the layer {name!r} after attach, so that nothing would train it and no saved "
+                "plugin would load it; build it in attach"
+            )
         super().__setattr__(name, value)
 
     @classmethod
@@ -282,13 +293,15 @@ class Plugin(nn.Module):
             raise
         finally:
             del self.__dict__["_now_attaching"]
-        self.sites, self.__dict__["networks"] = tuple(attaching.sites), tuple(attaching.networks)
+        self.__dict__["sites"], self.__dict__["networks"] = tuple(attaching.sites), tuple(attaching.networks)
         self.__dict__["_learns"] = frozenset(name for name, p in self.named_parameters() if p.requires_grad)
 
     def unbind(self) -> None:
         """Forget a backbone to which the plugin could not be attached."""
-        self.__dict__.pop("_backbone", None)
-        self.taps, self.sites, self.__dict__["networks"] = nn.ModuleDict(), (), ()
+        for name in ("_backbone", "_learns"):
+            self.__dict__.pop(name, None)
+        self.add_module("taps", nn.ModuleDict())
+        self.__dict__["sites"], self.__dict__["networks"] = (), ()
 
     def unfreeze(self) -> None:
         """Re-enable gradients of the parameters that were trainable after `attach`, unless some of this plugin's are enabled.

@@ -15,7 +15,9 @@ from drivegen.backbones.stable_diffusion import Backbone
 from drivegen.host import batch as data
 from drivegen.host.host import Conditions, Host
 from drivegen.plugin import Plugin
+from drivegen.plugin.inputs import described
 from drivegen.scene import Frame
+from drivegen.support.errors import InputError
 from drivegen.testing.frames import frame
 from drivegen.testing.models import tiny_backbone
 
@@ -52,6 +54,22 @@ class Case:
     others: Mapping[str, Callable[[], Plugin]] = field(default_factory=dict)
     clips: bool = False
     name: str = "mine"
+
+    def __post_init__(self) -> None:
+        for what, make in {"make": self.make, **{f"others[{name!r}]": each for name, each in self.others.items()}}.items():
+            if isinstance(make, Plugin):
+                made = type(make).__name__
+                raise InputError(f"Case: {what} is an instance; give the class {made}: each check makes its own")
+            if not callable(make):
+                raise InputError(f"Case: {what} is {described(make)}; expected a plugin's class, or a function that makes one")
+        if not isinstance(self.options, Mapping):
+            raise InputError(f"Case: options is {described(self.options)}; expected the constructor's arguments by name")
+        frames: Any = self.frames
+        if not isinstance(frames, (tuple, list)) or not frames or not all(isinstance(each, Frame) for each in frames):
+            raise InputError(f"Case: frames is {described(frames)}; expected a tuple of two frames or more")
+        sizes = [(len(each.cameras), *(camera.image_size for camera in each.cameras)) for each in frames]
+        if len(set(sizes)) > 1:
+            raise InputError("Case: its frames have other numbers or sizes of cameras; they must be alike to make a batch")
 
     def plugin(self) -> Plugin:
         """Make the plugin."""
