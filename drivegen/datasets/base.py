@@ -13,6 +13,7 @@ from typing import ClassVar
 from drivegen.scene import Frame, Moment, Scene
 from drivegen.scene.moments import around
 from drivegen.support.errors import InputError, nearest
+from drivegen.support.values import file_path, text
 
 GROUP = "drivegen.datasets"
 """The group of entry points: ``nuscenes = "drivegen.datasets.nuscenes:Dataset"``, a format's name and its `SceneSource`."""
@@ -113,6 +114,14 @@ def _stat(path: Path) -> tuple[str, int, int]:
     return path.name, found.st_size, found.st_mtime_ns
 
 
+def is_folder(path: Path) -> bool:
+    """Whether there is a folder of that name; a name that is too long is none's."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
+
+
 def formats() -> dict[str, EntryPoint]:
     """Return the installed readers by format name, importing none."""
     return {point.name: point for point in sorted(entry_points(group=GROUP), key=lambda point: point.name)}
@@ -128,15 +137,15 @@ def open(root: str | Path, version: str | None = None, format: str | None = None
 
     Raises InputError where the folder is not there, no reader or more than one recognises it, or the data are refused.
     """
-    root, known, broken = Path(root), formats(), {}
-    if not root.is_dir():
+    root, known, broken = file_path(root, "data root"), formats(), {}
+    if not is_folder(root):
         raise InputError(f"data root {root} is not a folder; give the folder of a dataset")
     if not known:
         raise InputError(
             "no reader of datasets is installed, not even drivegen's own: install drivegen anew (pip install -e .)"
         )
     if format is not None:
-        if format not in known:
+        if text(format, "format") not in known:
             raise InputError(
                 f"no reader of the format {format!r} is installed; there are {', '.join(known)}{nearest(format, known)}"
             )

@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from drivegen.pipeline.settings import UsedSettings
-from drivegen.pipeline.views import Views
+from drivegen.pipeline.views import SHEETS, Views
 from drivegen.saved.model import Model, digest_of, library_versions, weight_files
 from drivegen.support.errors import InputError
 from drivegen.support.files import sha256, write_atomically
 from drivegen.support.names import check_file_name
 
 NAME = "manifest.jsonl"
-SHEETS = ("sheet.png", "sheet_boxes.png")
 _EVERY_S = 5.0
 
 

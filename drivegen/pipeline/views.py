@@ -18,6 +18,9 @@ from drivegen.scene.pictures import fitted, user_image
 from drivegen.support.errors import InputError, nearest
 from drivegen.support.names import check_file_name
 
+SHEETS = ("sheet.png", "sheet_boxes.png")
+"""What is written beside the views' pictures."""
+
 
 @dataclass(frozen=True, eq=False)
 class Views(Mapping[str, Any]):
@@ -67,6 +70,8 @@ class Views(Mapping[str, Any]):
         folder = Path(folder)
         for channel in self.images:
             check_file_name(channel, "camera")
+            if f"{channel}.png" in SHEETS:
+                raise InputError(f"camera {channel!r} has the name of a sheet, {channel}.png; rename the camera")
         folder.mkdir(parents=True, exist_ok=True)
         pictures = {f"{channel}.png": image for channel, image in self.pictures().items()}
         for name, image in {**pictures, "sheet.png": self.sheet(), "sheet_boxes.png": self.sheet_boxes()}.items():

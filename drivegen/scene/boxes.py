@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from drivegen.scene.geometry import SE3, Array, finite, numbers
+from drivegen.scene.geometry import SE3, Array, finite, numbers, whole
+from drivegen.support import values
 from drivegen.support.errors import InputError
 
 DETECTION_CLASSES = (
@@ -38,6 +39,8 @@ class Box3D:
 
     def __post_init__(self) -> None:
         where = f"box {self.token or self.instance or self.category!r}"
+        for name in ("category", "instance", "token", "attribute"):
+            values.text(getattr(self, name), f"{where}: {name}")
         SE3.check(self.global_SE3_object, f"{where}: global_SE3_object")
         size = finite(self.size_wlh_m, (3,), f"{where}: size")
         if (size <= 0).any():
@@ -45,13 +48,15 @@ class Box3D:
         if size.max() > LONGEST_M:
             raise InputError(f"{where}: size {size.tolist()} m is longer than {LONGEST_M:g} m; sizes are in metres")
         object.__setattr__(self, "size_wlh_m", size)
-        if self.visibility not in (None, 1, 2, 3, 4):
-            raise InputError(f"{where}: visibility {self.visibility!r} must be 1 to 4, or None")
-        object.__setattr__(self, "visibility", None if self.visibility is None else int(self.visibility))
+        for name, low, high in (("visibility", 1, 4), ("num_lidar_pts", -1, 2**31)):  # some converters say -1 for unknown
+            if (given := getattr(self, name)) is not None:
+                object.__setattr__(self, name, whole(given, low, high, f"{where}: {name}"))
         # nuScenes says NaN where a velocity cannot be estimated (one observation): unknown, so it stays.
         velocity = numbers(self.velocity_mps, f"{where}: velocity")
         if velocity.shape != (3,):
             raise InputError(f"{where}: velocity has shape {velocity.shape}, expected (3,) m/s")
+        if np.isinf(velocity).any():
+            raise InputError(f"{where}: velocity {velocity.tolist()} m/s is infinite; NaN says that it is unknown")
         object.__setattr__(self, "velocity_mps", velocity)
 
     @property
@@ -77,10 +82,11 @@ FACES = {
 }  # fmt: skip
 """Corner indices of each side of `Box3D.corners`."""
 
-_CATEGORY_PREFIXES = (
+_CATEGORY_CLASSES = (
     ("vehicle.car", "car"), ("vehicle.truck", "truck"), ("vehicle.construction", "construction_vehicle"),
-    ("vehicle.bus.", "bus"), ("vehicle.trailer", "trailer"), ("movable_object.barrier", "barrier"),
-    ("vehicle.motorcycle", "motorcycle"), ("vehicle.bicycle", "bicycle"), ("movable_object.trafficcone", "traffic_cone"),
+    ("vehicle.bus.bendy", "bus"), ("vehicle.bus.rigid", "bus"), ("vehicle.trailer", "trailer"),
+    ("movable_object.barrier", "barrier"), ("vehicle.motorcycle", "motorcycle"), ("vehicle.bicycle", "bicycle"),
+    ("movable_object.trafficcone", "traffic_cone"),
 )  # fmt: skip
 _PEDESTRIANS = ("adult", "child", "construction_worker", "police_officer")
 
@@ -94,4 +100,4 @@ def detection_class(category: str) -> str | None:
         return category
     if category.startswith("human.pedestrian.") and category.rsplit(".", 1)[-1] in _PEDESTRIANS:
         return "pedestrian"
-    return next((name for prefix, name in _CATEGORY_PREFIXES if category.startswith(prefix)), None)
+    return next((name for known, name in _CATEGORY_CLASSES if category == known or category.startswith(f"{known}.")), None)

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from drivegen.scene.geometry import SE3, Array, file_path, finite, timestamp, whole
+from drivegen.scene.geometry import SE3, Array, file_path, finite, instance_of, timestamp, whole
+from drivegen.support import values
 from drivegen.support.errors import InputError
 
 NEIGHBOUR_LIMIT_RAD = math.radians(100.0)
@@ -24,7 +25,7 @@ MAX_SIDE_PX = 1_000_000
 class ResizeCrop:
     """The step from a native image to the generated one: scale by `scale`, then cut (left_px, top_px, width_px, height_px).
 
-    left_px and top_px are in pixels of the scaled image.
+    left_px and top_px are in pixels of the scaled image. Raises InputError for numbers that are none, or no size.
     """
 
     scale: float
@@ -32,6 +33,14 @@ class ResizeCrop:
     top_px: float
     width_px: int
     height_px: int
+
+    def __post_init__(self) -> None:
+        for name in ("scale", "left_px", "top_px"):
+            object.__setattr__(self, name, values.number(getattr(self, name), f"resize: {name}"))
+        if not self.scale > 0:
+            raise InputError(f"resize: scale {self.scale} must be above 0")
+        for name in ("width_px", "height_px"):
+            object.__setattr__(self, name, whole(getattr(self, name), 1, MAX_SIDE_PX, f"resize: {name}"))
 
     @classmethod
     def cover(cls, native: tuple[int, int], size: tuple[int, int], keep_row_px: float | None = None) -> ResizeCrop:
@@ -77,6 +86,8 @@ class Camera:
 
     def __post_init__(self) -> None:
         where = f"camera {self.channel!r}"
+        if not values.text(self.channel, "camera: channel"):
+            raise InputError("camera: channel is empty; name it, such as 'CAM_FRONT'")
         K = finite(self.K_native, (3, 3), f"{where}: intrinsics")
         if K[0, 0] <= 0 or K[1, 1] <= 0 or not np.allclose(K[[1, 2, 2, 2], [0, 0, 1, 2]], (0, 0, 0, 1)):
             fix = "fx, fy > 0, 0 below the diagonal and a last row 0 0 1 are needed"
@@ -90,6 +101,8 @@ class Camera:
         object.__setattr__(self, "timestamp_us", timestamp(self.timestamp_us, where))
         object.__setattr__(self, "image_path", file_path(self.image_path, f"{where}: image_path"))
         object.__setattr__(self, "K_native", K)
+        if self.resize is not None:
+            instance_of(self.resize, ResizeCrop, f"{where}: resize")
 
     @property
     def K_image(self) -> Array:
@@ -114,14 +127,14 @@ class Camera:
     def resized(self, width_px: int, height_px: int) -> Camera:
         """Return this camera set to generate width_px x height_px images (`ResizeCrop.cover`).
 
-        A portrait camera, higher than wide, keeps its principal point where it is in the picture: cut from the top, it would
+        A portrait camera, not wider than high, keeps its principal point where it is in the picture: cut from the top, it would
         show asphalt alone. A resize that gives this size already stays as it is. Warns where the horizon is cut off.
         """
         for side in (width_px, height_px):
             whole(side, 1, MAX_SIDE_PX, f"camera {self.channel!r}: generated image size {width_px!r}x{height_px!r}: side")
         if self.resize is not None and (self.resize.width_px, self.resize.height_px) == (width_px, height_px):
             return self
-        keep = float(self.K_native[1, 2]) if self.height_px > self.width_px else None
+        keep = float(self.K_native[1, 2]) if self.height_px >= self.width_px else None
         resize = ResizeCrop.cover((self.width_px, self.height_px), (width_px, height_px), keep)
         row = self.horizon_row_px
         if row is not None and 0 <= row < self.height_px and not 0 <= row * resize.scale - resize.top_px < height_px:

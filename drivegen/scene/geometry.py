@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from drivegen.support import values
 from drivegen.support.errors import InputError
 
 Array = NDArray[np.float64]
@@ -28,17 +29,17 @@ NEAR_M = 0.1
 """Distance of the near plane in front of a camera, in metres: nearer geometry is clipped, not mirrored."""
 
 
-def numbers(values: ArrayLike, what: str) -> Array:
+def numbers(given: ArrayLike, what: str) -> Array:
     """Copy numbers of any shape into an array; InputError where they are none (a text, rows of several lengths)."""
     try:
-        return np.array(values, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{what} is {values!r:.80}; it must be an array of numbers") from error
+        return np.array(given, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InputError(f"{what} is {given!r:.80}; it must be an array of numbers") from error
 
 
-def finite(values: ArrayLike, shape: tuple[int, ...], what: str) -> Array:
+def finite(given: ArrayLike, shape: tuple[int, ...], what: str) -> Array:
     """Copy finite numbers of one shape into an array that cannot be written; `what` names them where they are not."""
-    array = numbers(values, what)
+    array = numbers(given, what)
     if array.shape != shape:
         raise InputError(f"{what} has shape {array.shape}, expected {shape}")
     if not np.isfinite(array).all():
@@ -51,7 +52,7 @@ def whole(value: Any, low: int, high: int, what: str) -> int:
     """Return a whole number of any type (a NumPy integer, 32.0) as an int; InputError where it is none, or not low to high."""
     try:
         number = int(value)
-        if number == value and low <= number <= high:
+        if number == value and low <= number <= high and not isinstance(value, (bool, np.bool_)):
             return number
     except (TypeError, ValueError, OverflowError):
         pass
@@ -64,12 +65,12 @@ def instance_of(value: Any, kind: type, what: str, fix: str = "") -> None:
         raise InputError(f"{what} is {type(value).__name__}, not {kind.__name__}{fix and f'; {fix}'}")
 
 
-def items_of(values: Any, kind: type[T], what: str) -> tuple[T, ...]:
+def items_of(given: Any, kind: type[T], what: str) -> tuple[T, ...]:
     """Return values of any sequence as a tuple; InputError where they are none, or one of them is of another type."""
     try:
-        items = tuple(values)
+        items = tuple(given)
     except TypeError as error:
-        raise InputError(f"{what} is {type(values).__name__}; give a list of {kind.__name__}") from error
+        raise InputError(f"{what} is {type(given).__name__}; give a list of {kind.__name__}") from error
     for index, value in enumerate(items):
         instance_of(value, kind, f"{what}[{index}]")
     return items
@@ -139,6 +140,7 @@ class SE3:
     @classmethod
     def from_yaw(cls, yaw_rad: float, translation: ArrayLike = (0.0, 0.0, 0.0)) -> SE3:
         """Build a turn about z (counter-clockwise seen from above) followed by a translation (3,) in metres."""
+        yaw_rad = values.number(yaw_rad, "SE3: yaw_rad")
         c, s = math.cos(yaw_rad), math.sin(yaw_rad)
         return cls(np.array([[c, -s, 0], [s, c, 0], [0, 0, 1.0]]), numbers(translation, "SE3: translation"))
 

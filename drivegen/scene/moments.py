@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -11,6 +12,7 @@ import numpy as np
 from drivegen.scene.boxes import Box3D
 from drivegen.scene.cameras import Camera, ring_order
 from drivegen.scene.geometry import SE3, items_of, timestamp
+from drivegen.support import values
 from drivegen.support.errors import InputError
 
 MAX_GAP_S = 1.0
@@ -69,12 +71,18 @@ def ordered(moments: Sequence[Moment], own_us: int, where: str) -> tuple[Moment,
     return tuple(found)
 
 
+def seconds(value: float, what: str) -> float:
+    """Return a span of time that is 0 or above, infinity too; InputError for anything else."""
+    return math.inf if value == math.inf else values.number(value, what, 0.0)
+
+
 def around(moments: Sequence[Moment], time_us: int, past_s: float, future_s: float) -> list[Moment]:
     """Return the moments from past_s before a time to future_s after it, and the first beyond each end that is not 0.
 
     With that one, what is asked for at the very end can be interpolated, as recordings rarely have a moment exactly there. The
     moment at the time itself is left out.
     """
+    past_s, future_s = seconds(past_s, "past_s"), seconds(future_s, "future_s")
     moments = sorted(moments, key=lambda moment: moment.timestamp_us)
     before = [moment for moment in moments if past_s > 0 and moment.timestamp_us < time_us]
     after = [moment for moment in moments if future_s > 0 and moment.timestamp_us > time_us]

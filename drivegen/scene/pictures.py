@@ -37,7 +37,7 @@ def open_image(path: Path, where: str, size: tuple[int, int] | None = None, size
     """
     try:
         if not path.is_file():
-            raise InputError(f"{where}: image {path} is missing; restore the file, or correct what names it")
+            raise InputError(f"{where}: image {path} {_absence(path)}")
         image = Image.open(path, formats=FORMATS)
     except InputError:
         raise
@@ -73,6 +73,17 @@ def _converted(image: Image.Image, where: str, mode: str) -> Image.Image:
     except Exception as error:  # as in `open_image`
         raise InputError(f"{where}: image is damaged or cut short: {_reason(error)}; replace the file") from error
     raise InputError(f"{where}: image {problem}")
+
+
+def _absence(path: Path) -> str:
+    """Say why there is no file of that name."""
+    link = next((part for part in (path, *path.parents) if part.is_symlink() and not part.exists()), None)
+    if link is not None:
+        return f"is missing: {link} is a link to {os.readlink(link)}, which is not there; mend the link"
+    if path.exists():
+        return "is missing: what has its name is no file; put the picture there, or correct what names it"
+    hint = "; names have '/' between folders, not '\\'" if "\\" in path.name else ""
+    return f"is missing; restore the file, or correct what names it{hint}"
 
 
 def _reason(error: Exception) -> str:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from numpy.typing import ArrayLike
 
@@ -19,7 +19,10 @@ from drivegen.scene.cameras import Camera, ring_order
 from drivegen.scene.geometry import SE3, file_path, finite, instance_of, items_of, timestamp
 from drivegen.scene.moments import MAX_GAP_S, Moment, around, ordered, pose_at
 from drivegen.scene.vector_map import VectorMap
+from drivegen.support import values
 from drivegen.support.errors import InputError, nearest
+
+Changed = TypeVar("Changed", Box3D, Camera)
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +50,8 @@ class Frame:
 
     def __post_init__(self) -> None:
         where = f"frame {self.token!r}"
+        for name in ("token", "description", "location", "scene_name"):
+            values.text(getattr(self, name), f"{where}: {name}")
         cameras = items_of(self.cameras, Camera, f"{where}: cameras")
         object.__setattr__(self, "boxes", items_of(self.boxes, Box3D, f"{where}: boxes"))
         if self.map is not None:
@@ -65,6 +70,8 @@ class Frame:
         if not isinstance(self.extras, Mapping):
             kind = type(self.extras).__name__
             raise InputError(f"{where}: extras is of type {kind}, expected a mapping from plugin names to what each is given")
+        for name in self.extras:
+            values.text(name, f"{where}: extras: the plugin's name")
         object.__setattr__(self, "neighbours", ordered(self.neighbours, self.timestamp_us, where))
 
     @property
@@ -97,7 +104,7 @@ class Frame:
 
         None where there is none within tolerance_s of that time: what the scene was then is unknown.
         """
-        time = self.timestamp_us + offset_s * 1e6
+        time = self.timestamp_us + values.number(offset_s, "offset_s") * 1e6
         closest = min(self.neighbours, key=lambda moment: abs(moment.timestamp_us - time), default=None)
         return closest if closest is not None and abs(closest.timestamp_us - time) <= tolerance_s * 1e6 else None
 
@@ -108,7 +115,7 @@ class Frame:
         """
         here = Moment(self.timestamp_us, self.global_SE3_ego)
         moments = sorted((*self.neighbours, here), key=lambda moment: moment.timestamp_us)
-        return pose_at(moments, self.timestamp_us + offset_s * 1e6, max_gap_s)
+        return pose_at(moments, self.timestamp_us + values.number(offset_s, "offset_s") * 1e6, max_gap_s)
 
     def resized(self, width_px: int, height_px: int) -> Frame:
         """Return this frame with every camera, those of neighbours too, set to generate width_px x height_px images."""
@@ -124,7 +131,7 @@ class Frame:
     def edit_box(self, instance: str, **changes: Any) -> Frame:
         """Return this frame with fields of one box replaced: `category`, `size_wlh_m`, `global_SE3_object` …"""
         old = self.box(instance)
-        new = replace(old, **changes)
+        new = _changed(old, changes)
         return replace(self, boxes=tuple(new if box is old else box for box in self.boxes))
 
     def move_box(self, instance: str, forward_m: float = 0.0, left_m: float = 0.0, turn_rad: float = 0.0) -> Frame:
@@ -140,7 +147,7 @@ class Frame:
     def edit_camera(self, channel: str, **changes: Any) -> Frame:
         """Return this frame with fields of one camera replaced; the recorded picture no longer belongs to it."""
         old = self.camera(channel)
-        new = replace(old, **({"image_path": None} | changes))
+        new = _changed(old, {"image_path": None} | changes)
         return replace(self, cameras=tuple(new if camera is old else camera for camera in self.cameras))
 
     def with_pictures(self, pictures: Mapping[str, str | Path]) -> Frame:
@@ -149,7 +156,7 @@ class Frame:
         pictures names the file of each camera by channel; size and intrinsics become those of the generated image. Raises
         InputError where a camera has none, or a picture is of no camera.
         """
-        for channel in pictures:
+        for channel in values.by_name(pictures, "pictures", "files of cameras"):
             self.camera(channel)
         missing = [channel for channel in self.channels if channel not in pictures]
         if missing:
@@ -169,6 +176,15 @@ class Frame:
         """Return this frame without one camera."""
         gone = self.camera(channel)
         return replace(self, cameras=tuple(camera for camera in self.cameras if camera is not gone))
+
+
+def _changed(old: Changed, changes: Mapping[str, Any]) -> Changed:
+    """Return a copy with fields replaced; InputError for a field that there is none of."""
+    known = [each.name for each in fields(old)]
+    for name in changes:
+        if name not in known:
+            raise InputError(f"{type(old).__name__} has no field {name!r}{nearest(name, known)}; it has {', '.join(known)}")
+    return replace(old, **changes)
 
 
 @dataclass(frozen=True, eq=False)

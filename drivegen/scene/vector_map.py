@@ -12,6 +12,7 @@ from shapely import STRtree
 from shapely import box as rectangle
 
 from drivegen.scene.geometry import FAR_AWAY_M, Array, items_of, numbers
+from drivegen.support import values
 from drivegen.support.errors import InputError
 
 BEV_CLASSES = (
@@ -23,8 +24,8 @@ LINE_LAYERS = ("road_divider", "lane_divider")
 """Map layers made of lines; every other layer is made of polygons."""
 
 
-def _points(values: ArrayLike, least: int, what: str) -> Array:
-    array = numbers(values, what)
+def _points(given: ArrayLike, least: int, what: str) -> Array:
+    array = numbers(given, what)
     if array.ndim != 2 or array.shape[1] != 2 or len(array) < least:
         raise InputError(f"{what} has shape {array.shape}, expected (P, 2) with P >= {least}")
     if not np.isfinite(array).all():
@@ -76,6 +77,8 @@ class VectorMap:
 
     def __post_init__(self) -> None:
         where = f"map of {self.location!r}"
+        for name in ("polygons", "lines"):
+            values.by_name(getattr(self, name), f"{where}: {name}", "elements of layers")
         polygons = {layer: items_of(group, MapPolygon, f"{where}: {layer}") for layer, group in self.polygons.items()}
         lines = {layer: items_of(group, MapLine, f"{where}: {layer}") for layer, group in self.lines.items()}
         object.__setattr__(self, "polygons", polygons)

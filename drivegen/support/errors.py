@@ -37,9 +37,9 @@ def at_least(least: float, **values: float | Sequence[float] | None) -> None:
             raise InputError(f"{name} = {value} is out of range; allowed: >= {least:g}")
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Return `` (did you mean 'x'?)`` for the closest known name, or an empty string."""
-    close = difflib.get_close_matches(name, list(known), n=1)
+def nearest(name: object, known: Iterable[str]) -> str:
+    """Return `` (did you mean 'x'?)`` for the closest known name; an empty string where none is close, or name is no text."""
+    close = difflib.get_close_matches(name, list(known), n=1) if isinstance(name, str) else []
     return f" (did you mean '{close[0]}'?)" if close else ""
 
 

@@ -63,6 +63,10 @@ class Text(Plugin):
 
     def _read(self, prompt: str, weighted: bool) -> dict[str, np.ndarray]:
         """Give ids (S,) of a prompt, and weights (S,) where it has such: S is a multiple of a chunk's length then."""
+        try:
+            prompt.encode()
+        except UnicodeEncodeError as error:
+            raise InputError(f"the prompt {prompt!r:.80} has half of a surrogate pair; write the letter itself") from error
         if not weighted:
             return {"ids": self.tokenize(prompt)}
         tokenizer = self.tokenizer

@@ -220,9 +220,10 @@ def test_a_rig_of_ones_own_with_an_edited_frame(tmp_path: Path) -> None:
     assert picture.size == (50, 20)
     assert picture.getcolors() == [(1000, (128, 128, 128))]
     warnings = [str(problem) for problem in nuscenes.validate(tmp_path)]
-    assert len(warnings) == 2
+    assert len(warnings) == 3
     assert "dragon" in warnings[0]
     assert "'here' has no map" in warnings[1]
+    assert "10 microseconds after the one before" in warnings[2]
 
 
 def with_map(frame: Frame, size: float) -> Frame:
@@ -388,8 +389,12 @@ BAD_ROWS: dict[str, tuple[str, Callable[[dict[str, Any]], Any], str]] = {
     "sample without time": ("sample", lambda row: row.pop("timestamp"), "has no timestamp"),
     "picture without time": ("sample_data", lambda row: row.pop("timestamp"), "has no timestamp"),
     "nanoseconds": ("sample", lambda row: row.update(timestamp=row["timestamp"] * 1000), "microseconds"),
-    "no description": ("scene", lambda row: row.pop("description"), "has no description"),
-    "no count of points": ("sample_annotation", lambda row: row.pop("num_lidar_pts"), "has no num_lidar_pts"),
+    "no description": ("scene", lambda row: row.update(description=7), "description is 7, not a text"),
+    "no count of points": (
+        "sample_annotation",
+        lambda row: row.update(num_lidar_pts="3"),
+        "num_lidar_pts is '3', not a number",
+    ),
     "chain in a loop": ("sample", lambda row: row.update(next=row["token"]), "comes back to it"),
     "no size": ("sample_annotation", lambda row: row.pop("size"), "size"),
 }

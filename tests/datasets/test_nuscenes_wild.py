@@ -126,6 +126,26 @@ def first(table: str, **values: Any) -> Change:
     return lambda tables, root: tables[table][0].update(values)
 
 
+def without(table: str, *fields: str) -> Change:
+    return lambda tables, root: [row.pop(field, None) for row in tables[table] for field in fields]
+
+
+def in_seconds(tables: dict[str, list[dict[str, Any]]], root: Path) -> None:
+    for row in (*tables["sample"], *tables["sample_data"]):
+        row["timestamp"] /= 1e6
+
+
+def ends_of_null(tables: dict[str, list[dict[str, Any]]], root: Path) -> None:
+    """Say null where the schema says "" for none."""
+    for name in ("sample", "sample_data", "sample_annotation"):
+        for row in tables[name]:
+            row.update({link: row[link] or None for link in ("prev", "next")})
+
+
+def into_the_other_scene(tables: dict[str, list[dict[str, Any]]], root: Path) -> None:
+    next(row for row in tables["sample"] if row["token"] == "one-1")["next"] = "two-0"
+
+
 def resize(tables: dict[str, list[dict[str, Any]]], root: Path) -> None:
     Image.new("RGB", (5, 5)).save(next(root.glob("samples/CAM_*/*.png")))
 
@@ -138,10 +158,21 @@ def unused_log(tables: dict[str, list[dict[str, Any]]], root: Path) -> None:
 STRONG = [-0.3, 0.1, 0.0, 0.0, 0.0]
 NO_CLASS = "'Vehicle.Car' is not a nuScenes category.*did you mean 'vehicle.car'"
 
+UNKNOWN = ("visibility_token", "attribute_tokens", "num_lidar_pts", "prev", "next")
 READS: dict[str, tuple[Change, str]] = {
     "extras": (first("sample", extras={"speed": 7.5}), ""),
     "as it is": (lambda tables, root: None, ""),
     "Lyft's rows": (lyft, ""),
+    "boxes of which little is known": (without("sample_annotation", *UNKNOWN), ""),
+    "boxes with nulls": (every("sample_annotation", **dict.fromkeys(UNKNOWN)), ""),
+    "counts of a spreadsheet": (every("sample_annotation", num_lidar_pts=float("nan")), ""),
+    "no descriptions": (without("scene", "description"), ""),
+    "ends of null": (ends_of_null, ""),
+    "seconds": (in_seconds, "0.5 microseconds after the one before: speeds are wrong"),
+    "a chain into the other scene": (into_the_other_scene, "names scene two, whose .*\n.* is read in both"),
+    "a class that begins like another": (first("category", name="vehicle.caravan"), "'vehicle.caravan' is not"),
+    "a class of capitals": (first("category", name="Car"), r"did you mean 'car'"),
+    "a sample's description in Greek": (first("sample", description="βροχή"), "sample row .*letters that text encoders"),
     "only the camera blobs": (unlink("samples/LIDAR_TOP/*"), "lidar file samples/LIDAR_TOP/"),
     "fewer scenes": (kept("scene", 1), "2 of 4 samples are in no scene's chain"),
     "no scenes": (kept("scene", 0), "there is no sample to read"),
@@ -319,3 +350,52 @@ def test_checking_shows_how_far_it_is(root: Path) -> None:
     with report_to(heard.append):
         nuscenes.validate(root)
     assert (heard[0].task, heard[0].total, heard[-1].done) == ("checking", 4, 4)
+
+
+def test_what_is_not_said_is_unknown(root: Path) -> None:
+    change(root, without("sample_annotation", *UNKNOWN))
+    frame = nuscenes.open(root).frame("one-0")
+    box = frame.boxes[0]
+    assert (box.visibility, box.num_lidar_pts, box.attribute) == (None, None, "")
+    assert np.isnan(box.velocity_mps).all()
+    for table in ("scene", "sample"):
+        change(root, without(table, "description"))
+    data = nuscenes.open(root)
+    assert data.frame("one-0").description == data.scene("one").description == ""
+    assert len(data.samples()) == 4
+
+
+@pytest.mark.parametrize("what", ["link", "folder", "windows"])
+def test_why_a_picture_is_not_there_is_said(what: str, root: Path) -> None:
+    if what == "link":
+        shutil.move(root / "samples", root / "gone")
+        (root / "samples").symlink_to("/nowhere/samples")
+        said = "samples is a link to /nowhere/samples, which is not there"
+    elif what == "folder":
+        path = next(root.glob("samples/CAM_*/*.png"))
+        path.unlink()
+        path.mkdir()
+        said = "what has its name is no file"
+    else:
+        change(root, lambda t, _: [row.update(filename=row["filename"].replace("/", "\\")) for row in t["sample_data"]])
+        said = "names have '/' between folders"
+    assert said in refusal(root)
+    assert said in errors(root)[0]
+
+
+def test_refusals_name_each_row_once(root: Path) -> None:
+    change(root, every("ego_pose", rotation=[1, 1, 1, 1]))
+    said = refusal(root)
+    assert said.count("sample_data row") == said.count("ego_pose row") == 1
+    assert "calibrated_sensor" not in said
+
+
+@pytest.mark.parametrize("value", [None, 5, b"x", "", "a\0b", "a" * 5000])
+def test_what_is_no_folder_is_no_dataset(value: Any, root: Path) -> None:
+    for call in (datasets.open, nuscenes.open, nuscenes.validate):
+        with pytest.raises(InputError, match="data root"):
+            call(value)
+    data = nuscenes.open(root)
+    for call in (data.frame, data.scene, data.moment):
+        with pytest.raises(InputError, match="has no s"):
+            call(value)

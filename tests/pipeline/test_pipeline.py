@@ -391,3 +391,11 @@ def test_plain_model_names_what_it_ignores(frame) -> None:
     assert pipeline(tiny_host(("text",))).ignored(frame) == ("cameras", "boxes", "map")
     assert pipeline(tiny_host(("text", "layout"))).ignored(frame) == ()
     assert registry.load("text").takes_prompt
+
+
+@pytest.mark.parametrize("channel", ["sheet", "sheet_boxes"])
+def test_a_camera_does_not_overwrite_a_sheet(channel: str, pipe: Pipeline, frame, tmp_path) -> None:
+    one = replace(frame, cameras=(replace(frame.cameras[0], channel=channel),))
+    with pytest.raises(InputError, match=f"camera '{channel}' has the name of a sheet"):
+        pipe(one).save(tmp_path / "views")
+    assert not (tmp_path / "views").exists()

@@ -6,6 +6,7 @@ import math
 import pickle
 import re
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from drivegen.scene import (
     ring_neighbours,
     ring_order,
 )
+from drivegen.scene.cameras import ResizeCrop
 from drivegen.scene.geometry import SE3, project
 from drivegen.support.errors import InputError
 from tests.street import RIG_DEG, camera, rectangle, street_boxes, street_frame, street_map
@@ -123,7 +125,7 @@ def test_what_is_of_another_type_is_named(message: str) -> None:
 
 
 def test_bad_visibility_and_map_shapes() -> None:
-    with pytest.raises(InputError, match="visibility 7"):
+    with pytest.raises(InputError, match="visibility is 7"):
         Box3D("vehicle.car", SE3.identity(), (1, 1, 1), visibility=7)
     with pytest.raises(InputError, match=r"m-1.*P >= 3"):
         MapPolygon(np.zeros((2, 2)), token="m-1")
@@ -245,3 +247,56 @@ def test_whole_numbers_of_any_type_and_times_in_microseconds() -> None:
     for value in (0, -3, 32.5, "32", 10**7):
         with pytest.raises(InputError, match=r"'A': image size: height_px"):
             replace(view, height_px=value)
+
+
+NUMBERS_AS_TEXTS = [
+    (Box3D, "category"), (Box3D, "instance"), (Box3D, "token"), (Box3D, "attribute"), (Frame, "token"), (Frame, "description"),
+    (Frame, "location"), (Frame, "scene_name"), (Camera, "channel"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "name"), NUMBERS_AS_TEXTS)
+def test_texts_of_another_type_are_refused(kind: type, name: str) -> None:
+    frame = street_frame()
+    whole = {Frame: frame, Box3D: frame.boxes[0], Camera: frame.cameras[0]}[kind]
+    for value in (None, 5, b"x", ["a"]):
+        with pytest.raises(InputError, match=f"{name} .* must be a text"):
+            replace(whole, **{name: value})
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda f: replace(f.boxes[0], num_lidar_pts=1.5), "num_lidar_pts is 1.5"),
+        (lambda f: replace(f.boxes[0], visibility=True), "visibility is True"),
+        (lambda f: replace(f.boxes[0], velocity_mps=[np.inf, 0, 0]), "NaN says that it is unknown"),
+        (lambda f: replace(f.cameras[0], channel=""), "channel is empty"),
+        (lambda f: replace(f.cameras[0], resize=(1, 2)), "resize is tuple, not ResizeCrop"),
+        (lambda f: replace(f.cameras[0], width_px=True), "width_px is True"),
+        (lambda f: ResizeCrop(float("nan"), 0, 0, 8, 8), "scale nan must be a number"),
+        (lambda f: ResizeCrop(0, 0, 0, 8, 8), "scale 0.0 must be above 0"),
+        (lambda f: ResizeCrop(1, 0, 0, 8, 0), "height_px is 0"),
+        (lambda f: f.edit_box("car-a", colour="red"), "Box3D has no field 'colour'"),
+        (lambda f: f.edit_camera("CAM_FRONT", width=3), r"Camera has no field 'width' \(did you mean 'width_px'"),
+        (lambda f: f.box(None), "no box of instance None"),
+        (lambda f: f.camera(7), "no camera 7"),
+        (lambda f: f.with_pictures(None), "pictures None must give files of cameras by name"),
+        (lambda f: f.move_camera("CAM_FRONT", yaw_rad="left"), "yaw_rad 'left' must be a number"),
+        (lambda f: f.neighbour("soon"), "offset_s 'soon' must be a number"),
+        (lambda f: f.ego_at(None), "offset_s None must be a number"),
+        (lambda f: Scene("s", (f,)).with_neighbours(-1, 0), "past_s -1 must be a number of 0 or above"),
+        (lambda f: replace(f, extras={1: 2}), "plugin's name 1 must be a text"),
+        (lambda f: VectorMap("x", None), "polygons None must give"),
+    ],
+)
+def test_values_that_cannot_be_are_refused_where_they_are_given(call: Any, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        call(street_frame())
+
+
+def test_a_class_is_its_name_and_not_its_beginning() -> None:
+    names = {
+        "vehicle.caravan": None, "vehicle.trucks": None, "vehicle.bus": None, "vehicle.car ": None, "vehicle.car": "car",
+        "vehicle.car.estate": "car", "vehicle.bus.bendy": "bus", "vehicle.construction": "construction_vehicle",
+    }  # fmt: skip
+    assert {name: detection_class(name) for name in names} == names

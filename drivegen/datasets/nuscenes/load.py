@@ -23,7 +23,8 @@ def load(root: Path, version: str) -> Any:
         with _collecting_later():
             return NuScenes(version=version, dataroot=str(root), verbose=False)
     except Exception as error:
-        cause = f"{type(error).__name__} {error}"  # the error itself holds all of the devkit's tables in memory
+        said = isinstance(error, AssertionError) and str(error)  # a sentence of the devkit's own
+        cause = said or f"{type(error).__name__} {error}"  # the error itself holds all of the devkit's tables in memory
     problems = opening_problems(root, version)
     if not problems:
         raise InputError(f"dataset {root / version} cannot be opened: {cause}")

@@ -72,7 +72,7 @@ def distortions(devkit: Any) -> Iterator[str]:
                 found[channel] = max(found.get(channel, 0.0), moved)
     if found:
         most = max(found.values())
-        size = f"up to {most:.0f} pixels" if np.isfinite(most) else "an amount that is not known"
+        size = f"up to {most:.0f} pixels" if most < 1e6 else "an amount that is not known"
         names = ", ".join(found)
         yield f"camera_distortion of {names} is not taken off: points lie off by {size}; rectify the pictures and set it to []"
 

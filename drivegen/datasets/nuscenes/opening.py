@@ -30,12 +30,17 @@ def opening_problems(root: Path, version: str) -> list[Problem]:
         path = root / version / f"{name}.json"
         try:
             rows = tables[name] = json.loads(path.read_text(encoding="utf-8"))
-            named = (isinstance(row, dict) and isinstance(row.get("token"), str) for row in rows)
-            if not isinstance(rows, list) or not all(named):
+            if not isinstance(rows, list) or not all(map(_has_token, rows)):
                 raise ValueError("not a list of rows with a token each")
-        except (OSError, ValueError, TypeError, RecursionError) as error:
+        except OSError as error:
+            problems.append(Problem(name, "", f"{path} cannot be read: {error.strerror or error}"))
+        except (ValueError, RecursionError) as error:
             problems.append(Problem(name, "", f"{path} cannot be read: {error}"))
     return problems or [*_broken_links(tables), *_fields(tables), *_masks(root, tables)]
+
+
+def _has_token(row: Any) -> bool:
+    return isinstance(row, dict) and isinstance(row.get("token"), str)
 
 
 def _broken_links(tables: dict[str, Rows]) -> Iterator[Problem]:

@@ -20,8 +20,10 @@ from drivegen.datasets.nuscenes.vectormap import read_map
 from drivegen.datasets.nuscenes.versions import choose_version, versions
 from drivegen.scene import Box3D, Camera, Frame, Moment, Scene, VectorMap
 from drivegen.scene.geometry import SE3
+from drivegen.scene.moments import seconds
 from drivegen.scene.pictures import open_image
 from drivegen.support.errors import InputError, nearest
+from drivegen.support.values import file_path
 
 MOMENTS_KEPT = 64
 """Neighbouring moments that stay in memory: those of one frame are nearly those of the next."""
@@ -54,7 +56,7 @@ class Dataset(SceneSource):
 
     @classmethod
     def open(cls, root: str | Path, version: str | None = None) -> Dataset:
-        root = Path(root)
+        root = file_path(root, "data root")
         return cls(root, choose_version(root, version))
 
     def __init__(self, root: Path, version: str, notify: bool = True) -> None:
@@ -72,7 +74,7 @@ class Dataset(SceneSource):
                 check(table, row)
         self._maps: dict[str, VectorMap | None] = {}
         self._moments: dict[str, Moment] = {}
-        self._last: tuple[str, dict[str, dict[str, Any]]] = "", {}
+        self._last: tuple[str | None, dict[str, dict[str, Any]]] = None, {}
         for notice in notices(self.root, self.devkit) if notify else ():
             warnings.warn(f"dataset {self.root / version}: {notice}", stacklevel=2)
 
@@ -117,6 +119,7 @@ class Dataset(SceneSource):
 
     def nearby(self, sample_token: str, past_s: float, future_s: float) -> tuple[str, ...]:
         """Follow a sample's links; where timestamps stand still or turn back, what lies beyond is unknown."""
+        past_s, future_s = seconds(past_s, "past_s"), seconds(future_s, "future_s")
         self._data(sample_token)  # refuses a token that is not there
         before = self._along("prev", sample_token, past_s)
         return (*before[::-1], *self._along("next", sample_token, future_s))
@@ -165,7 +168,7 @@ class Dataset(SceneSource):
         if last == sample_token:
             return rows
         where = f"sample row {sample_token}"
-        if sample_token not in self.devkit._token2ind["sample"]:
+        if not isinstance(sample_token, str) or sample_token not in self.devkit._token2ind["sample"]:
             raise InputError(f"dataset {self.root / self.version} has no sample {sample_token!r}; `samples()` lists them")
         rows = {}
         for channel, token in self._get("sample", sample_token, where)["data"].items():
@@ -188,7 +191,7 @@ class Dataset(SceneSource):
         row = self._scene_row(name_or_token)
         location = self._get("log", row["log_token"], f"scene row {row['token']}")["location"]
         frames = tuple(self.frame(token) for token in self._samples(row))
-        return Scene(row["name"], frames, row["description"], location, row["token"])
+        return Scene(row["name"], frames, row.get("description") or "", location, row["token"])
 
     def frame(self, sample_token: str) -> Frame:
         """Read one sample: cameras each with its own ego pose, boxes, map, text.
@@ -211,7 +214,7 @@ class Dataset(SceneSource):
                 raise InputError(_NO_CAMERA)
             pose, lidar_mounting, path = self._reference(sample, rows, cameras)
             return Frame(
-                sample_token, cameras, boxes, self._map(location), sample.get("description", scene["description"]), location,
+                sample_token, cameras, boxes, self._map(location), _description(sample, scene), location,
                 scene["name"], time_us(sample), pose, lidar_path=path, extras=extras, **lidar_mounting,
             )  # fmt: skip
 
@@ -258,7 +261,7 @@ class Dataset(SceneSource):
             if token in tokens:
                 raise InputError(f"sample row {token}: the chain of next tokens comes back to it; correct sample.json")
             tokens[token] = None
-            token = self._get("sample", token, f"scene row {scene['token']}", "chained sample")["next"]
+            token = self._get("sample", token, f"scene row {scene['token']}", "chained sample").get("next")
         return tuple(tokens)
 
     def _pose(self, table: str, token: str, where: str) -> SE3:
@@ -271,11 +274,10 @@ class Dataset(SceneSource):
         where = f"sample_data row {row['token']} ({row['channel']})"
         mount = self._get("calibrated_sensor", row["calibrated_sensor_token"], where, "calibrated camera")
         path = inside(self.root, row["filename"], where)
+        poses = self._pose("calibrated_sensor", mount["token"], where), self._pose("ego_pose", row["ego_pose_token"], where)
         with at(f"{where}: calibrated_sensor row {mount['token']}"):
             camera = Camera(
-                row["channel"], mount["camera_intrinsic"], row["width"], row["height"],
-                self._pose("calibrated_sensor", mount["token"], where), self._pose("ego_pose", row["ego_pose_token"], where),
-                time_us(row), path,
+                row["channel"], mount["camera_intrinsic"], row["width"], row["height"], *poses, time_us(row), path
             )  # fmt: skip
         if look:
             open_image(path, where, (camera.width_px, camera.height_px)).close()
@@ -284,14 +286,14 @@ class Dataset(SceneSource):
     def _box(self, token: str) -> Box3D:
         where = f"sample_annotation row {token}"
         row = self._get("sample_annotation", token, where)
-        attributes = [self._get("attribute", name, where)["name"] for name in row["attribute_tokens"]]
-        seen = row["visibility_token"]
+        attributes = [self._get("attribute", name, where)["name"] for name in row.get("attribute_tokens") or ()]
+        seen = row.get("visibility_token")
         level = visibility_level(self._get("visibility", seen, where)) if seen else None
         with at(where):
             return Box3D(
                 row["category_name"], SE3.from_quaternion(row["rotation"], row["translation"]), row["size"],
                 row["instance_token"], token, self._velocity(row, where), level,
-                row["num_lidar_pts"], attributes[0] if attributes else "",
+                _points(row), attributes[0] if attributes else "",
             )  # fmt: skip
 
     def _velocity(self, row: dict[str, Any], where: str, longest_s: float = 1.5) -> NDArray[np.float64]:
@@ -299,12 +301,13 @@ class Dataset(SceneSource):
 
         NaN where it is unknown: there is one observation, they are too far apart, or time does not go on between them.
         """
-        first, last = (self._find("sample_annotation", row[link], where) if row[link] else row for link in ("prev", "next"))
+        links = [row.get(link) for link in ("prev", "next")]
+        first, last = (self._find("sample_annotation", link, where) if link else row for link in links)
         if first is last:
             return np.full(3, np.nan)
         times = [1e-6 * self._find("sample", one["sample_token"], where)["timestamp"] for one in (first, last)]
         span_s, moved_m = times[1] - times[0], np.array(last["translation"]) - np.array(first["translation"])
-        if not 0 < span_s <= longest_s * (2 if row["prev"] and row["next"] else 1):
+        if not 0 < span_s <= longest_s * (2 if all(links) else 1):
             return np.full(3, np.nan)
         return np.asarray(moved_m / span_s, dtype=np.float64)
 
@@ -313,3 +316,15 @@ class Dataset(SceneSource):
             path = map_path(self.root, location) if location else None
             self._maps[location] = read_map(path, location) if path is not None and path.is_file() else None
         return self._maps[location]
+
+
+def _description(sample: dict[str, Any], scene: dict[str, Any]) -> str:
+    """Return a sample's own description, or its scene's."""
+    found = (row["description"] for row in (sample, scene) if row.get("description") is not None)
+    return next(found, "")
+
+
+def _points(row: dict[str, Any]) -> int | None:
+    """Return the number of lidar points in a box; None where it is no count, such as the NaN of a spreadsheet."""
+    count = row.get("num_lidar_pts")
+    return int(count) if count is not None and -1 <= count <= 2**31 and count % 1 == 0 else None

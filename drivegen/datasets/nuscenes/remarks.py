@@ -13,11 +13,14 @@ from drivegen.datasets.nuscenes.problems import Problem
 from drivegen.datasets.nuscenes.read import Dataset
 from drivegen.datasets.nuscenes.rows import CHANNEL
 from drivegen.datasets.nuscenes.schema import CATEGORIES, LINKS, visibility_level
-from drivegen.scene import detection_class
+from drivegen.scene import DETECTION_CLASSES, detection_class
 from drivegen.support.errors import InputError, nearest
 from drivegen.support.names import check_file_name
 
 _warning = partial(Problem, severity="warning")
+
+SHORTEST_US = 1000
+"""Samples closer in time than this are in another unit: a camera takes a thousand pictures a second at most."""
 
 _UNREAD = {
     "instance": ("first_annotation_token", "last_annotation_token"), "scene": ("last_sample_token",), "sample": ("prev",),
@@ -29,6 +32,7 @@ _UNREAD = {
 def remarks(data: Dataset, chains: list[list[str]]) -> Iterator[Problem]:
     """Yield the warnings of an open dataset; chains are the sample tokens of each scene that can be read."""
     yield from _scenes(data, chains)
+    yield from _chains(data, chains)
     yield from _categories(data.devkit)
     yield from _visibility(data.devkit)
     for notice in missing_maps(data.root, data.devkit):
@@ -58,15 +62,33 @@ def _scenes(data: Dataset, chains: list[list[str]]) -> Iterator[Problem]:
                 "scene", row["token"], f"the name {row['name']!r} is taken by another scene, which is the one found by it"
             )
         names.add(row["name"])
-        if any(ord(letter) > 0x24F for letter in row["description"]):
-            message = f"description {row['description']!r:.60} has letters that text encoders trained on English do not know"
-            yield _warning("scene", row["token"], message)
+
+    samples = (("sample", data.devkit.get("sample", token)) for chain in chains for token in chain)
+    for table, row in (*(("scene", row) for row in data.devkit.scene), *samples):
+        description = row.get("description")
+        if isinstance(description, str) and not description.isascii() and any(ord(letter) > 0x24F for letter in description):
+            message = f"description {description!r:.60} has letters that text encoders trained on English do not know"
+            yield _warning(table, row["token"], message)
+
+
+def _chains(data: Dataset, chains: list[list[str]]) -> Iterator[Problem]:
+    """Samples of another scene, or of two."""
+    owner: dict[str, str] = {}
+    for scene, chain in zip(data.devkit.scene, chains, strict=True):
+        for token in chain:
+            named = data.devkit.get("sample", token).get("scene_token")
+            first = owner.setdefault(token, scene["token"])
+            if first != scene["token"]:
+                yield _warning("sample", token, f"is in the chains of scenes {first} and {scene['token']}: it is read in both")
+            elif named != first and isinstance(named, str):
+                message = f"is in the chain of scene {first} and names scene {named}, whose description and map it takes"
+                yield _warning("sample", token, message)
 
 
 def _categories(devkit: Any) -> Iterator[Problem]:
     for row in devkit.category:
         if row["name"] not in CATEGORIES and detection_class(row["name"]) is None:
-            close = nearest(row["name"].lower(), CATEGORIES)
+            close = nearest(row["name"].lower(), (*CATEGORIES, *DETECTION_CLASSES))
             yield _warning(
                 "category",
                 row["token"],
@@ -102,6 +124,9 @@ def _times(devkit: Any, chains: list[list[str]]) -> Iterator[Problem]:
             if all(isinstance(time, (int, float)) for time in times) and not times[1] > times[0]:
                 message = f"timestamp {times[1]} is not after the one before, {times[0]}"
                 yield _warning("sample", other["token"], f"{message}: `write` refuses the scene, and speeds are unknown")
+            elif all(isinstance(time, (int, float)) for time in times) and times[1] - times[0] < SHORTEST_US:
+                message = f"timestamp {times[1]} is {times[1] - times[0]:g} microseconds after the one before"
+                yield _warning("sample", other["token"], f"{message}: speeds are wrong if the unit is another, such as seconds")
 
 
 def _files(data: Dataset, chains: list[list[str]]) -> Iterator[Problem]:
@@ -143,8 +168,8 @@ def _links(devkit: Any) -> Iterator[Problem]:
             target = LINKS[table][link]
             index = devkit._token2ind[target]
             for row in getattr(devkit, table):
-                value = row.get(link, "")
-                if value != "" and not (isinstance(value, str) and value in index):
+                value = row.get(link)
+                if value not in ("", None) and not (isinstance(value, str) and value in index):
                     yield _warning(
                         table, row["token"], f"{link} {value!r:.60} is not in {target}.json; nothing here follows it"
                     )

@@ -35,16 +35,17 @@ _PLACED = {"rotation": list, "translation": list}
 READ: dict[str, dict[str, Any]] = {
     "category": {"name": str}, "attribute": {"name": str}, "visibility": {}, "sensor": {"channel": str, "modality": str},
     "log": {"location": str}, "map": {"filename": str, "log_tokens": list},
-    "scene": {"name": str, "description": str, "first_sample_token": str, "log_token": str},
-    "sample": {"timestamp": _NUMBER, "scene_token": str, "description?": str, "extras?": dict}, "chained sample": {"next": str},
+    "scene": {"name": str, "description?": str, "first_sample_token": str, "log_token": str},
+    "sample": {"timestamp": _NUMBER, "scene_token": str, "description?": str, "extras?": dict},
+    "chained sample": {"next?": str},
     "ego_pose": _PLACED, "calibrated_sensor": _PLACED, "calibrated camera": _PLACED | {"camera_intrinsic": list},
     "sample_data": {"filename": str, "calibrated_sensor_token": str, "ego_pose_token": str},
     "camera data": {"filename": str, "calibrated_sensor_token": str, "ego_pose_token": str, "timestamp": _NUMBER,
                     "width": _NUMBER, "height": _NUMBER},
-    "sample_annotation": _PLACED | {"size": list, "num_lidar_pts": _NUMBER, "instance_token": str, "visibility_token": str,
-                                    "attribute_tokens": list, "prev": str, "next": str},
+    "sample_annotation": _PLACED | {"size": list, "num_lidar_pts?": _NUMBER, "instance_token": str, "visibility_token?": str,
+                                    "attribute_tokens?": list, "prev?": str, "next?": str},
 }  # fmt: skip
-"""Of each table's rows, the fields that are read, with their types; a `?` marks those that may be missing.
+"""Of each table's rows, the fields that are read, with their types; a `?` marks those that may be missing, or null: unknown.
 
 Rows of cameras are read further than those of other sensors: a lidar needs no size.
 """
@@ -53,7 +54,7 @@ ROW_ERRORS = (KeyError, IndexError, TypeError, ValueError, AttributeError, Arith
 """What a row of another form than the schema's can raise where it is read."""
 
 MAY_BE_EMPTY = ("prev", "next", "visibility_token")
-"""Link fields for which an empty string means none."""
+"""Link fields for which an empty string, or null, means none."""
 
 VISIBILITY_LEVELS = {1: "v0-40", 2: "v40-60", 3: "v60-80", 4: "v80-100"}
 _PERCENT = re.compile(r"v?\s*(\d+)\s*[-–]\s*\d+\s*%?")
@@ -91,11 +92,12 @@ def field_problems(kind_of_row: str, row: dict[str, Any]) -> Iterator[tuple[str,
     """Yield (field, what is wrong with it) for each of `READ` that a row lacks or that is of another type."""
     for name, kind in READ[kind_of_row].items():
         field = name.rstrip("?")
-        if field not in row:
-            if field == name:
-                yield field, f"has no {field}"
+        value: Any = row.get(field)
+        if value is None and field != name:
             continue
-        value = row[field]
+        if field not in row:
+            yield field, f"has no {field}"
+            continue
         wrong = not isinstance(value, kind) or (kind is _NUMBER and isinstance(value, bool))
         if wrong or (field.endswith("_tokens") and not all(isinstance(token, str) for token in value)):
             what = {str: "a text", list: "a list", dict: "an object", _NUMBER: "a number"}[kind]

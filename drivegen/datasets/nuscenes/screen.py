@@ -48,7 +48,7 @@ class Screen:
         near: list[Any] = []
         times: list[Any] = []
         scene = self._row("scene", sample["scene_token"])
-        good = _time(sample) and type(sample.get("description", "")) is str
+        good = _time(sample) and type(sample.get("description") or "") is str
         good = good and self._once("scene", scene["token"], self._scene_reads)
         cameras = 0
         for channel, token in sample["data"].items():
@@ -83,15 +83,16 @@ class Screen:
 
     def _annotation(self, row: dict[str, Any], near: list[Any], times: list[Any]) -> bool:
         """Look at a box's texts and links; adds where it is before and after to near, and when to times."""
-        texts = type(row["instance_token"]) is str and type(row["prev"]) is str and type(row["next"]) is str
-        good = texts and type(row["num_lidar_pts"]) in _NUMBERS and type(row["attribute_tokens"]) is list
-        seen = row["visibility_token"]
-        good = good and type(seen) is str and (not seen or seen in self._index["visibility"])
-        for token in row["attribute_tokens"] if good else ():
+        seen, attributes = row.get("visibility_token") or "", row.get("attribute_tokens") or []
+        links = [row.get(link) or "" for link in ("prev", "next")]
+        texts = all(type(text) is str for text in (row["instance_token"], seen, *links))
+        good = texts and type(row.get("num_lidar_pts") or 0) in _NUMBERS and type(attributes) is list
+        good = good and (not seen or seen in self._index["visibility"])
+        for token in attributes if good else ():
             good = good and self._once("attribute", token, self._attribute_reads)
-        for link in ("prev", "next"):
-            if good and row[link]:
-                other = self._row("sample_annotation", row[link])
+        for link in links:
+            if good and link:
+                other = self._row("sample_annotation", link)
                 near.append(other["translation"])
                 times.append(self._row("sample", other["sample_token"])["timestamp"])
                 good = type(near[-1]) is list and {*map(type, near[-1])} <= _NUMBERS

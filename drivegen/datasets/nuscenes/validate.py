@@ -20,6 +20,7 @@ from drivegen.scene.geometry import SE3
 from drivegen.scene.pictures import decode, open_image
 from drivegen.support.errors import InputError
 from drivegen.support.progress import progress
+from drivegen.support.values import file_path
 
 
 def validate(root: str | Path, version: str | None = None) -> tuple[Problem, ...]:
@@ -29,7 +30,7 @@ def validate(root: str | Path, version: str | None = None) -> tuple[Problem, ...
     again. More than ten problems of a kind become one with a count (`problems.summarised`). It takes little more memory than
     opening the dataset, and reports progress. Raises InputError only when there is no dataset to check.
     """
-    root = Path(root)
+    root = file_path(root, "data root")
     return summarised(_problems(root, choose_version(root, version)))
 
 
@@ -85,7 +86,7 @@ class _Reading:
         try:
             self.data.frame(sample["token"])
         except InputError as error:
-            known = [row["token"] for kind, row in involved if (kind.table, row["token"]) in self._wrong]
+            known = [str(row["token"]) for kind, row in involved if (kind.table, row["token"]) in self._wrong]
             known += [message for message in self._maps.values() if message]
             if not any(said in str(error) for said in known):
                 message = str(error).removeprefix(f"sample row {sample['token']}: ")
@@ -123,7 +124,7 @@ class _Reading:
             yield self._error(kind.table, row["token"], message)
         for link in kind.links:
             target, value = LINKS[kind.table][link], row.get(link)
-            for one in () if link in wrong else value if isinstance(value, list) else [value]:
+            for one in () if link in wrong or value is None else value if isinstance(value, list) else [value]:
                 if one not in self.devkit._token2ind[target] and not (one == "" and link in MAY_BE_EMPTY):
                     yield self._error(kind.table, row["token"], f"{link} {one!r} is not in {target}.json")
         if kind.check is not None and not wrong:
@@ -159,7 +160,7 @@ def walk(data: Dataset, scene: dict[str, Any]) -> tuple[list[str], Problem | Non
     while True:
         if link == "next" and (message := next((said for _, said in field_problems("chained sample", row)), "")):
             return list(tokens), Problem(table, row["token"], message)
-        token = row[link]
+        token = row.get(link)
         if not token:
             return list(tokens), None
         if token not in index:

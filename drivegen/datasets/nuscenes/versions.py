@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from drivegen.datasets.base import is_folder
 from drivegen.datasets.nuscenes.schema import TABLES
 from drivegen.support.errors import InputError, nearest
 
@@ -13,7 +14,7 @@ _TELLING = ("scene", "sample", "sample_data")
 
 def versions(root: Path) -> tuple[str, ...]:
     """List the folders below root that hold tables: ``v1.0-mini``, ``v1.01-train``, ``interp_12Hz_trainval`` …"""
-    return tuple(sorted(folder.name for folder in root.iterdir() if _has_tables(folder))) if root.is_dir() else ()
+    return tuple(sorted(folder.name for folder in root.iterdir() if _has_tables(folder))) if is_folder(root) else ()
 
 
 def _has_tables(folder: Path) -> bool:
@@ -30,7 +31,7 @@ def choose_version(root: Path, version: str | None = None) -> str:
 
     Raises InputError where root is no folder, has no version, not that one, or several and none is named.
     """
-    if not root.is_dir():
+    if not is_folder(root):
         raise InputError(f"data root {root} is not a folder; give the folder that holds v1.0-*/ and samples/")
     found = versions(root)
     if version is not None:

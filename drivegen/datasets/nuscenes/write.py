@@ -17,6 +17,8 @@ from drivegen.scene import Scene, VectorMap
 from drivegen.scene.geometry import items_of
 from drivegen.support.errors import InputError
 from drivegen.support.files import unforeseen
+from drivegen.support.names import check_file_name
+from drivegen.support.values import file_path, text
 
 
 def write(scenes: Sequence[Scene], root: str | Path, version: str = "v1.0-mini") -> None:
@@ -37,11 +39,12 @@ def write(scenes: Sequence[Scene], root: str | Path, version: str = "v1.0-mini")
     do not increase, a location is no plain name, a picture or lidar file is missing, a picture has another size than its camera
     or is one that readers refuse, a map of that location is there and differs, or another process is writing to root.
     """
-    root, scenes = Path(root), items_of(scenes, Scene, "scenes")
+    root, scenes = file_path(root, "data root"), items_of(scenes, Scene, "scenes")
     if not scenes:
         raise InputError("no scenes to write; give at least one")
-    if not version.startswith("v1.0-") or "/" in version:
+    if not text(version, "version").startswith("v1.0-"):
         raise InputError(f"version {version!r} must be of the form v1.0-<name>")
+    check_file_name(version, "version")
     if writable(root, version, "version").exists():
         raise InputError(f"{root / version} exists already; choose another root or version, or remove it")
     try:
