@@ -14,7 +14,7 @@ import pytest
 import typer
 
 from drivegen import world
-from drivegen.catalog import registry
+from drivegen.catalog import registry, samplers
 from drivegen.cli.main import app
 from drivegen.plugin.hooks import HOOKS
 from drivegen.saved import model
@@ -69,7 +69,8 @@ def test_python_runs(page: Path, city: Path, tmp_path: Path, monkeypatch: pytest
     (tmp_path / "data" / "city").symlink_to(city)
     for name in ("configs", "scripts"):
         (tmp_path / name).symlink_to(HOUSE / name)
-    monkeypatch.setattr(registry, "_local", dict(registry._local))
+    for offered in (registry, samplers):
+        monkeypatch.setattr(offered, "_local", dict(offered._local))
     # A module of its own, so that classes of the page can be pickled.
     module = types.ModuleType(f"page_{page.stem}")
     monkeypatch.setitem(sys.modules, module.__name__, module)

@@ -5,13 +5,12 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
 from drivegen.support import strict_yaml
 from drivegen.support.errors import InputError, nearest
 
-if TYPE_CHECKING:
-    from drivegen.plugin import Plugin
+T = TypeVar("T")
 
 
 def construct(cls: Any, settings: Mapping[str, Any], where: str) -> Any:
@@ -25,8 +24,8 @@ def construct(cls: Any, settings: Mapping[str, Any], where: str) -> Any:
         return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()})
 
 
-def construct_plugin(cls: type[Plugin], settings: Mapping[str, Any], where: str) -> Plugin:
-    """Make a plugin from plain values, each of the type that its constructor's annotation says (`strict_yaml.arguments`).
+def construct_plugin(cls: type[T], settings: Mapping[str, Any], where: str) -> T:
+    """Make a plugin, or a sampler, from plain values, each of the type that its constructor's annotation says.
 
     Raises InputError naming where, the setting, its value and what is expected; a class path is refused at any depth.
     """

@@ -1,19 +1,19 @@
-"""What the installed plugins are, read from their source: nothing is imported, so nothing of theirs runs or breaks."""
+"""What is installed, plugins and samplers, read from the source: nothing is imported, so nothing of theirs runs or breaks."""
 
 from __future__ import annotations
 
 import ast
 from dataclasses import dataclass
 
-from drivegen.catalog import registry
+from drivegen.catalog import registry, samplers
 from drivegen.catalog.python_source import Class, Missing, Module, Reader, Unclear, exists
 
 
 @dataclass(frozen=True)
 class Listed:
-    """One plugin kind: summary is its docstring's first line, parameters as they are written, problem why it cannot be used.
+    """One plugin kind, or sampler: summary is its docstring's first line, parameters as they are written.
 
-    unchecked says what could not be found out without importing it.
+    problem says why it cannot be used, unchecked what could not be found out without importing it.
     """
 
     kind: str
@@ -27,15 +27,21 @@ class Listed:
 
 
 _PLUGIN = ("drivegen.plugin.contract", "Plugin")
+_SAMPLER = ("drivegen.plugin.sampler", "Sampler")
 _HOOKS = ("drivegen.plugin.hooks", "HOOKS")
 
 
 def listed() -> tuple[Listed, ...]:
-    """Describe all that is on offer, importing nothing."""
-    return tuple(_read(entry) for entry in registry.offers())
+    """Describe all plugins that are on offer, importing nothing."""
+    return tuple(_read(entry, _PLUGIN) for entry in registry.offers())
 
 
-def _read(entry: registry.Entry) -> Listed:
+def listed_samplers() -> tuple[Listed, ...]:
+    """Describe all samplers that are on offer, importing nothing; parameters are their options."""
+    return tuple(_read(entry, _SAMPLER) for entry in samplers.offers())
+
+
+def _read(entry: registry.Entry, base: tuple[str, str]) -> Listed:
     module, _, name = entry.target.partition(":")
     reader = Reader()
     try:
@@ -43,18 +49,18 @@ def _read(entry: registry.Entry) -> Listed:
             raise Missing(entry.problem)
         _check_imports(reader, module)
         cls = reader.look_up(module, name)
-        family = list(reader.ancestors(cls, _PLUGIN))
+        family = list(reader.ancestors(cls, base))
         classes = [each for each in family if isinstance(each, Class)]
         doubt = next((str(each) for each in family if isinstance(each, Unclear)), "")
-        if _PLUGIN in (each.names for each in classes):
+        if base in (each.names for each in classes):
             doubt = ""
         elif not doubt:
-            raise Missing(f"{entry.target} is not a {'.'.join(_PLUGIN)}")
+            raise Missing(f"{entry.target} is not a {'.'.join(base)}")
     except Missing as error:
         return Listed(entry.kind, origin=entry.origin, target=entry.target, problem=str(error))
     except Unclear as error:
         return Listed(entry.kind, origin=entry.origin, target=entry.target, unchecked=str(error))
-    own = [each.node for each in classes if each.names != _PLUGIN]
+    own = [each.node for each in classes if each.names != base]
     defined = {f.name: f for node in reversed(own) for f in node.body if isinstance(f, ast.FunctionDef)}
     hooks = tuple(hook for hook in reader.constant(*_HOOKS) if hook in defined)
     summary = (ast.get_docstring(cls.node) or "").strip().split("\n")[0]

@@ -8,12 +8,14 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, entry_points, version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from drivegen.support.errors import InputError, nearest
 
 if TYPE_CHECKING:
     from drivegen.plugin import Plugin
+
+T = TypeVar("T")
 
 GROUP = "drivegen.plugins"
 
@@ -61,28 +63,28 @@ def register(kind: str) -> Callable[[type[Plugin]], type[Plugin]]:
     return add
 
 
-def _claims() -> dict[str, list[Entry]]:
-    """Read the entry points of installed packages: every class that is offered under a kind, once each."""
+def claims(group: str = GROUP) -> dict[str, list[Entry]]:
+    """Read the entry points of installed packages: every class that is offered under a name of a group, once each."""
     found: dict[str, dict[str, Entry]] = defaultdict(dict)
-    for point in entry_points(group=GROUP):
+    for point in entry_points(group=group):
         origin = f"{point.dist.name} {point.dist.version}" if point.dist else "unknown"
         found[point.name].setdefault(point.value, Entry(point.name, point.value, origin))
     return {kind: list(entries.values()) for kind, entries in sorted(found.items())}
 
 
-def _settled(claims: list[Entry], saved_with: str = "") -> list[Entry]:
+def settled(claimed: list[Entry], saved_with: str = "") -> list[Entry]:
     """Settle who may use a kind that several packages claim, the winner first; the others' entries say why they cannot.
 
     The package that a model was saved with wins, then drivegen's own; where neither is among them, nobody does.
     """
-    if len(claims) == 1:
-        return claims
-    said = "; ".join(f"{e.target} ({e.origin})" for e in claims)
-    packages = [_package(e.origin) for e in claims]
+    if len(claimed) == 1:
+        return claimed
+    said = "; ".join(f"{e.target} ({e.origin})" for e in claimed)
+    packages = [_package(e.origin) for e in claimed]
     wanted = next((name for name in (_package(saved_with), OWN) if name in packages), None)
-    winner = None if wanted is None else claims[packages.index(wanted)]
+    winner = None if wanted is None else claimed[packages.index(wanted)]
     to_do = "uninstall one" if winner is None else f"{winner.origin} keeps it; ask the other's author for another name"
-    rest = [replace(e, problem=f"the name is claimed more than once: {said}; {to_do}") for e in claims if e is not winner]
+    rest = [replace(e, problem=f"the name is claimed more than once: {said}; {to_do}") for e in claimed if e is not winner]
     return rest if winner is None else [winner, *rest]
 
 
@@ -92,7 +94,7 @@ def _package(origin: str) -> str:
 
 
 def _installed() -> dict[str, Entry]:
-    return {kind: _settled(entries)[0] for kind, entries in _claims().items()}
+    return {kind: settled(entries)[0] for kind, entries in claims().items()}
 
 
 def kinds() -> dict[str, Entry]:
@@ -103,7 +105,7 @@ def kinds() -> dict[str, Entry]:
 
 def offers() -> tuple[Entry, ...]:
     """Return all that is on offer, with those who lost a name to another package beside the one that has it."""
-    lost = {kind: _settled(entries)[1:] for kind, entries in _claims().items()}
+    lost = {kind: settled(entries)[1:] for kind, entries in claims().items()}
     return tuple(entry for kind, first in kinds().items() for entry in (first, *lost.get(kind, ())))
 
 
@@ -119,20 +121,32 @@ def load(kind: str, saved_with: str = "") -> type[Plugin]:
     if kind not in offered:
         others = f"there are {', '.join(offered)}{nearest(kind, offered)}"
         raise InputError(f"no plugin kind {kind!r} is installed; {_how_to_get(saved_with) or others}")
-    entry = _settled(_claims()[kind], saved_with)[0]
-    if entry.problem:
-        raise InputError(f"plugin kind {kind!r} is disabled: {entry.problem}")
-    module, _, name = entry.target.partition(":")
+    entry = settled(claims()[kind], saved_with)[0]
     from drivegen.plugin import Plugin
 
+    return imported(entry, "plugin kind", Plugin, "drivegen.plugin.Plugin")
+
+
+def imported(entry: Entry, what: str, base: type[T], where: str) -> type[T]:
+    """Import the class of an entry; raises InputError with the reason when that cannot be done.
+
+    Args:
+        entry: what is offered.
+        what: what it is, for the error: "plugin kind".
+        base: the class that it must be derived from.
+        where: where that class is imported from.
+    """
+    if entry.problem:
+        raise InputError(f"{what} {entry.kind!r} is disabled: {entry.problem}")
+    module, _, name = entry.target.partition(":")
     try:
         cls: Any = getattr(importlib.import_module(module), name)
-    except (Exception, SystemExit) as error:  # a broken plugin must break only itself, however it is broken
+    except (Exception, SystemExit) as error:  # what is broken must break only itself, however it is broken
         raise InputError(
-            f"plugin kind {kind!r} ({entry.origin}) cannot be imported: {type(error).__name__}: {error}"
+            f"{what} {entry.kind!r} ({entry.origin}) cannot be imported: {type(error).__name__}: {error}"
         ) from error
-    if not (isinstance(cls, type) and issubclass(cls, Plugin)):
-        raise InputError(f"plugin kind {kind!r}: {entry.target} is not a drivegen.plugin.Plugin")
+    if not (isinstance(cls, type) and issubclass(cls, base)):
+        raise InputError(f"{what} {entry.kind!r}: {entry.target} is not a {where}")
     return cls
 
 

@@ -267,6 +267,15 @@ def show_plugin(kind: Annotated[str, typer.Argument(help="Kind of plugin, such a
 
 @app.command()
 @_guarded
+def samplers() -> None:
+    """List the installed samplers and their options. Imports none of them."""
+    from drivegen.cli.show import show_samplers
+
+    show_samplers(_screen())
+
+
+@app.command()
+@_guarded
 def info(model: Annotated[str, typer.Argument(help="'tiny' or a model folder.")] = "tiny") -> None:
     """Say what is inside a model."""
     from drivegen.cli.show import show_model

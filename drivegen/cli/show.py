@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from drivegen.catalog.listing import Listed, listed
+from drivegen.catalog.listing import Listed, listed, listed_samplers
 from drivegen.cli.screen import Screen, text
 from drivegen.saved.contents import Contents, Part, contents
 
@@ -16,6 +16,12 @@ def show_plugins(screen: Screen) -> None:
     """Print every plugin kind with what it does; the broken ones with why."""
     rows = [(text((plugin.kind, "bold")), _about(plugin), plugin.origin) for plugin in listed()]
     screen.table(("kind", "hooks, parameters", "origin"), rows)
+
+
+def show_samplers(screen: Screen) -> None:
+    """Print every sampler with what it does and its options; the broken ones with why."""
+    rows = [(text((sampler.kind, "bold")), _about(sampler, "no options"), sampler.origin) for sampler in listed_samplers()]
+    screen.table(("sampler", "options", "origin"), rows)
 
 
 def show_plugin(screen: Screen, kind: str) -> None:
@@ -48,14 +54,15 @@ def show_plugin(screen: Screen, kind: str) -> None:
         line(f"  --input {example}{'FILE' if each.type in ('picture', 'array', 'file') else each.type.upper()}")
 
 
-def _about(plugin: Listed) -> Any:
+def _about(plugin: Listed, without: str = "no parameters") -> Any:
     if plugin.problem:
         return text((f"disabled: {plugin.problem}", "red"))
     doubt = (f"not checked: {plugin.unchecked}\n" if plugin.unchecked else "", "yellow")
     if plugin.unchecked and not plugin.hooks:
         return text(doubt)
-    parameters = ", ".join(plugin.parameters) or "no parameters"
-    return text(doubt, f"{plugin.summary}\n", (" ".join(plugin.hooks), "cyan"), (f"\n{parameters}\n", "dim"))
+    parameters = ", ".join(plugin.parameters) or without
+    hooks = (" ".join(plugin.hooks) + "\n" if plugin.hooks else "", "cyan")
+    return text(doubt, f"{plugin.summary}\n", hooks, (f"{parameters}\n", "dim"))
 
 
 def show_model(screen: Screen, folder: Path) -> None:
@@ -77,7 +84,8 @@ def show_model(screen: Screen, folder: Path) -> None:
     s = index.sampling
     null = "all plugins" if s.null is None else ", ".join(s.null) or "none"
     screen.line(f"images: {height}x{width} (height x width)")
-    settings = f"{s.sampler}, {s.steps} steps, guidance {s.guidance} (nulls {null}), rescale {s.guidance_rescale}"
+    options = "".join(f" {name}={value}" for name, value in s.sampler_options.items())
+    settings = f"{s.sampler}{options}, {s.steps} steps, guidance {s.guidance} (nulls {null}), rescale {s.guidance_rescale}"
     screen.line(f"sampling: {settings}, noise {s.noise}, agreement {s.agreement}")
     versions = ", ".join(f"{k} {v}" for k, v in index.versions.items()) or "versions that are not recorded"
     screen.line(f"saved with: {versions}")

@@ -55,6 +55,12 @@ def by_plugin(value: Any, name: str) -> dict[str, Any]:
     return values.by_name(value, name, "values")
 
 
+def sampler_options(value: Any, name: str) -> dict[str, Any]:
+    from drivegen.sampling.settings import plain_options
+
+    return plain_options(value, name)
+
+
 def seed(value: Any, name: str) -> int | tuple[int, ...]:
     from drivegen.sampling import check_seed
 

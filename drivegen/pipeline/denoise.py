@@ -12,7 +12,7 @@ from torch import Tensor
 from drivegen.diffusion.schedule import NoiseSchedule
 from drivegen.host.host import Host
 from drivegen.host.regions import Region
-from drivegen.pipeline.plan import Plan, scheduler_of
+from drivegen.pipeline.plan import Plan
 from drivegen.pipeline.views import convert
 from drivegen.sampling import (
     HostDenoiser,
@@ -22,9 +22,7 @@ from drivegen.sampling import (
     fast_generation,
     overlaps,
     remembered_projections,
-    sample,
     sphere_noise,
-    start_at,
 )
 from drivegen.saved.model import Model
 from drivegen.support import runtime
@@ -57,20 +55,19 @@ def denoise(model: Model, plan: Plan, after: AfterStep | None = None) -> list[An
         regions = {name: Region(mask.to(device)) for name, mask in plan.regions.items()}
         scales, ranges = settings.scales or {}, settings.ranges or {}
         predict = HostDenoiser(host, plan.batch.to(device), scales, settings.without, dtype, ranges, regions)
-        scheduler = scheduler_of(model, sampling, settings, device)
-        x, timesteps = noise * scheduler.init_noise_sigma, scheduler.timesteps
-        if plan.pictures is not None:
-            timesteps = start_at(scheduler, plan.strength or 0.0)
-            x = _encode(host, plan.pictures)
-            if len(timesteps):
-                x = scheduler.add_noise(x, noise, timesteps[:1].repeat(len(x)))
-        predict.steps = max(1, len(timesteps))
+        clean = None if plan.pictures is None else _encode(host, plan.pictures)
 
         def step(i: int, t: Tensor, x: Tensor) -> Tensor | None:
             predict.step = i + 1
             return _latents(after(i, t, x), x) if after else None
 
-        x = sample(_guided(model, plan, predict, NoiseSchedule.of(scheduler)), scheduler, x, timesteps, generators, step)
+        sampler = sampling.made()
+        run = sampling.run(
+            host.backbone.scheduler, timesteps=settings.timesteps, generators=generators, clean=clean,
+            strength=plan.strength or 0.0, callback=step, device=device,
+        )  # fmt: skip
+        predict.steps = max(1, len(sampler.timesteps(run)))
+        x = sampler(_guided(model, plan, predict, sampler.schedule(run)), noise, run)
         if not bool(torch.isfinite(x).all()):
             raise InputError(f"frame {plan.frame.token!r}: the latents are not finite in {dtype}; try dtype float32")
         return list(x.cpu()) if settings.output_type == "latent" else convert(_decode(host, x), settings.output_type)

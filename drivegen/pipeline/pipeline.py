@@ -147,6 +147,7 @@ class Pipeline:
             "prompt": plan.frame.description, "negative_prompt": s.negative_prompt or "", "seed": plan.seed, "repeats": 1,
             "generator": None, "sampler": sampling.sampler, "steps": sampling.steps, "guidance": sampling.guidance,
             "guidance_rescale": sampling.guidance_rescale, "noise": sampling.noise, "agreement": sampling.agreement,
+            "sampler_options": dict(sampling.sampler_options),
             "scales": {name: float((s.scales or {}).get(name, 1.0)) for name in self.host.plugins},
             "ranges": dict(s.ranges or {}), "strength": plan.strength, "size": plan.size, "loras": self.loras,
             "vae": str(self.model.about.get("vae", "")),
@@ -231,4 +232,6 @@ def _again(settings: GenerationSettings, overrides: Mapping[str, Any]) -> Genera
     del given["generator"]  # the seed that it drew is there
     if given["timesteps"] is not None:
         del given["steps"]
+    if overrides.get("sampler") not in (None, given["sampler"]):
+        del given["sampler_options"]  # which are the other sampler's
     return GenerationSettings(**given)

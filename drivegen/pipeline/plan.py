@@ -20,7 +20,7 @@ from drivegen.pipeline.settings import GenerationSettings
 from drivegen.pipeline.views import to_pixels
 from drivegen.plugin import Plugin
 from drivegen.raster import region_mask
-from drivegen.sampling import MAX_SEED, Sampling, build_scheduler, check_region, use_timesteps
+from drivegen.sampling import MAX_SEED, Sampling, check_region
 from drivegen.saved.model import Model, check_size
 from drivegen.scene import Frame
 from drivegen.scene.pictures import load_image
@@ -122,24 +122,16 @@ def check(model: Model, settings: GenerationSettings) -> tuple[Sampling, tuple[i
             raise InputError(f"{steps} timesteps are given and steps {s.steps}; leave one of them out")
     sampling = model.sampling.replaced(
         steps=steps, guidance=s.guidance, guidance_rescale=s.guidance_rescale, sampler=s.sampler, noise=s.noise,
-        agreement=s.agreement,
+        agreement=s.agreement, sampler_options=s.sampler_options,
     )  # fmt: skip
     sampling.nulled(host.plugins)
     host.backbone.check()  # parts may have been replaced since it was loaded
-    scheduler_of(model, sampling, settings, None)
+    sampling.run(host.backbone.scheduler, timesteps=s.timesteps)
     for name, key in _FOR_PROMPTS.items():
         if getattr(s, name) not in (None, "") and not _takers(model, key):
             has = ", ".join(host.plugins) or "none"
             raise InputError(f"a {name.replace('_', ' ')} is given, but no plugin of this model takes one; it has {has}")
     return sampling, check_size(s.size or model.image_size, host.backbone)
-
-
-def scheduler_of(model: Model, sampling: Sampling, settings: GenerationSettings, device: Any) -> Any:
-    """Build the scheduler of a generation, its timesteps set."""
-    scheduler = build_scheduler(sampling.sampler, model.host.backbone.scheduler, sampling.steps, device)
-    if settings.timesteps is not None:
-        use_timesteps(scheduler, sampling.sampler, settings.timesteps, device)
-    return scheduler
 
 
 def prompted(model: Model) -> list[str]:

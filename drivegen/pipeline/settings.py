@@ -54,7 +54,11 @@ class GenerationSettings:
     guidance_rescale: float | None = option(
         "Share, 0 to 1, by which guided predictions get the deviation of the conditional one back.", checks.number, kind=float
     )
-    sampler: str | None = option("unipc, dpm++, ddim, euler, ddpm, pndm, and others, which a wrong name lists.", values.text)
+    sampler: str | None = option("unipc, dpm++, ddim, euler, ddpm, lcm, and others: drivegen samplers lists them.", values.text)
+    sampler_options: Mapping[str, Any] | None = option(
+        "An option of the sampler; may be repeated.", checks.sampler_options, kind=list, flag="--sampler-option",
+        metavar="NAME=VALUE", read=spelling.read_sampler_options,
+    )  # fmt: skip
     timesteps: Sequence[int] | None = option(
         "The timesteps themselves, falling, in place of --steps.", checks.timesteps, metavar="T,T,…",
         read=spelling.read_timesteps,

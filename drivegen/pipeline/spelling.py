@@ -77,6 +77,20 @@ def read_regions(given: Sequence[str]) -> dict[str, dict[str, Any]]:
     return out
 
 
+def read_sampler_options(given: Sequence[str]) -> dict[str, Any]:
+    """Read NAME=VALUE options, whose values are numbers, true, false or text."""
+    from drivegen.support.strict_yaml import parse
+
+    def value(text: str) -> Any:
+        found = parse(text, "--sampler-option")
+        if not isinstance(found, (bool, int, float, str)):
+            raise InputError(text)
+        return found
+
+    form = "NAME=VALUE with a number, a text, true or false, such as eta=0.3"
+    return _by_plugin("--sampler-option", given, form, value)
+
+
 def read_timesteps(text: str) -> list[int]:
     """Read T,T,…"""
     try:

@@ -1,97 +1,182 @@
-"""diffusers' schedulers by short name, each built from the facts of a model's training and nothing else."""
+"""The samplers through diffusers' schedulers, and whether a sampler can run a model."""
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
 
-from drivegen.diffusion.training_facts import PREDICTIONS, training_facts
-from drivegen.support.errors import InputError, nearest, reason
+from drivegen.catalog import samplers as catalog
+from drivegen.plugin.sampler import Run, Sampler
+from drivegen.sampling.through_diffusers import LEADING, LINSPACE, TRAILING, ThroughDiffusers
+from drivegen.support.errors import InputError
+from drivegen.support.values import number, whole
 
-
-@dataclass(frozen=True)
-class Sampler:
-    """A scheduler class of diffusers and the options that it needs to be what its paper says."""
-
-    class_name: str
-    options: dict[str, Any] = field(default_factory=dict)
-    zero_snr: bool = True
-    """Whether the scheduler can start from pure noise (zero terminal signal-to-noise ratio)."""
-    predictions: tuple[str, ...] = PREDICTIONS
-    """What the network may predict for the scheduler to work."""
-    equal_steps: bool = False
-    """Whether the scheduler goes from each timestep by the same distance, whatever its list of timesteps says."""
-    otherwise: Sampler | None = None
-    """The same method where the distances cannot be equal; None = there is none."""
-
-
-# Options that decide what a sampler is are stated even where they are diffusers' defaults, which change; of a model's own
-# scheduler_config.json none is taken. Leading spacing goes with steps_offset 1 (Stable Diffusion); UniPC ends at sigma_min as
-# before diffusers 0.42, whose new default moves the last step.
-_LEADING: dict[str, Any] = {"timestep_spacing": "leading", "steps_offset": 1}
-_LINSPACE: dict[str, Any] = {"timestep_spacing": "linspace", "steps_offset": 0}
-_TRAILING: dict[str, Any] = {"timestep_spacing": "trailing", "steps_offset": 0}  # with linspace, one step would start at 0
+# Settings that decide what a sampler is are stated even where they are diffusers' defaults, which change; of a model's own
+# scheduler_config.json none is taken. UniPC ends at sigma_min as before diffusers 0.42, whose new default moves the last step.
 _NOISE = ("epsilon", "v_prediction")
 _DPM: dict[str, Any] = {
     "algorithm_type": "dpmsolver++", "solver_type": "midpoint", "solver_order": 2, "thresholding": False,
     "final_sigmas_type": "zero",
 }  # fmt: skip
 
-# DPM-Solver of order one is DDIM (Lu et al. 2022, section 4.1), and goes to whichever timestep is next.
-_DDIM_UNEQUAL = Sampler(
-    "DPMSolverMultistepScheduler", {**_DPM, "solver_order": 1, "final_sigmas_type": "sigma_min", **_TRAILING}
-)
 
-SAMPLERS: dict[str, Sampler] = {
-    "unipc": Sampler(
-        "UniPCMultistepScheduler",
-        {
-            "solver_order": 2, "solver_type": "bh2", "predict_x0": True, "lower_order_final": True, "thresholding": False,
-            "final_sigmas_type": "sigma_min", **_LINSPACE,
-        },
-    ),
-    "dpm++": Sampler("DPMSolverMultistepScheduler", {**_DPM, **_LINSPACE, "use_karras_sigmas": False}),
-    "dpm++_karras": Sampler("DPMSolverMultistepScheduler", {**_DPM, **_LINSPACE, "use_karras_sigmas": True}),
-    "dpm++_sde": Sampler("DPMSolverMultistepScheduler", {**_DPM, **_LINSPACE, "algorithm_type": "sde-dpmsolver++"}),
-    "ddim": Sampler(
-        "DDIMScheduler", {"clip_sample": False, "thresholding": False, "set_alpha_to_one": False, **_LEADING},
-        equal_steps=True, otherwise=_DDIM_UNEQUAL,
-    ),
-    "ddpm": Sampler("DDPMScheduler", {"clip_sample": False, "thresholding": False, "variance_type": "fixed_small", **_LEADING}),
-    "pndm": Sampler(
-        "PNDMScheduler", {"skip_prk_steps": True, "set_alpha_to_one": False, **_LEADING}, zero_snr=False, predictions=_NOISE,
-        equal_steps=True,
-    ),
-    "euler": Sampler("EulerDiscreteScheduler", {"final_sigmas_type": "zero", "use_karras_sigmas": False, **_TRAILING}),
-    "euler_a": Sampler("EulerAncestralDiscreteScheduler", _TRAILING, predictions=_NOISE),
-    "heun": Sampler("HeunDiscreteScheduler", {"clip_sample": False, "use_karras_sigmas": False, **_TRAILING}, zero_snr=False),
-}  # fmt: skip
-"""The closed table of samplers that `--sampler` and drivegen.json may name."""
+class UniPC(ThroughDiffusers):
+    """UniPC of order two: a predictor and a corrector that costs no evaluation (Zhao et al. 2023)."""
+
+    class_name = "UniPCMultistepScheduler"
+    settings: ClassVar[Mapping[str, Any]] = {
+        "solver_order": 2, "solver_type": "bh2", "predict_x0": True, "lower_order_final": True, "thresholding": False,
+        "final_sigmas_type": "sigma_min", **LINSPACE,
+    }  # fmt: skip
 
 
-def check_sampler(name: str) -> Sampler:
-    """Return the sampler of that name; raises InputError that lists the names."""
-    if not isinstance(name, str) or name not in SAMPLERS:
-        raise InputError(f"no sampler {name!r}; there are {', '.join(SAMPLERS)}{nearest(str(name), SAMPLERS)}")
-    return SAMPLERS[name]
+class DPM(ThroughDiffusers):
+    """DPM-Solver++ of order two (Lu et al. 2022)."""
+
+    class_name = "DPMSolverMultistepScheduler"
+    settings: ClassVar[Mapping[str, Any]] = {**_DPM, **LINSPACE, "use_karras_sigmas": False}
 
 
-def build_scheduler(name: str, trained: Any, steps: int, device: Any = None) -> Any:
-    """Build a fresh diffusers scheduler with its timesteps set, from the scheduler that the model was trained with.
+class DPMKarras(ThroughDiffusers):
+    """DPM-Solver++ of order two on the noise levels of Karras et al. (2022)."""
 
-    Raises InputError where the sampler cannot run the model, or not in so many steps.
+    class_name = "DPMSolverMultistepScheduler"
+    settings: ClassVar[Mapping[str, Any]] = {**_DPM, **LINSPACE, "use_karras_sigmas": True}
+
+
+class DPMStochastic(ThroughDiffusers):
+    """DPM-Solver++ of order two that draws noise at each step (its SDE)."""
+
+    class_name = "DPMSolverMultistepScheduler"
+    settings: ClassVar[Mapping[str, Any]] = {**_DPM, **LINSPACE, "algorithm_type": "sde-dpmsolver++"}
+
+
+class DDIMUnequal(ThroughDiffusers):
+    """DDIM to whichever timestep is next: DPM-Solver of order one (Lu et al. 2022, section 4.1)."""
+
+    class_name = "DPMSolverMultistepScheduler"
+    settings: ClassVar[Mapping[str, Any]] = {**_DPM, "solver_order": 1, "final_sigmas_type": "sigma_min", **TRAILING}
+
+
+class DDIM(ThroughDiffusers):
+    """DDIM without noise between steps (Song et al. 2021)."""
+
+    class_name = "DDIMScheduler"
+    settings: ClassVar[Mapping[str, Any]] = {"clip_sample": False, "thresholding": False, "set_alpha_to_one": False, **LEADING}
+    equal_steps = True
+    otherwise = DDIMUnequal
+
+
+class DDPM(ThroughDiffusers):
+    """Ancestral sampling, up to as many steps as training has timesteps (Ho et al. 2020)."""
+
+    class_name = "DDPMScheduler"
+    settings: ClassVar[Mapping[str, Any]] = {
+        "clip_sample": False, "thresholding": False, "variance_type": "fixed_small", **LEADING,
+    }  # fmt: skip
+
+
+class PNDM(ThroughDiffusers):
+    """PLMS, a linear multistep method of order four (Liu et al. 2022); it evaluates its second timestep twice."""
+
+    class_name = "PNDMScheduler"
+    settings: ClassVar[Mapping[str, Any]] = {"skip_prk_steps": True, "set_alpha_to_one": False, **LEADING}
+    zero_snr = False
+    predictions = _NOISE
+    equal_steps = True
+
+
+class Euler(ThroughDiffusers):
+    """Euler's method on noise levels (Karras et al. 2022)."""
+
+    class_name = "EulerDiscreteScheduler"
+    settings: ClassVar[Mapping[str, Any]] = {"final_sigmas_type": "zero", "use_karras_sigmas": False, **TRAILING}
+
+
+class EulerAncestral(ThroughDiffusers):
+    """Euler's method that draws noise at each step."""
+
+    class_name = "EulerAncestralDiscreteScheduler"
+    settings: ClassVar[Mapping[str, Any]] = TRAILING
+    predictions = _NOISE
+
+
+class Heun(ThroughDiffusers):
+    """Heun's method, two evaluations per step (Karras et al. 2022)."""
+
+    class_name = "HeunDiscreteScheduler"
+    settings: ClassVar[Mapping[str, Any]] = {"clip_sample": False, "use_karras_sigmas": False, **TRAILING}
+    zero_snr = False
+
+
+class _Distilled(ThroughDiffusers):
+    """What was distilled on a teacher's steps, and takes some of them."""
+
+    distilled = True
+
+    def __init__(self, original_inference_steps: int = 50) -> None:
+        self.original_inference_steps = whole(original_inference_steps, "original_inference_steps", 1)
+
+    def chosen(self, run: Run) -> Mapping[str, Any]:
+        """State the steps of the distillation's solver; raises InputError where they do not cover the timesteps."""
+        original, total = self.original_inference_steps, run.facts["num_train_timesteps"]
+        if original > total or total - original * (total // original) > total / 20:
+            raise InputError(
+                f"original_inference_steps {original} of the sampler {run.name!r} do not divide the {total} timesteps of the "
+                "model's training; it is the number of steps that the distillation's solver took, such as 50"
+            )
+        if run.steps > original:
+            raise InputError(
+                f"{run.steps} steps are more than the {original} of the distillation's solver (original_inference_steps), "
+                f"of which the sampler {run.name!r} takes some"
+            )
+        return {"original_inference_steps": original}
+
+
+class LCM(_Distilled):
+    """Latent consistency models: jump to the clean latents, draw noise, jump again (Luo et al. 2023).
 
     Args:
-        name: one of SAMPLERS.
-        trained: the model's scheduler; `training_facts` are taken from it, and nothing of how it would sample.
-        steps: from 1 to the number of timesteps in training.
-        device: where the timesteps lie; the CPU when None.
+        original_inference_steps: how many steps the distillation's solver took; the sampler's steps are some of them.
     """
-    import diffusers
 
-    sampler, facts = check_sampler(name), training_facts(trained)
+    class_name = "LCMScheduler"
+    settings: ClassVar[Mapping[str, Any]] = {"clip_sample": False, "thresholding": False, "timestep_scaling": 10.0}
+
+    def __init__(self, original_inference_steps: int = 50) -> None:
+        super().__init__(original_inference_steps)
+
+
+class TCD(_Distilled):
+    """Trajectory consistency distillation: jump along the trajectory, draw noise, jump again (Zheng et al. 2024).
+
+    Args:
+        original_inference_steps: how many steps the distillation's solver took; the sampler's steps are some of them.
+        eta: the paper's γ, how much noise is drawn at each step: 0 draws none, 1 goes by the clean latents.
+    """
+
+    class_name = "TCDScheduler"
+    settings: ClassVar[Mapping[str, Any]] = {"clip_sample": False, "thresholding": False, "timestep_scaling": 10.0}
+
+    def __init__(self, original_inference_steps: int = 50, eta: float = 0.3) -> None:
+        super().__init__(original_inference_steps)
+        self.eta = number(eta, "eta", 0, 1)
+
+    def in_steps(self) -> Mapping[str, Any]:
+        """Give γ to each step."""
+        return {"eta": self.eta}
+
+
+SAMPLERS: dict[str, type[ThroughDiffusers]] = {
+    "unipc": UniPC, "dpm++": DPM, "dpm++_karras": DPMKarras, "dpm++_sde": DPMStochastic, "ddim": DDIM, "ddpm": DDPM,
+    "pndm": PNDM, "euler": Euler, "euler_a": EulerAncestral, "heun": Heun, "lcm": LCM, "tcd": TCD,
+}  # fmt: skip
+"""The samplers of this module by the names of their entry points."""
+
+
+def check_run(sampler: Sampler, run: Run) -> None:
+    """Raise InputError where a sampler cannot run a model, or not in so many steps; it says which others can."""
+    facts, steps = run.facts, run.steps
     total = facts["num_train_timesteps"]
     if isinstance(steps, bool) or not isinstance(steps, int) or not steps >= 1:
         raise InputError(
@@ -99,47 +184,41 @@ def build_scheduler(name: str, trained: Any, steps: int, device: Any = None) -> 
         )
     if steps > total:
         raise InputError(f"{steps} steps are more than the {total} timesteps that the model was trained with")
-    _check_able(name, "zero terminal SNR, where", facts["rescale_betas_zero_snr"], lambda other: other.zero_snr)
+    if facts["rescale_betas_zero_snr"] and not sampler.zero_snr:
+        _refuse(run, "the model has zero terminal SNR, where the sampler {} cannot start", lambda other: other.zero_snr)
     kind = facts["prediction_type"]
-    _check_able(name, f"prediction_type {kind!r}, with which", True, lambda other: kind in other.predictions)
-    if sampler.equal_steps and _left_over(steps, total):
-        if sampler.otherwise is None:
-            raise InputError(
-                f"the sampler {name!r} takes equal steps, and {steps} do not divide the {total} timesteps of the model's "
-                f"training; use up to {total // 20}, {total // 2}, {total}, or another sampler"
-            )
-        sampler = sampler.otherwise
-    cls = getattr(diffusers, sampler.class_name)
-    known = inspect.signature(cls.__init__).parameters
-    options = {**sampler.options, **_spacing(sampler, steps, total, facts["rescale_betas_zero_snr"])}
-    try:
-        scheduler = cls(**{key: value for key, value in facts.items() if key in known}, **options)
-        scheduler.set_timesteps(steps, device=device)
-    except Exception as error:  # diffusers raises whatever a schedule that is none leads to
-        raise InputError(f"the sampler {name!r} cannot be built for this model in {steps} steps: {reason(error)}") from error
-    if hasattr(scheduler, "set_begin_index"):
-        # Sigmas spaced by another rule than time may share a timestep; without this some classes would begin at the second.
-        scheduler.set_begin_index(0)
-    return scheduler
+    if kind not in sampler.predictions:
+        what = f"the model has prediction_type {kind!r}, with which the sampler {{}} cannot start"
+        _refuse(run, what, lambda other: kind in other.predictions)
+    if run.timesteps is not None:
+        if run.timesteps[0] >= total:
+            raise InputError(f"timestep {run.timesteps[0]} must be from 0 to {total - 1}, the model's last")
+        if not sampler.takes_timesteps():
+            _refuse(run, "the sampler {} takes no timesteps", lambda other: other.takes_timesteps())
+    sampler.timesteps(run)
 
 
-def _check_able(name: str, what: str, asked: bool, able: Callable[[Sampler], bool]) -> None:
-    if asked and not able(SAMPLERS[name]):
-        others = ", ".join(other for other, sampler in SAMPLERS.items() if able(sampler))
-        raise InputError(f"the model has {what} the sampler {name!r} cannot start; use one of {others}")
+def _refuse(run: Run, what: str, able: Callable[[type[Sampler]], bool]) -> None:
+    others = ", ".join(other for other, sampler in SAMPLERS.items() if able(sampler) and not sampler.distilled)
+    raise InputError(f"{what.format(repr(run.name))}; use one of {others}")
 
 
-def _left_over(steps: int, total: int) -> bool:
-    """Tell whether steps of a whole number of timesteps leave more than a twentieth of them over."""
-    return total - steps * (total // steps) > total / 20
+def build_scheduler(
+    name: str, trained: Any, steps: int, device: Any = None, options: Mapping[str, Any] | None = None
+) -> Any:  # fmt: skip
+    """Build a fresh diffusers scheduler with its timesteps set, from the scheduler that the model was trained with.
 
+    Raises InputError where the sampler cannot run the model, or not in so many steps, or is not one of diffusers'.
 
-def _spacing(sampler: Sampler, steps: int, total: int, zero_snr: bool) -> dict[str, Any]:
-    """Give the spacing of timesteps: the sampler's own, or trailing where that would not start from noise.
-
-    A model trained to zero terminal SNR starts at its last timestep (Lin et al. 2023, section 3.3). Leading spacing takes
-    multiples of ⌊total / steps⌋ from 1 on: a single step would begin at 1, and where the division leaves much over the first
-    begins far from noise; in as many steps as timesteps no spacing but trailing exists.
+    Args:
+        name: one of SAMPLERS.
+        trained: the model's scheduler; `training_facts` are taken from it, and nothing of how it would sample.
+        steps: from 1 to the number of timesteps in training.
+        device: where the timesteps lie; the CPU when None.
+        options: the sampler's own, by name.
     """
-    ends_early = sampler.options.get("timestep_spacing") == "leading" and (steps == 1 or _left_over(steps, total))
-    return _TRAILING if zero_snr or ends_early or steps == total else {}
+    sampler, run = catalog.make(name, options), Run(trained=trained, steps=steps, name=name, device=device)
+    if not isinstance(sampler, ThroughDiffusers):
+        raise InputError(f"the sampler {name!r} is no scheduler of diffusers; such are {', '.join(SAMPLERS)}")
+    check_run(sampler, run)
+    return sampler.scheduler(run)

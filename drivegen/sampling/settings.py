@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
+from drivegen.catalog import samplers
 from drivegen.plugin import Denoiser
+from drivegen.plugin.sampler import Run, Sampler
 from drivegen.sampling.guidance import classifier_free, telescoping
-from drivegen.sampling.samplers import check_sampler
+from drivegen.sampling.samplers import check_run
 from drivegen.support.errors import InputError, nearest
 from drivegen.support.values import by_name, number, whole
 
@@ -17,6 +19,17 @@ MAX_STEPS = 1000
 MAX_GUIDANCE = 100
 
 Noise = Literal["independent", "shared", "sphere"]
+
+
+def plain_options(value: Any, what: str) -> dict[str, Any]:
+    """Return options of a sampler by name: numbers, texts, true and false; raises InputError for anything else."""
+    found = {}
+    for name, one in by_name(value, what, "values").items():
+        plain = one.item() if getattr(one, "ndim", None) == 0 and hasattr(one, "item") else one
+        if not isinstance(plain, (bool, int, float, str)):
+            raise InputError(f"{what}: {name} = {one!r:.80} must be a number, a text, true or false")
+        found[name] = plain
+    return found
 
 
 @dataclass(frozen=True)
@@ -27,7 +40,7 @@ class Sampling:
     nulls (None = all); or guidance gives a weight per plugin (`telescoping`), and null is not read. guidance_rescale is φ of
     Lin et al. (2023), 0 = off. noise is what the views start from: "independent", "shared" (all the same) or "sphere" (the same
     where they overlap, `sphere_noise`); for the first share `agreement` of the steps overlapping views are made to agree
-    (`agreeing`).
+    (`agreeing`). sampler_options are those of the sampler that are not its defaults, by name.
     """
 
     sampler: str = "unipc"
@@ -37,9 +50,12 @@ class Sampling:
     null: tuple[str, ...] | None = None
     noise: Noise = "independent"
     agreement: float = 0.0
+    sampler_options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        check_sampler(self.sampler)
+        options = plain_options(self.sampler_options, "sampling sampler_options")
+        object.__setattr__(self, "sampler_options", options)
+        self.made()
         found: dict[str, Any] = {"steps": whole(self.steps, "sampling steps", 1, MAX_STEPS)}
         if isinstance(self.guidance, Mapping):
             weights = by_name(self.guidance, "sampling guidance", "weights").items()
@@ -76,8 +92,29 @@ class Sampling:
         return dataclasses.asdict(self)
 
     def replaced(self, **changes: Any) -> Sampling:
-        """Return these settings with every change that is not None."""
-        return dataclasses.replace(self, **{k: v for k, v in changes.items() if v is not None})
+        """Return these settings with every change that is not None.
+
+        The options of another sampler are not this one's; those of the same are changed one by one.
+        """
+        given = {k: v for k, v in changes.items() if v is not None}
+        kept = self.sampler_options if given.get("sampler", self.sampler) == self.sampler else {}
+        given["sampler_options"] = {**kept, **given.get("sampler_options", {})}
+        return dataclasses.replace(self, **given)
+
+    def made(self) -> Sampler:
+        """Make the sampler; raises InputError where it is not installed or refuses its options."""
+        return samplers.make(self.sampler, self.sampler_options)
+
+    def run(self, trained: Any, **more: Any) -> Run:
+        """Describe a run of the sampler; raises InputError where it cannot run the model.
+
+        Args:
+            trained: the model's scheduler.
+            more: what else a `Run` says.
+        """
+        found = Run(trained=trained, steps=self.steps, name=self.sampler, **more)
+        check_run(self.made(), found)
+        return found
 
     def nulled(self, names: Iterable[str]) -> tuple[str, ...]:
         """Return which of the model's plugins (names) guidance nulls; raises InputError on a name that is not among them."""

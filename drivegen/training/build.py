@@ -57,6 +57,8 @@ def build_model(config: Config) -> models.Model:
     for group in config.drop_groups:
         for name in group.names:
             host.plugin(name)
+    if config.sampling.get("sampler", defaults.get("sampler")) != defaults.get("sampler"):
+        defaults = {**defaults, "sampler_options": {}}  # those of the base's own sampler
     sampling = Sampling.from_dict({**defaults, **config.sampling}, "sampling")
     return models.Model(host, sampling, config.data.size)
 

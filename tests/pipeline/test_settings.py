@@ -29,7 +29,6 @@ from drivegen.pipeline.pipeline import Pipeline
 from drivegen.pipeline.settings import GenerationSettings, UsedSettings, options
 from drivegen.plugin import Plugin
 from drivegen.sampling import SAMPLERS, Classifier, Sampling, build_scheduler, camera_generators, draw_noise
-from drivegen.sampling.loop import takes_timesteps
 from drivegen.saved.model import Model
 from drivegen.support import dtypes, runtime
 from drivegen.support.errors import InputError
@@ -186,12 +185,12 @@ def test_given_latents_start_as_in_diffusers(plain: Pipeline, frame) -> None:
 @pytest.mark.parametrize("sampler", sorted(SAMPLERS))
 def test_given_timesteps_are_those_of_diffusers_or_refused(plain: Pipeline, frame, sampler: str) -> None:
     given = [900, 500, 100]
-    if not takes_timesteps(sampler):
+    if not SAMPLERS[sampler].takes_timesteps():
         with pytest.raises(InputError, match=re.escape(f"the sampler {sampler!r}")):
             plain(frame, timesteps=given, sampler=sampler)
         return
     ours = latents(plain, frame, timesteps=given, sampler=sampler)
-    if sampler not in ("ddpm", "dpm++_sde"):  # whose noise is drawn from a generator per camera here
+    if sampler not in ("ddpm", "dpm++_sde", "lcm", "tcd"):  # whose noise is drawn from a generator per camera here
         noise = draw_noise(camera_generators(0, ["CAM_FRONT"]), LATENT)
         theirs = reference(plain, sampler)(timesteps=given, guidance_scale=3.0, latents=noise)
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)

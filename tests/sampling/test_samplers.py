@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from drivegen.sampling import SAMPLERS, build_scheduler, camera_generators, sample
+from drivegen.catalog import samplers
+from drivegen.plugin.sampler import Run
+from drivegen.sampling import SAMPLERS, Sampling, build_scheduler, camera_generators, sample
 from drivegen.support.errors import InputError
 
 GOLDEN = json.loads(Path(__file__).with_name("golden_samplers.json").read_text())
@@ -91,6 +94,10 @@ def test_any_number_of_steps_ends_or_is_refused(name: str, kind: str) -> None:
             with pytest.raises(InputError, match=f"takes equal steps, and {steps} do not divide the 100 timesteps"):
                 build_scheduler(name, model, steps)
             continue
+        if SAMPLERS[name].distilled and steps > 50:
+            with pytest.raises(InputError, match=f"{steps} steps are more than the 50 of the distillation's solver"):
+                build_scheduler(name, model, steps)
+            continue
         scheduler = build_scheduler(name, model, steps)
         assert torch.isfinite(run(scheduler)).all(), steps
         if steps not in (2, 3):
@@ -115,12 +122,10 @@ def test_ddim_of_unequal_steps_is_ddim() -> None:
     """What takes its place where timesteps do not divide equals it where they do."""
     import diffusers
 
-    from drivegen.sampling.samplers import SAMPLERS
-
     other = SAMPLERS["ddim"].otherwise
     assert other is not None
     theirs = diffusers.DDIMScheduler(**SD, timestep_spacing="trailing", set_alpha_to_one=False, clip_sample=False)
-    ours = getattr(diffusers, other.class_name)(**SD, **other.options)
+    ours = getattr(diffusers, other.class_name)(**SD, **other.settings)
     for scheduler in (theirs, ours):
         scheduler.set_timesteps(50)
     torch.testing.assert_close(run(ours), run(theirs), rtol=1e-3, atol=1e-4)
@@ -149,3 +154,121 @@ def test_a_sampler_that_cannot_take_the_prediction_is_refused(name: str) -> None
         InputError, match=rf"prediction_type 'sample', with which the sampler '{name}' cannot start; use one of"
     ):
         build_scheduler(name, trained(prediction_type="sample"), 5)
+
+
+# -- few steps -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["lcm", "tcd"])
+@pytest.mark.parametrize("kind", ["sd15", "zero"])
+def test_distilled_samplers_are_diffusers_own(name: str, kind: str) -> None:
+    import diffusers
+
+    original = 25
+    theirs = getattr(diffusers, SAMPLERS[name].class_name)(
+        **(ZERO if kind == "zero" else SD), original_inference_steps=original, clip_sample=False
+    )
+    theirs.set_timesteps(4)
+    ours = build_scheduler(name, trained(kind), 4, options={"original_inference_steps": original})
+    assert ours.timesteps.tolist() == theirs.timesteps.tolist() == [999, 759, 519, 279]
+    assert torch.equal(run(ours), run(theirs))
+    assert build_scheduler(name, trained(kind), 4).timesteps.tolist() == [999, 759, 499, 259]
+
+
+def test_noise_of_tcd_is_an_option() -> None:
+    sampled = {}
+    for eta in (0.0, 0.3, 1.0):
+        sampler = samplers.make("tcd", {"eta": eta})
+        told = Run(trained=trained(), steps=4, generators=camera_generators(0, ["a", "b"]))
+        sampled[eta] = sampler(lambda x, t, known=None: torch.tanh(x), torch.ones(2, 4, 4, 4), told)
+    theirs = build_scheduler("tcd", trained(), 4)
+    x = torch.ones(2, 4, 4, 4)
+    for t in theirs.timesteps:
+        x = theirs.step(torch.tanh(x), t, x, eta=0.0, return_dict=False)[0]
+    assert torch.equal(sampled[0.0], x)
+    assert not torch.equal(sampled[0.3], sampled[1.0])
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"original_inference_steps": 600}, "600 of the sampler 'lcm' do not divide the 1000 timesteps"),
+        ({"original_inference_steps": 1001}, "do not divide"), ({"original_inference_steps": 3}, "4 steps are more than the 3"),
+        ({"original_inference_steps": 0}, "whole number of 1 or above"), ({"original_inference_steps": "a"}, "a whole number"),
+        ({"original_inference_step": 50}, "did you mean 'original_inference_steps'"), ({"eta": 1}, "eta = 1 is unknown"),
+        ({"original_inference_steps": [50]}, "must be a number, a text, true or false"), ({1: 2}, "must be a text"),
+        (5, "by name"),
+    ],
+)  # fmt: skip
+def test_options_that_fit_no_sampler_are_refused(options: Any, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        Sampling(sampler="lcm", steps=4, sampler_options=options).run(trained())
+
+
+def test_options_belong_to_their_sampler() -> None:
+    sampling = Sampling(sampler="tcd", sampler_options={"original_inference_steps": 25})
+    assert Sampling.from_dict(json.loads(json.dumps(sampling.to_dict())), "a file") == sampling
+    assert sampling.replaced(sampler_options={"eta": 0.1}).sampler_options == {"original_inference_steps": 25, "eta": 0.1}
+    assert sampling.replaced(sampler="tcd").sampler_options == {"original_inference_steps": 25}
+    assert sampling.replaced(sampler="ddim").sampler_options == {}
+    assert Sampling.from_dict({"sampler": "ddim"}, "a folder of before").sampler_options == {}
+
+
+# -- samplers of others --------------------------------------------------------------------------------------------------
+
+
+def install(folder: Path, package: str, name: str, source: str) -> None:
+    (folder / f"{package}.py").write_text(source)
+    info = folder / f"{package}-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[drivegen.samplers]\n{name} = {package}:Mine\n")
+
+
+HALVING = """
+import torch
+from drivegen.plugin.sampler import Sampler
+
+class Mine(Sampler):
+    '''Halves the noise.'''
+    def __init__(self, times: int = 1):
+        self.times = times
+    def timesteps(self, run):
+        return torch.arange(run.steps).flip(0)
+    def __call__(self, denoise, x, run):
+        for i, t in enumerate(self.timesteps(run)):
+            denoise(x, t)
+            x = run.stepped(i, t, x / 2**self.times)
+        return x
+"""
+
+
+def test_a_strangers_sampler_is_found_and_a_broken_one_breaks_itself_alone(tmp_path: Path, monkeypatch: Any) -> None:
+    from drivegen.catalog import listing
+
+    install(tmp_path, "halving_pkg", "halving", HALVING)
+    install(tmp_path, "no_sampler_pkg", "sick", "import no_such_library\nclass Mine: pass\n")
+    install(tmp_path, "claiming_pkg", "ddim", HALVING)
+    install(tmp_path, "plain_pkg", "plain", "class Mine: pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    listed = {entry.kind: entry for entry in listing.listed_samplers() if not entry.problem}
+    assert (listed["halving"].summary, listed["halving"].parameters) == ("Halves the noise.", ("times=1",))
+    assert set(SAMPLERS) <= set(listed)
+    problems = {entry.kind: entry.problem for entry in listing.listed_samplers() if entry.problem}
+    assert "'no_such_library', which is not installed" in problems["sick"]
+    assert "drivegen" in problems["ddim"]
+    assert not {"halving_pkg", "no_sampler_pkg"} & set(sys.modules)
+    assert samplers.load("ddim") is SAMPLERS["ddim"]
+    sampling = Sampling(sampler="halving", steps=3, sampler_options={"times": 2})
+    x = torch.randn(2, 4, 4, 4)
+    assert torch.equal(sampling.made()(lambda x, t, known=None: x, x, sampling.run(trained())), x / 64)
+    with pytest.raises(InputError, match=r"sampler 'sick' \(no_sampler_pkg 1.0\) cannot be imported"):
+        Sampling(sampler="sick")
+    with pytest.raises(InputError, match=r"sampler 'plain': plain_pkg:Mine is not a drivegen\.plugin\.sampler\.Sampler"):
+        Sampling(sampler="plain")
+    with pytest.raises(InputError, match=r"no sampler 'halvin'; there are .*did you mean 'halving'"):
+        Sampling(sampler="halvin")
+    with pytest.raises(InputError, match="'halving' takes no timesteps; use one of dpm"):
+        sampling.run(trained(), timesteps=(9, 5, 1))
+    with pytest.raises(InputError, match="is registered already"):
+        samplers.register("halving")(SAMPLERS["ddim"])
