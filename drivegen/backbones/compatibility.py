@@ -1,4 +1,4 @@
-"""Whether networks, tokenizer and scheduler fit together and ask for nothing that the host does not feed."""
+"""Checks that networks, tokenizer and scheduler fit together and need no input that the host does not supply."""
 
 from __future__ import annotations
 
@@ -83,7 +83,13 @@ def _is_refiner(config: Mapping[str, Any]) -> bool:
 
 
 def check_channels(inputs: Any, outputs: Any, latents: int) -> None:
-    """Refuse a UNet whose channels are not those of the latents; raises InputError that says what the UNet is."""
+    """Raise InputError, saying what the UNet is, where its channels are not those of the latents.
+
+    Args:
+        inputs: in_channels of the UNet.
+        outputs: its out_channels.
+        latents: C, channels of the VAE's latents.
+    """
     if inputs != latents:
         kinds = {
             2 * latents + 1: "an inpainting UNet", 2 * latents: "an instruct-pix2pix UNet",
@@ -100,7 +106,7 @@ def check_channels(inputs: Any, outputs: Any, latents: int) -> None:
 
 
 def check_vae(config: Mapping[str, Any]) -> int:
-    """Return the channels of a VAE's latents; raises InputError where pictures or scaling are not as the host has them."""
+    """Return the channels of a VAE's latents; raises InputError for pictures or a scaling that the host does not support."""
     latents = config.get("latent_channels", 4)
     if isinstance(latents, bool) or not isinstance(latents, int) or latents < 1:
         raise InputError(f"the VAE's latent_channels is {latents!r}; needed is a whole number from 1")
@@ -150,7 +156,7 @@ def check(unet: Any, vae: Any, text_encoder: Any, tokenizer: Any, scheduler: Any
 
 
 def check_widths(unet: Any, text_encoder: Any) -> None:
-    """Check that the text encoder's tokens are as wide as the context: a model that is loaded reads text."""
+    """Check that the text encoder's tokens are as wide as the UNet's context."""
     width, tokens = int(unwrapped(unet).config.cross_attention_dim), int(unwrapped(text_encoder).config.hidden_size)
     if width != tokens:
         raise InputError(f"its text encoder has width {tokens}, and the UNet attends to tokens of width {width}")

@@ -1,4 +1,4 @@
-"""A VAE in the place of a model's own: AutoencoderKL or AutoencoderTiny, from a folder of diffusers or a single file."""
+"""A VAE that replaces a model's own: AutoencoderKL or AutoencoderTiny, from a folder of diffusers or a single file."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def factor_of(vae: Any) -> int:
 
 
 def load_vae(source: str | Path, own: Any) -> nn.Module:
-    """Load a VAE that can take the place of a model's own, in fp32.
+    """Load a VAE that can replace a model's own, in fp32.
 
     Args:
-        source: a VAE's folder, a model's folder with one in `vae/`, or a file: of diffusers' names, of LDM's
-            (`first_stage_model.…` or bare), or one of TAESD's two, whose other half is beside it.
-        own: the model's own VAE. A file says no scaling factor, so it has this one's; nor groups of norms.
+        source: a VAE's folder, a model's folder with one in `vae/`, or a file: with diffusers' names, with LDM's
+            (`first_stage_model.…` or bare), or one of TAESD's two, with the other beside it.
+        own: the model's own VAE, which supplies what a file does not state: the scaling factor, and the groups of the norms.
 
     Raises InputError where it is no such VAE, or its latents have other channels or another size than the model's.
     """

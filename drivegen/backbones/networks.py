@@ -50,7 +50,7 @@ def build_model(class_name: str, config: Mapping[str, Any]) -> nn.Module:
 
 
 def check_sizes(config: Any) -> None:
-    """Refuse a configuration whose network would fill the memory or take for ever; raises InputError naming the setting."""
+    """Refuse a configuration whose network would exhaust memory or time; raises InputError naming the setting."""
     for key, value in config.items() if isinstance(config, Mapping) else ():
         for number in value if isinstance(value, (list, tuple)) else (value,):
             most = MAX_LAYERS if "layers" in str(key) else MAX_SIZE
@@ -86,7 +86,7 @@ def load_model(folder: Path, class_name: str, variant: str | None = None) -> nn.
 
 
 def build_outline(folder: Path, class_name: str) -> nn.Module:
-    """Construct a model of a folder without numbers: so a size that is wrong is found before memory is taken for it."""
+    """Construct a folder's model on the meta device, so that a wrong size is found before memory is allocated."""
     with torch.device("meta"):
         return build_from_folder(folder, class_name)
 
@@ -103,14 +103,14 @@ def _read_state(folder: Path, class_name: str, variant: str | None, model: nn.Mo
 
 
 def remember_source(model: nn.Module, read: Callable[[nn.Module], weights.State]) -> None:
-    """Note how a model's weights are read again from where they are stored, for `state_as_stored`."""
+    """Record how to read a model's weights again from where they are stored, for `state_as_stored`."""
     model.__dict__["_read_again"] = read
 
 
 def state_as_stored(model: nn.Module) -> weights.State:
-    """Return a model's weights as they are stored where it holds these cast to a coarser format, else as they are.
+    """Return a model's weights as stored on disk, where the model holds them in a coarser format; otherwise its own.
 
-    fp16 and finer formats are taken as they are, since who compares weights compares them as fp16.
+    fp16 and finer formats count as exact, since weights are compared in fp16.
     """
     own = weights.plain_state(model)
     read = weights.unwrapped(model).__dict__.get("_read_again")
@@ -138,7 +138,15 @@ def current_clip_keys(state: Mapping[str, Tensor], model: nn.Module) -> dict[str
 
 
 def save_model(model: Any, folder: Path, stem: str, dtype: torch.dtype | None, shard: int | None = None) -> None:
-    """Write config.json and safetensors, floating-point tensors in `dtype`; shard is the most bytes of a file."""
+    """Write a model's config.json and its weights as safetensors.
+
+    Args:
+        model: the network.
+        folder: where they go.
+        stem: name of the weight files.
+        dtype: of floating-point tensors; None keeps each as it is.
+        shard: most bytes of a file; None writes one file.
+    """
     whole = weights.plain_state(model)
     model = weights.unwrapped(model)
     folder.mkdir(parents=True, exist_ok=True)

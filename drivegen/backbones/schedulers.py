@@ -26,12 +26,12 @@ def scheduler_class(name: str) -> Any:
 
 
 def load_scheduler(folder: Path, index: Mapping[str, Any], changes: Mapping[str, Any] | None = None) -> Any:
-    """Build the scheduler of a model folder, whose facts of training are then whole and of a kind that is hosted.
+    """Build the scheduler of a model folder, and check that its training facts are complete and supported.
 
     Args:
         folder: the model's folder; its ``scheduler/scheduler_config.json`` is read.
         index: its model_index.json, which names the class.
-        changes: settings that take the place of the file's.
+        changes: settings that replace the file's.
 
     Raises InputError that names the file and the setting.
     """

@@ -42,7 +42,13 @@ _UNFED = {
 
 
 def from_ldm(name: str, state: Mapping[str, Tensor], model: Any) -> dict[str, Tensor]:
-    """Pick a network's weights out of a single-file checkpoint, under the names that the network has here."""
+    """Extract one network's weights from a single-file checkpoint, renamed to the network's own keys.
+
+    Args:
+        name: "unet", "vae" or "text_encoder".
+        state: the file's tensors by LDM's names.
+        model: the network, for its configuration and names.
+    """
     from diffusers.loaders import single_file_utils as ldm
 
     if name == "unet":
@@ -59,9 +65,9 @@ def from_ldm(name: str, state: Mapping[str, Tensor], model: Any) -> dict[str, Te
 
 
 def read(path: Path) -> State:
-    """Read the tensors of a single file that networks are made of, and what it says of its training; others are not looked at.
+    """Read the networks' tensors and the markers of training from a single file; other tensors are skipped.
 
-    Raises InputError that says what the file is where it is of no Stable Diffusion 1.x or 2.x model.
+    Raises InputError saying what the file is where it is no Stable Diffusion 1.x or 2.x model.
     """
     if not path.is_file():
         raise InputError(f"no weight file {path}")
@@ -79,7 +85,7 @@ def read(path: Path) -> State:
 
 
 def check_network(state: Mapping[str, Tensor], path: Path) -> None:
-    """Refuse a UNet that no family here feeds, before anything is asked of the hub or built; raises InputError."""
+    """Refuse an unsupported UNet before the hub is asked or a network is built; raises InputError."""
     for beginning, what in _UNFED.items():
         key = next((key for key in state if key.startswith(beginning)), None)
         if key is not None:
@@ -96,7 +102,7 @@ def check_network(state: Mapping[str, Tensor], path: Path) -> None:
 
 
 def stated_training(path: Path, state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Return what a file says of its training by itself, as settings of a scheduler: marker tensors, or its header's text."""
+    """Return what a file itself states of its training (marker tensors, header), as scheduler settings."""
     said: dict[str, Any] = {}
     kind = _KINDS.get(weights.metadata(path).get("modelspec.prediction_type", "").lower())
     if kind is not None:
@@ -111,12 +117,12 @@ def stated_training(path: Path, state: Mapping[str, Tensor]) -> dict[str, Any]:
 def training_of(
     path: Path, state: Mapping[str, Tensor], stated: str | None, configured: Mapping[str, Any] | None
 ) -> dict[str, Any]:  # fmt: skip
-    """Return which settings of the scheduler a file asks for; raises InputError where two readings are possible.
+    """Return the scheduler settings that a file requires; raises InputError where two readings are possible.
 
     Args:
         path: the file.
         state: its tensors.
-        stated: the prediction type that the user gave, which is then taken.
+        stated: the prediction type that the user gave; it decides where it is not None.
         configured: the scheduler's settings in a folder that the user gave; None where the hub's will be taken.
     """
     said = stated_training(path, state)
@@ -138,15 +144,26 @@ def training_of(
 
 
 def unread(state: Mapping[str, Tensor], used: Mapping[str, Tensor], prefix: str) -> list[str]:
-    """Name the tensors below a prefix that were not used: a network that holds them is another than the one configured."""
+    """Name the tensors below a prefix that were not used; if there are any, the network differs from the one configured.
+
+    Args:
+        state: the file's tensors by name.
+        used: those that were taken.
+        prefix: which names count.
+    """
     there = {value.data_ptr() for value in used.values() if value.numel()}
     return sorted(key for key, value in state.items() if key.startswith(prefix) and value.data_ptr() not in there)
 
 
 def hub_folder(path: Path, state: Mapping[str, Tensor], prediction_type: str | None = None) -> Path:
-    """Fetch the configurations that diffusers would take for a single file; raises InputError when it cannot.
+    """Fetch the configurations that diffusers would choose for a single file.
 
-    Of Stable Diffusion 2.x those of the base model, of 512 pixels, belong to epsilon.
+    Args:
+        path: the file, for the error.
+        state: its tensors by name.
+        prediction_type: "epsilon" selects Stable Diffusion 2.x's base model of 512 pixels; None leaves diffusers' choice.
+
+    Raises InputError when the hub cannot be reached.
     """
     from diffusers.loaders.single_file_utils import fetch_diffusers_config
     from huggingface_hub import snapshot_download

@@ -83,10 +83,17 @@ def _warn_of_unread(folder: Path, index: Mapping[str, Any], components: tuple[st
 
 
 class Backbone(nn.Module):
-    """The hosted networks; `component(name)` finds any of them, or None.
+    """The hosted networks; `component(name)` returns any of them, or None.
 
-    scheduler is an instance of one of diffusers' schedulers and carries the betas and the prediction type. Raises InputError
-    where the parts do not fit together, or ask for what the host does not feed (`compatibility`).
+    Args:
+        unet: the denoising network.
+        vae: the first stage.
+        text_encoder: a CLIP text encoder.
+        tokenizer: its tokenizer.
+        scheduler: an instance of one of diffusers' schedulers, with the betas and the prediction type of training.
+        components: further networks by name, which plugins require; None for none.
+
+    Raises InputError where the parts do not fit together, or need what the host does not supply (`compatibility`).
     """
 
     unet: Any
@@ -104,7 +111,7 @@ class Backbone(nn.Module):
         self.components = nn.ModuleDict(dict(components or {}))
 
     def check(self) -> None:
-        """Check that the parts fit together, also after one was replaced; raises InputError that says which does not."""
+        """Check that the parts fit together, also after one was replaced; raises InputError naming the one that does not."""
         compatibility.check(self.unet, self.vae, self.text_encoder, self.tokenizer, self.scheduler)
         compatibility.check_widths(self.unet, self.text_encoder)
 
@@ -113,14 +120,17 @@ class Backbone(nn.Module):
         cls, folder: str | Path, components: Iterable[str] = (), unet: nn.Module | None = None, variant: str | None = None,
         prediction_type: str | None = None,
     ) -> Backbone:  # fmt: skip
-        """Load a diffusers SD 1.x/2.x folder in fp32; raises InputError where its parts do not fit or it is of another model.
+        """Load a diffusers SD 1.x/2.x folder in fp32.
 
         Args:
-            folder: model_index.json and a folder per part; parts that it lists and that are not read are named in a warning.
+            folder: model_index.json and one folder per part; a part that is listed but not read is named in a warning.
             components: further parts to load, which plugins require.
-            unet: a network in the place of the folder's own, which is then not read.
-            variant: which weight files to take where there are several, such as "fp16"; `weights.find_state` chooses when None.
-            prediction_type: in the place of what the scheduler states.
+            unet: replaces the folder's own, which is then not read; None reads it.
+            variant: which weight files to take where there are several, such as "fp16"; None leaves the choice to
+                `weights.find_state`.
+            prediction_type: replaces what the scheduler states; None keeps it.
+
+        Raises InputError where the parts do not fit together or it is another model.
         """
         folder, components = Path(folder), tuple(components)
         if prediction_type is not None:
@@ -147,13 +157,13 @@ class Backbone(nn.Module):
     ) -> Backbone:  # fmt: skip
         """Load a single-file Stable Diffusion 1.x/2.x checkpoint (LDM keys), in fp32.
 
-        Raises InputError where it is another file, or where it does not say what it predicts and two readings are possible.
-
         Args:
-            path: the file; of its tensors only those of the three networks are looked at.
-            config_folder: a diffusers folder with the configurations and the tokenizer, whose weights are not read; when None
-                diffusers' choice is taken from its hub.
-            prediction_type: what the UNet predicts, in the place of what the configuration states.
+            path: the file; only the tensors of the three networks are read.
+            config_folder: a diffusers folder with the configurations and the tokenizer, whose weights are not read; None takes
+                diffusers' choice from its hub.
+            prediction_type: what the UNet predicts, replacing the configuration's; None keeps it.
+
+        Raises InputError for another file, and for one that does not say what it predicts where two readings are possible.
         """
         path = Path(path)
         if config_folder is not None and not Path(config_folder).is_dir():
@@ -234,14 +244,20 @@ class Backbone(nn.Module):
         return int(self.vae.config.latent_channels)
 
     def replace_vae(self, source: str | Path) -> None:
-        """Put a VAE in the place of the model's own, on its device and in its dtype; see `first_stage.load_vae`."""
+        """Replace the model's VAE, on the same device and in the same dtype; see `first_stage.load_vae`."""
         own = next(self.vae.parameters())
         vae: Any = load_vae(source, self.vae)
         compatibility.check_vae(vae.config)
         self.vae = vae.to(own.device, own.dtype)
 
     def encode_images(self, pixels: Tensor, generator: torch.Generator | None = None, sample: bool = False) -> Tensor:
-        """Encode pixels (N, 3, H, W) in [−1, 1] to scaled latents (N, C, h, w): the posterior's mean, or a sample of it."""
+        """Encode pixels to scaled latents (N, C, h, w).
+
+        Args:
+            pixels: (N, 3, H, W) in [−1, 1].
+            generator: draws the sample; None takes torch's own.
+            sample: return a sample of the posterior rather than its mean.
+        """
         encoded = self.vae.encode(pixels.to(self.vae.dtype))
         if not hasattr(encoded, "latent_dist"):  # AutoencoderTiny has a point, not a distribution
             return self.scale_latents(encoded.latents)
@@ -260,7 +276,7 @@ class Backbone(nn.Module):
         return torch.cat(parts)
 
     def scale_latents(self, latents: Tensor) -> Tensor:
-        """Bring latents (N, C, h, w) as the VAE encodes them to the scale that the UNet works in."""
+        """Scale latents (N, C, h, w) of the VAE to the range that the UNet works in."""
         shift = getattr(self.vae.config, "shift_factor", None) or 0.0
         return (latents - shift) * self.vae.config.scaling_factor
 
@@ -270,9 +286,12 @@ class Backbone(nn.Module):
         return self.vae.decode((latents / self.vae.config.scaling_factor + shift).to(self.vae.dtype)).sample
 
     def save(self, folder: Path, dtype: torch.dtype | None = None, shard: int | None = None) -> None:
-        """Write a folder that `StableDiffusionPipeline.from_pretrained` opens; weights in `dtype`, or as they are.
+        """Write a folder that `StableDiffusionPipeline.from_pretrained` opens.
 
-        shard is the most bytes of a weight file; None: a file per network.
+        Args:
+            folder: where it goes.
+            dtype: of the weights; None keeps each as it is.
+            shard: most bytes of a weight file; None writes one file per network.
         """
         compatibility.check(self.unet, self.vae, self.text_encoder, self.tokenizer, self.scheduler)
         index: dict[str, Any] = {"_class_name": "StableDiffusionPipeline", "_diffusers_version": _diffusers_version()}

@@ -1,1 +1,1 @@
-"""Which plugins there are: found by entry point, listed without importing any, made from plain settings."""
+"""Which plugins are available: found by entry point, listed without importing any, constructed from plain settings."""

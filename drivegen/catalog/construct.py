@@ -1,4 +1,4 @@
-"""Objects from a class of this program and settings of a user's: what the class cannot take is refused in a sentence."""
+"""Objects constructed from a class of this program and a user's settings: settings that the class cannot take are refused."""
 
 from __future__ import annotations
 
@@ -14,9 +14,15 @@ T = TypeVar("T")
 
 
 def construct(cls: Any, settings: Mapping[str, Any], where: str) -> Any:
-    """Make an object, lists made tuples; raises InputError naming where for a setting that is unknown, or that it refuses.
+    """Construct an object, with lists as tuples; raises InputError, beginning with `where`, for a setting that is unknown or
+    refused.
 
-    Unknown is what has no name in the constructor, also where that takes and ignores whatever it is given.
+    A setting is unknown unless the constructor names it, even if the constructor takes and ignores further arguments.
+
+    Args:
+        cls: the class.
+        settings: its arguments as plain values.
+        where: names the settings in the error.
     """
     named, _ = _parameters(cls)
     _refuse_unknown(cls, named, settings, where)
@@ -43,7 +49,7 @@ def construct_plugin(cls: type[T], settings: Mapping[str, Any], where: str) -> T
 
 @contextmanager
 def refusing(cls: type, where: str) -> Iterator[None]:
-    """Say that it is the settings, not the program, which a class cannot be made or work with."""
+    """Turn an error of a class's constructor into an InputError that names the settings."""
     try:
         yield
     except InputError as error:

@@ -1,4 +1,4 @@
-"""What a name in a module stands for, read from source files: nothing is imported, so nothing runs or breaks."""
+"""Resolves names in a module from source files: nothing is imported, so nothing runs or breaks."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from pathlib import Path
 
 
 class Missing(Exception):
-    """What is certainly not there, or cannot be read."""
+    """Something that certainly does not exist, or cannot be read."""
 
 
 class Unclear(Exception):
-    """What only running the code would tell."""
+    """Something that cannot be known without running the code."""
 
 
 class Sourceless(Unclear):
-    """A module that is there without Python source: compiled, or a folder."""
+    """A module without Python source: compiled, or a folder."""
 
 
 _MORE_NAMES = re.compile(rb"^def __getattr__|\b(?:globals|locals|vars|exec|setattr)\(|\bsys\.modules\b", re.MULTILINE)
@@ -30,7 +30,9 @@ _MORE_MODULES = re.compile(rb"\bsys\.modules\b|\b__path__\b")
 
 @dataclass(frozen=True, eq=False)
 class Module:
-    """A module's source: what binds each name at its top, the modules that it stars, and whether it may hold more."""
+    """A module's source: the statements that bind each top-level name, the modules of its star imports, and whether it may hold
+    more.
+    """
 
     name: str
     path: Path
@@ -50,7 +52,7 @@ class Module:
 
 @dataclass(frozen=True, eq=False)
 class Class:
-    """A class statement, and the module that it stands in."""
+    """A class statement, and the module that contains it."""
 
     module: Module
     node: ast.ClassDef
@@ -62,7 +64,7 @@ class Class:
 
 
 class Reader:
-    """Reads each module once."""
+    """Reads the sources of modules, each once."""
 
     def __init__(self) -> None:
         self._modules: dict[str, Module] = {}
@@ -84,7 +86,13 @@ class Reader:
         return self._modules[name]
 
     def look_up(self, module: str, name: str, seen: tuple[tuple[str, str], ...] = ()) -> Class:
-        """Follow a name of a module to its class, through imports and assignments; raises Missing or Unclear."""
+        """Follow a name of a module to its class, through imports and assignments; raises Missing or Unclear.
+
+        Args:
+            module: where the name is used.
+            name: the name.
+            seen: (module, name) pairs already followed, to find circles.
+        """
         if (module, name) in seen:
             raise Missing(f"{module} imports {name} from itself")
         source, seen = self.module(module), (*seen, (module, name))
@@ -120,7 +128,13 @@ class Reader:
         raise Unclear(f"{source.path}, line {node.lineno}: what {name} is, is known only when it runs")
 
     def evaluate(self, source: Module, value: ast.expr, seen: tuple[tuple[str, str], ...] = ()) -> Class:
-        """Follow an expression to its class: a name, a dotted name, or one with type arguments."""
+        """Follow an expression to its class: a name, a dotted name, or one with type arguments.
+
+        Args:
+            source: the module of the expression.
+            value: the expression.
+            seen: (module, name) pairs already followed, to find circles.
+        """
         if isinstance(value, ast.Name):
             return self.look_up(source.name, value.id, seen)
         if isinstance(value, ast.Subscript):
@@ -141,9 +155,12 @@ class Reader:
         raise Unclear(f"{source.path}, line {value.lineno}: what {ast.unparse(value)[:60]} is, is known only when it runs")
 
     def ancestors(self, cls: Class, last: tuple[str, str], seen: tuple[ast.ClassDef, ...] = ()) -> Iterator[Class | Unclear]:
-        """Give a class and all that it inherits from, nearest first, and nothing beyond last (module, name).
+        """Yield a class and its bases, nearest first; an Unclear replaces a base that cannot be followed.
 
-        An Unclear stands in the place of what cannot be followed.
+        Args:
+            cls: the class.
+            last: (module, name) of the class beyond which nothing is yielded.
+            seen: classes already passed, to find circles.
         """
         if cls.node in seen:
             return
@@ -161,7 +178,7 @@ class Reader:
                 yield from self.ancestors(parent, last, (*seen, cls.node))
 
     def constant(self, module: str, name: str) -> tuple[str, ...]:
-        """Read a constant that a module writes down as a tuple of texts."""
+        """Read a constant that a module defines as a tuple of texts."""
         for node in self.module(module).bindings[name]:
             if isinstance(node, ast.Assign):
                 return tuple(ast.literal_eval(node.value))
@@ -181,7 +198,7 @@ class Reader:
 
 
 def statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
-    """Give the statements that a module's own code runs: those inside of try, if, with and loops too, of no function."""
+    """Yield the statements that a module's own code runs, also inside try, if, with and loops, but not inside functions."""
     for node in body:
         yield node
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
@@ -206,7 +223,7 @@ def _bound(node: ast.stmt) -> list[str]:
 
 
 def exists(module: str) -> bool | None:
-    """Tell whether a module is there; None where only running its package would tell."""
+    """Tell whether a module exists; None where only running its package would tell."""
     try:
         find(module)
     except Missing:

@@ -28,7 +28,7 @@ _ORIGIN = re.compile(r"([A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?) ([0-9][A-Za-
 
 @dataclass(frozen=True)
 class Entry:
-    """A kind on offer: where its class is (``module:Class``), which distribution brought it, why it cannot be used."""
+    """An available kind: where its class is (``module:Class``), which distribution provides it, why it cannot be used."""
 
     kind: str
     target: str
@@ -40,10 +40,7 @@ _local: dict[str, type[Plugin]] = {}
 
 
 def register(kind: str) -> Callable[[type[Plugin]], type[Plugin]]:
-    """Class decorator: offer a plugin class of this process under a kind.
-
-    Raises InputError for a name that is taken or no identifier, and for what is no plugin class.
-    """
+    """Class decorator that offers a plugin class of this process under a kind; raises InputError when the name is taken."""
     if not isinstance(kind, str):
         raise InputError(f'register is given {getattr(kind, "__name__", kind)!r} and no name; write @register("my_kind")')
     if not kind.isidentifier():
@@ -98,13 +95,13 @@ def _installed() -> dict[str, Entry]:
 
 
 def kinds() -> dict[str, Entry]:
-    """Return every kind on offer by name, importing none."""
+    """Return every available kind by name, importing none."""
     local = {k: Entry(k, f"{c.__module__}:{c.__qualname__}", "this process") for k, c in _local.items()}
     return dict(sorted((_installed() | local).items()))
 
 
 def offers() -> tuple[Entry, ...]:
-    """Return all that is on offer, with those who lost a name to another package beside the one that has it."""
+    """Return every entry, also those whose name belongs to another package."""
     lost = {kind: settled(entries)[1:] for kind, entries in claims().items()}
     return tuple(entry for kind, first in kinds().items() for entry in (first, *lost.get(kind, ())))
 
@@ -112,8 +109,10 @@ def offers() -> tuple[Entry, ...]:
 def load(kind: str, saved_with: str = "") -> type[Plugin]:
     """Import and return the class of a kind; raises InputError with the reason when that cannot be done.
 
-    saved_with is the package and version that a saved plugin names: where several claim the kind it decides, and where none is
-    installed the message names it. Nothing is imported because of it that an installed package does not offer.
+    Args:
+        kind: the name.
+        saved_with: the package and version that a saved plugin names. It decides where several packages claim the kind, and is
+            named in the error where none is installed; nothing else is imported because of it.
     """
     if kind in _local:
         return _local[kind]
@@ -165,7 +164,7 @@ def _how_to_get(saved_with: str) -> str:
 
 
 def entry_of(plugin: Plugin) -> Entry:
-    """Return what offers this plugin's class; raises InputError where nothing does."""
+    """Return the entry of this plugin's class; raises InputError where there is none."""
     cls = type(plugin)
     target = f"{cls.__module__}:{cls.__qualname__}"
     for entry in offers():

@@ -57,7 +57,7 @@ class _Within(Container[str]):
 
 
 def installed(path: Path) -> bool:
-    """Tell whether a file is of a package that was installed, and not of somebody's own folder."""
+    """Tell whether a file belongs to an installed package rather than to a user's own folder."""
     return bool({"site-packages", "dist-packages"} & set(path.parts))
 
 

@@ -70,7 +70,16 @@ def read(folder: str | Path, half: bool = True) -> Checkpoint:
 
 
 def take_apart(described: Described, unet_state: State, control_state: State, where: str = "unet") -> Checkpoint:
-    """Sort the weights of both networks into a plain UNet and the plugins; raises InputError when the UNet's do not fit."""
+    """Split the weights of both networks into a plain UNet and the plugins.
+
+    Args:
+        described: the configurations.
+        unet_state: weights of MagicDrive's UNet.
+        control_state: weights of its ControlNet.
+        where: names the UNet in the error.
+
+    Raises InputError when the UNet's weights do not fit.
+    """
     states: dict[str, State] = {name: {} for name in _ORDER if name != "text"}
     plain: State = {}
     places = {}
@@ -105,9 +114,17 @@ def place(network: str, key: str) -> tuple[str, str]:
 def convert(src: str | Path, out: str | Path, base: str | Path, half: bool = True, dtype: torch.dtype | None = None) -> Path:
     """Write a model folder from a MagicDrive checkpoint and the Stable Diffusion folder it was trained on; returns it.
 
-    VAE, text encoder, tokenizer and scheduler are the base's; weights are written in `dtype`, or in fp32. Raises InputError
-    when the two do not belong together, when the view pairs are not a ring, which calibration would give, or when nothing says
-    how large the images are.
+    VAE, text encoder, tokenizer and scheduler are the base's.
+
+    Args:
+        src: folder with `unet/` and `controlnet/`.
+        out: the model folder.
+        base: the Stable Diffusion folder.
+        half: cast camera parameters to fp16, as MagicDrive does.
+        dtype: of the weights; None is fp32.
+
+    Raises InputError when the two do not belong together, when the view pairs are not the ring that calibration gives, or when
+    the size of the images is stated nowhere.
     """
     checkpoint = read(src, half)
     described = checkpoint.described

@@ -1,4 +1,4 @@
-"""What MagicDrive's two config.json files say, through closed tables: no path in them is ever imported."""
+"""MagicDrive's two config.json files, read through closed tables: no path in them is ever imported."""
 
 from __future__ import annotations
 
@@ -54,7 +54,11 @@ def build_unet(described: Described, where: str = "unet/config.json") -> nn.Modu
 def describe(unet: Any, control: Any, half: bool = True, folder: str | Path = "") -> Described:
     """Read both configurations; raises InputError on a wrong type, class, mode or option that has no counterpart here.
 
-    folder is where errors say that `unet/config.json` and `controlnet/config.json` are.
+    Args:
+        unet: content of `unet/config.json`.
+        control: content of `controlnet/config.json`.
+        half: cast camera parameters to fp16, as MagicDrive does.
+        folder: that holds both, for the error.
     """
     of_unet = Settings.of(unet, str(Path(folder, "unet", "config.json")))
     of_control = Settings.of(control, str(Path(folder, "controlnet", "config.json")))

@@ -46,10 +46,15 @@ def _make(source: str | Path, kind: str, options: dict[str, object]) -> Plugin:
 
 
 def convert(plugin: Plugin, out: str | Path, dtype: torch.dtype | None = None) -> Path:
-    """Write a plugin folder that is new or empty, in `dtype` or as the weights are; the folder's name becomes the plugin's.
+    """Write a plugin to a folder that is new or empty; the folder's name becomes the plugin's.
 
-    It says how the network was trained, without null say, so that guidance leaves it known, as diffusers' pipelines do; but not
-    of a ControlNet that pools its terms over the picture, which diffusers' pipeline leaves out of the unconditional half.
+    Its training is recorded as well: a network trained without null is not nulled by guidance, as in diffusers' pipelines;
+    except a ControlNet that pools its terms over the picture, which diffusers' pipeline leaves out of the unconditional half.
+
+    Args:
+        plugin: with its weights.
+        out: the folder.
+        dtype: of the weights; None keeps theirs.
     """
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):

@@ -1,4 +1,4 @@
-"""A foreign configuration's values with their types: what is wrong is an error that names file, key and value."""
+"""Typed access to a foreign configuration: a wrong value raises an error that names file, key and value."""
 
 from __future__ import annotations
 
@@ -36,7 +36,13 @@ class Settings:
         return Settings(value or {}, self.where, f"{self.path}{key}.")
 
     def choice(self, key: str, known: Iterable[Any], default: Any = None) -> Any:
-        """Return a value that is one of those known; null is a value like others."""
+        """Return a value that must be one of the known ones; null is a value like others.
+
+        Args:
+            key: of the value.
+            known: the values that are supported.
+            default: used where the key is missing.
+        """
         listed, value = list(known), self.values.get(key, default)
         if value not in listed:
             names = ", ".join("null" if k is None else str(k) for k in listed)
@@ -58,7 +64,13 @@ class Settings:
         return int(value)
 
     def counts(self, key: str, length: int, default: tuple[int, ...] | None = None) -> tuple[int, ...]:
-        """Return `length` whole numbers above 0; null or missing is the default, where there is one."""
+        """Return a list of whole numbers above 0.
+
+        Args:
+            key: of the list.
+            length: its length.
+            default: used where it is null or missing; None refuses that.
+        """
         value = self.values.get(key)
         if value is None and default is not None:
             return default

@@ -21,7 +21,7 @@ NAME = "concat"
 
 
 def read(folder: str | Path, picture: str = "given", scaled: bool = True) -> Host:
-    """Take a model apart: its UNet without the joined channels, the plugins text and concat; fp32.
+    """Split a model into its UNet without the extra channels and the plugins text and concat; fp32.
 
     Args:
         folder: a diffusers folder (`model_index.json`) whose UNet has more input channels than latents.
@@ -61,8 +61,13 @@ def read(folder: str | Path, picture: str = "given", scaled: bool = True) -> Hos
 
 
 def convert(host: Host, out: str | Path, dtype: torch.dtype | None = None) -> Path:
-    """Write such a model to a folder that is new or empty, in `dtype` or as the weights are.
+    """Write such a model to a folder that is new or empty.
 
-    Guidance nulls the text and shows both halves what is joined, as diffusers' pipelines do.
+    Guidance nulls the text alone: both halves get the joined channels, as in diffusers' pipelines.
+
+    Args:
+        host: of `read`.
+        out: the model folder.
+        dtype: of the weights; None keeps theirs.
     """
     return model.save(host, out, Sampling(guidance=7.5, null=("text",)), dtype)

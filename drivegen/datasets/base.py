@@ -1,4 +1,4 @@
-"""What every reader of datasets offers, and how the reader of a folder is found: by entry point, asking each."""
+"""The interface of dataset readers, and how the reader of a folder is found: by entry point, asking each."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ GROUP = "drivegen.datasets"
 
 
 class SceneSource(ABC):
-    """A dataset that is open: its scenes, samples and frames. A reader of another format is a subclass of this.
+    """An open dataset: its scenes, samples and frames. A reader of another format is a subclass of this.
 
-    root is the folder, version the part of it that is read ("" where the format has no versions). Tokens of samples are
-    unique within a dataset. Whatever is wrong with the data raises InputError with file, row, value and remedy.
+    root is the folder, version the part of it that is read ("" where the format has no versions). Tokens of samples are unique
+    within a dataset. Invalid data raises InputError with file, row, value and remedy.
     """
 
     layout: ClassVar[str]
@@ -35,12 +35,12 @@ class SceneSource(ABC):
     @classmethod
     @abstractmethod
     def recognises(cls, root: Path) -> bool:
-        """Whether a folder looks like this format: a glance at names, no file is read."""
+        """Whether a folder looks like this format, judged by file names alone."""
 
     @classmethod
     @abstractmethod
     def open(cls, root: Path, version: str | None = None) -> SceneSource:
-        """Open the dataset below a folder; version may be left out where there is one alone."""
+        """Open the dataset in a folder; version may be omitted where there is only one."""
 
     @property
     @abstractmethod
@@ -72,16 +72,21 @@ class SceneSource(ABC):
         """Return a short digest that changes with the tables, the maps and the sample's files (by their sizes and times)."""
 
     def files(self, sample_token: str) -> tuple[Path, ...]:
-        """List the files that `frame` of a sample cannot do without, whether they are there or not; () where unknown."""
+        """List the files that `frame` needs for a sample, whether they exist or not; () where unknown."""
         return ()
 
     # -- neighbouring moments ----------------------------------------------------------------------------------------
     # What is here works for every reader by reading whole frames; a reader that can look times up is faster.
 
     def nearby(self, sample_token: str, past_s: float, future_s: float) -> tuple[str, ...]:
-        """Return the samples of the same scene from past_s before a sample to future_s after it, in time order.
+        """Return the samples of the same scene around a sample, in time order, without the sample itself.
 
-        The first beyond each end that is not 0 is among them, to interpolate from; the sample itself is not.
+        One sample beyond each end is included, to interpolate from.
+
+        Args:
+            sample_token: of the sample.
+            past_s: seconds before it; 0 for none.
+            future_s: seconds after it; 0 for none.
         """
         if not (past_s or future_s):
             return ()
@@ -91,18 +96,24 @@ class SceneSource(ABC):
         return tuple(moment.token for moment in around(moments, own.timestamp_us, past_s, future_s))
 
     def moment(self, sample_token: str) -> Moment:
-        """Read a sample as a neighbour of another one; its pictures are not looked at."""
+        """Read a sample as a neighbour of another one; its pictures are not opened."""
         return self.frame(sample_token).moment()
 
     def frame_with_neighbours(self, sample_token: str, past_s: float, future_s: float) -> Frame:
-        """Read one sample and its neighbours (`nearby`); 0 and 0 cost nothing."""
+        """Read one sample and its neighbours (`nearby`); without neighbours this costs no more than `frame`.
+
+        Args:
+            sample_token: of the sample.
+            past_s: seconds before it; 0 for none.
+            future_s: seconds after it; 0 for none.
+        """
         moments = tuple(self.moment(token) for token in self.nearby(sample_token, past_s, future_s))
         frame = self.frame(sample_token)
         return replace(frame, neighbours=moments) if moments else frame
 
 
 def stat_digest(paths: Iterable[Path]) -> str:
-    """Stand for files' contents by their names, sizes and times; one that is missing has none, and is found when it is read."""
+    """Return a digest of files' names, sizes and times, in place of their contents; a missing file counts by its name."""
     return hashlib.sha256(repr([_stat(path) for path in paths]).encode()).hexdigest()[:16]
 
 
@@ -132,10 +143,10 @@ def open(root: str | Path, version: str | None = None, format: str | None = None
 
     Args:
         root: the folder.
-        version: which part of it, where it holds several.
-        format: the reader's name, where several recognise the folder or none does.
+        version: which part of it, where it holds several; None for the only one.
+        format: the reader's name, where several recognise the folder or none does; None asks each.
 
-    Raises InputError where the folder is not there, no reader or more than one recognises it, or the data are refused.
+    Raises InputError where the folder does not exist, no reader or more than one recognises it, or the data is refused.
     """
     root, known, broken = file_path(root, "data root"), formats(), {}
     if not is_folder(root):

@@ -1,4 +1,4 @@
-"""What a plugin is given for a frame, from files: pictures, arrays, JSON and text, found by a frame's token or its pictures."""
+"""Inputs of plugins from files: pictures, arrays, JSON and text, found by a frame's token or its pictures."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SUFFIXES = (*PICTURES, ".npy", ".npz", ".json", ".txt")
 
 
 def read_extra(path: Path, where: str) -> Any:
-    """Read a file as what `inputs` would hold: a PIL image, an array, a dict of arrays (.npz), JSON values, or text.
+    """Read a file as a value for `inputs`: a PIL image, an array, a dict of arrays (.npz), JSON values, or text.
 
     Raises InputError, which begins with `where`, for a file that is missing, damaged or of another ending.
     """
@@ -50,9 +50,9 @@ def read_extra(path: Path, where: str) -> Any:
 class ExtrasFolder:
     """A folder of files for one plugin: one per frame, named by its token, or one per camera, named by its picture.
 
-    ``<token>.<ending>`` gives the plugin what the file holds; ``<picture>.<ending>``, ``<channel>/<picture>.<ending>`` or
-    ``samples/<channel>/<picture>.<ending>`` for every camera gives it {channel: what the file holds}. Raises InputError where
-    there is no such folder, and where two files differ in their ending alone.
+    ``<token>.<ending>`` holds the plugin's input; ``<picture>.<ending>``, ``<channel>/<picture>.<ending>`` or
+    ``samples/<channel>/<picture>.<ending>`` for every camera gives {channel: content}. Raises InputError where there is no such
+    folder, and where two files differ in their ending alone.
     """
 
     def __init__(self, name: str, folder: str | Path) -> None:
@@ -78,7 +78,7 @@ class ExtrasFolder:
         self._files[key] = file.as_posix()
 
     def files(self, token: str, pictures: Iterable[Path]) -> tuple[Path, ...]:
-        """Return the files of a frame, by its token or by its pictures; one that is missing as where it is looked for first."""
+        """Return the files of a frame, by its token or by its pictures; for a missing one, the path that is tried first."""
         if token in self._files:
             return (self.folder / self._files[token],)
         found = [self._of_picture(picture) for picture in pictures]
@@ -96,7 +96,7 @@ class ExtrasFolder:
         return None
 
     def read(self, frame: Frame, paths: bool = False) -> Any:
-        """Read what a frame's plugin is given; with paths the files themselves, for a plugin that reads them."""
+        """Read the input of a frame's plugin; with paths=True return the files' paths, for a plugin that reads them itself."""
         read = (lambda path, where: path) if paths else read_extra
         where = f"extras of {self.name!r} for frame {frame.token!r}"
         if frame.token in self._files:

@@ -1,1 +1,1 @@
-"""What noise does to latents: one owner of the schedule, for training and sampling alike."""
+"""The noise schedule, shared by training and sampling."""

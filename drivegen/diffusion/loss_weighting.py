@@ -1,4 +1,4 @@
-"""How much an error counts at each noise level, whatever the network predicts."""
+"""Weights of the loss by noise level, for each kind of prediction."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from drivegen.diffusion.schedule import NoiseSchedule
 
 
 def min_snr_weights(schedule: NoiseSchedule, t: Tensor, gamma: float) -> Tensor:
-    """Give min-SNR weights (N,) for the squared error of the prediction (Hang et al. 2023, section 3.4).
+    """Return min-SNR weights (N,) for the squared error of the prediction (Hang et al. 2023, section 3.4).
 
     Args:
-        schedule: the noise schedule; an error in x0 counts min(snr, gamma), one in epsilon is snr times, in v snr + 1 times as
-            large.
+        schedule: the noise schedule. An error in x0 has the weight min(snr, gamma); the same error is snr times as large in
+            epsilon, and snr + 1 times in v.
         t: timesteps (N,).
-        gamma: where the weight stops growing with the signal-to-noise ratio; 5 in the paper.
+        gamma: signal-to-noise ratio above which the weight is constant; 5 in the paper.
     """
     a = schedule.alphas_cumprod.to(t.device)[t]
     snr = a / (1 - a)

@@ -1,4 +1,4 @@
-"""The noise schedule x = α·x0 + σ·ε: rates, targets, clean latents; training and sampling ask no one else."""
+"""The noise schedule x = α·x0 + σ·ε: rates, targets and clean latents, for training and sampling."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from drivegen.support.errors import InputError
 
 @dataclass(frozen=True, eq=False)
 class NoiseSchedule:
-    """ᾱ of every training timestep (steps,) in fp32, α = √ᾱ and σ = √(1 − ᾱ), and what the network predicts.
+    """ᾱ of every training timestep (steps,) in fp32, α = √ᾱ and σ = √(1 − ᾱ), and the prediction type.
 
     Calling it is ``to_x0(x, t, prediction)``.
     """
@@ -28,15 +28,15 @@ class NoiseSchedule:
 
     @classmethod
     def of(cls, scheduler: Any) -> NoiseSchedule:
-        """Take the schedule that one of diffusers' schedulers samples by."""
+        """Take the schedule that one of diffusers' schedulers samples with."""
         return cls(scheduler.alphas_cumprod.float(), str(scheduler.config.prediction_type))
 
     @classmethod
     def trained(cls, scheduler: Any) -> NoiseSchedule:
-        """Take the schedule that a model was trained by, whichever sampler of diffusers carries its numbers.
+        """Take the schedule that a model was trained with, read from any of diffusers' schedulers.
 
-        They differ at zero terminal SNR, where some samplers lift the last ᾱ off zero. Raises InputError where the model was
-        not trained so (`training_facts`).
+        At zero terminal SNR the two differ: some samplers raise the last ᾱ above zero. Raises InputError where the training
+        facts are of another kind (`training_facts`).
         """
         from diffusers import DDPMScheduler
 
@@ -54,7 +54,7 @@ class NoiseSchedule:
         return last / (1 - last)
 
     def rates(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Give α and σ of timesteps (N,) or (), shaped to multiply latents `like`; fractional ones interpolate ᾱ."""
+        """Return α and σ of timesteps (N,) or (), shaped to multiply latents `like`; for fractional ones ᾱ is interpolated."""
         alphas = self.alphas_cumprod.double().cpu()
         at = t.detach().double().cpu().clamp(0, len(alphas) - 1)
         low = at.floor().long()
@@ -65,12 +65,24 @@ class NoiseSchedule:
     # -- training ----------------------------------------------------------------------------------------------------
 
     def add_noise(self, clean: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        """Mix clean latents (N, C, h, w) and noise at timesteps t (N,): α·x0 + σ·ε."""
+        """Mix clean latents and noise: α·x0 + σ·ε.
+
+        Args:
+            clean: (N, C, h, w), x0.
+            noise: (N, C, h, w), ε.
+            t: timesteps (N,).
+        """
         a, s = self._columns(t)
         return a * clean + s * noise
 
     def target(self, clean: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        """Give what the network should predict at timesteps t (N,)."""
+        """Return what the network should predict, (N, C, h, w).
+
+        Args:
+            clean: (N, C, h, w), x0.
+            noise: (N, C, h, w), ε.
+            t: timesteps (N,).
+        """
         if self.prediction_type == "epsilon":
             return noise
         if self.prediction_type == "sample":
@@ -85,7 +97,7 @@ class NoiseSchedule:
     # -- sampling ----------------------------------------------------------------------------------------------------
 
     def __call__(self, x: Tensor, t: Tensor, prediction: Tensor) -> Tensor:
-        """Give the clean latents (N, C, h, w) that a prediction implies.
+        """Return the clean latents (N, C, h, w) of a prediction.
 
         epsilon: Ho et al. (2020), eq. 15; v-prediction: Salimans and Ho (2022), appendix D.
         """
@@ -95,7 +107,13 @@ class NoiseSchedule:
         return a * x - s * prediction if self.prediction_type == "v_prediction" else (x - s * prediction) / a
 
     def shift_x0(self, t: Tensor, prediction: Tensor, delta: Tensor) -> Tensor:
-        """Give the prediction whose clean latents lie `delta` (N, C, h, w) further."""
+        """Return the prediction whose clean latents are shifted by delta.
+
+        Args:
+            t: timesteps (N,) or ().
+            prediction: (N, C, h, w).
+            delta: (N, C, h, w), added to the clean latents.
+        """
         if self.prediction_type == "sample":
             return prediction + delta
         a, s = self.rates(t, prediction)

@@ -1,4 +1,4 @@
-"""What a model's scheduler says of its training: noise by betas over timesteps, and what the network predicts."""
+"""A model's training facts, read from its scheduler: betas over timesteps, and what the network predicts."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _OTHER_TRAINING = {
 
 
 def check_settings(class_name: str, config: Mapping[str, Any]) -> None:
-    """Refuse what a scheduler's configuration says before anything is built of it; raises InputError that names the setting.
+    """Refuse an unsupported scheduler configuration before anything is built from it; raises InputError naming the setting.
 
     Args:
         class_name: the scheduler's class in diffusers.
@@ -61,18 +61,18 @@ def check_settings(class_name: str, config: Mapping[str, Any]) -> None:
 
 
 def check_prediction(kind: Any, what: str = "prediction_type") -> None:
-    """Raise InputError unless a prediction type is one of PREDICTIONS; what says where it stands."""
+    """Raise InputError unless a prediction type is one of PREDICTIONS; `what` names it in the error."""
     if kind not in PREDICTIONS:
         why = "is that of flow matching" if "flow" in str(kind) else f"is unknown{nearest(str(kind), PREDICTIONS)}"
         raise InputError(f"{what} {kind!r} {why}; hosted are {', '.join(PREDICTIONS)}")
 
 
 def training_facts(scheduler: Any) -> dict[str, Any]:
-    """Return what a scheduler of diffusers says of training, as arguments that any of its scheduler classes takes.
+    """Return a diffusers scheduler's training facts, as arguments that any of its scheduler classes takes.
 
     They are the betas (by schedule, or one by one), the number of timesteps, the prediction type and whether the last timestep
-    is pure noise. How its own class would sample is no fact of training and is left out. Raises InputError where the training
-    was another than noise by betas, or the facts contradict each other: epsilon says nothing at pure noise (Lin et al. 2023).
+    is pure noise. Settings of sampling are left out. Raises InputError where the training did not use betas, or the facts
+    contradict each other: epsilon is undetermined at pure noise (Lin et al. 2023).
     """
     config, own = getattr(scheduler, "config", None), getattr(scheduler, "alphas_cumprod", None)
     name = type(scheduler).__name__

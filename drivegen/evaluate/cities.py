@@ -23,12 +23,12 @@ class City:
     frames: Mapping[Key, Frame]
 
     def view(self, key: Key, channel: str) -> world.View:
-        """Load what a camera truly sees."""
+        """Load what a camera sees in the renders."""
         return world.truth(self.root, self.frames[key], channel)
 
 
 def plain_city(root: Path, scenes: int, frames: int, seed: int, size: tuple[int, int], workers: int | None = None) -> City:
-    """Open the dataset of unseen scenes; write it first where it is not there.
+    """Open the dataset of unseen scenes; write it first where it does not exist.
 
     Args:
         root: its folder.
@@ -36,7 +36,7 @@ def plain_city(root: Path, scenes: int, frames: int, seed: int, size: tuple[int,
         frames: per scene.
         seed: which city.
         size: (height, width) of each picture in pixels.
-        workers: processes; None takes one per core that may be used.
+        workers: number of processes; None takes one per available core.
     """
     if not root.exists():
         with replacing(root) as new:  # an interrupted one is never read
@@ -45,9 +45,14 @@ def plain_city(root: Path, scenes: int, frames: int, seed: int, size: tuple[int,
 
 
 def turned_city(root: Path, scenes: int, frames: int, seed: int, size: tuple[int, int]) -> City:
-    """Open, or write first, the same scenes as the turned front camera and its unturned neighbours see them.
+    """Open, or write first, the same scenes as seen by the turned front camera and its unturned neighbours.
 
-    Arguments as of `plain_city`.
+    Args:
+        root: its folder.
+        scenes: number of scenes.
+        frames: per scene.
+        seed: which city.
+        size: (height, width) of each picture in pixels.
     """
     if not root.exists():
         with replacing(root) as new:

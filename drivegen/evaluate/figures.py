@@ -20,7 +20,7 @@ GROUPS_SCORED = {"drivable": DRIVABLE_GROUP, "vehicle": VEHICLE_GROUP}
 
 @dataclass(frozen=True)
 class Figure:
-    """One number of the table: of which column, over how many frames, and in which direction it should go."""
+    """One number of the table: its column, the number of frames behind it, and its interval."""
 
     name: str
     column: str
@@ -33,7 +33,7 @@ class Figure:
 
 @dataclass(frozen=True, eq=False)
 class Truth:
-    """What is true of a measurement's frames: labels by view, and by frame time and weather (indices)."""
+    """The true labels of a measurement's frames, by view; time of day and weather (indices), by frame."""
 
     scenes: int
     time: Mapping[Key, int] = field(default_factory=dict)
@@ -42,7 +42,13 @@ class Truth:
     renders: Judged = field(default_factory=Judged)
 
     def see(self, referee: Referee, key: Key, views: Mapping[str, View]) -> None:
-        """Take what cameras truly see of a frame: its labels, and what the referee says of the renders."""
+        """Add a frame: its true labels, and the referee's labels of its renders.
+
+        Args:
+            referee: judges the renders.
+            key: the frame.
+            views: the renders by camera channel.
+        """
         self.labels.update({(key, channel): truth_labels(view.classes) for channel, view in views.items()})
         self.renders.add(referee, key, {channel: view.rgb for channel, view in views.items()})
 
@@ -72,7 +78,13 @@ def _present(sums: Array, keys: Sequence[Key]) -> Array:
 
 
 def control_figures(truth: Truth, images: Judged, column: str) -> list[Figure]:
-    """Control scores, raw IoU and their ratio to the renders'."""
+    """Compute control scores, raw IoU and its ratio to the renders' IoU.
+
+    Args:
+        truth: the true labels.
+        images: the judged images.
+        column: of the table.
+    """
     keys = keys_of(images)
     labels = truth.only(keys)
     out = []
@@ -87,7 +99,14 @@ def control_figures(truth: Truth, images: Judged, column: str) -> list[Figure]:
 
 
 def iou_figures(truth: Truth, images: Judged, prefix: str, column: str) -> list[Figure]:
-    """Raw IoU of another set of images: VAE reconstructions, or everything null."""
+    """Compute the raw IoU of another set of images: VAE reconstructions, or every plugin null.
+
+    Args:
+        truth: the true labels.
+        images: the judged images.
+        prefix: of the figures' names.
+        column: of the table.
+    """
     keys = keys_of(images)
     out = []
     for name, group in GROUPS_SCORED.items():
@@ -97,7 +116,13 @@ def iou_figures(truth: Truth, images: Judged, prefix: str, column: str) -> list[
 
 
 def condition_figures(truth: Truth, images: Judged, column: str) -> list[Figure]:
-    """Accuracy of time of day and weather per view, relative to the same classifier's on renders."""
+    """Compute the accuracy of time of day and weather per view, relative to the same classifier's on renders.
+
+    Args:
+        truth: the true labels.
+        images: the judged images.
+        column: of the table.
+    """
     keys = keys_of(images)
     out = []
     for name, known, said, on_renders in (
@@ -114,7 +139,14 @@ def condition_figures(truth: Truth, images: Judged, column: str) -> list[Figure]
 
 
 def wrong_boxes_figures(truth: Truth, images: Judged, wrong: Judged, column: str) -> list[Figure]:
-    """Vehicle control score that is left when the boxes are another frame's, and the share of it; one floor serves both."""
+    """Compute the vehicle control score with another frame's boxes, and its share of the score with the frame's own.
+
+    Args:
+        truth: the true labels.
+        images: the judged images of the frames' own boxes, which give the floor of both scores.
+        wrong: the judged images with other frames' boxes.
+        column: of the table.
+    """
     keys = [key for key in keys_of(wrong) if any(place[0] == key for place in images.labels)]
     labels = truth.only(keys)
     own = _sums(labels, images.labels, truth.renders.labels, images.labels, VEHICLE_GROUP, truth.scenes)
@@ -126,7 +158,15 @@ def wrong_boxes_figures(truth: Truth, images: Judged, wrong: Judged, column: str
 
 
 def turned_figures(truth: Truth, images: Judged, turned_truth: Truth, turned: Judged, column: str) -> list[Figure]:
-    """Control score of the front camera turned by 20°, and its share of the unturned one on the same frames."""
+    """Compute the control score of the front camera turned by 20°, and its share of the unturned one on the same frames.
+
+    Args:
+        truth: the true labels.
+        images: the judged images.
+        turned_truth: the true labels with the camera turned.
+        turned: the judged images with the camera turned.
+        column: of the table.
+    """
     keys = [key for key in keys_of(turned) if (key, TURNED) in images.labels]
     out = []
     for name, group in GROUPS_SCORED.items():
@@ -141,7 +181,13 @@ def turned_figures(truth: Truth, images: Judged, turned_truth: Truth, turned: Ju
 
 
 def consistency_figure(rows: Mapping[Key, Array], scenes: int, column: str) -> list[Figure]:
-    """Cross-view error; rows (6,) per frame: sums and counts of the same seed, of different seeds, of renders."""
+    """Compute the cross-view error.
+
+    Args:
+        rows: (6,) per frame: sums and counts of the same seed, of different seeds, of renders.
+        scenes: number of scenes.
+        column: of the table.
+    """
     sums = np.zeros((scenes, 6))
     for key, counts in rows.items():
         sums[key.scene] += counts
@@ -153,7 +199,14 @@ def consistency_figure(rows: Mapping[Key, Array], scenes: int, column: str) -> l
 
 
 def frechet_figure(name: str, column: str, images: Judged, renders: Judged) -> Figure:
-    """Fréchet distance of the referee's pooled features to those of the renders of the same views."""
+    """Compute the Fréchet distance between the referee's pooled features of images and of renders of the same views.
+
+    Args:
+        name: of the figure.
+        column: of the table.
+        images: the judged images.
+        renders: the judged renders.
+    """
     places: list[Place] = [place for place in images.features if place in renders.features]
     made = np.stack([images.features[place] for place in places])
     real = np.stack([renders.features[place] for place in places])

@@ -1,4 +1,4 @@
-"""The referee as a head for classifier guidance: how likely it finds a frame's own layout in the frame's pictures."""
+"""The referee as a head for classifier guidance: the likelihood of a frame's own layout in the frame's pictures."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _DRIVABLE = ("drivable_area", "ped_crossing", "stop_line", "carpark_area")
 
 
 def layout_labels(frame: Frame) -> NDArray[np.uint8]:
-    """Give what a frame's boxes and map say of each view, (V, H, W) of values in GROUPS; UNKNOWN where they say nothing."""
+    """Return the labels (V, H, W) that a frame's boxes and map imply, values in GROUPS; UNKNOWN where they imply none."""
     out = []
     for camera in frame.cameras:
         view = raster.layout(frame, camera)

@@ -1,4 +1,4 @@
-"""Generated images on disk: each is made once, and an interrupted measurement goes on where it was."""
+"""Generated images on disk: each is made once, and an interrupted measurement is resumed."""
 
 from __future__ import annotations
 
@@ -29,15 +29,33 @@ class Store:
     root: Path
 
     def has(self, variant: str, name: str, frame: Frame) -> bool:
-        """Tell whether all views of a frame are there."""
+        """Tell whether all views of a frame exist.
+
+        Args:
+            variant: the set of images.
+            name: of the frame.
+            frame: its cameras count.
+        """
         return all(self._path(variant, name, channel).is_file() for channel in frame.channels)
 
     def load(self, variant: str, name: str, frame: Frame) -> dict[str, NDArray[np.uint8]]:
-        """Load the views of a frame, in ring order."""
+        """Load the views of a frame, in ring order.
+
+        Args:
+            variant: the set of images.
+            name: of the frame.
+            frame: its cameras are loaded.
+        """
         return {c: np.asarray(Image.open(self._path(variant, name, c)).convert("RGB")) for c in frame.channels}
 
     def save(self, variant: str, name: str, pictures: Mapping[str, Image.Image]) -> None:
-        """Write the views of a frame, each atomically."""
+        """Write the views of a frame, each atomically.
+
+        Args:
+            variant: the set of images.
+            name: of the frame.
+            pictures: by camera channel.
+        """
         for channel, picture in pictures.items():
             files.make_subfolder(self.root, variant, name)
             save_png(picture, self._path(variant, name, channel))
@@ -46,7 +64,7 @@ class Store:
         return self.root / variant / name / f"{channel}.png"
 
     def bind(self, settings: Mapping[str, Any]) -> None:
-        """Remember what the images are made with; raises InputError where those already there were made otherwise."""
+        """Record the settings that the images are made with; raises InputError where existing ones were made with others."""
         path = self.root / "settings.json"
         if not path.is_file():
             self.root.mkdir(parents=True, exist_ok=True)
@@ -71,7 +89,14 @@ class Job:
 
 
 def generate(pipe: Pipeline, jobs: Iterable[Job], store: Store, steps: int | None = None) -> Iterator[Job]:
-    """Generate the frames that are not there; yields every job once its images are on disk."""
+    """Generate the frames that do not exist yet; yields every job once its images are on disk.
+
+    Args:
+        pipe: the model.
+        jobs: the frames.
+        store: where the images go.
+        steps: sampling steps; None takes the model's default.
+    """
     everything = set(pipe.host.plugins)
     for job in jobs:
         if not store.has(job.variant, job.name, job.frame):
@@ -84,7 +109,7 @@ def generate(pipe: Pipeline, jobs: Iterable[Job], store: Store, steps: int | Non
 
 @torch.no_grad()
 def reconstruct(pipe: Pipeline, images: Images) -> dict[str, Image.Image]:
-    """Send pictures through the model's VAE and back: the best that generation could do."""
+    """Encode and decode pictures with the model's VAE: an upper bound for generation."""
     out = {}
     for channel, image in images.items():
         pixels = to_pixels(Image.fromarray(image), (image.shape[1], image.shape[0]))[None].to(pipe.device)

@@ -1,4 +1,4 @@
-"""Judged images of a measurement and what is counted on them, scene by scene."""
+"""Judged images of a measurement, and the counts per scene."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Labels = dict[Place, NDArray[np.uint8]]
 
 @dataclass(frozen=True, eq=False)
 class Judged:
-    """What the referee says of one set of images: labels, and by view time, weather and features."""
+    """The referee's verdict on one set of images: labels, time, weather and features, by view."""
 
     labels: Labels = field(default_factory=dict)
     time: dict[Place, int] = field(default_factory=dict)
@@ -34,7 +34,13 @@ class Judged:
     features: dict[Place, Array] = field(default_factory=dict)
 
     def add(self, referee: Referee, key: Key, images: Images) -> None:
-        """Judge one frame's images."""
+        """Judge one frame's images.
+
+        Args:
+            referee: the judge.
+            key: the frame.
+            images: by camera channel.
+        """
         verdict = referee(images.values())
         for i, channel in enumerate(images):
             place = (key, channel)
@@ -49,7 +55,13 @@ def truth_labels(classes: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def scene_sums(rows: Iterable[tuple[Key, Array]], scenes: int, width: int) -> Array:
-    """Add counts (width,) up for each scene: (S, width)."""
+    """Sum counts for each scene: (S, width).
+
+    Args:
+        rows: frames with their counts (width,).
+        scenes: S.
+        width: number of counts.
+    """
     sums = np.zeros((scenes, width))
     for key, counts in rows:
         sums[key.scene] += counts
@@ -57,15 +69,28 @@ def scene_sums(rows: Iterable[tuple[Key, Array]], scenes: int, width: int) -> Ar
 
 
 def overlaps(truth: Labels, predicted: Mapping[Place, NDArray[np.uint8]], group: int, scenes: int) -> Array:
-    """Count intersection and union of a group over the views of both: (S, 2)."""
+    """Count intersection and union of a group over the views of both: (S, 2).
+
+    Args:
+        truth: the true labels.
+        predicted: the referee's labels.
+        group: index into GROUPS.
+        scenes: S.
+    """
     rows = ((place[0], overlap(predicted[place], truth[place], group)) for place in truth if place in predicted)
     return scene_sums(rows, scenes, 2)
 
 
 def floor_overlaps(truth: Labels, predicted: Mapping[Place, NDArray[np.uint8]], group: int, scenes: int) -> Array:
-    """Count the same against images generated for other frames: (S, 2).
+    """Count intersection and union with images generated for other frames: (S, 2).
 
-    A view is held against those of the same camera and moment in the next FLOOR_SHIFTS scenes that have that camera.
+    A view is compared with those of the same camera and moment in the next FLOOR_SHIFTS scenes that have that camera.
+
+    Args:
+        truth: the true labels.
+        predicted: the referee's labels.
+        group: index into GROUPS.
+        scenes: S.
     """
     sums = np.zeros((scenes, 2))
     for (key, channel), labels in truth.items():
@@ -79,5 +104,12 @@ def floor_overlaps(truth: Labels, predicted: Mapping[Place, NDArray[np.uint8]], 
 
 
 def right(truth: Mapping[Key, int], said: Mapping[Place, int], places: Iterable[Place], scenes: int) -> Array:
-    """Count [right answers, answers] over views: (S, 2)."""
+    """Count [right answers, answers] over views: (S, 2).
+
+    Args:
+        truth: the true index of each frame.
+        said: the referee's index of each view.
+        places: the views that count.
+        scenes: S.
+    """
     return scene_sums(((p[0], np.array([said[p] == truth[p[0]], 1.0])) for p in places), scenes, 2)

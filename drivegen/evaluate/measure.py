@@ -82,7 +82,7 @@ class Plan:
 
 
 def fingerprint(model: Model) -> str:
-    """Give a digest of a model's weight files."""
+    """Return a digest of a model's weight files."""
     if model.folder is None:
         raise InputError("only a saved model can be measured: the images on disk must belong to known weights")
     files = [model.folder / name for name in weight_files(model.folder)] if model.folder.is_dir() else [model.folder]
@@ -90,7 +90,13 @@ def fingerprint(model: Model) -> str:
 
 
 class Measurement:
-    """One model's measurement in a folder: `generate` makes images, `figures` judges those that are there."""
+    """One model's measurement in a folder: `generate` makes images, `figures` evaluates those that exist.
+
+    Args:
+        pipe: the model.
+        referee: judges the images.
+        plan: what is measured, and where.
+    """
 
     def __init__(self, pipe: Pipeline, referee: Referee, plan: Plan) -> None:
         self.pipe, self.referee, self.plan = pipe, referee, plan
@@ -118,7 +124,7 @@ class Measurement:
 
     @cached_property
     def real(self) -> dict[Key, Frame]:
-        """PandaSet's frames at the model's size; none where the data is not there."""
+        """PandaSet's frames at the model's size; none where the data is missing."""
         root = self.plan.pandaset
         if root is None or not root.is_dir():
             return {}
@@ -129,7 +135,7 @@ class Measurement:
 
     @property
     def variants(self) -> list[Variant]:
-        """The variants asked for that this model has: a plugin that it lacks has no column."""
+        """The requested variants for which this model has the plugins."""
         plugins = set(self.pipe.host.plugins)
         able = [v for v in variants(self.plan.nulled) if v.column == "null" or plugins.issuperset(self.columns[v.column])]
         return [v for v in able if (self.plan.only is None or v.name in self.plan.only) and (v.dataset == "city" or self.real)]
@@ -200,7 +206,7 @@ class Measurement:
         return rows
 
     def figures(self) -> list[Figure]:
-        """Compute every figure for which there are images."""
+        """Compute every figure whose images exist."""
         chosen = {v.name: v for v in self.variants}
         judged = {
             name: found for name, v in chosen.items()

@@ -18,14 +18,21 @@ _VEHICLE_VALUES = [1 + DETECTION_CLASSES.index(CLASSES[value]) for value in VEHI
 
 
 def expected(frame: Frame, channel: str) -> dict[str, NDArray[np.bool_]]:
-    """Masks (H, W) of where boxes of vehicles and, off all boxes, drivable area project to; frame at its generated size."""
+    """Return masks (H, W) of where boxes of vehicles and, off all boxes, drivable area project to; frame at its generated size.
+    """
     view = layout(frame, frame.camera(channel))
     drivable = (view.map_bits >> BEV_CLASSES.index("drivable_area")) & 1
     return {"drivable": (drivable == 1) & (view.box_class == 0), "vehicle": np.isin(view.box_class, _VEHICLE_VALUES)}
 
 
 def recall_sums(referee: Referee, frame: Frame, images: Images) -> dict[str, Array]:
-    """Count for each group [found, expected, said, pixels]: recall is the first ratio, and chance the second."""
+    """Count for each group [found, expected, said, pixels]: recall is the first ratio, and chance the second.
+
+    Args:
+        referee: judges the images.
+        frame: at its generated size.
+        images: by camera channel.
+    """
     verdict = referee(images.values())
     out = {name: np.zeros(4) for name in ("drivable", "vehicle")}
     for said, channel in zip(verdict.groups, images, strict=True):
@@ -37,7 +44,7 @@ def recall_sums(referee: Referee, frame: Frame, images: Images) -> dict[str, Arr
 
 
 def pooled(rows: Iterable[dict[str, Array]]) -> dict[str, dict[str, float]]:
-    """Pool the counts of frames into recall and the share of all pixels that was said to be of the group."""
+    """Pool the counts of frames into recall, and into the share of all pixels that was assigned to the group."""
     total = {name: np.zeros(4) for name in ("drivable", "vehicle")}
     for row in rows:
         for name, counts in row.items():

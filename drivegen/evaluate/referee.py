@@ -1,4 +1,4 @@
-"""The referee: a small network that says what is where in a picture, trained on the city's renders alone."""
+"""The referee: a small network that segments a picture and reads time and weather, trained on the city's renders alone."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class _Block(nn.Sequential):
 
 @dataclass(frozen=True, eq=False)
 class Reading:
-    """What the network says of pictures: segments (N, groups, H, W), time (N, 3), weather (N, 4) as logits; features (N, D)."""
+    """The network's output for pictures: segments (N, groups, H, W), time (N, 3), weather (N, 4) as logits; features (N, D)."""
 
     segments: Tensor
     time: Tensor
@@ -81,7 +81,7 @@ class RefereeNet(nn.Module):
         self.time, self.weather = nn.Linear(d, len(TIMES)), nn.Linear(d, len(WEATHERS))
 
     def forward(self, pixels: Tensor) -> Reading:
-        """Read pictures (N, 3, H, W) in [−1, 1]; H and W are multiples of 16."""
+        """Segment and classify pictures (N, 3, H, W) in [−1, 1]; H and W are multiples of 16."""
         x1 = self.level1(self.stem(pixels))
         x2 = self.level2(x1)
         x3 = self.level3(x2)
@@ -147,7 +147,7 @@ class Referee:
 
 
 def to_network(images: Tensor) -> Tensor:
-    """Turn uint8 images (N, H, W, 3) into the network's (N, 3, H, W) in [−1, 1]."""
+    """Convert uint8 images (N, H, W, 3) to the network's (N, 3, H, W) in [−1, 1]."""
     return images.permute(0, 3, 1, 2).float() / 127.5 - 1
 
 

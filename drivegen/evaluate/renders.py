@@ -1,4 +1,4 @@
-"""Renders with their truth, as a referee learns from them and is checked on."""
+"""Renders with their true labels, for training and checking a referee."""
 
 from __future__ import annotations
 

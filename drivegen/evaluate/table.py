@@ -13,7 +13,7 @@ from drivegen.evaluate.variants import ALL
 
 @dataclass(frozen=True)
 class Row:
-    """A row of the table: the figure shown, what is put behind it in brackets, and the goal of the first column.
+    """A row of the table: the figure shown, further figures in brackets behind it, and the goal of the first column.
 
     goal is (">=" or "<=", value); without one the figure is only reported.
     """
@@ -58,7 +58,7 @@ ROWS = (
 
 
 def title(column: str) -> str:
-    """Give a column's heading: all conditions, or which plugin is null."""
+    """Return a column's heading: all conditions, or which plugin is null."""
     return "all conditions" if column == ALL else f"`{column.removeprefix('no_')}` null"
 
 
@@ -71,7 +71,7 @@ def met(row: Row, figure: Figure | None) -> bool | None:
 
 
 def markdown(figures: Sequence[Figure], notes: Mapping[str, Any]) -> str:
-    """Write the table, then what was measured, how and where."""
+    """Write the table, followed by what was measured, how and where."""
     found = {(figure.name, figure.column): figure for figure in figures}
     columns = sorted(dict.fromkeys(figure.column for figure in figures), key=lambda column: column != ALL)
     heads = [title(column) for column in columns]
@@ -106,7 +106,7 @@ def _number(value: float) -> str:
 
 
 def as_json(figures: Sequence[Figure], notes: Mapping[str, Any]) -> dict[str, Any]:
-    """Turn figures and notes into JSON values; a figure that is not finite becomes null."""
+    """Convert figures and notes to JSON values; a figure that is not finite becomes null."""
 
     def clean(value: Any) -> Any:
         return None if isinstance(value, float) and not math.isfinite(value) else value

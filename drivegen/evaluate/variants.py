@@ -29,12 +29,12 @@ class Variant:
 
 
 def columns(nulled: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """Name the columns of the table, and the plugins that are null in each: none, then each of `nulled` by itself."""
+    """Name the columns of the table and the plugins that are null in each: none, then each of `nulled` by itself."""
     return {ALL: (), **{f"no_{name}": (name,) for name in nulled}}
 
 
 def variants(nulled: Sequence[str] = ()) -> tuple[Variant, ...]:
-    """List every variant, the most needed first; each plugin in `nulled` has a column in which it is null."""
+    """List every variant, the most important first; each plugin in `nulled` has a column in which it is null."""
     names = columns(nulled)
     plain = [Variant(column, column) for column in names]
     others = [Variant(f"{column}-{kind}", column, kind) for column in names for kind in KINDS[1:]]
@@ -56,12 +56,18 @@ class Key:
 
 
 def noise_seed(base: int, key: Key, second: bool = False) -> int:
-    """Give the seed of a frame's noise: one fixed seed per frame, another for the second drawing."""
+    """Return the seed of a frame's noise.
+
+    Args:
+        base: the measurement's seed.
+        key: the frame.
+        second: return the seed of the second drawing.
+    """
     return base * 1_000_000 + key.scene * 1_000 + key.frame * 2 + int(second)
 
 
 def with_boxes_of(frame: Frame, other: Frame) -> Frame:
-    """Replace a frame's boxes by another frame's, standing about this ego as they stood about the other."""
+    """Replace a frame's boxes by another frame's, at the same places relative to the ego."""
     here_SE3_there = frame.global_SE3_ego @ other.global_SE3_ego.inverse()
 
     def moved(box: Box3D) -> Box3D:
@@ -77,5 +83,5 @@ def turned(frame: Frame, key: Key) -> Frame:
 
 
 def donor(key: Key, scenes: int) -> Key:
-    """Choose the frame whose boxes stand in for a frame's own: the same moment of the next scene."""
+    """Choose the frame whose boxes replace a frame's own: the same moment of the next scene."""
     return Key((key.scene + 1) % scenes, key.frame)

@@ -1,1 +1,1 @@
-"""Networks and plugins together: one prediction from all that the plugins say."""
+"""Networks and plugins together: one prediction from a backbone and everything that plugins add."""

@@ -38,9 +38,14 @@ _READ_ARRAYS = ("encode", "weight", "loss")
 
 
 def attach(name: str, plugin: Plugin, backbone: Backbone) -> None:
-    """Check a plugin's class, attach it, and check that it took nothing of the backbone for its own.
+    """Check a plugin's class, attach it, and check that it does not own any of the backbone's layers.
 
-    Raises InputError with plugin, class and hook in front.
+    Args:
+        name: the plugin's instance name.
+        plugin: the plugin.
+        backbone: the networks.
+
+    Raises InputError that begins with plugin, class and hook.
     """
     check_plugin(name, plugin)
     _check_hooks(name, plugin)

@@ -31,7 +31,7 @@ class Batch:
 
     @property
     def known(self) -> dict[str, Tensor]:
-        """Which frames (B,) each plugin knows something of; the others are null for it (`plugin.Unknown`)."""
+        """Which frames (B,) each plugin has data for; the others are null for it (`plugin.Unknown`)."""
         every = torch.ones(self.grid.scenes * self.grid.frames, dtype=torch.bool)
         return {name: group.get(KNOWN, every) for name, group in self.arrays.items()}
 
@@ -81,7 +81,7 @@ def collate(prepared: Sequence[Prepared], plugins: Mapping[str, Plugin], views: 
 
 
 def neighbours_wanted(plugins: Mapping[str, Plugin]) -> tuple[float, float]:
-    """Return the seconds of past and future that some of the plugins need; raises InputError where one asks for no time."""
+    """Return the largest past and future in seconds that any of the plugins needs; raises InputError for an invalid one."""
     wanted = [(0.0, 0.0)]
     for name, plugin in plugins.items():
         pair = plugin.neighbours

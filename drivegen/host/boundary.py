@@ -1,7 +1,7 @@
-"""The boundary between host and plugins: every hook is called here, and what it returns is checked here.
+"""The boundary between host and plugins: every hook is called here, and its result is checked.
 
-A message names the plugin, its class and the hook, what came and what is expected. What is checked at every step is shapes
-alone; values are never looked at, so that nothing waits for the device.
+A message names the plugin, its class and the hook, what was returned and what is expected. At every step only shapes are
+checked; values are not read, so that nothing waits for the device.
 """
 
 from __future__ import annotations
@@ -26,7 +26,13 @@ _NOT_A_MISTAKE = (MemoryError, torch.OutOfMemoryError, Warning)
 
 
 def label(name: str, plugin: Any, hook: str) -> str:
-    """Name a hook for a message: ``plugin 'mine' (Mine).encode``."""
+    """Name a hook for a message: ``plugin 'mine' (Mine).encode``.
+
+    Args:
+        name: the plugin's instance name.
+        plugin: the plugin.
+        hook: the hook's name.
+    """
     return f"plugin {name!r} ({type(plugin).__name__}).{hook}"
 
 
@@ -58,7 +64,7 @@ def calling(name: str, plugin: Any, hook: str, arrays: Mapping[str, Any] | None 
 
 
 def check_plugin(name: str, plugin: Any) -> None:
-    """Raise InputError for what is no plugin, or one whose constructor left out the contract's."""
+    """Raise InputError for anything but a plugin, and for one whose constructor did not call the base class's."""
     if isinstance(plugin, type):
         raise InputError(f"plugin {name!r} is the class {plugin.__name__}; give an instance, {plugin.__name__}()")
     if not isinstance(plugin, Plugin):
@@ -129,7 +135,13 @@ def collate(
 
 
 def precompute(name: str, plugin: Plugin, arrays: Arrays) -> Arrays | None:
-    """Call `precompute` with arrays (B, …), and check that it gives such tensors, or None."""
+    """Call `precompute`, and check that it gives tensors (B, …), or None.
+
+    Args:
+        name: the plugin's instance name.
+        plugin: the plugin.
+        arrays: its arrays (B, …).
+    """
     with calling(name, plugin, "precompute", arrays):
         found = plugin.precompute(arrays)
     if found is None:

@@ -1,4 +1,4 @@
-"""The host: a UNet, a list of named plugins, and the four places where plugins add to it. It knows no plugin by name."""
+"""The host: a UNet, a list of named plugins, and the four places where plugins add to it. No plugin is known by name."""
 
 from __future__ import annotations
 
@@ -25,9 +25,10 @@ from drivegen.support.names import check_name
 
 @dataclass(frozen=True, eq=False)
 class Conditions:
-    """A batch's signals by instance name, in config order, with the scale of each; scale 0 = the plugin is not there.
+    """A batch's signals by instance name, in config order, with the scale of each; scale 0 = the plugin is absent.
 
-    A plugin with a region is there in that part of the picture only; tokens have no place, so one that appends some has none.
+    A plugin with a region acts in that part of the picture only; tokens have no place, so a plugin that appends some has no
+    region.
     """
 
     grid: Grid
@@ -47,7 +48,7 @@ class Conditions:
         return self.scales.get(name, 1.0)
 
     def present(self) -> list[str]:
-        """Names of the plugins that are there."""
+        """Names of the plugins that are not absent."""
         return [name for name in self.signals if self.scale(name) != 0]
 
 
@@ -66,7 +67,7 @@ class _Evaluation:
 
 
 class Runtime:
-    """What the present evaluation is; shared by every hook of one host."""
+    """The current evaluation of the UNet; shared by every hook of one host."""
 
     def __init__(self) -> None:
         self.evaluation: _Evaluation | None = None
@@ -162,7 +163,14 @@ class _Unnamed:
 
 
 class StepContext:
-    """The `plugin.Context` of one evaluation."""
+    """The `plugin.Context` of one evaluation.
+
+    Args:
+        runtime: of the host.
+        evaluation: the current one.
+        dtype: of the tokens.
+        width: D, the width of tokens.
+    """
 
     def __init__(self, runtime: Runtime, evaluation: _Evaluation, dtype: torch.dtype, width: int) -> None:
         self.grid, self.progress = evaluation.conditions.grid, evaluation.progress
@@ -225,8 +233,8 @@ class Host(nn.Module):
     def add_plugin(self, name: str, plugin: Plugin) -> None:
         """Attach a plugin under an instance name.
 
-        One that was taken out keeps its weights. Raises InputError when the name is taken or none for a plugin, when the
-        instance stands in a host already, and for mistakes in its class (`host.attaching`).
+        A plugin that was removed keeps its weights. Raises InputError when the name is taken or invalid, when the instance is
+        in a host already, and for mistakes in its class (`host.attaching`).
         """
         check_name(name)
         if name in self.plugins:
@@ -253,7 +261,7 @@ class Host(nn.Module):
         return plugin
 
     def rehook(self) -> None:
-        """Put taps and token biases back in their places, after modules of the networks were replaced by others."""
+        """Register taps and token biases again after modules of the networks were replaced by others."""
         self._hook()
 
     def _hook(self) -> None:
@@ -336,7 +344,13 @@ class Host(nn.Module):
         return boundary.encode(name, self.plugin(name), unmarked(arrays), keep, grid, self.backbone.token_width)
 
     def guide(self, name: str, denoise: Denoiser, to_x0: ToX0) -> Denoiser:
-        """Let a plugin wrap the denoiser for one generation; gives `denoise` itself where it does not."""
+        """Let a plugin wrap the denoiser for one generation; returns `denoise` itself where it does not.
+
+        Args:
+            name: the plugin's instance name.
+            denoise: the denoiser.
+            to_x0: gives the clean latents of its predictions.
+        """
         return boundary.guide(name, self.plugin(name), denoise, to_x0)
 
     def skip_shapes(self, size: tuple[int, int]) -> SkipShapes:
@@ -346,7 +360,14 @@ class Host(nn.Module):
         return self._shapes[size]
 
     def forward(self, x: Tensor, t: Tensor, conditions: Conditions, progress: float = 0.0) -> Tensor:
-        """Predict from noisy latents x (N, C, h, w) and timesteps t (N,) or (); progress is the fraction of steps done."""
+        """Predict noise, v or clean latents (N, C, h, w).
+
+        Args:
+            x: noisy latents (N, C, h, w).
+            t: timesteps (N,) or ().
+            conditions: of `encode`.
+            progress: the fraction of steps done.
+        """
         unet = self.backbone.unet
         t = t.expand(x.shape[0]) if t.ndim == 0 else t
         if x.shape[0] != conditions.grid.rows:

@@ -1,4 +1,4 @@
-"""Where in the picture a plugin is there: its terms are multiplied by a mask, at every resolution that they have."""
+"""Where in the picture a plugin acts: its terms are multiplied by a mask, at the resolution of each."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from drivegen.support.errors import InputError
 
 
 class Region:
-    """A mask (N, 1, H, W) of 0 to 1 that fits itself to any term; 1 = the plugin is there, 0 = it is not.
+    """A mask (N, 1, H, W) of 0 to 1 that is resized to any term; 1 = the plugin acts there, 0 = it does not.
 
-    Its values at a smaller size are means over the pixels that come together there.
+    Its values at a smaller size are means over the pixels that fall into one cell.
     """
 
     def __init__(self, mask: Tensor) -> None:
@@ -27,9 +27,14 @@ class Region:
         return self._sizes[size]
 
     def on(self, term: Tensor, like: Tensor, latent_size: tuple[int, int]) -> Tensor:
-        """Multiply a term for a stream `like` (N, C, h, w) or (N, L, C), whose L places are those of a level of the UNet.
+        """Multiply a term by the mask.
 
-        latent_size (h, w). Raises InputError for a stream that has no places.
+        Args:
+            term: added to a stream of the UNet.
+            like: the stream, (N, C, h, w) or (N, L, C) with the L places of one level of the UNet.
+            latent_size: (h, w).
+
+        Raises InputError for a stream without places in the picture.
         """
         if like.ndim == 4:
             return term * self.at((like.shape[-2], like.shape[-1])).to(term.dtype)

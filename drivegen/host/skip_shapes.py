@@ -1,4 +1,4 @@
-"""Which shapes the terms that plugins add to a UNet's skips, middle and down blocks must have."""
+"""The shapes of terms that plugins add to a UNet's skips, middle block and down blocks."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ class SkipShapes:
     intrablock: tuple[Shape, ...]
 
     def for_intrablock(self) -> tuple[int, tuple[Shape, ...]]:
-        """Give the least number of terms inside the down blocks, and their shapes: diffusers takes one more, at the middle."""
+        """Return the minimal number of terms inside the down blocks, and their shapes: diffusers accepts one more, at the
+        middle.
+        """
         return len(self.intrablock), (*self.intrablock, self.mid)
 
 

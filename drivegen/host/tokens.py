@@ -23,9 +23,16 @@ class Tokens:
 def join_tokens(
     parts: Sequence[tuple[Signal, float]], grid: Grid, device: torch.device, dtype: torch.dtype, width: int
 ) -> Tokens:
-    """Append the tokens of (signal, scale) parts in order; scale becomes log(scale) on the keys' logits, mask −∞.
+    """Append the tokens of several signals; scale becomes log(scale) on the keys' logits, mask −∞.
 
     Rows that would attend to nothing get one zero token, whose key and value are zero: the sum over an empty set.
+
+    Args:
+        parts: (signal, scale) in order.
+        grid: how the batch is laid out.
+        device: of the result.
+        dtype: of the states.
+        width: D, the width of tokens.
     """
     given = [signal.tokens for signal, _ in parts if signal.tokens is not None]
     some = [(signal, scale) for signal, scale in parts if signal.tokens is not None and signal.tokens.shape[1] > 0]

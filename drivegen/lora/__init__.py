@@ -1,4 +1,4 @@
-"""LoRA files: read in every common layout, put into the networks, trained, taken out again, written."""
+"""LoRA files: read in every common layout, added to the networks, trained, removed again, written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How strong a LoRA's layers are: alpha, in the file or in PEFT's numbers beside it, layer by layer."""
+"""The strength of a LoRA's layers: alpha, in the file or in PEFT's configuration beside it, layer by layer."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _NAME = re.compile(r"\^?(?:[\w.-]|\\[.-])+\$?")
 
 @dataclass(frozen=True)
 class Alphas:
-    """PEFT's numbers of one network: alpha (None = each layer's rank), and those of layers that have their own.
+    """PEFT's values for one network: alpha (None = each layer's rank), and those of layers that have their own.
 
     by_name holds (end of a name, or a whole one with `^` before it) → alpha. rslora divides by the root of the rank.
     """
@@ -36,7 +36,7 @@ class Alphas:
     rslora: bool = False
 
     def factor(self, name: str, rank: int) -> float:
-        """Return what B·A of a layer is multiplied with."""
+        """Return the factor of a layer's B·A."""
         if self.alpha is None:
             return 1.0
         alpha = next((value for pattern, value in self.by_name.items() if _fits(pattern, name)), self.alpha)
@@ -49,10 +49,10 @@ def _fits(pattern: str, name: str) -> bool:
 
 
 def read_alphas(path: Path, networks: tuple[str, ...]) -> dict[str, Alphas]:
-    """Read PEFT's numbers by network: from adapter_config.json, or from what diffusers writes into the file's header.
+    """Read PEFT's values by network: from adapter_config.json, or from diffusers' entries in the file's header.
 
     Raises InputError, which names the file and the key, for anything but numbers, and for names that are regular expressions: a
-    file that comes from elsewhere must not choose what is run, and some take for ever.
+    foreign file must not choose what is run, and some expressions never finish.
     """
     beside = path.with_name("adapter_config.json")
     if path.stem == PEFT_STEM:

@@ -145,10 +145,10 @@ def _described(tensor: Tensor) -> str:
 
 
 def save(lora: LoRA, folder: str | Path, dtype: torch.dtype | None = None) -> Path:
-    """Write a LoRA as diffusers does, and so many others read; returns the file.
+    """Write a LoRA in diffusers' layout; returns the file.
 
     Args:
-        lora: what is written, with alpha folded in.
+        lora: with alpha folded in.
         folder: gets the file, `FILE`.
         dtype: number format of the weights; None keeps theirs.
     """

@@ -1,4 +1,4 @@
-"""LoRAs in a host: put in, taken out again, trained; beside the plugins, and without changing what trains or is frozen."""
+"""LoRAs in a host: added, removed, trained; without changing the plugins and what is trainable or frozen."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _ADAPTER = "default"
 
 
 def apply(host: Host, loras: Sequence[tuple[LoRA, float]]) -> None:
-    """Put LoRAs (with a scale each) into a host in place of those that are in it; their sum is one LoRA of the summed rank.
+    """Replace the LoRAs of a host by others, each with a scale; their sum is one LoRA of the summed rank.
 
-    Nothing that trains or is frozen changes. Raises InputError where one does not fit, and then none is in.
+    What is trainable or frozen does not change. Raises InputError where one does not fit; then none is active.
     """
     remove(host)
     try:
@@ -95,7 +95,7 @@ def _inject(host: Host, model: Any, config: Any) -> None:
 
 
 def remove(host: Host) -> None:
-    """Take every LoRA out: the host's layers are the very ones that it had before."""
+    """Remove every LoRA: the host's original layers are in place again."""
     from diffusers.utils import recurse_remove_peft_layers
 
     for network in NETWORKS:
@@ -114,7 +114,7 @@ def _layers(model: nn.Module) -> Iterable[tuple[str, Any]]:
 
 
 def add_trainable(host: Host, settings: LoraConfig) -> None:
-    """Put a fresh LoRA that trains into the UNet, and the text encoder if asked; it changes nothing until it has learned.
+    """Add a fresh trainable LoRA to the UNet, and to the text encoder if asked; its initial term is zero.
 
     Raises InputError when a pattern matches no layer.
     """
@@ -135,7 +135,7 @@ def parameters(host: Host) -> list[tuple[str, nn.Parameter]]:
 
 
 def extract(host: Host) -> LoRA:
-    """Read the LoRA that is in a host."""
+    """Return the active LoRA of a host."""
     out: dict[str, dict[str, tuple[Tensor, Tensor]]] = {}
     for network in NETWORKS:
         out[network] = {

@@ -1,4 +1,4 @@
-"""Settings of a LoRA that trains."""
+"""Settings of a trainable LoRA."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from drivegen.support.errors import InputError
 
 @dataclass(frozen=True, kw_only=True)
 class LoraConfig:
-    """A LoRA that trains inside the frozen UNet, beside the plugins or alone."""
+    """A LoRA that is trained inside the frozen UNet, beside the plugins or alone."""
 
     rank: int = field(default=8, metadata={"ge": 1, "le": 1024})
     alpha: float | None = field(default=None, metadata={"gt": 0, "le": 1e6})

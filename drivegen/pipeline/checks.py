@@ -1,4 +1,4 @@
-"""What each option of a generation may be: a check gives the value as it is kept, or says what is wrong with it."""
+"""Checks of a generation's options: each returns the value in its stored form, or raises InputError with what is wrong."""
 
 from __future__ import annotations
 
@@ -15,26 +15,31 @@ RECORDED = "recorded"
 
 
 def number(value: Any, name: str) -> float:
+    """Check a number."""
     return values.number(value, name)
 
 
 def text_or_list(value: Any, name: str) -> str | tuple[str, ...]:
+    """Check one text for all frames, or a list with one per frame."""
     if isinstance(value, str):
         return value
     return tuple(values.text(one, f"an item of {name}") for one in values.sequence(value, name, "texts, one per frame"))
 
 
 def guidance(value: Any, name: str) -> float | dict[str, float]:
+    """Check a guidance scale, or a weight per plugin."""
     if isinstance(value, Mapping):
         return {n: values.number(w, name, of=n) for n, w in values.by_name(value, name, "weights").items()}
     return values.number(value, name)
 
 
 def scales(value: Any, name: str) -> dict[str, float]:
+    """Check a scale per plugin."""
     return {n: values.number(x, "scale", 0, of=n) for n, x in values.by_name(value, name, "numbers").items()}
 
 
 def ranges(value: Any, name: str) -> dict[str, tuple[float, float]]:
+    """Check (start, end) fractions of the steps per plugin."""
     from drivegen.sampling import check_range
 
     out = {}
@@ -47,11 +52,13 @@ def ranges(value: Any, name: str) -> dict[str, tuple[float, float]]:
 
 
 def names(value: Any, name: str) -> tuple[str, ...]:
+    """Check a list of names."""
     given = [value] if isinstance(value, str) else values.sequence(value, name, "plugin names")
     return tuple(dict.fromkeys(values.text(one, f"an item of {name}") for one in given))
 
 
 def by_plugin(value: Any, name: str) -> dict[str, Any]:
+    """Check a mapping from plugin names to values."""
     return values.by_name(value, name, "values")
 
 
@@ -62,6 +69,7 @@ def sampler_options(value: Any, name: str) -> dict[str, Any]:
 
 
 def seed(value: Any, name: str) -> int | tuple[int, ...]:
+    """Check a seed, or a list of them."""
     from drivegen.sampling import check_seed
 
     if isinstance(value, Sequence) or getattr(value, "ndim", 0) == 1:
@@ -70,6 +78,7 @@ def seed(value: Any, name: str) -> int | tuple[int, ...]:
 
 
 def size(value: Any, name: str) -> tuple[int, int]:
+    """Check (height, width) in pixels."""
     sides = values.sequence(value, name, "two whole numbers, (height, width)")
     if len(sides) != 2:
         raise InputError(f"{name} {value!r:.80} must be (height, width) in pixels")
@@ -78,6 +87,7 @@ def size(value: Any, name: str) -> tuple[int, int]:
 
 
 def timesteps(value: Any, name: str) -> tuple[int, ...]:
+    """Check a decreasing list of timesteps."""
     given = tuple(values.whole(one, "a timestep", 0) for one in values.sequence(value, name, "whole numbers"))
     if not given or any(a <= b for a, b in pairwise(given)):
         raise InputError(f"{name} {list(given)!r:.80} must fall from step to step, such as [999, 750, 500, 250]")
@@ -85,6 +95,7 @@ def timesteps(value: Any, name: str) -> tuple[int, ...]:
 
 
 def one_of(known: Sequence[str]) -> Callable[[Any, str], str]:
+    """Return a check for one of the known words."""
     def check(value: Any, name: str) -> str:
         if not isinstance(value, str) or value not in known:
             raise InputError(f"{name} {value!r:.80} is not one of {', '.join(known)}{nearest(str(value), known)}")
@@ -94,12 +105,14 @@ def one_of(known: Sequence[str]) -> Callable[[Any, str], str]:
 
 
 def function(value: Any, name: str) -> Any:
+    """Check something that can be called."""
     if not callable(value):
         raise InputError(f"{name} {value!r:.80} must be a function of (pipe, step, t, {{'latents': …}})")
     return value
 
 
 def classifier(value: Any, name: str) -> Any:
+    """Check a `Classifier`."""
     from drivegen.sampling import Classifier
 
     if not isinstance(value, Classifier):
@@ -108,6 +121,7 @@ def classifier(value: Any, name: str) -> Any:
 
 
 def generator(value: Any, name: str) -> Any:
+    """Check a torch generator."""
     import torch
 
     if not isinstance(value, torch.Generator):

@@ -1,4 +1,4 @@
-"""A plan becomes pictures: encode once, denoise, decode."""
+"""From a plan to pictures: encode once, denoise, decode."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""manifest.jsonl: a line per image, enough to make it again and to know that it is the same."""
+"""manifest.jsonl: one line per image, with everything needed to generate it again and to compare the result."""
 
 from __future__ import annotations
 
@@ -45,19 +45,19 @@ class Manifest:
         self.write()
 
     def add(self, lines: list[dict[str, Any]]) -> None:
-        """Take the lines of one generation, which replace those of its folder."""
+        """Add the lines of one generation, which replace those of its folder."""
         self._lines[Path(lines[0]["file"]).parent.as_posix()] = lines
         if time.monotonic() - self._written > _EVERY_S:
             self.write()
 
     def holds(self, folder: Path, token: str, channels: tuple[str, ...], common: Mapping[str, Any]) -> bool:
-        """Tell whether the pictures of a generation are there, made in the same way, and whole.
+        """Tell whether the pictures of a generation exist, were made with the same settings, and are complete.
 
         Args:
             folder: where they would be.
             token: the frame's.
             channels: its cameras.
-            common: what `made_by` says of the generation.
+            common: of `made_by`.
         """
         lines = self._lines.get(folder.relative_to(self.folder).as_posix(), [])
         if [line.get("camera") for line in lines] != list(channels) or not all((folder / sheet).is_file() for sheet in SHEETS):
@@ -79,11 +79,11 @@ class Manifest:
 
 
 def model_facts(model: Model, added: Mapping[str, str]) -> dict[str, Any]:
-    """Say which weights generate, by their hashes; reads the files of a folder that states none.
+    """Describe the weights by their hashes; reads the files of a folder that states none.
 
     Args:
         model: the model.
-        added: hashes of plugins and LoRAs that are not the folder's own, by name.
+        added: hashes of plugins and LoRAs that are not in the model's own folder, by name.
     """
     digest, folder = model.digest, model.folder
     if not digest and folder is not None:
@@ -93,11 +93,11 @@ def model_facts(model: Model, added: Mapping[str, str]) -> dict[str, Any]:
 
 
 def made_by(used: UsedSettings, model: Mapping[str, Any], conditions: str) -> dict[str, Any]:
-    """Return what all images of one generation have in common: the model, every setting, what it was given.
+    """Return what all images of one generation have in common: the model, every setting, the inputs.
 
     Args:
         used: the settings.
-        model: what `model_facts` says.
+        model: of `model_facts`.
         conditions: the plan's digest.
     """
     return {**model, **used.to_dict(), "conditions_sha256": conditions, "versions": library_versions()}

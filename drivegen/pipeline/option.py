@@ -1,4 +1,4 @@
-"""What is known of an option besides its default, and what diffusers calls it."""
+"""The properties of an option besides its default, and its name in diffusers."""
 
 from __future__ import annotations
 
@@ -39,17 +39,17 @@ ELSEWHERE = {
 
 @dataclass(frozen=True)
 class About:
-    """What is known of an option besides its default.
+    """The properties of an option besides its default.
 
     Args:
         help: one sentence for the command line and the documentation.
-        check: gives the value as it is kept, from the value and the option's name; raises InputError.
-        kind: what the command line takes: str, int, float, or list (the option may be repeated).
-        flag: its name there where it is not the field's, as for lists, which are named once per item.
-        metavar: what stands behind it in the help.
-        read: makes the value of the words given there.
-        python_only: why the command line has no such option.
-        note: gives what the manifest and `Views.settings` say of a value.
+        check: returns the stored form of a value, from the value and the option's name; raises InputError.
+        kind: type on the command line: str, int, float, or list (the option may be repeated).
+        flag: its flag where that is not the field's name, as for lists, which are named once per item.
+        metavar: its placeholder in the help.
+        read: converts the words of the command line to a value.
+        python_only: why the command line has no such option; "" where it has.
+        note: what the manifest and `Views.settings` record of a value.
     """
 
     help: str
@@ -63,16 +63,23 @@ class About:
 
 
 def option(help: str, check: Callable[[Any, str], Any], default: Any = None, **about: Any) -> Any:
-    """Make a field of `GenerationSettings` that is an option; see `About`."""
+    """Make a field of `GenerationSettings` that is an option.
+
+    Args:
+        help: one sentence for the command line and the documentation.
+        check: returns the stored form of a value, from the value and the option's name; raises InputError.
+        default: None is the model's own default.
+        about: the further fields of `About`.
+    """
     return field(default=default, metadata={"about": About(help, check, **about)})
 
 
 def named(given: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
-    """Give options their names here; raises InputError for unknown and repeated ones.
+    """Replace diffusers' names of options by those here; raises InputError for unknown and repeated ones.
 
     Args:
-        given: values by the names here or those of diffusers; one that is None counts as not given.
-        known: the options that there are, by name.
+        given: values by the names here or those of diffusers; None counts as not given.
+        known: the available options, by name.
     """
     out: dict[str, Any] = {}
     for word, value in given.items():

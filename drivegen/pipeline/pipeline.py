@@ -1,4 +1,4 @@
-"""Frames to images: what a caller uses."""
+"""From frames to images: the interface for callers."""
 
 from __future__ import annotations
 
@@ -27,11 +27,12 @@ from drivegen.support.values import file_path, text, yes_or_no
 
 
 class Pipeline:
-    """A model that turns frames into the images that their cameras would see.
+    """A model that generates the images that a frame's cameras would see.
 
-    ``Pipeline(model)`` uses the model's host as it is: its device, its dtype, its weights (so a training run can look at its
-    own); `from_pretrained` loads one and chooses. `extensions` manages what is put into the model and taken out again; its
-    methods are the pipeline's too. Several threads may use one pipeline, and one model in several: they take turns.
+    ``Pipeline(model)`` uses the model's host as it is: its device, its dtype, its weights (so a training run can generate with
+    its own); `from_pretrained` loads one and chooses. `extensions` manages plugins and LoRAs that are added to the model and
+    removed again; its methods are the pipeline's too. Several threads may use one pipeline, or several pipelines one model:
+    they take turns.
     """
 
     def __init__(self, model: Model) -> None:
@@ -95,15 +96,15 @@ class Pipeline:
     def generate(
         self, frames: Frame | Sequence[Frame], settings: GenerationSettings | None = None, **overrides: Any
     ) -> Iterator[Views]:
-        """Yield the views of each frame as they are done; frames are run one by one, so that none depends on the others.
+        """Yield the views of each frame as they are done; frames are generated one by one, so that none depends on the others.
 
-        Raises InputError at once for settings that do not fit the model, and when its turn has come for a frame that cannot be
-        generated.
+        Raises InputError at once for settings that do not fit the model, and for a frame that cannot be generated when it is
+        reached.
 
         Args:
-            frames: one frame, or a sequence whose items are read when it is their turn.
-            settings: how; `Views.settings` of an earlier generation does too. None is the model's defaults.
-            overrides: options in place of the settings', by the names of `GenerationSettings` or diffusers'
+            frames: one frame, or a sequence whose items are read one at a time.
+            settings: `Views.settings` of an earlier generation may be used too; None is the model's defaults.
+            overrides: options that replace those of the settings, by the names of `GenerationSettings` or diffusers'
                 (num_inference_steps, guidance_scale, num_images_per_prompt).
         """
         planned = plans(self.model, frames, self.settings(settings, **overrides))
@@ -125,7 +126,7 @@ class Pipeline:
         return plans(self.model, frames, settings)
 
     def run(self, plan: Plan, progress: Any = None) -> Views:
-        """Generate what is planned; progress(step) is called after each step."""
+        """Generate the views of a plan; progress(step) is called after each step."""
         callback = plan.settings.callback_on_step_end
 
         def after(i: int, t: Tensor, x: Tensor) -> Any:
@@ -140,7 +141,7 @@ class Pipeline:
         return Views(plan.frame, dict(zip(plan.frame.channels, values, strict=True)), used)
 
     def used(self, plan: Plan) -> UsedSettings:
-        """Return the settings of a plan with nothing left to the model."""
+        """Return the settings of a plan with the model's defaults filled in."""
         s, sampling = plan.settings, plan.sampling
         given = {f.name: getattr(s, f.name) for f in fields(GenerationSettings)}
         return UsedSettings(**given | {
@@ -160,7 +161,7 @@ class Pipeline:
         return neighbours_wanted({name: self.host.plugin(name) for name in self.host.plugins})
 
     def ignored(self, frame: Frame) -> tuple[str, ...]:
-        """Name what the frame holds and a model with text alone cannot follow."""
+        """Name what the frame holds that a model with text alone cannot use."""
         if any(not getattr(self.host.plugin(name), "takes_prompt", False) for name in self.host.plugins):
             return ()
         held = {"cameras": True, "boxes": bool(frame.boxes), "map": frame.map is not None}
@@ -180,7 +181,7 @@ class Pipeline:
 
     @property
     def device(self) -> torch.device:
-        """Where the networks compute."""
+        """The device that the networks compute on."""
         return self.extensions.device
 
     @property
@@ -190,34 +191,61 @@ class Pipeline:
 
     @property
     def loras(self) -> dict[str, float]:
-        """Scales of the LoRAs that are in, by name."""
+        """Scales of the active LoRAs, by name."""
         return self.extensions.loras
 
     def add_plugin(
         self, source: str | Path, name: str | None = None, kind: str | None = None,
         components: Mapping[str, str | Path] | None = None, options: Mapping[str, Any] | None = None,
     ) -> str:  # fmt: skip
-        """Attach a plugin that was saved alone, and return its name here; see `Extensions.add_plugin`."""
+        """Attach a plugin that was saved alone, and return its name here; see `Extensions.add_plugin`.
+
+        Args:
+            source: its folder, a released weight file or folder, or its id (user/name) on the hub.
+            name: its name here; None = its own, or its kind.
+            kind: its kind; None = what the source says or looks like.
+            components: folders of networks that it requires, by name; None looks in the model's folder and beside the source.
+            options: constructor arguments for released weights; None for none.
+        """
         return self.extensions.add_plugin(source, name, kind, components, options)
 
     def remove_plugin(self, name: str) -> Plugin:
-        """Detach a plugin, and leave the model as it was without it; returns the plugin."""
+        """Detach a plugin, and restore the model without it; returns the plugin."""
         return self.extensions.remove_plugin(name)
 
     def save_plugin(self, name: str, folder: str | Path, dtype: str | torch.dtype | None = None) -> Path:
-        """Write one plugin as a folder of its own, which `add_plugin` takes; see `Extensions.save_plugin`."""
+        """Write one plugin as a folder of its own, which `add_plugin` reads; see `Extensions.save_plugin`.
+
+        Args:
+            name: the plugin's name.
+            folder: a new one, or a plugin's, which is overwritten.
+            dtype: of the weights; None keeps theirs.
+        """
         return self.extensions.save_plugin(name, folder, dtype)
 
     def push_to_hub(self, name: str, repo_id: str, private: bool = False, token: str | None = None) -> str:
-        """Publish one plugin as user/name on the hub, and return its address; see `Extensions.push_to_hub`."""
+        """Publish one plugin on the hub, and return its address; see `Extensions.push_to_hub`.
+
+        Args:
+            name: the plugin's name.
+            repo_id: user/name.
+            private: whether others cannot see it.
+            token: an access token; None = the user's login.
+        """
         return self.extensions.push_to_hub(name, repo_id, private, token)
 
     def load_lora(self, source: str | Path, scale: float = 1.0, name: str | None = None) -> str:
-        """Put a LoRA file into the UNet and text encoder, and return its name; see `Extensions.load_lora`."""
+        """Add a LoRA file to the UNet and text encoder, and return its name; see `Extensions.load_lora`.
+
+        Args:
+            source: the file, or a folder with one.
+            scale: multiplies its term, -100 to 100.
+            name: its name here; None = the file's.
+        """
         return self.extensions.load_lora(source, scale, name)
 
     def unload_lora(self, name: str | None = None) -> None:
-        """Take one LoRA out, or all of them."""
+        """Remove one LoRA, or all of them (None)."""
         self.extensions.unload_lora(name)
 
 

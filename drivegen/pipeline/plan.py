@@ -1,4 +1,4 @@
-"""One generation of one frame, checked and prepared: everything that is known before a network computes."""
+"""One generation of one frame, checked and prepared before any network computes."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Plan:
         return DEFAULT_STRENGTH if self.settings.strength is None else self.settings.strength
 
     def digest(self) -> str:
-        """Return one sha256 over all that the networks are given: equal for equal frames, inputs, regions and pictures."""
+        """Return one sha256 over all inputs of the networks: equal for equal frames, inputs, regions and pictures."""
         found = hashlib.sha256()
         tensors = {f"{name}.{key}": value for name, group in self.batch.arrays.items() for key, value in group.items()}
         tensors |= {f"region.{name}": mask for name, mask in self.regions.items()}
@@ -78,9 +78,9 @@ def plans(model: Model, frames: Frame | Sequence[Frame], settings: GenerationSet
     """Plan each frame's generations, frame by frame; raises InputError at once for what is wrong whatever the frame.
 
     Args:
-        model: what generates.
-        frames: one, or several that are read when it is their turn.
-        settings: how.
+        model: the model.
+        frames: one, or several that are read one at a time.
+        settings: the options.
     """
     frames = _frames(frames)
     sampling, size = check(model, settings)
@@ -101,7 +101,9 @@ def plans(model: Model, frames: Frame | Sequence[Frame], settings: GenerationSet
 
 
 def check(model: Model, settings: GenerationSettings) -> tuple[Sampling, tuple[int, int]]:
-    """Return how a model samples with these settings, and the size (height, width); raises InputError for what does not fit."""
+    """Return the sampling settings and the size (height, width) of a generation; raises InputError for what does not fit the
+    model.
+    """
     host, s = model.host, settings
     for name in (*(s.scales or {}), *s.without, *(s.ranges or {}), *(s.regions or {}), *(s.inputs or {})):
         host.plugin(name)

@@ -1,4 +1,4 @@
-"""What is written down of an option's value: JSON values as they are, and of the rest what says that it is the same."""
+"""How an option's value is recorded: JSON values as they are, others by a description that identifies them."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ def same(value: Any) -> Any:
 
 
 def names(value: Mapping[str, Any] | None) -> tuple[str, ...]:
-    """Name what something was given to."""
+    """Return the names of a mapping."""
     return tuple(value or ())
 
 
 def present(value: Any) -> str:
-    """Say whether something was given that only Python holds."""
+    """Say whether a value was given that only Python can hold."""
     return "" if value is None else value if isinstance(value, str) else "given"
 
 
 def described(value: Any) -> str:
-    """Let something describe itself."""
+    """Describe a value by its own text."""
     return "" if value is None else str(value)
 
 

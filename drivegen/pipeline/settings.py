@@ -32,7 +32,7 @@ MAX_REPEATS = 10_000
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationSettings:
-    """How frames are generated; what is None is the model's own default.
+    """How frames are generated. None means the model's default.
 
     Raises InputError, which names the option and the value, for a value that no model could take.
     """
@@ -132,9 +132,10 @@ class GenerationSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class UsedSettings(GenerationSettings):
-    """How the views of one frame were generated: `GenerationSettings` with nothing left to the model, and what it ran on.
+    """How the views of one frame were generated: `GenerationSettings` with the model's defaults filled in, and the machine's
+    facts.
 
-    What the manifest could not hold is said in words: of regions and inputs the plugins' names, of a classifier what it is.
+    Values that the manifest cannot hold are described: regions and inputs by the plugins' names, a classifier by its text.
     """
 
     loras: Mapping[str, float] = field(default_factory=dict)
@@ -155,5 +156,5 @@ class UsedSettings(GenerationSettings):
 
 
 def options() -> dict[str, About]:
-    """Return what is known of each option, in the order of the fields."""
+    """Return the properties of each option, in the order of the fields."""
     return {f.name: f.metadata["about"] for f in dataclasses.fields(GenerationSettings)}

@@ -1,4 +1,4 @@
-"""How options of a generation are spelled on the command line: words in, values out."""
+"""How a generation's options are written on the command line: from words to values."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def read_ranges(given: Sequence[str]) -> dict[str, tuple[float, float]]:
 
 
 def read_inputs(given: Sequence[str]) -> dict[str, Any]:
-    """Read PLUGIN=VALUE options, and PLUGIN.KEY=VALUE ones, which give a plugin several values by name or by camera."""
+    """Read PLUGIN=VALUE options, and PLUGIN.KEY=VALUE ones, for several values by name or by camera."""
     out: dict[str, Any] = {}
     for text in given:
         place, _, value = text.partition("=")
@@ -60,7 +60,7 @@ def read_inputs(given: Sequence[str]) -> dict[str, Any]:
 
 
 def read_regions(given: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Read PLUGIN=CAMERA[:MASK] options: a mask file is white where the plugin is, and without one all of the picture is."""
+    """Read PLUGIN=CAMERA[:MASK] options: a mask file is white where the plugin acts; without one it is the whole picture."""
     from drivegen.scene.pictures import user_image
 
     out: dict[str, dict[str, Any]] = {}

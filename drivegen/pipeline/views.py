@@ -1,4 +1,4 @@
-"""What a generation returns: the views of one frame by camera channel."""
+"""The result of a generation: the views of one frame by camera channel."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def save_png(image: Image.Image, path: Path) -> None:
 
 
 def to_pil(value: Any, channel: str) -> Image.Image:
-    """Turn one view of any output type but "latent" into a PIL image."""
+    """Convert one view of any output type but "latent" to a PIL image."""
     if isinstance(value, Image.Image):
         return value
     array = value.movedim(0, -1).cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
@@ -101,7 +101,7 @@ def to_pil(value: Any, channel: str) -> Image.Image:
 
 
 def convert(pixels: Tensor, output_type: str) -> list[Any]:
-    """Turn decoded pixels (N, 3, H, W) in about [−1, 1] into N values of an output type."""
+    """Convert decoded pixels (N, 3, H, W) in about [−1, 1] to N values of an output type."""
     unit = (pixels.float() / 2 + 0.5).clamp(0, 1).cpu()
     if output_type == "pt":
         return list(unit)
@@ -112,12 +112,12 @@ def convert(pixels: Tensor, output_type: str) -> list[Any]:
 
 
 def to_pixels(image: Any, size: tuple[int, int], camera: Camera | None = None) -> Tensor:
-    """Turn a picture of any size into (3, H, W) in [−1, 1] at the generated size (width, height), cut as cameras are.
+    """Convert a picture of any size to (3, H, W) in [−1, 1] at the generated size, cropped as a camera's pictures are.
 
     Args:
         image: a PIL image, a file, or an array (H, W, 3) of uint8 or of 0 to 1.
         size: the generated (width, height) in pixels.
-        camera: whose picture it is, so that one of its native shape is cut as its own are.
+        camera: the view that it is for, so that a picture of its native shape is cropped as its own are; None for none.
     """
     where = "picture" if camera is None else f"picture of {camera.channel}"
     fit = fitted(user_image(image, where), size, camera)

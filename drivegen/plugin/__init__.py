@@ -1,4 +1,4 @@
-"""All that the author of a plugin imports: the contract here, ready-made parts in the modules beside it."""
+"""Everything that an author of a plugin imports: the contract here, ready-made parts in the modules beside it."""
 
 from drivegen.plugin.contract import (
     Arrays,

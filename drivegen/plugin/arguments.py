@@ -1,4 +1,5 @@
-"""A plugin's constructor arguments by name, which are saved as JSON: what JSON cannot hold is refused when it is given."""
+"""A plugin's constructor arguments by name, which are saved as JSON: values that JSON cannot hold are refused at construction.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +14,8 @@ from drivegen.support.errors import InputError
 def named_arguments(cls: type, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     """Return all arguments of a constructor call by name, defaults included.
 
-    Raises InputError for a value that is none of JSON's, and for arguments that have a place and no name: a saved plugin is
-    made again from names and values.
+    Raises InputError for a value that is none of JSON's, and for positional-only arguments: a saved plugin is constructed from
+    names and values.
     """
     call = inspect.signature(cls).bind(*args, **kwargs)
     call.apply_defaults()
@@ -35,9 +36,9 @@ def check_json(value: Any, what: str, above: tuple[int, ...] = ()) -> None:
     """Raise InputError that begins with `what` unless a value is one of JSON's (tuples count as lists).
 
     Args:
-        value: the value, looked at to any depth.
-        what: what it is called, ``Class: argument name``.
-        above: ids of the containers that it is inside of.
+        value: the value, checked to any depth.
+        what: its name in the error, ``Class: argument name``.
+        above: ids of the containers that hold it, to find circles.
     """
     if value is None or isinstance(value, (bool, int, str)):
         return
@@ -73,7 +74,7 @@ def _instead(value: Any) -> str:
 
 
 def needs_arguments(cls: type) -> bool:
-    """Tell whether a class cannot be made without arguments."""
+    """Tell whether a class cannot be constructed without arguments."""
     parameters = list(inspect.signature(cls).parameters.values())
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_ONLY)
     return any(p.default is p.empty and p.kind in named for p in parameters)

@@ -1,4 +1,4 @@
-"""Attention by the quickest kernel for where it runs."""
+"""Attention by the fastest kernel for the device."""
 
 from __future__ import annotations
 
@@ -14,7 +14,13 @@ SCORES_BYTES = 2**25
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Scaled dot-product attention of q (N, H, L, d) over k and v (N, H, S, d), without a mask: (N, H, L, d)."""
+    """Scaled dot-product attention without a mask: (N, H, L, d).
+
+    Args:
+        q: queries (N, H, L, d).
+        k: keys (N, H, S, d).
+        v: values (N, H, S, d).
+    """
     learns = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
     if not learns or q.device.type != "cpu" or q.dtype != torch.bfloat16 or max(q.shape[-2], k.shape[-2]) > SHORT:
         return F.scaled_dot_product_attention(q, k, v)
@@ -24,7 +30,14 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def attention_by_parts(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Attention of q (N, H, L, d) to k and v (N, H, S, d) under an additive mask that broadcasts to (N, H, L, S)."""
+    """Scaled dot-product attention a few rows at a time: (N, H, L, d).
+
+    Args:
+        q: queries (N, H, L, d).
+        k: keys (N, H, S, d).
+        v: values (N, H, S, d).
+        mask: added to the logits, broadcast to (N, H, L, S); None for none.
+    """
     rows, heads, length, width = q.shape
     size = max(1, SCORES_BYTES // (heads * length * k.shape[2] * q.element_size()))
     bias = q.new_zeros(()) if mask is None else mask.to(q.dtype).expand(rows, heads, -1, -1)

@@ -51,12 +51,12 @@ class Grid:
 
 @dataclass(frozen=True, eq=False)
 class Signal:
-    """What a condition says, computed once per batch.
+    """A condition's output of `encode`, computed once per batch.
 
     Args:
-        tokens: (N, S, D), or (B, S, D) to be shared by the views; the host casts them to the latents' dtype.
+        tokens: (N, S, D), or (B, S, D) to be shared by the views; the host casts them to the latents' dtype. None for none.
         mask: (N, S) or (B, S) bool, True = attended to; None = all are.
-        data: anything that the plugin's own hooks need at every step; the host does not look at it.
+        data: anything that the plugin's own hooks need at every step; the host does not read it.
     """
 
     tokens: Tensor | None = None
@@ -66,12 +66,12 @@ class Signal:
 
 @dataclass(frozen=True, eq=False)
 class Residuals:
-    """Terms that the host adds inside the UNet, each of the shape that is there; None where there is none.
+    """Terms that the host adds inside the UNet, each of the shape at its place; None for none.
 
     Args:
-        down: one for each skip connection, the input's first, as a ControlNet gives them.
+        down: one for each skip connection, the input's first, as in a ControlNet.
         mid: for the output of the middle block.
-        intrablock: one for each down block, inside of it, as a T2I-Adapter gives them.
+        intrablock: one for each down block, added inside it, as in a T2I-Adapter.
     """
 
     down: tuple[Tensor, ...] | None = None
@@ -81,7 +81,7 @@ class Residuals:
 
 @dataclass(frozen=True, eq=False)
 class Now:
-    """What a tap sees of the present step.
+    """The state of the current step, passed to taps.
 
     Args:
         grid: how the N rows are laid out.
@@ -89,7 +89,7 @@ class Now:
         progress: the fraction of steps done.
         latent_size: (h, w).
         signal: this plugin's own.
-        site: the module that is tapped; its weights may be borrowed, never changed.
+        site: the tapped module; its weights may be read, never changed.
         scratch: this plugin's own, for one evaluation of the UNet.
     """
 
@@ -103,13 +103,13 @@ class Now:
 
 
 class Context(Protocol):
-    """What `residuals` sees of the present step."""
+    """The state of the current step, passed to `residuals`."""
 
     grid: Grid
     progress: float
 
     def attend(self, names: tuple[str, ...] | None = None) -> AbstractContextManager[Tensor]:
-        """Give the tokens (N, S, D) of all plugins, or of the named ones, and hold their mask and scales over the block.
+        """Give the tokens (N, S, D) of all plugins, or of the named ones, and apply their mask and scales within the block.
 
         The networks that receive them must have been named with `Plugin.attends`.
         """
@@ -135,10 +135,10 @@ class ReleasedFile:
 
 @dataclass(frozen=True, eq=False)
 class Released:
-    """What a plugin makes of foreign weights.
+    """A plugin's constructor arguments and weights, read from foreign weights.
 
     arguments are its constructor's; state holds the tensors under the plugin's own names; training says how it was trained, as
-    a saved plugin's config.json does ({"drop": 0}: without null, so guidance leaves it known).
+    a saved plugin's config.json does ({"drop": 0}: trained without null, so guidance does not null it).
     """
 
     arguments: Mapping[str, Any]
@@ -203,7 +203,7 @@ class Plugin(nn.Module):
 
     @classmethod
     def read_released(cls, file: ReleasedFile) -> Released | None:
-        """Read weights that were released in a layout which this class knows; None = they are of something else.
+        """Read weights that were released in a layout which this class knows; None = another layout.
 
         Raises InputError where they are of this class's kind and cannot be used, saying what they are: for another base, say.
         """
@@ -212,11 +212,11 @@ class Plugin(nn.Module):
     # -- per frame, in the data workers ------------------------------------------------------------------------------
 
     def prepare(self, frame: Frame, user_input: Any = None) -> dict[str, np.ndarray] | Unknown:
-        """Turn a frame into arrays by name, or into `Unknown`; runs on a weightless copy in the data workers.
+        """Convert a frame to arrays by name, or to `Unknown`; runs on a weightless copy in the data workers.
 
         user_input is what the caller gave under this instance's name, checked and converted as `accepts` declares. Arrays are
         numbers or bools and keep their dtype. Those whose name begins with ``null_`` describe null itself (a negative prompt);
-        all others must not be seen when the condition is null.
+        all others must not be read when the condition is null.
         """
         return {}
 
@@ -268,9 +268,9 @@ class Plugin(nn.Module):
         return found
 
     def bind(self, backbone: Backbone) -> None:
-        """Attach to a backbone; called by the host, again where the plugin was taken out and comes back with its weights.
+        """Attach to a backbone; called by the host, also when a removed plugin is added again with its weights.
 
-        Raises InputError for another backbone than that of the first time: the layers were built for that one.
+        Raises InputError for another backbone than the first one, for which the layers were built.
         """
         if "_backbone" in self.__dict__:
             if self.backbone is not backbone:
@@ -297,7 +297,7 @@ class Plugin(nn.Module):
         self.__dict__["_learns"] = frozenset(name for name, p in self.named_parameters() if p.requires_grad)
 
     def unbind(self) -> None:
-        """Forget a backbone to which the plugin could not be attached."""
+        """Forget a backbone after attaching to it failed."""
         for name in ("_backbone", "_learns"):
             self.__dict__.pop(name, None)
         self.add_module("taps", nn.ModuleDict())
@@ -324,23 +324,25 @@ class Plugin(nn.Module):
     # -- once per batch -----------------------------------------------------------------------------------------------
 
     def encode(self, arrays: Arrays, keep: Tensor) -> Signal:
-        """Turn arrays (B, …) into a signal; where keep (B,) is False the result is null, whatever the arrays hold."""
+        """Encode arrays (B, …) as a signal; where keep (B,) is False the result is null, whatever the arrays hold."""
         return Signal()
 
     def precompute(self, arrays: Arrays) -> Arrays | None:
-        """Replace arrays (B, …) by what frozen backbone components make of them, for the training cache; None = nothing."""
+        """Replace arrays (B, …) by the outputs of frozen backbone components, for the training cache; None = nothing to
+        replace.
+        """
         return None
 
     # -- every step --------------------------------------------------------------------------------------------------
 
     def residuals(self, x: Tensor, t: Tensor, context: Context, signal: Signal) -> Residuals | None:
-        """Give terms to add inside the UNet.
+        """Return terms to add inside the UNet; None for none.
 
         Args:
             x: noisy latents (N, C, h, w).
             t: timesteps (N,).
-            context: the present step, and the tokens of all plugins.
-            signal: what `encode` gave.
+            context: the current step, and the tokens of all plugins.
+            signal: the output of `encode`.
         """
         return None
 
@@ -354,11 +356,11 @@ class Plugin(nn.Module):
         return None
 
     def loss(self, pred: Tensor, target: Tensor, t: Tensor, arrays: Arrays) -> Tensor | None:
-        """Give a scalar that is added to the training loss.
+        """Return a scalar that is added to the training loss; None for none.
 
         Args:
-            pred: what the model predicts (N, C, h, w).
-            target: what it should.
+            pred: the model's prediction (N, C, h, w).
+            target: what it should be (N, C, h, w).
             t: timesteps (N,).
             arrays: this plugin's arrays (B, …).
         """
@@ -398,12 +400,18 @@ def _near(pattern: str, names: Iterable[str]) -> str:
 
 
 def per_row(values: Tensor, grid: Grid) -> Tensor:
-    """Repeat values (B·T, …) for the views of each scene: (N, …); values that are (N, …) already pass."""
+    """Repeat values (B·T, …) for the views of each scene: (N, …); values of shape (N, …) are returned as they are."""
     if values.shape[0] == grid.rows:
         return values
     return values.repeat_interleave(grid.views, dim=0)
 
 
 def select_or_null(keep: Tensor, kept: Tensor, null: Tensor) -> Tensor:
-    """Choose `kept` (B, …) where keep (B,) and the broadcastable `null` elsewhere, so that nothing else gets through."""
+    """Select `kept` where keep is True and `null` elsewhere, so that nothing of the arrays leaks into null.
+
+    Args:
+        keep: (B,) bool.
+        kept: (B, …).
+        null: broadcastable to kept.
+    """
     return torch.where(keep.view(-1, *([1] * (kept.ndim - 1))), kept, null.to(kept.dtype))

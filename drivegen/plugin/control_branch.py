@@ -36,7 +36,7 @@ def zero(module: nn.Module) -> nn.Module:
 
 
 def control_branch(unet: Any, width: float = 1.0) -> Any:
-    """Build a ControlNetModel whose residuals fit the UNet and whose condition is an embedding (N, c0, h, w), given as it is.
+    """Build a ControlNetModel whose residuals fit the UNet and whose condition is an embedding (N, c0, h, w).
 
     width 1 copies the UNet's encoder; a smaller width builds a fresh one with that share of the channels.
     """
@@ -72,7 +72,16 @@ def embedding_channels(branch: Any) -> int:
 def run_branch(
     branch: Any, x: Tensor, t: Tensor, embedding: Tensor, context: Context, names: tuple[str, ...] | None
 ) -> Residuals:
-    """Run a branch on noisy latents x (N, C, h, w) and its embedding (N, c0, h, w), attending to the named plugins' tokens."""
+    """Run a branch: the residuals for the UNet.
+
+    Args:
+        branch: of `control_branch`, or another ControlNetModel.
+        x: noisy latents (N, C, h, w).
+        t: timesteps (N,).
+        embedding: its condition (N, c0, h, w).
+        context: the current step.
+        names: the plugins whose tokens it attends to; None = all.
+    """
     with context.attend(names) as tokens:
         down, mid = branch(x, t, encoder_hidden_states=tokens, controlnet_cond=embedding, return_dict=False)
     return Residuals(tuple(down), mid)

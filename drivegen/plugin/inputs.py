@@ -1,4 +1,5 @@
-"""What a caller may give a plugin: declared by its class, listed for users, and checked and converted before `prepare`."""
+"""The inputs that a caller may give a plugin: declared by its class, listed for users, checked and converted before `prepare`.
+"""
 
 from __future__ import annotations
 
@@ -31,20 +32,21 @@ TYPES: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class Input:
-    """One thing that a caller may give a plugin.
+    """One input that a caller may give a plugin.
 
     Args:
-        name: what it is called, a key of what is given where a plugin takes several.
-        type: one of `TYPES`; `prepare` gets text as str, a number as float, a picture as a PIL image of 8 bits or as the array
-            that was given, an array as numpy's, JSON's values as they are, a file as an existing Path.
+        name: its name, the key where a plugin takes several.
+        type: one of `TYPES`; `prepare` gets text as str, a number as float, a picture as a PIL image of 8 bits or as the given
+            array, an array as numpy's, JSON's values as they are, a file as an existing Path.
         what: a phrase for users: what it is, and its shape or unit.
         required: whether the plugin cannot work without it.
-        per_camera: whether there is one for each camera, by channel; a folder of files named by channel serves too.
+        per_camera: whether there is one for each camera, by channel; a folder of files named by channel may be given too.
         mode: what a picture is converted to, "L", "RGB" or "RGBA".
         masked: whether a picture may also be {"image": picture, "mask": picture}, of which `prepare` gets a dict of both; in a
             folder CHANNEL_mask is the mask of CHANNEL.
-        read: the plugin's own conversion ``read(frame, value)``, which raises InputError for what does not fit; for inputs with
-            a grammar of their own, which the type then only names. It must be a function of a module, to be pickled.
+        read: the plugin's own conversion ``read(frame, value)``, which raises InputError for unsuitable values; for inputs with
+            a grammar of their own, which the type then only names. It must be a module-level function, to be pickled. None uses
+            the type's conversion.
     """
 
     name: str
@@ -68,7 +70,7 @@ class Input:
         return f"per camera: {TYPES[self.type]}" if self.per_camera else TYPES[self.type]
 
     def converted(self, frame: Frame, value: Any) -> Any:
-        """Check a value and convert it; raises InputError that begins with this input's name."""
+        """Check and convert a value; raises InputError that begins with this input's name."""
         if self.read is not None:
             return self.read(frame, value)
         if not self.per_camera:

@@ -24,7 +24,7 @@ GIVEN = "given"
 
 @dataclass(frozen=True, eq=False)
 class Reading:
-    """What a network made of the pictures; has_picture (N,) tells the rows that have one and are kept, None = all."""
+    """A network's output for the pictures; has_picture (N,) marks the rows that have one and are kept, None = all."""
 
     features: Any
     has_picture: Tensor | None
@@ -100,15 +100,21 @@ class PicturePlugin(Plugin):
         return Signal(data=Reading(self.read(picture), None if bool(has_picture.all()) else has_picture))
 
     def read(self, picture: Tensor) -> Any:
-        """Give what is constant over the steps of pictures (N, channels, H, W)."""
+        """Compute from pictures (N, channels, H, W) what is constant over the steps."""
         raise NotImplementedError
 
 
 def network_arguments(kind: str, network_class: Any, config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments that a released network's configuration gives its class.
 
-    A key that is none of them is left out where its value is null, as files of other versions of diffusers have such. Raises
-    InputError for any other.
+    An unknown key whose value is null is left out, since other versions of diffusers write such keys.
+
+    Args:
+        kind: the plugin's kind, for the error.
+        network_class: of diffusers.
+        config: the network's configuration.
+
+    Raises InputError for any other unknown key.
     """
     known = list(inspect.signature(network_class.__init__).parameters)[1:]
     for key, value in config.items():
@@ -136,15 +142,21 @@ def _stack(pictures: list[np.ndarray]) -> np.ndarray:
 
 
 def unit(picture: Tensor, dtype: torch.dtype) -> Tensor:
-    """Turn uint8 0 to 255, or floats, into 0 to 1."""
+    """Convert uint8 0 to 255, or floats, to 0 to 1."""
     return (picture.float() / 255).to(dtype) if picture.dtype == torch.uint8 else picture.to(dtype)
 
 
 def user_picture(user_input: Any, channels: int, camera: Camera) -> np.ndarray:
-    """Turn a caller's picture into (channels, H, W), uint8 or float32 of 0 to 1, at the camera's generated size.
+    """Convert a caller's picture to (channels, H, W), uint8 or float32 of 0 to 1, at the camera's generated size.
 
-    A PIL image or a file of another size is cut as the camera's own pictures are; arrays are not resampled. Raises InputError
-    for anything that does not fit.
+    A PIL image or a file of another size is cropped as the camera's own pictures are; arrays are not resampled.
+
+    Args:
+        user_input: a PIL image, a file, or an array (H, W, channels).
+        channels: number of channels that is needed.
+        camera: the view that it is for.
+
+    Raises InputError for anything that does not fit.
     """
     width, height = camera.image_size
     where = camera.channel

@@ -35,10 +35,10 @@ class Part:
 
 
 def parse(prompt: str) -> list[Part]:
-    """Take a prompt apart: `(x)` is times 1.1, `(x:1.3)` times 1.3, `[x]` divided by 1.1, nested ones multiply.
+    """Parse a prompt: `(x)` is times 1.1, `(x:1.3)` times 1.3, `[x]` divided by 1.1; nested ones multiply.
 
-    A bracket or backslash after a backslash is the character itself; the word BREAK begins a new chunk; a bracket that is not
-    closed reaches to the end. Raises InputError for a prompt that is too long and a weight that is no number within ±100.
+    A bracket or backslash after a backslash is the character itself; the word BREAK begins a new chunk; an unclosed bracket
+    extends to the end. Raises InputError for a prompt that is too long and a weight that is no number within ±100.
     """
     if len(prompt) > MAX_CHARACTERS:
         raise InputError(f"the prompt has {len(prompt)} characters; with weights at most {MAX_CHARACTERS} are read")
@@ -118,12 +118,12 @@ class Special:
 def chunks(
     parts: Sequence[Part], tokenize: Callable[[str], Sequence[int]], special: Special, length: int
 ) -> tuple[list[int], list[float]]:
-    """Lay a prompt out in chunks of `length` ids each, its ends among them: ids and weights of the whole row.
+    """Split a prompt into chunks of `length` ids each, with begin and end: ids and weights of the whole row.
 
     Args:
-        parts: what `parse` gives.
-        tokenize: gives the ids of a text, without its ends.
-        special: the ids of the ends; the fill follows the end.
+        parts: of `parse`.
+        tokenize: gives the ids of a text, without begin and end.
+        special: the ids of begin, end and padding.
         length: L, ids of a chunk, so L − 2 of the prompt.
     """
     rows: list[tuple[list[int], list[float]]] = [([], [])]
@@ -148,7 +148,7 @@ def chunks(
 
 
 def weigh(states: Tensor, weights: Tensor) -> Tensor:
-    """Multiply states (M, L, D) of M chunks by the weights (M, L) of their tokens, and bring each chunk's mean back."""
+    """Multiply states (M, L, D) of M chunks by the weights (M, L) of their tokens, and restore each chunk's mean."""
     exact = states.float()
     changed = exact * weights[..., None]
     before, after = (x.mean(dim=(1, 2), keepdim=True) for x in (exact, changed))

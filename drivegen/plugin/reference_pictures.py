@@ -1,4 +1,4 @@
-"""Reference pictures: what a caller may pass for a frame's views, as arrays."""
+"""Reference pictures: what a caller may pass for a frame's views, converted to arrays."""
 
 from __future__ import annotations
 
@@ -128,9 +128,12 @@ def mask(user_input: Any, size: tuple[int, int]) -> np.ndarray:
 
 
 def square(image: Image.Image, side: int, whole: bool = False) -> np.ndarray:
-    """Return the picture as (3, side, side) uint8, as CLIP's image processor cuts it: shorter edge to side, then the centre.
+    """Return a picture as (3, side, side) uint8, cropped as by CLIP's image processor: shorter edge to side, then the centre.
 
-    whole squeezes all of it into the square instead.
+    Args:
+        image: the picture.
+        side: of the square, in pixels.
+        whole: squeeze the whole picture into the square instead of cropping it.
     """
     width, height = image.size
     if whole:
@@ -149,6 +152,11 @@ def tables(found: References, side: int, whole: bool = False) -> dict[str, np.nd
 
     pixels (K, 3, side, side) uint8; index (V, G, I) int64 into them, -1 = none; scale (V, G); masks (V, G, H, W) bool, of H = 0
     where no view has any.
+
+    Args:
+        found: of `references`.
+        side: of the pictures, in pixels.
+        whole: as in `square`.
     """
     groups = max((len(view) for view in found.views), default=0) or 1
     most = max((len(group.images) for view in found.views for group in view), default=1)

@@ -1,4 +1,4 @@
-"""What a plugin's `weight` sees of a training step: what was predicted, and all that it was made of."""
+"""The state of a training step, passed to a plugin's `weight`."""
 
 from __future__ import annotations
 
@@ -12,15 +12,21 @@ class ToX0(Protocol):
     """``to_x0(x, t, prediction)`` → clean latents (N, C, h, w), for x = α·x0 + σ·ε at timesteps t (N,) or ()."""
 
     def __call__(self, x: Tensor, t: Tensor, prediction: Tensor) -> Tensor:
-        """Give the clean latents that a prediction implies."""
+        """Return the clean latents of a prediction."""
         ...
 
     def rates(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Give α and σ, shaped to multiply latents `like`."""
+        """Return α and σ, shaped to multiply latents `like`."""
         ...
 
     def shift_x0(self, t: Tensor, prediction: Tensor, delta: Tensor) -> Tensor:
-        """Give the prediction whose clean latents lie `delta` further, whatever the model predicts."""
+        """Return the prediction whose clean latents are shifted by delta, whatever the model predicts.
+
+        Args:
+            t: timesteps (N,) or ().
+            prediction: (N, C, h, w).
+            delta: (N, C, h, w), added to the clean latents.
+        """
         ...
 
 

@@ -1,4 +1,4 @@
-"""What a plugin says of a frame that does not hold what its condition is about: unknown, so null for that one frame."""
+"""The result of `prepare` for a frame that lacks a condition's data: unknown, so null for that one frame."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ KNOWN = "_known"
 
 @dataclass(frozen=True, eq=False)
 class Unknown:
-    """What `prepare` returns where a frame does not hold what the condition is about, such as the future at a scene's end.
+    """Returned by `prepare` where a frame lacks the condition's data, such as the future at a scene's end.
 
-    arrays stand in its place, of the names, dtypes and shapes that a known frame gives (zeros will do), so that frames can be
+    arrays are placeholders of the names, dtypes and shapes that a known frame gives (zeros will do), so that frames can be
     stacked; the host makes the condition null for this frame, in training and generation alike. ``null_`` arrays describe null
     itself and are used as they are.
     """
@@ -27,7 +27,7 @@ class Unknown:
 
 
 def marked(found: Any) -> Any:
-    """Return the arrays of what `prepare` gave, with the mark of a frame that is unknown."""
+    """Return the arrays that `prepare` gave, with a mark if the frame is unknown."""
     return {**found.arrays, KNOWN: np.array(False)} if isinstance(found, Unknown) else found
 
 
@@ -44,9 +44,13 @@ def known_and_kept(arrays: Mapping[str, Tensor], keep: Tensor) -> Tensor:
 def known_part(
     arrays: Mapping[str, Tensor], pred: Tensor, target: Tensor, t: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]] | None:
-    """Return what `Plugin.loss` is given: the batch without its unknown frames, as it is where there are none.
+    """Return the arguments of `Plugin.loss`: the batch without its unknown frames; None where every frame is unknown.
 
-    None where every frame is unknown. pred and target are (N, C, h, w), t (N,), arrays a plugin's own (B, …).
+    Args:
+        arrays: a plugin's own (B, …).
+        pred: (N, C, h, w).
+        target: (N, C, h, w).
+        t: timesteps (N,).
     """
     if KNOWN not in arrays:
         return pred, target, t, dict(arrays)

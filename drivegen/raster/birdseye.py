@@ -1,4 +1,4 @@
-"""The map seen from above: nuScenes' bird's-eye masks, and the finer ground picture that views look into."""
+"""The map seen from above: nuScenes' bird's-eye masks, and the finer ground picture that views are projected from."""
 
 from __future__ import annotations
 
@@ -33,12 +33,19 @@ def bev(
 ) -> Mask:
     """Draw the map about the frame's lidar as (c, x, y) masks of 0 and 1: x to the right, y forward.
 
-    pixels (x, y); extent_m the side of the square, or (x, y). The picture is that of the devkit's
-    `NuScenesMap.get_map_mask((x, y, extent, extent), angle, classes, pixels)` about the lidar, along its x axis, with rows and
-    columns swapped, as MagicDrive and BEVFusion use it; its habits are kept: corners rounded to whole pixels, holes that also
-    cut what was drawn before them, invalid polygons left out except in `drivable_area`, lines two pixels wide. Where it crashes
-    (shapes that only touch the border, dividers that come back) the part inside is drawn. A frame without a map, and a layer
-    that its map lacks, give zeros. Raises InputError for an unknown layer.
+    The picture equals the devkit's `NuScenesMap.get_map_mask((x, y, extent, extent), angle, classes, pixels)` about the lidar,
+    along its x axis, with rows and columns swapped, as MagicDrive and BEVFusion use it. Its details are kept: corners rounded
+    to whole pixels, holes that also cut what was drawn before them, invalid polygons left out except in `drivable_area`, lines
+    two pixels wide. Where it crashes (shapes that only touch the border, dividers that come back) the part inside is drawn. A
+    frame without a map, and a layer that its map lacks, give zeros.
+
+    Args:
+        frame: the frame.
+        classes: map layers, one mask each.
+        pixels: (x, y) size of the masks.
+        extent_m: side of the square, or (x, y).
+
+    Raises InputError for an unknown layer.
     """
     unknown = [name for name in classes if name not in MAP_LAYERS]
     if unknown:
@@ -65,7 +72,15 @@ def bev(
 def paint_areas(
     mask: Mask, areas: Iterable[MapPolygon], to_pixels: ToPixels, keep_invalid: bool = True, holes_cut: bool = False
 ) -> None:
-    """Fill polygons into a mask (y, x), clipped to its border; with holes_cut a hole also clears what lies there already."""
+    """Fill polygons into a mask (y, x), clipped to its border.
+
+    Args:
+        mask: written in place.
+        areas: the polygons.
+        to_pixels: maps points (P, 2) of the map to pixels.
+        keep_invalid: repair invalid polygons; if False, leave them out.
+        holes_cut: a hole also clears what was painted there before.
+    """
     border = shapely.box(0, 0, mask.shape[1], mask.shape[0])
     for area in areas:
         shape = shapely.Polygon(to_pixels(area.exterior), [to_pixels(hole) for hole in area.holes])
@@ -121,9 +136,14 @@ _CELLS = 1024
 
 @lru_cache(maxsize=4)
 def ground(vector_map: VectorMap, x_m: float, y_m: float) -> tuple[Mask, ...]:
-    """Draw the bird's-eye classes about a point of the map as (1024, 1024) pictures in which bit i is BEV_CLASSES[i].
+    """Draw the bird's-eye classes about a point of the map, one picture (1024, 1024) for each of GROUND_RADII_M.
 
-    One for each of GROUND_RADII_M; row and column grow with global y and x.
+    Bit i of a picture is BEV_CLASSES[i]; row and column grow with global y and x.
+
+    Args:
+        vector_map: the map.
+        x_m: of the point.
+        y_m: of the point.
     """
     return tuple(_ground(vector_map, np.array([x_m, y_m]), radius) for radius in GROUND_RADII_M)
 

@@ -28,7 +28,9 @@ Drawn = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Picture:
-    """A kind of picture: its number of channels, and how it is drawn: (channels, H, W) of one camera at its generated size."""
+    """A kind of picture: its number of channels, and the function that draws (channels, H, W) of one camera at its generated
+    size.
+    """
 
     channels: int
     draw: Callable[[Frame, Camera], Drawn]

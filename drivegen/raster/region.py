@@ -22,12 +22,12 @@ Mask = NDArray[np.float32]
 
 
 def region_mask(frame: Frame, region: Any) -> Mask:
-    """Turn a region into masks (V, H, W) of 0 to 1 at the generated size, one per view; 1 = inside.
+    """Convert a region to masks (V, H, W) of 0 to 1 at the generated size, one per view; 1 = inside.
 
-    A region is a box (`Box3D`, or the instance name of one of the frame's), several of them, or by channel what is inside of
-    that camera's picture (of others, nothing): True for all, a mask (PIL image, file, or array (H, W) of bool, 0 to 1, or uint8
-    0 to 255), or a polygon as a list of (x, y) pixels of the generated image. Raises InputError for anything else; warns when
-    nothing is inside.
+    A region is a box (`Box3D`, or the instance name of one of the frame's), several of them, or a mapping from channel to the
+    inside of that camera's picture (cameras that are not named have nothing inside): True for all, a mask (PIL image, file, or
+    array (H, W) of bool, 0 to 1, or uint8 0 to 255), or a polygon as a list of (x, y) pixels of the generated image. Raises
+    InputError for anything else; warns when nothing is inside.
     """
     if isinstance(region, Mapping):
         for channel in region:

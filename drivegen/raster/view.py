@@ -1,4 +1,4 @@
-"""The scene projected into a view: what is where in the picture, from geometry alone."""
+"""The scene projected into a view: class, side, depth and map of each pixel, from geometry alone."""
 
 from __future__ import annotations
 
@@ -48,12 +48,17 @@ class Layout:
 
 
 def layout(frame: Frame, camera: Camera, size: tuple[int, int] | None = None) -> Layout:
-    """Project a frame into one camera, at its generated size or at `size` (H, W), sampling at pixel centres.
+    """Project a frame into one camera, sampling at pixel centres.
 
     Boxes are found by intersecting each pixel's ray with each box, so depth, side and order are exact; the nearest is in front,
     and every box hides the ground. The ground is the horizontal plane through the origin of the camera's own ego pose, looked
-    up in pictures of the map (3 cm cells to 16 m, 12 cm to 64 m about the ego, none beyond). Boxes about the camera itself and
+    up in pictures of the map (3 cm cells to 16 m, 12 cm to 64 m about the ego, none beyond). Boxes around the camera itself and
     parts nearer than the near plane are not drawn. A frame without a map has no map_bits.
+
+    Args:
+        frame: the frame.
+        camera: one of its cameras.
+        size: (H, W) of the arrays; None is the camera's generated size.
     """
     width, height = camera.image_size
     K = camera.K_image

@@ -1,4 +1,4 @@
-"""Overlapping views agree: what each expects to see is averaged with what its neighbours expect at the same place."""
+"""Blends overlapping views: the clean latents predicted for a place are averaged over the views that show it."""
 
 from __future__ import annotations
 
@@ -14,9 +14,14 @@ from drivegen.scene.cameras import Camera
 
 
 def overlaps(cameras: Sequence[Camera], height: int, width: int) -> Tensor:
-    """List pairs (P, 2) of cells of the views' latents, counted through all views: what one shows, the other shows too.
+    """List pairs (P, 2) of latent cells of different views that show the same place, numbered through all views.
 
-    A cell is taken to lie on the sphere of `sphere_noise` where the ray through its middle meets it.
+    A cell is taken to lie on the sphere of `sphere_noise`, where the ray through its middle meets it.
+
+    Args:
+        cameras: the views, in order.
+        height: of the latents.
+        width: of the latents.
     """
     size = height * width
     pairs = [np.zeros((0, 2), dtype=np.int64)]
@@ -30,10 +35,16 @@ def overlaps(cameras: Sequence[Camera], height: int, width: int) -> Tensor:
 
 
 def agreeing(denoise: Denoiser, to_x0: ToX0, pairs: Tensor, active: Callable[[], bool]) -> Denoiser:
-    """Replace each cell's clean latents by their mean with those of the cells paired with it, while active() is true.
+    """Replace each cell's clean latents by their mean with those of the cells paired with it.
 
-    The noise of x stays as it is, so that nothing is blurred but what the views expect (Bar-Tal et al. 2023, MultiDiffusion,
+    The noise of x stays as it is, so that only the predicted clean latents are averaged (Bar-Tal et al. 2023, MultiDiffusion,
     eq. 5, average the next x instead, and with it the noise).
+
+    Args:
+        denoise: the denoiser.
+        to_x0: gives the clean latents of its predictions.
+        pairs: (P, 2), of `overlaps`.
+        active: tells before each step whether to blend.
     """
 
     def guided(x: Tensor, t: Tensor, known: Mapping[str, bool] | None = None) -> Tensor:

@@ -22,11 +22,16 @@ def classifier_guided(
     denoise: Denoiser, to_x0: ToX0, score: Callable[[Tensor], Tensor], scale: float = 1.0, exact: bool = True,
     limit: float | None = None,
 ) -> Denoiser:  # fmt: skip
-    """Pull the predicted clean latents towards where a head scores them higher: ε − scale · σ · ∇ₓ score(x̂0(x)).
+    """Add a head's score gradient to the prediction: ε − scale · σ · ∇ₓ score(x̂0(x)).
 
-    score maps latents (N, C, h, w) to log-likelihoods, () or (N,). exact differentiates through the network (eq. 14 there, with
-    the head on x̂0); else its derivative is taken to be that for latents of unit variance, which costs no backward pass
-    through it (Song et al. 2023, ΠGDM). limit is the greatest root mean square of the move of a row's clean latents.
+    Args:
+        denoise: the denoiser.
+        to_x0: gives the clean latents x̂0 of its predictions.
+        score: maps latents (N, C, h, w) to log-likelihoods, () or (N,).
+        scale: weight of the gradient.
+        exact: differentiate through the network (eq. 14 there, with the head on x̂0); if False, its derivative is approximated
+            by that for latents of unit variance, which needs no backward pass through it (Song et al. 2023, ΠGDM).
+        limit: largest root mean square of the change of a row's clean latents; None for no limit.
     """
 
     def guided(x: Tensor, t: Tensor, known: Mapping[str, bool] | None = None) -> Tensor:
@@ -55,7 +60,7 @@ def classifier_guided(
 
 @dataclass(frozen=True)
 class Classifier:
-    """A differentiable head that pulls generated pictures to where it scores them higher.
+    """A differentiable head whose score gradient guides generation.
 
     score(views, frame) gives log-likelihoods, () or (V,), of a frame's views: pictures (V, 3, H, W) in about [−1, 1], or with
     on="latents" scaled latents (V, C, h, w). scale, exact and limit as in `classifier_guided`; name is kept in manifests.
@@ -80,7 +85,14 @@ class Classifier:
         return f"{self.name}: scale {self.scale:g} on {self.on}, {'exact' if self.exact else 'not exact'}{limit}"
 
     def guide(self, denoise: Denoiser, to_x0: ToX0, frame: Frame, decode: Callable[[Tensor], Tensor]) -> Denoiser:
-        """Put this classifier around a denoiser of a frame; decode maps latents to pictures."""
+        """Wrap a frame's denoiser with this classifier.
+
+        Args:
+            denoise: the denoiser.
+            to_x0: gives the clean latents of its predictions.
+            frame: what the score may compare the pictures with.
+            decode: maps latents to pictures.
+        """
 
         def score(latents: Tensor) -> Tensor:
             return self.score(latents if self.on == "latents" else decode(latents).float(), frame)

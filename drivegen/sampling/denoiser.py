@@ -24,9 +24,17 @@ MAX_CONTEXTS = 16
 class HostDenoiser:
     """``denoise(x, t, known={})`` of a host for one batch.
 
-    scales by plugin name (0 = absent); `without` names plugins that are null throughout; ranges give the (start, end) fractions
-    of the steps outside of which a plugin is absent, regions where in the picture it is there. Each (plugin, known) pair is
-    encoded once, tokens are joined once per combination. Whoever runs the loop says which `step` of how many `steps` is next.
+    Each (plugin, known) pair is encoded once, tokens are joined once per combination. The sampling loop sets which `step` of
+    how many `steps` is next.
+
+    Args:
+        host: networks and plugins.
+        batch: arrays of the frames.
+        scales: by plugin name, 0 = absent; None leaves all at 1.
+        without: plugins that are null throughout.
+        dtype: of the computation.
+        ranges: by plugin name, the (start, end) fractions of the steps outside of which it is absent; None for none.
+        regions: by plugin name, the part of the picture in which it acts; None for none.
     """
 
     def __init__(

@@ -17,16 +17,27 @@ Part = tuple[tuple[str, ...], float]
 def classifier_free(denoise: Denoiser, scale: float, null: Iterable[str], rescale: float = 0.0) -> Denoiser:
     """Extrapolate from the prediction with the null plugins to the conditional one (Ho and Salimans 2022, eq. 6).
 
-    rescale is φ of Lin et al. (2023), eq. 15-16: it brings the deviation of each row back to the conditional one's.
+    Args:
+        denoise: the denoiser.
+        scale: s of u + s·(c − u).
+        null: plugins that are null in the unconditional half u.
+        rescale: φ of Lin et al. (2023), eq. 15-16: scales the standard deviation of each row back towards the conditional
+            one's.
     """
     return _guided(denoise, [(tuple(dict.fromkeys(null)), scale)], rescale)
 
 
 def telescoping(denoise: Denoiser, weights: Mapping[str, float], order: Iterable[str], rescale: float = 0.0) -> Denoiser:
-    """Guide with a weight per plugin: ε(∅) + Σ wᵢ [ε(c₁…cᵢ) − ε(c₁…cᵢ₋₁)], i in the order of `order`, the config's.
+    """Guide with a weight per plugin: ε(∅) + Σ wᵢ [ε(c₁…cᵢ) − ε(c₁…cᵢ₋₁)].
 
-    Plugins without a weight are known throughout. K plugins take K + 1 evaluations, less those whose factor is 0: with equal
-    weights the inner ones cancel and what is left is `classifier_free`.
+    K plugins take K + 1 evaluations, less those whose factor is 0: with equal weights the inner ones cancel, which leaves
+    `classifier_free`.
+
+    Args:
+        denoise: the denoiser.
+        weights: wᵢ by plugin name; plugins without one are known throughout.
+        order: plugin names in the order of i, the config's.
+        rescale: φ, as in `classifier_free`.
     """
     return _guided(denoise, [((name,), float(weights[name])) for name in order if name in weights], rescale)
 

@@ -44,7 +44,7 @@ def sample(
 
 
 def start_at(scheduler: Any, strength: float) -> Tensor:
-    """Return the timesteps left when only the last `strength` (0 to 1) of the schedule is run, and tell the scheduler."""
+    """Return the timesteps left when only the last `strength` (0 to 1) of the schedule is run, and prepare the scheduler."""
     # Some samplers list a timestep several times (PNDM, Heun), so steps are counted on the list itself, as diffusers does.
     total = len(scheduler.timesteps)
     order = getattr(scheduler, "order", 1)

@@ -19,7 +19,13 @@ def check_seed(seed: int) -> int:
 
 
 def camera_generators(seed: int, channels: Sequence[str], shared: bool = False) -> list[torch.Generator]:
-    """Return a CPU generator for each camera, seeded from (seed, channel); equal ones where the views share their noise."""
+    """Return a CPU generator for each camera, seeded from (seed, channel).
+
+    Args:
+        seed: 0 to 2⁶³ − 1.
+        channels: of the cameras.
+        shared: all generators are equal, so that the views share their noise.
+    """
     check_seed(seed)
     return [generator_of(f"{seed}/{'' if shared else channel}") for channel in channels]
 
@@ -30,5 +36,5 @@ def generator_of(name: str) -> torch.Generator:
 
 
 def draw_noise(generators: Sequence[torch.Generator], shape: tuple[int, int, int]) -> Tensor:
-    """Draw standard normal noise (N, C, h, w) in fp32 on the CPU, a generator a row."""
+    """Draw standard normal noise (N, C, h, w) in fp32 on the CPU, with one generator per row."""
     return torch.stack([torch.randn(shape, generator=generator, dtype=torch.float32) for generator in generators])

@@ -1,4 +1,4 @@
-"""How a model is sampled unless the caller says otherwise; stored in a model's drivegen.json."""
+"""A model's sampling defaults; stored in its drivegen.json."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ class Sampling:
         return found
 
     def nulled(self, names: Iterable[str]) -> tuple[str, ...]:
-        """Return which of the model's plugins (names) guidance nulls; raises InputError on a name that is not among them."""
+        """Return the names of the model's plugins that guidance nulls; raises InputError on a name that is not among them."""
         names = tuple(names)
         chosen = tuple(self.guidance) if isinstance(self.guidance, Mapping) else self.null
         if chosen is None:
@@ -129,7 +129,7 @@ class Sampling:
         return chosen
 
     def guided(self, denoise: Denoiser, names: Iterable[str]) -> Denoiser:
-        """Put this guidance around a denoiser of a model with these plugins, in order; a weight below 1 counts as 1."""
+        """Wrap a denoiser of a model with these plugins (names, in order) with this guidance; a weight below 1 counts as 1."""
         if isinstance(self.guidance, Mapping):
             weights = {name: max(1.0, weight) for name, weight in self.guidance.items()}
             return telescoping(denoise, weights, names, self.guidance_rescale)

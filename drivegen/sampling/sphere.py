@@ -25,12 +25,18 @@ POINTS_A_CELL = 256
 def sphere_noise(
     seed: int, cameras: Sequence[Camera], shape: tuple[int, int, int], generators: Sequence[torch.Generator]
 ) -> Tensor:
-    """Draw standard normal noise (N, C, h, w) in fp32 on the CPU that is the same where cameras see the same part of a sphere.
+    """Draw standard normal noise (N, C, h, w) in fp32 on the CPU that is equal where cameras see the same part of a sphere.
 
     Points spread evenly over a sphere of RADIUS_M around the ego origin carry independent normal values; a cell of a view's
-    latents is the sum of those that it sees over the square root of their number. Each point falls into one cell of a view, so
-    that a view by itself is white noise exactly; a cell that sees none draws from its camera's generator. The sum over a
-    footprint is the integral noise of Chang et al., "How I Warped Your Noise" (2024).
+    latents is the sum of the values that it sees over the square root of their number. Each point falls into one cell of a
+    view, so each single view is exactly white noise. The sum over a footprint is the integral noise of Chang et al., "How I
+    Warped Your Noise" (2024).
+
+    Args:
+        seed: draws the values on the sphere.
+        cameras: the N views.
+        shape: (C, h, w) of a view's latents.
+        generators: one per camera, for cells that see no point.
     """
     channels, height, width = shape
     points = _spread(2 ** math.ceil(math.log2(POINTS_A_CELL * height * width)))
@@ -55,7 +61,13 @@ def _spread(count: int) -> Array:
 
 
 def on_sphere(camera: Camera, height: int, width: int) -> Array:
-    """Find where rays through the middles of a camera's cells, in rows, meet the sphere: (height · width, 3), NaN if never."""
+    """Return where rays through the middles of a camera's cells meet the sphere: (height · width, 3), NaN if never.
+
+    Args:
+        camera: the camera.
+        height: number of rows of cells.
+        width: number of cells in a row.
+    """
     rows, columns = (values.ravel() for values in np.mgrid[:height, :width])
     pixels = (np.stack([columns, rows], -1) + 0.5) * np.array(camera.image_size) / (width, height)
     rays = np.c_[pixels, np.ones(len(pixels))] @ np.linalg.inv(camera.K_image).T @ camera.ego_SE3_camera.rotation.T
@@ -68,7 +80,14 @@ def on_sphere(camera: Camera, height: int, width: int) -> Array:
 
 
 def cells_that_see(camera: Camera, points: Array, height: int, width: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Find which points (P,) a camera sees, and in which of its height x width cells, counted along rows."""
+    """Return the indices of the points that a camera sees, and the cells in which it sees them, numbered along rows.
+
+    Args:
+        camera: the camera.
+        points: (P, 3) metres, in the ego frame.
+        height: number of rows of cells.
+        width: number of cells in a row.
+    """
     size = np.array(camera.image_size)
     pixels, depth = project(camera.K_image, camera.ego_SE3_camera.inverse().transform(points))
     inside = (depth > 0) & (pixels >= 0).all(-1) & (pixels < size).all(-1)

@@ -1,4 +1,4 @@
-"""Layers that compute otherwise for the time of one generation; copies made meanwhile are of the layers as they were."""
+"""Layers whose forward is replaced during one generation; copies made meanwhile are of the original layers."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _FORWARD = "_temporary_forward"
 
 @contextmanager
 def temporary_forward(modules: Iterable[Any], make: Callable[[Any], Callable[..., Any]]) -> Iterator[None]:
-    """Give modules another forward for a while, except where somebody has done so already.
+    """Replace the forward of modules within the block, except where it was replaced already.
 
-    It is their class that changes, and the subclass copies and pickles as the class itself: whoever copies a network inside a
-    callback gets one of plain layers, none of which holds on to another's.
+    The class of each module is exchanged for a subclass that copies and pickles as the original class: a network copied inside
+    a callback consists of plain layers, independent of the originals.
 
     Args:
-        modules: which layers.
-        make: gives the new forward of a module, which may call the old one, ``module.forward``.
+        modules: the layers.
+        make: returns the new forward of a module, which may call the old one, ``module.forward``.
     """
     changed = [module for module in modules if "forward" not in vars(module) and not hasattr(module, _FORWARD)]
     forwards = [make(module) for module in changed]

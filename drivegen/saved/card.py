@@ -1,4 +1,4 @@
-"""What a plugin that is saved alone says of itself: base, training, versions; for programs and for people."""
+"""The description of a plugin that is saved alone: base, training, versions; for programs and for people."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SIZES = ("hidden_size", "num_hidden_layers", "image_size", "patch_size", "proje
 def fingerprint(module: nn.Module) -> str:
     """Return a sha256 of a network's weights as fp16, so that a copy saved in fp16 has the same.
 
-    Of a network that was loaded and then cast, it is that of the weights as stored: bf16 is no other base.
+    For a network that was cast after loading it is that of the stored weights: bf16 does not make it another base.
     """
     total = hashlib.sha256()
     for name, tensor in sorted(state_as_stored(module).items()):
@@ -58,7 +58,13 @@ def other_weights(saved: Mapping[str, Any], here: Mapping[str, Any]) -> list[str
 
 
 def summary(about: Mapping[str, Any], name: str, size: tuple[int, int]) -> dict[str, Any]:
-    """Pick out of a model's `about` how the plugin of that name was trained there; empty when it was not."""
+    """Extract from a model's `about` how a plugin was trained there; empty when it was not.
+
+    Args:
+        about: of the model.
+        name: the plugin's instance name.
+        size: (height, width) of the pictures.
+    """
     training = about.get("training")
     own = (training or {}).get("plugins", {}).get(name)
     if not own or not own.get("train", True):

@@ -33,7 +33,7 @@ class Contents:
 
 
 def contents(folder: Path) -> Contents:
-    """Read what a model folder holds; raises InputError on a damaged one."""
+    """List what a model folder holds; raises InputError on a damaged one."""
     from drivegen.support.weights import read_object
 
     listing = read_object(folder / "model_index.json")

@@ -1,4 +1,4 @@
-"""Saved models: a diffusers folder plus plugins, and a drivegen.json that says how they go together."""
+"""Saved models: a diffusers folder plus plugins, and a drivegen.json that describes how they work together."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _WEIGHT_SUFFIXES = (".safetensors", ".bin", ".ckpt", ".pt", ".pth")
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """A host and what its folder says of it.
+    """A host and what its folder records about it.
 
     image_size (height, width) of a generated view in pixels; about is free JSON, such as what the model was trained on.
     """
@@ -59,7 +59,7 @@ def check_size(size: tuple[int, int], backbone: Backbone) -> tuple[int, int]:
 
 
 def locate(source: str | Path) -> Path:
-    """Return the folder or file of a model: "tiny" is the embedded one; raises InputError when there is nothing."""
+    """Return the folder or file of a model: "tiny" is the embedded one; raises InputError when it does not exist."""
     if str(source) == "tiny":
         if not (TINY / INDEX).is_file():
             raise InputError(f"the embedded model is not installed at {TINY}; name a model folder instead")
@@ -133,7 +133,7 @@ class PluginEntry:
 
 @dataclass(frozen=True)
 class Index:
-    """What drivegen.json holds."""
+    """The content of drivegen.json."""
 
     plugins: tuple[PluginEntry, ...]
     image_size: tuple[int, int]
@@ -208,9 +208,14 @@ def weight_files(folder: Path) -> list[str]:
 
 
 def load_plugin(host: Host, name: str, folder: str | Path, kind: str | None = None, alone: bool = True) -> Plugin:
-    """Attach the plugin saved in a folder (config.json, model.safetensors) under a name, with its weights; returns it.
+    """Attach the plugin saved in a folder (config.json, model.safetensors), with its weights; returns it.
 
-    alone checks the file's sha256 against config.json; a model's drivegen.json has been checked already.
+    Args:
+        host: what it is attached to.
+        name: its name there.
+        folder: the plugin's folder.
+        kind: the kind that it must have; None accepts any.
+        alone: compare the file's sha256 with config.json; False for a model's plugins, whose drivegen.json was checked already.
     """
     folder = Path(folder)
     saved = read_plugin_config(folder)
@@ -229,7 +234,7 @@ def load_plugin(host: Host, name: str, folder: str | Path, kind: str | None = No
 def attach(
     host: Host, name: str, cls: type[Plugin], arguments: Mapping[str, Any], state: weights.State, file: Path, stated: Path
 ) -> Plugin:
-    """Make a plugin, attach it under a name, and load its weights; returns it.
+    """Construct a plugin, attach it under a name, and load its weights; returns it.
 
     Args:
         host: what it is attached to.
@@ -238,9 +243,9 @@ def attach(
         arguments: of the class's constructor.
         state: its weights.
         file: where the weights are from, for errors.
-        stated: the file that says the arguments, for errors.
+        stated: the file with the arguments, for errors.
 
-    Raises InputError, and leaves the host as it was, where an argument is not what the plugin takes, or the weights do not fit.
+    Raises InputError, and leaves the host as it was, where an argument is refused or the weights do not fit.
     """
     plugin = construct_plugin(cls, arguments, f"{stated}: arguments")
     with refusing(cls, str(stated)):  # many values are first made use of when layers are built
@@ -272,10 +277,17 @@ def save_plugin(
     plugin: Plugin, folder: str | Path, dtype: torch.dtype | None = None, name: str = "", base: Mapping[str, Any] | None = None,
     training: Mapping[str, Any] | None = None,
 ) -> None:  # fmt: skip
-    """Write a plugin as a folder of its own: config.json, model.safetensors and a card, with weights in `dtype` or as they are.
+    """Write a plugin as a folder of its own: config.json, model.safetensors and a card.
 
-    base is what it was made for (`card.base_of` and a name) and training a summary; what a loaded plugin said of itself when
-    None. Raises InputError where nothing can be written.
+    Args:
+        plugin: the plugin.
+        folder: where it goes; an existing one is replaced.
+        dtype: of the weights; None keeps theirs.
+        name: its name, for the card.
+        base: what it was made for (`card.base_of` and a name); None is what a loaded plugin's own config.json says.
+        training: a summary of its training; None likewise.
+
+    Raises InputError where it cannot be written.
     """
     folder = Path(folder)
     kind = registry.kind_of(plugin)
@@ -308,7 +320,14 @@ def _describe(
 
 
 def save_own_plugin(model: Model, name: str, folder: str | Path, dtype: torch.dtype | None = None) -> None:
-    """Write one plugin of a model as a folder of its own, with what the model knows of its base and training."""
+    """Write one plugin of a model as a folder of its own, with what the model knows of its base and training.
+
+    Args:
+        model: the model.
+        name: the plugin's instance name.
+        folder: where it goes.
+        dtype: of the weights; None keeps theirs.
+    """
     plugin = model.host.plugin(name)
     training = cards.summary(model.about, name, model.image_size)
     made_here = bool(training) or "base" not in plugin.__dict__.get("_saved", {})
@@ -326,10 +345,16 @@ def save(
     host: Host, folder: str | Path, sampling: Sampling | None = None, dtype: torch.dtype | None = None,
     image_size: tuple[int, int] | None = None, about: Mapping[str, Any] | None = None, shard: int | None = None,
 ) -> Path:  # fmt: skip
-    """Write a model folder, weights in `dtype` or as they are; an old folder is replaced only when the new one is whole.
+    """Write a model folder and return it; an old folder is replaced only when the new one is complete.
 
-    image_size (height, width) in pixels; the UNet's own when None. shard is the most bytes of a file of the backbone's weights.
-    Returns the folder.
+    Args:
+        host: networks and plugins.
+        folder: where it goes.
+        sampling: the model's defaults; None is `Sampling`'s own.
+        dtype: of the weights; None keeps theirs.
+        image_size: (height, width) in pixels; None is the UNet's own.
+        about: free JSON; None for none.
+        shard: most bytes of a file of the backbone's weights; None writes one file per network.
     """
     folder = Path(folder).absolute()
     model = Model(host, sampling or Sampling(), image_size or native_size(host.backbone), about=about or {})

@@ -1,4 +1,4 @@
-"""Weights that others released: which kind of plugin reads a file or folder, and what it makes of it."""
+"""Weights that others released: which kind of plugin reads a file or folder, and the plugin made of it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _OTHERS = (
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """A kind that reads a released file, its class, and what it makes of it."""
+    """A kind that reads a released file, its class, and the result."""
 
     kind: str
     cls: type[Plugin]
@@ -34,7 +34,7 @@ class Found:
     path: Path
 
     def make(self) -> Plugin:
-        """Make the plugin with its weights, for no backbone; raises InputError where its layers need one first."""
+        """Construct the plugin with its weights, without a backbone; raises InputError where its layers need one first."""
         plugin = construct_plugin(self.cls, self.released.arguments, f"{self.path}: arguments")
         weights.load_strict(plugin, self.released.state, str(self.path))
         return plugin
@@ -49,12 +49,12 @@ def is_released(path: Path) -> bool:
 
 
 def read(path: Path, kind: str | None = None, options: Mapping[str, Any] | None = None) -> Found:
-    """Find the kind of plugin that reads a released file or a folder of diffusers, and let it.
+    """Find the kind of plugin that reads a released file or a folder of diffusers, and read it.
 
     Args:
         path: the file or folder.
         kind: the only kind to ask; None asks every installed one.
-        options: constructor arguments in place of, or beside, those that the weights ask for.
+        options: constructor arguments that replace or complement those read from the weights; None for none.
 
     Raises InputError, naming what the weights are where that is known, unless exactly one kind reads them.
     """

@@ -1,4 +1,4 @@
-"""What can be put into a model that is there, and taken out again: plugins that were saved alone, and LoRAs."""
+"""Extensions of a loaded model, which can be added and removed: plugins that were saved alone, and LoRAs."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def _read(path: Path, kind: str | None, options: Mapping[str, Any] | None) -> _S
 
 @dataclass(frozen=True, eq=False)
 class Loaded:
-    """A LoRA that is in a model: its matrices and scale, and the file that it is from."""
+    """An active LoRA: its matrices and scale, and the file that it was read from."""
 
     lora: LoRA
     scale: float
@@ -63,7 +63,7 @@ class Loaded:
 
 
 class Extensions:
-    """Adding and removing plugins and LoRAs; each is taken out with the host bit for bit as it was.
+    """Adds and removes plugins and LoRAs; after each is removed the host is bit for bit as before.
 
     A change waits until no other thread generates with the model, and is refused inside a generation's callback.
     """
@@ -81,12 +81,12 @@ class Extensions:
 
     @property
     def loras(self) -> dict[str, float]:
-        """Scales of the LoRAs that are in, by name."""
+        """Scales of the active LoRAs, by name."""
         return {name: loaded.scale for name, loaded in self._loras.items()}
 
     @property
     def sha256(self) -> dict[str, str]:
-        """Hashes of the files that plugins and LoRAs came from which the model's own folder does not hold, by name."""
+        """Hashes of the files of added plugins and LoRAs, which are not in the model's own folder, by name."""
         return {**self._added, **{name: loaded.sha256 for name, loaded in self._loras.items()}}
 
     def add_plugin(
@@ -150,7 +150,7 @@ class Extensions:
             self.model = replace(self.model, sampling=sampling)
 
     def remove_plugin(self, name: str) -> Plugin:
-        """Detach a plugin, and leave the host as it was without it; returns the plugin."""
+        """Detach a plugin, and restore the host without it; returns the plugin."""
         with changing(self.host.backbone.unet, "remove a plugin"):
             plugin = self.host.remove_plugin(text(name, "name of the plugin"))
             self._drop(self._brought.pop(name, ()))
@@ -244,7 +244,7 @@ class Extensions:
         return next(name for name in taken if name not in self._loras)
 
     def unload_lora(self, name: str | None = None) -> None:
-        """Take one LoRA out, or all of them; the layers are then the very ones that were there before."""
+        """Remove one LoRA, or all of them (None); the original layers are then in place again."""
         if name is not None and (not isinstance(name, str) or name not in self._loras):
             raise InputError(f"there is no LoRA {name!r:.80} in this model; it has {', '.join(self._loras) or 'none'}")
         with changing(self.host.backbone.unet, "take a LoRA out"):
@@ -265,7 +265,7 @@ class Extensions:
 
     @property
     def device(self) -> torch.device:
-        """Where the networks compute."""
+        """The device that the networks compute on."""
         return runtime.device_of(self.host.backbone.unet)
 
     @property
@@ -331,7 +331,7 @@ def _is_of_plugin(name: str) -> bool:
 
 
 def locate(source: str | Path) -> Path:
-    """Return the folder or file of a plugin; asks the hub for user/name when there is no such folder here."""
+    """Return the folder or file of a plugin; asks the hub for user/name when there is no such local folder."""
     path = file_path(source, "source of a plugin")
     files.recover(path)
     if path.is_dir() or (path.is_file() and path.suffix.lower() in _SUFFIXES):

@@ -30,7 +30,7 @@ NEAR_M = 0.1
 
 
 def numbers(given: ArrayLike, what: str) -> Array:
-    """Copy numbers of any shape into an array; InputError where they are none (a text, rows of several lengths)."""
+    """Copy numbers of any shape into an array; InputError for anything else (a text, rows of different lengths)."""
     try:
         return np.array(given, dtype=np.float64)
     except (TypeError, ValueError, OverflowError) as error:
@@ -38,7 +38,13 @@ def numbers(given: ArrayLike, what: str) -> Array:
 
 
 def finite(given: ArrayLike, shape: tuple[int, ...], what: str) -> Array:
-    """Copy finite numbers of one shape into an array that cannot be written; `what` names them where they are not."""
+    """Copy finite numbers into a read-only array; raises InputError for other values or another shape.
+
+    Args:
+        values: any sequence or array.
+        shape: the shape that it must have.
+        what: its name in the error.
+    """
     array = numbers(given, what)
     if array.shape != shape:
         raise InputError(f"{what} has shape {array.shape}, expected {shape}")
@@ -49,7 +55,14 @@ def finite(given: ArrayLike, shape: tuple[int, ...], what: str) -> Array:
 
 
 def whole(value: Any, low: int, high: int, what: str) -> int:
-    """Return a whole number of any type (a NumPy integer, 32.0) as an int; InputError where it is none, or not low to high."""
+    """Return a whole number given in any type (a NumPy integer, 32.0) as an int; raises InputError for anything else.
+
+    Args:
+        value: the number.
+        low: smallest allowed value.
+        high: greatest allowed value.
+        what: its name in the error.
+    """
     try:
         number = int(value)
         if number == value and low <= number <= high and not isinstance(value, (bool, np.bool_)):
@@ -60,13 +73,26 @@ def whole(value: Any, low: int, high: int, what: str) -> int:
 
 
 def instance_of(value: Any, kind: type, what: str, fix: str = "") -> None:
-    """Raise InputError where a value is of another type, such as a matrix in place of an SE3; fix says how to make one."""
+    """Raise InputError for a value of another type, such as a matrix in place of an SE3.
+
+    Args:
+        value: any object.
+        kind: the type that it must have.
+        what: its name in the error.
+        fix: how to make the right type, for the error.
+    """
     if not isinstance(value, kind):
         raise InputError(f"{what} is {type(value).__name__}, not {kind.__name__}{fix and f'; {fix}'}")
 
 
 def items_of(given: Any, kind: type[T], what: str) -> tuple[T, ...]:
-    """Return values of any sequence as a tuple; InputError where they are none, or one of them is of another type."""
+    """Return a sequence as a tuple; raises InputError where it is none, or an item has another type.
+
+    Args:
+        values: the sequence.
+        kind: the type of its items.
+        what: its name in the error.
+    """
     try:
         items = tuple(given)
     except TypeError as error:
@@ -77,7 +103,7 @@ def items_of(given: Any, kind: type[T], what: str) -> tuple[T, ...]:
 
 
 def file_path(value: Any, what: str) -> Path | None:
-    """Return a file's name of any type as a path, None as None; InputError where it is no name (a picture itself, say)."""
+    """Return a file name of any type as a path, None as None; InputError for anything else (a picture itself, say)."""
     if value is None or isinstance(value, (str, PurePath)):
         return None if value is None else Path(value)
     raise InputError(f"{what} is {type(value).__name__}, not the path of a file; save it to one and give its name")

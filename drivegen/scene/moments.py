@@ -1,4 +1,4 @@
-"""Neighbouring moments: what a frame's scene was shortly before, and will be shortly after."""
+"""Neighbouring moments: the state of a frame's scene shortly before and after it."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ MAX_GAP_S = 1.0
 
 @dataclass(frozen=True, eq=False)
 class Moment:
-    """A moment of a frame's scene, before or after it: the ego pose, and what is known besides.
+    """A moment of a frame's scene, before or after it: the ego pose, and what else is known.
 
-    timestamp_us at which the vehicle was at global_SE3_ego; boxes the objects at that time; cameras those whose pictures there
-    are, each read only when `scene.pictures.load_image` is called. Raises InputError for values of another type and for two
-    cameras of one name.
+    timestamp_us is the time at which the vehicle was at global_SE3_ego; boxes are the objects at that time; cameras are those
+    with a picture of that time, each read only when `scene.pictures.load_image` is called. Raises InputError for values of
+    another type and for two cameras of one name.
     """
 
     timestamp_us: int
@@ -46,7 +46,7 @@ class Moment:
         object.__setattr__(self, "cameras", ring_order(cameras))
 
     def box(self, instance: str) -> Box3D | None:
-        """Return the box of that instance, None where the object is not there at this moment."""
+        """Return the box of an instance, None where the object is not annotated at this moment."""
         return next((box for box in self.boxes if box.instance == instance and instance), None)
 
     def camera(self, channel: str) -> Camera | None:
@@ -59,7 +59,13 @@ class Moment:
 
 
 def ordered(moments: Sequence[Moment], own_us: int, where: str) -> tuple[Moment, ...]:
-    """Return moments in time order; InputError where two, or one and the frame's own time own_us, are at the same time."""
+    """Return moments in time order; raises InputError for two at the same time.
+
+    Args:
+        moments: the neighbours of one frame.
+        own_us: the frame's own time in microseconds, at which no neighbour may be.
+        where: names the frame in the error.
+    """
     found = sorted(items_of(moments, Moment, f"{where}: neighbours"), key=lambda moment: moment.timestamp_us)
     times = [moment.timestamp_us for moment in found]
     for time in times:
@@ -77,10 +83,16 @@ def seconds(value: float, what: str) -> float:
 
 
 def around(moments: Sequence[Moment], time_us: int, past_s: float, future_s: float) -> list[Moment]:
-    """Return the moments from past_s before a time to future_s after it, and the first beyond each end that is not 0.
+    """Return the moments around a time, without the one at the time itself.
 
-    With that one, what is asked for at the very end can be interpolated, as recordings rarely have a moment exactly there. The
-    moment at the time itself is left out.
+    One moment beyond each end is included, so that the state at the very end can be interpolated: recordings rarely have a
+    moment exactly there.
+
+    Args:
+        moments: in any order.
+        time_us: microseconds, on the moments' clock.
+        past_s: seconds before it; 0 for none.
+        future_s: seconds after it; 0 for none.
     """
     past_s, future_s = seconds(past_s, "past_s"), seconds(future_s, "future_s")
     moments = sorted(moments, key=lambda moment: moment.timestamp_us)

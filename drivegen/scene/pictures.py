@@ -1,4 +1,4 @@
-"""Pictures from outside: every one, be it a file, a PIL image or an array, comes in here and passes the same checks."""
+"""Pictures from outside: files, PIL images and arrays are all read here and pass the same checks."""
 
 from __future__ import annotations
 
@@ -55,9 +55,14 @@ def open_image(path: Path, where: str, size: tuple[int, int] | None = None, size
 
 
 def decode(image: Image.Image, where: str, mode: str = "RGB") -> Image.Image:
-    """Return the opened image in a mode: grey, palette and CMYK are converted, alpha is dropped.
+    """Convert an opened image to a mode: grey, palette and CMYK are converted, alpha is dropped.
 
-    Raises InputError when the file is cut short.
+    Args:
+        image: of `open_image`.
+        where: what the picture is for, at the beginning of messages.
+        mode: "L", "RGB" or "RGBA".
+
+    Raises InputError when the file is truncated.
     """
     with image:
         return _converted(image, where, mode)
@@ -91,10 +96,10 @@ def _reason(error: Exception) -> str:
 
 
 def user_image(value: Any, where: str, mode: str = "RGB") -> Image.Image:
-    """Return a picture that somebody gives as an 8-bit PIL image.
+    """Return a user's picture as an 8-bit PIL image.
 
     Args:
-        value: a PIL image, the path of a file, or an array (H, W), or (H, W, channels of the mode), of uint8 or of 0 to 1.
+        value: a PIL image, the path of a file, or an array (H, W) or (H, W, channels of the mode) of uint8 or from 0 to 1.
         where: what the picture is for, at the beginning of messages.
         mode: "L", "RGB" or "RGBA".
 
@@ -117,10 +122,14 @@ def user_image(value: Any, where: str, mode: str = "RGB") -> Image.Image:
 
 
 def user_array(value: Any, where: str, channels: int) -> Pixels:
-    """Return a picture that somebody gives as an array (H, W, channels), of uint8 or of bool or floats from 0 to 1.
+    """Return a user's picture as an array (H, W, channels), of uint8 or of bool or floats from 0 to 1.
 
-    Arguments and errors as for `user_image`; a PIL image and a file can have 1, 3 or 4 channels. An array (H, W) is one of one
-    channel. Numbers that are neither bytes nor from 0 to 1 are refused, NaN among them.
+    Args:
+        value: as for `user_image`; an array (H, W) has one channel.
+        where: what the picture is for, at the beginning of messages.
+        channels: number of channels; 1, 3 or 4 for a PIL image or a file.
+
+    Raises InputError as `user_image` does, and for numbers that are neither bytes nor from 0 to 1, NaN among them.
     """
     if not isinstance(value, np.ndarray):
         mode = {1: "L", 3: "RGB", 4: "RGBA"}.get(channels)
@@ -138,9 +147,13 @@ def _named(value: Any) -> str:
 
 
 def fitted(image: Image.Image, size: tuple[int, int], camera: Camera | None = None) -> Image.Image:
-    """Scale and cut a picture to (width, height), as a camera's own pictures are (Lanczos, antialiased).
+    """Scale and crop a picture as a camera's own pictures are (Lanczos, antialiased).
 
-    A picture of the camera's native shape is cut where the camera's `resize` cuts; any other is covered (`ResizeCrop.cover`).
+    Args:
+        image: the picture.
+        size: (width, height) in pixels of the result.
+        camera: a picture of its native shape is cropped where its `resize` crops; None, and any other shape, covers the size
+            (`ResizeCrop.cover`).
     """
     crop = ResizeCrop.cover(image.size, size)
     own = None if camera is None else camera.resize

@@ -135,7 +135,14 @@ class Frame:
         return replace(self, boxes=tuple(new if box is old else box for box in self.boxes))
 
     def move_box(self, instance: str, forward_m: float = 0.0, left_m: float = 0.0, turn_rad: float = 0.0) -> Frame:
-        """Return this frame with one box moved in its own frame and turned about its vertical axis."""
+        """Return this frame with one box moved.
+
+        Args:
+            instance: of the box.
+            forward_m: along the box's own x axis.
+            left_m: along its y axis.
+            turn_rad: about its vertical axis, counter-clockwise.
+        """
         step = SE3.from_yaw(turn_rad, (forward_m, left_m, 0.0))
         return self.edit_box(instance, global_SE3_object=self.box(instance).global_SE3_object @ step)
 
@@ -166,7 +173,13 @@ class Frame:
         return replace(self, cameras=tuple(camera.with_picture(pictures[camera.channel]) for camera in self.cameras))
 
     def move_camera(self, channel: str, translation_m: ArrayLike = (0.0, 0.0, 0.0), yaw_rad: float = 0.0) -> Frame:
-        """Return this frame with one camera shifted (ego axes, metres) and turned about the vertical (counter-clockwise)."""
+        """Return this frame with one camera moved.
+
+        Args:
+            channel: of the camera.
+            translation_m: (3,) shift along the ego axes.
+            yaw_rad: turn about the vertical, counter-clockwise.
+        """
         mount = self.camera(channel).ego_SE3_camera
         turned = SE3.from_yaw(yaw_rad).rotation @ mount.rotation
         moved = mount.translation + finite(translation_m, (3,), f"camera {channel!r}: translation")
@@ -189,7 +202,7 @@ def _changed(old: Changed, changes: Mapping[str, Any]) -> Changed:
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """A drive: frames in time order, with what is said of all of them."""
+    """A drive: frames in time order, and what describes all of them."""
 
     name: str
     frames: tuple[Frame, ...]

@@ -1,4 +1,4 @@
-"""Pictures made to be looked at: the contact sheet, the scene from above, boxes drawn into the views."""
+"""Pictures for people to look at: the contact sheet, the scene from above, boxes drawn into the views."""
 
 from drivegen.sheet.above import bird_eye
 from drivegen.sheet.contact import contact_sheet

@@ -17,7 +17,13 @@ _SHIFT = 4
 
 
 class Canvas:
-    """A picture that is drawn `factor` times as large and shrunk at the end; coordinates are pixels of the small one."""
+    """A picture that is drawn enlarged and shrunk at the end; coordinates are pixels of the small one.
+
+    Args:
+        size: (width, height) in pixels.
+        background: a colour, or a picture that is drawn upon.
+        factor: how many times as large it is drawn.
+    """
 
     def __init__(self, size: tuple[int, int], background: RGB | Image.Image = BACKGROUND, factor: int = 3) -> None:
         self.size, self.factor = size, factor
@@ -28,13 +34,27 @@ class Canvas:
             self._pixels = np.full((large[1], large[0], 3), background, np.uint8)
 
     def fill(self, rings: Sequence[ArrayLike], colour: RGB, alpha: float = 1.0) -> None:
-        """Fill the inside of rings (P, 2) by the even-odd rule, so that later rings are holes of the first."""
+        """Fill the inside of rings by the even-odd rule, so that later rings are holes of the first.
+
+        Args:
+            rings: each (P, 2) in pixels.
+            colour: of the area.
+            alpha: opacity, 0 to 1.
+        """
         points = [fixed for ring in rings if len(fixed := self._fixed(ring)) >= 3]
         if points:
             self._blend(points, colour, alpha, lambda pixels, moved, c: cv2.fillPoly(pixels, moved, c, cv2.LINE_AA, _SHIFT))
 
     def line(self, points: ArrayLike, colour: RGB, width: float = 1.0, alpha: float = 1.0, closed: bool = False) -> None:
-        """Draw a line through points (P, 2)."""
+        """Draw a line through points.
+
+        Args:
+            points: (P, 2) in pixels.
+            colour: of the line.
+            width: in pixels.
+            alpha: opacity, 0 to 1.
+            closed: join the last point to the first.
+        """
         fixed = self._fixed(points)
         if len(fixed) < 2:
             return

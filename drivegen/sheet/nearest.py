@@ -15,12 +15,12 @@ MOST_BOXES = 500
 
 
 def nearest_to(pose: SE3, boxes: Sequence[Box3D]) -> list[Box3D]:
-    """Return the boxes nearest to where a pose is, at most `MOST_BOXES`, in their order."""
+    """Return the boxes nearest to the origin of a pose, at most `MOST_BOXES`, in their order."""
     return _nearest(pose, boxes, np.ones(len(boxes), bool))
 
 
 def nearest_in_view(camera: Camera, boxes: Sequence[Box3D]) -> list[Box3D]:
-    """Return the boxes nearest to a camera, at most `MOST_BOXES`, in their order; those behind it make room for others."""
+    """Return the boxes nearest to a camera, at most `MOST_BOXES`, in their order; those behind it come last."""
     if len(boxes) <= MOST_BOXES:
         return list(boxes)
     reach = np.array([np.linalg.norm(box.size_wlh_m) / 2 for box in boxes])

@@ -1,4 +1,6 @@
-"""Text on sheets, in Pillow's own font: what it lacks is shown as a question mark, and what is too long is cut in sight."""
+"""Text on sheets, in Pillow's own font: a missing character is shown as a question mark, and a text that is too long ends in an
+ellipsis.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,7 @@ MISSING = "?"
 
 @lru_cache(maxsize=32)
 def font(size: int) -> Any:
-    """Return Pillow's own font, which needs no font file on the machine: a sheet is the same everywhere."""
+    """Return Pillow's own font: it needs no font file, so a sheet looks the same on every machine."""
     return ImageFont.load_default(size)
 
 

@@ -1,1 +1,1 @@
-"""What every room stands on: errors, weights, settings, signals, devices; nothing of driving or of diffusion."""
+"""The foundations: errors, weights, settings, signals, devices; nothing specific to driving or diffusion."""

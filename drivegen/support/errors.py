@@ -1,4 +1,4 @@
-"""The one error a user's input can raise, and that of a training which cannot go on."""
+"""The error that a user's input raises, and those of work that cannot continue."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from drivegen.support.text import printable
 class InputError(ValueError):
     """Bad input: the message says what, where, which value and what to do; the command line exits with status 2.
 
-    Values come from files, so what would steer a terminal is escaped here, for every message at once.
+    Messages quote values from files, so control characters are escaped here, for every message.
     """
 
     def __init__(self, message: object = "") -> None:
@@ -19,7 +19,7 @@ class InputError(ValueError):
 
 
 class CannotGoOn(RuntimeError):
-    """Work that cannot go on for a reason outside of its input; the message is one sentence, and the exit status 1."""
+    """Work that cannot continue for a reason outside its input; the message is one sentence, and the exit status 1."""
 
     def __init__(self, message: object = "") -> None:
         super().__init__(printable(str(message)))
@@ -30,7 +30,7 @@ class Diverged(CannotGoOn):
 
 
 def at_least(least: float, **values: float | Sequence[float] | None) -> None:
-    """Raise InputError for the first of the named values (or of their items; None passes) that is below a bound."""
+    """Raise InputError for the first named value below a bound; a sequence is checked item by item, and None passes."""
     for name, value in values.items():
         each = value if isinstance(value, Sequence) else () if value is None else (value,)
         if not all(number >= least for number in each):
@@ -44,6 +44,6 @@ def nearest(name: object, known: Iterable[str]) -> str:
 
 
 def reason(error: Exception) -> str:
-    """Say an error of another library on one line: its class, and the first line of what it says."""
+    """Describe an error of another library on one line: its class and the first line of its message."""
     said = str(error).strip()
     return f"{type(error).__name__}: {said.splitlines()[0][:200] if said else 'no reason given'}"

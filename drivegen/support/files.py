@@ -1,4 +1,4 @@
-"""Writing files and folders: whole or not at all, never through a link, with names that nobody can foresee."""
+"""Writing files and folders: atomically, never through a symbolic link, under temporary names that cannot be guessed."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ _swept: set[tuple[int, Path]] = set()
 
 
 def is_temporary(name: str) -> bool:
-    """Tell whether a file's name is one that is written under before it gets its own."""
+    """Tell whether a file name is a temporary one of `write_atomically` or `replacing`."""
     return _TEMPORARY.fullmatch(name) is not None
 
 
 def write_atomically(path: Path, data: bytes | memoryview, sync: bool = True) -> None:
-    """Put data at path so that a crash leaves the old file or the new one, never half; a link there is replaced, not followed.
+    """Write a file so that a crash leaves the old or the new content, never a part; a symbolic link is replaced, not followed.
 
     Args:
-        path: the file; its folder must be there.
-        data: what it will hold.
-        sync: wait until it is on the disk, so that a loss of power does no harm either.
+        path: the file; its folder must exist.
+        data: its new content.
+        sync: wait until the data is on the disk, so that it survives a loss of power.
 
-    Raises InputError, which names the path, where the disk is full or the folder cannot be written to.
+    Raises InputError naming the path where the disk is full or the folder cannot be written to.
     """
     try:
         sweep(path.parent)
@@ -85,10 +85,10 @@ def refuse_link(path: Path) -> Path:
 
 
 def make_subfolder(root: Path, *names: str) -> Path:
-    """Make and return a folder below root, for what is written there.
+    """Make and return a folder below root.
 
-    Raises InputError where one of the names is a link. Root itself may be one, which the user made; what lies in it may come
-    from anywhere, and would have us write somewhere else.
+    Raises InputError where one of the names is a symbolic link. The root itself may be one, since the user chose it; its
+    content may come from elsewhere, and a link in it would redirect what is written.
     """
     folder = root
     try:
@@ -103,10 +103,11 @@ def make_subfolder(root: Path, *names: str) -> Path:
 
 @contextmanager
 def replacing(folder: Path) -> Iterator[Path]:
-    """Give an empty folder to write into, which takes the place of `folder` in the end; an exception leaves that as it was.
+    """Give an empty folder to write into, which replaces `folder` at the end of the block; an exception leaves the old one as
+    it was.
 
-    The two change places in one step, so that even a kill leaves the old one or the new one. Where the file system knows no
-    such step (some network ones) there are two, and `recover` finishes them. A link to a folder stays one.
+    The two are exchanged in one step, so that a killed process leaves either the old or the new one. Where the file system has
+    no such step (some network ones) there are two, and `recover` completes them. A symbolic link to a folder stays one.
     """
     folder = folder.resolve() if folder.is_symlink() else folder
     if folder.parent.exists() and not folder.parent.is_dir():
@@ -176,7 +177,7 @@ def _new_folder(path: Path) -> tuple[Path, int]:
 
 
 def unforeseen(path: Path, end: str = "tmp") -> Path:
-    """Return a name beside path that nobody can foresee; the end says which of a file, a new and an old folder it is."""
+    """Return a temporary name beside path that cannot be guessed; `end` tells files, new folders and old folders apart."""
     return path.with_name(f".{path.name}.{secrets.token_hex(8)}.{end}")
 
 

@@ -1,4 +1,4 @@
-"""``${a.b}`` in settings: OmegaConf puts the value of another setting in, after a look at how much that makes."""
+"""``${a.b}`` in settings: OmegaConf inserts another setting's value, after a check of how large the result would be."""
 
 from __future__ import annotations
 
@@ -19,11 +19,13 @@ Path = tuple[str | int, ...]
 
 
 def resolve(tree: dict[str, Any], where: str) -> dict[str, Any]:
-    r"""Replace ``${a.b}`` (from the root), ``${.b}`` (a neighbour) and ``${..b}`` (the group above) by those settings.
+    r"""Replace ``${a.b}`` (from the root), ``${.b}`` (same group), ``${..b}`` (parent group) by those settings.
 
-    A text that is one interpolation becomes the value, of any type; within text it is written out; ``\${`` is a plain ``${``.
-    Raises InputError for a circle, what is not there, what calls a resolver (they read the environment), an interpolation
-    within another, and what grows beyond MAX_SIZE: OmegaConf has no bounds of its own, and 766 bytes can fill a memory.
+    A text that is one interpolation becomes the value, of any type; within a longer text the value is written out; ``\${`` is a
+    plain ``${``.
+
+    Raises InputError for a circle, a missing setting, a resolver (they read the environment), an interpolation within another,
+    and a result beyond MAX_SIZE: OmegaConf has no bounds of its own, and 766 bytes can fill a memory.
     """
     try:
         _Sizes(tree, where).of(tree, ())

@@ -1,4 +1,4 @@
-"""Names that become something else: a plugin's instance name an attribute of torch's modules, a token a file's name."""
+"""Names with a second use: a plugin's instance name becomes an attribute of torch's modules, a token a file's name."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from drivegen.support.errors import InputError
 
 
 def check_name(name: str) -> str:
-    """Return a plugin's instance name; raises InputError for no identifier, and for what torch's modules call their own."""
+    """Return a plugin's instance name; raises InputError unless it is an identifier that torch's modules do not use themselves."""
     from torch import nn  # configurations are read without it until they name a plugin
 
     if not isinstance(name, str) or not name.isidentifier():
@@ -20,7 +20,7 @@ def check_name(name: str) -> str:
 
 
 def check_file_name(name: str, what: str) -> str:
-    """Return a name that is safe as a file's; raises InputError for one that could lead out of its folder, or is too long."""
+    """Return a name that is safe as a file's; raises InputError for one that could lead out of its folder or is too long."""
     if not re.fullmatch(r"[\w.\- ]+", name) or name.strip(". ") == "":
         raise InputError(f"{what} {name!r} cannot name a file: letters, digits, dots, dashes and underscores can")
     if len(os.fsencode(name)) > 200:

@@ -1,7 +1,7 @@
-"""Progress: every room says here how far its work is; one place decides who hears of it.
+"""Progress: every room reports how far its work is; where reports go is decided here.
 
-On a terminal it is a bar; elsewhere nothing, or a line of JSON now and then with ``DRIVEGEN_PROGRESS=json``. A Python caller
-listens to it, or silences it, with `report_to`.
+On a terminal a progress bar is shown; elsewhere nothing, or lines of JSON with ``DRIVEGEN_PROGRESS=json``. A Python caller
+receives or silences the reports with `report_to`.
 """
 
 from __future__ import annotations
@@ -44,9 +44,10 @@ _reporter: ContextVar[Reporter | str | None] = ContextVar("reporter", default="a
 
 @contextmanager
 def report_to(reporter: Reporter | None) -> Iterator[None]:
-    """Send the progress of everything in this block to a function, or to nobody (None).
+    """Send the progress of everything in this block to a function; None silences it.
 
-    It is called where the work is done, at a task's start and after each of its steps; what it raises ends the work.
+    The function is called in the thread that does the work, at a task's start and after each of its steps; an exception that it
+    raises ends the work.
     """
     token = _reporter.set(reporter)
     try:
@@ -56,7 +57,7 @@ def report_to(reporter: Reporter | None) -> Iterator[None]:
 
 
 class Advance:
-    """What a task calls to say how far it is."""
+    """Reports the progress of one task."""
 
     def __init__(self, start: Progress, report: Reporter) -> None:
         self.state, self._report = start, report
@@ -81,9 +82,9 @@ def progress(task: str, total: int | None = None, unit: str = "", done: int = 0)
 
     Args:
         task: what is done, as a word or two.
-        total: number of steps; None where nobody knows.
+        total: number of steps; None where it is unknown.
         unit: what a step is, in the plural.
-        done: steps that were done before, in a run that goes on.
+        done: steps done earlier, in a resumed run.
     """
     start = Progress(printable(task), done, total, unit)
     chosen = _reporter.get()
@@ -99,12 +100,12 @@ def progress(task: str, total: int | None = None, unit: str = "", done: int = 0)
 
 
 def track(items: Iterable[T], task: str, total: int | None = None, unit: str = "") -> Iterator[T]:
-    """Pass items on, and report how many the caller is done with.
+    """Yield items, and report how many the caller has processed.
 
     Args:
-        items: what is gone through.
+        items: any iterable.
         task: what is done, as a word or two.
-        total: how many items there are; None asks for their length, where they have one.
+        total: number of items; None takes their length, where they have one.
         unit: what an item is, in the plural.
     """
     count = len(items) if total is None and isinstance(items, Sized) else total
@@ -115,7 +116,7 @@ def track(items: Iterable[T], task: str, total: int | None = None, unit: str = "
 
 
 def is_shown() -> bool:
-    """Tell whether anybody hears of progress, so that a log in words is not needed."""
+    """Tell whether progress is reported anywhere; if so, log lines are not needed."""
     chosen = _reporter.get()
     return callable(chosen) or (chosen is not None and _where() != "none")
 

@@ -15,7 +15,7 @@ from drivegen.support.values import text
 
 
 def choose_device(name: str | torch.device = "auto") -> torch.device:
-    """Return a device that is there: "auto" is CUDA, then Metal, then the CPU; raises InputError otherwise."""
+    """Return an available device: "auto" is CUDA, then Metal, then the CPU; raises InputError for one that is not available."""
     name = str(name) if isinstance(name, torch.device) else text(name, "device")
     if name == "auto":
         if torch.cuda.is_available():
@@ -35,7 +35,7 @@ def choose_device(name: str | torch.device = "auto") -> torch.device:
 
 
 def choose_dtype(name: str | torch.dtype, device: torch.device) -> torch.dtype:
-    """Return a number format to compute in: "auto" is bfloat16 where the processor has it, else float32."""
+    """Return a number format to compute in: "auto" is bfloat16 where the processor supports it, else float32."""
     if isinstance(name, str) and name == "auto":
         return torch.bfloat16 if has_bfloat16(device) else torch.float32
     found = parse_dtype(name, "auto or ")
@@ -58,7 +58,7 @@ def parse_dtype(name: str | torch.dtype, others: str = "") -> torch.dtype:
 
 @contextmanager
 def float32_by_default() -> Iterator[None]:
-    """Compute with torch's usual default format, which networks and schedulers take for granted, whatever the caller's is."""
+    """Compute with torch's default format float32, which networks and schedulers assume, whatever the caller has set."""
     before = torch.get_default_dtype()
     if before is torch.float32:
         yield
@@ -86,7 +86,7 @@ def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
 
 
 def offload(host: nn.Module, device: torch.device) -> None:
-    """Keep each network in main memory until it is used, and then on the device; raises InputError without a GPU."""
+    """Keep text encoder and VAE in main memory, and on the device only while they compute; raises InputError without a GPU."""
     if device.type == "cpu":
         raise InputError("--offload moves networks between main memory and a GPU, and there is no GPU here")
     from accelerate import cpu_offload  # type: ignore[import-untyped]
@@ -100,5 +100,5 @@ def offload(host: nn.Module, device: torch.device) -> None:
 
 
 def device_of(network: nn.Module) -> torch.device:
-    """Return where a network computes."""
+    """Return the device that a network computes on."""
     return next(network.parameters()).device

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C where something must still be put in order before the process ends."""
+"""SIGTERM and Ctrl-C where something must be cleaned up before the process ends."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ STATUS: dict[int, int] = {signal.SIGINT: INTERRUPTED, signal.SIGTERM: TERMINATED
 
 @contextmanager
 def raised_by_sigterm() -> Iterator[None]:
-    """Leave with status 143 on SIGTERM as an exception does; where there is a handler already, that one stays."""
+    """Turn SIGTERM into an exception that exits with status 143; an existing handler stays."""
 
     def stop(number: int, frame: Any) -> None:
         signal.signal(number, signal.SIG_IGN)  # a second one must not cut short what the first one still lets happen
@@ -35,7 +35,7 @@ def raised_by_sigterm() -> Iterator[None]:
 
 @contextmanager
 def ignoring_signals() -> Iterator[None]:
-    """Ignore SIGTERM and Ctrl-C for the moment that putting things in order takes."""
+    """Ignore SIGTERM and Ctrl-C during a short clean-up."""
     if not _in_main_thread():
         yield
         return

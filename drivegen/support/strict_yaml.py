@@ -1,4 +1,4 @@
-"""YAML read strictly into typed dataclasses: every key known, every value of its type and range, nothing that runs code."""
+"""YAML read strictly into typed dataclasses: unknown keys, wrong types and values out of range are refused, and no code is run."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _CODE_KEYS = ("_target_", "class_path", "__class__")
 
 
 def read(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """Read a YAML file, put ``dotted.key=value`` overrides in, and resolve ``${a.b}`` interpolations to other keys."""
+    """Read a YAML file, apply ``dotted.key=value`` overrides, and resolve ``${a.b}`` interpolations."""
     try:
         if path.exists() and not path.is_file():
             raise InputError(f"cannot read the config {path}: it is a folder or a device, not a file")
@@ -61,7 +61,7 @@ def _override(tree: dict[str, Any], override: str) -> None:
 
 
 def refuse_code(value: Any, path: str) -> None:
-    """Raise InputError for a key that names a class to make, at any depth; path is what stands before the key."""
+    """Raise InputError for a key that names a class to construct, at any depth; `path` is the prefix of the key in the error."""
     for key, item in _items(value):
         if key in _CODE_KEYS:
             raise InputError(f"{path}{key} names code to run ({_shown(item)}), which settings cannot; use `kind:`")
@@ -135,9 +135,16 @@ def check(made: Any) -> None:
 
 
 def arguments(call: Callable[..., Any], values: Mapping[str, Any], path: str) -> dict[str, Any]:
-    """Return named arguments, each of the type that the callable's annotation gives it, lists made tuples where it says so.
+    """Return keyword arguments checked against a callable's annotations; lists become tuples where the annotation says so.
 
-    What has no annotation, or one that plain values cannot be, is passed on. Raises InputError naming path and value.
+    An argument without an annotation, or with one that plain values cannot match, is passed on unchanged.
+
+    Args:
+        call: the function or class.
+        values: its arguments by name, as plain values.
+        path: prefix of the argument's name in errors.
+
+    Raises InputError naming path and value.
     """
     try:
         hints = typing.get_type_hints(call)

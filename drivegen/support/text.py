@@ -1,4 +1,4 @@
-"""Text that came from a file, made fit to be shown: no control character of it reaches a terminal."""
+"""Text from files, made safe to show: none of its control characters reaches a terminal."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _KEPT = "\n\t\u200c\u200d"
 
 
 def printable(text: str, most: int = 10_000) -> str:
-    r"""Return text with every character that is not seen written as its escape (``\x1b``), and cut to `most` characters.
+    r"""Return text with every invisible character written as its escape (``\x1b``), and cut to `most` characters.
 
     Line ends, tabs and joiners of letters stay.
     """

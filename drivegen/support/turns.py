@@ -1,4 +1,4 @@
-"""One thread at a time computes with a network: who comes second waits, and nothing is put in or taken out in between."""
+"""One thread at a time computes with a network: a second one waits, and no layer is added or removed meanwhile."""
 
 from __future__ import annotations
 
@@ -42,11 +42,13 @@ def computing(network: Any) -> Iterator[None]:
 
 @contextmanager
 def changing(network: Any, what: str) -> Iterator[None]:
-    """Hold a network to change it; waits for other threads, and raises InputError inside a computation of the same one.
+    """Hold a network while its layers change; waits for other threads.
 
     Args:
-        network: whose layers change.
+        network: the network.
         what: what is done, for the error.
+
+    Raises InputError inside a computation of the same thread.
     """
     turn = _turn(network)
     with turn.lock:

@@ -1,4 +1,4 @@
-"""Values that a caller passes in Python: numpy's numbers are numbers; what is of another type is refused by name."""
+"""Checks of values that a caller passes in Python: numpy's numbers count as numbers; a wrong type is refused by name."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from drivegen.support.errors import InputError
 
 
 def number(value: Any, what: str, least: float = -math.inf, most: float = math.inf, of: str = "") -> float:
-    """Return a finite number, of Python, numpy or a tensor without dimensions; raises InputError for anything else.
+    """Return a finite number, given as one of Python, numpy or a tensor without dimensions; raises InputError for anything
+    else.
 
     Args:
-        value: what the caller gave.
-        what: how the error names it.
-        least: smallest value that is allowed.
-        most: greatest value that is allowed.
-        of: the plugin whose value it is, for the error; "" where it is nobody's.
+        value: what the caller passed.
+        what: its name in the error.
+        least: smallest allowed value.
+        most: greatest allowed value.
+        of: the plugin that the value belongs to, for the error; "" for none.
     """
     found = _scalar(value)
     if _is(found, Real) and least <= found <= most and abs(found) < sys.float_info.max:
@@ -30,13 +31,13 @@ def number(value: Any, what: str, least: float = -math.inf, most: float = math.i
 
 
 def whole(value: Any, what: str, least: float = -math.inf, most: float = math.inf) -> int:
-    """Return a whole number, of Python, numpy or a tensor without dimensions; raises InputError for anything else.
+    """Return a whole number, given as one of Python, numpy or a tensor without dimensions; raises InputError for anything else.
 
     Args:
-        value: what the caller gave.
-        what: how the error names it.
-        least: smallest value that is allowed.
-        most: greatest value that is allowed.
+        value: what the caller passed.
+        what: its name in the error.
+        least: smallest allowed value.
+        most: greatest allowed value.
     """
     found = _scalar(value)
     if _is(found, Integral) and least <= found <= most:
@@ -69,7 +70,13 @@ def file_path(value: Any, what: str) -> Path:
 
 
 def sequence(value: Any, what: str, of: str) -> list[Any]:
-    """Return the items of a list, a tuple or an array of one dimension; raises InputError for anything else, texts too."""
+    """Return the items of a list, a tuple or an array of one dimension; raises InputError for anything else, texts included.
+
+    Args:
+        value: what the caller passed.
+        what: its name in the error.
+        of: what the items should be, for the error.
+    """
     if getattr(value, "ndim", None) == 1 and hasattr(value, "tolist"):
         return list(value.tolist())
     if isinstance(value, Sequence) and not isinstance(value, (str, bytes, bytearray)):
@@ -78,7 +85,13 @@ def sequence(value: Any, what: str, of: str) -> list[Any]:
 
 
 def by_name(value: Any, what: str, of: str) -> dict[str, Any]:
-    """Return a mapping from names to values as a dict; raises InputError for anything else, such as a name that is no text."""
+    """Return a mapping from names to values as a dict; raises InputError for anything else, and for a key that is no text.
+
+    Args:
+        value: what the caller passed.
+        what: its name in the error.
+        of: what the values should be, for the error.
+    """
     if not isinstance(value, Mapping):
         raise InputError(f"{what} {value!r:.80} must give {of} by name, such as {{'name': …}}, not {type(value).__name__}")
     for name in value:

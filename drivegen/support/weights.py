@@ -66,9 +66,13 @@ def save_state(state: Mapping[str, Tensor], path: Path) -> None:
 
 
 def save_shards(state: Mapping[str, Tensor], folder: Path, stem: str, limit: int | None) -> None:
-    """Write a state as ``stem.safetensors``, or as shards of at most `limit` bytes and the index that diffusers reads.
+    """Write a state as ``stem.safetensors``, or as shards and the index that diffusers reads.
 
-    A tensor above the limit is a shard by itself.
+    Args:
+        state: the tensors by name.
+        folder: where the files go.
+        stem: their name without suffix.
+        limit: most bytes of a shard; a larger tensor is a shard by itself. None writes one file.
     """
     shards: list[dict[str, Tensor]] = [{}]
     size = 0
@@ -90,14 +94,16 @@ def save_shards(state: Mapping[str, Tensor], folder: Path, stem: str, limit: int
 
 
 def load_file(path: Path, wanted: Callable[[str], bool] | None = None, finite: bool = True) -> State:
-    """Read one weight file, by its content rather than its name; never runs code that a file brings.
+    """Read one weight file, recognised by its content rather than its name; never runs code from the file.
 
-    Tensors of eight bits (fp8) become fp32. Raises InputError on a damaged or hostile file.
+    Tensors of eight bits (fp8) become fp32.
 
     Args:
         path: a safetensors file, or a pickle of plain tensors.
-        wanted: tells by a tensor's name whether it is read; all are when None, and of the others nothing is asked.
-        finite: whether NaN and infinite values are refused here; where not, `check_finite` is for those that are used.
+        wanted: tells by a tensor's name whether to read it; None reads all. Tensors that are not read are not checked.
+        finite: refuse NaN and infinite values; if False, call `check_finite` on the tensors that are used.
+
+    Raises InputError on a damaged or hostile file.
     """
     if not path.is_file():
         raise InputError(f"no weight file {path}")
@@ -115,7 +121,7 @@ def load_file(path: Path, wanted: Callable[[str], bool] | None = None, finite: b
 
 
 def is_safetensors(path: Path) -> bool:
-    """Tell a safetensors file by how it begins: the length of a header, and the header."""
+    """Recognise a safetensors file by its first bytes: the length of a header, and the header."""
     try:
         with open(path, "rb") as file:
             begin = file.read(9)
@@ -130,7 +136,7 @@ def is_safetensors(path: Path) -> bool:
 
 
 def names(path: Path, state: Mapping[str, Tensor]) -> Iterable[str]:
-    """Name every tensor of a file, also those that were not read; state holds what was, for files that have no header."""
+    """Name every tensor of a file, also those that were not read; `state` holds those that were, for files without a header."""
     if not is_safetensors(path):
         return state.keys()
     from safetensors import safe_open
@@ -140,7 +146,7 @@ def names(path: Path, state: Mapping[str, Tensor]) -> Iterable[str]:
 
 
 def metadata(path: Path) -> dict[str, str]:
-    """Return what a safetensors file says of itself; nothing for other files. Raises InputError on a damaged one."""
+    """Return a safetensors file's own metadata; nothing for other files. Raises InputError on a damaged one."""
     if not path.is_file() or not is_safetensors(path):
         return {}
     from safetensors import SafetensorError, safe_open
@@ -222,7 +228,7 @@ def unwrapped(module: Any) -> Any:
 
 
 def named_state(module: nn.Module) -> State:
-    """Return a network's state under its own names, whatever of it was compiled or put into torch's wrappers."""
+    """Return a network's state under the network's own names, without the prefixes of torch's wrappers."""
     parallel = {_without(f"{path}.module", set()) for path, part in module.named_modules() if _inside(part) == "module"}
     return {
         _without(key, parallel): getattr(value, "full_tensor", lambda v=value: v)()
@@ -237,12 +243,12 @@ def _without(key: str, parallel: set[str]) -> str:
 
 
 def plain_state(module: nn.Module) -> State:
-    """Return a network's state under its own names, without what a LoRA or torch's wrappers have put around its layers."""
+    """Return a network's state under the network's own names, without LoRA layers and the prefixes of torch's wrappers."""
     return {k.replace(".base_layer.", "."): v for k, v in named_state(module).items() if ".lora_" not in k}
 
 
 def variants(folder: Path, stem: str) -> dict[str, dict[str, Path]]:
-    """Find the weight files called stem in a folder: by suffix, then by variant ("" = full precision), a file or an index.
+    """Find the weight files called stem in a folder: by suffix, then by variant ("" = full precision); each a file or an index.
 
     The names are those that diffusers and transformers write, in any case: ``stem.fp16.safetensors``, and of indices
     ``stem.safetensors.index.fp16.json``.
@@ -264,13 +270,14 @@ def variants(folder: Path, stem: str) -> dict[str, dict[str, Path]]:
 def find_state(folder: Path, stem: str, variant: str | None = None) -> tuple[Path, ...]:
     """Find the weight files called stem in a folder: one file, or the shards of an index.
 
-    safetensors come before pickles, full precision before ``fp16`` and other variants. Raises InputError where there are
-    none, or several variants and none of both.
+    safetensors are preferred to pickles, full precision to ``fp16`` and other variants.
 
     Args:
         folder: the folder of one network.
         stem: what its library calls weight files.
-        variant: the variant to take where the folder has it.
+        variant: the variant to take where the folder has it; None takes full precision, or the only variant.
+
+    Raises InputError where there are none, or several variants of which none is preferred.
     """
     found = variants(folder, stem)
     if variant is not None:
@@ -302,7 +309,13 @@ def _files(path: Path) -> tuple[Path, ...]:
 
 
 def load_state(folder: Path, stem: str, variant: str | None = None) -> State:
-    """Read the (possibly sharded) weights called stem in a folder; raises InputError on a key that comes twice."""
+    """Read the (possibly sharded) weights called stem in a folder; raises InputError on a key in two shards.
+
+    Args:
+        folder: the folder of one network.
+        stem: what its library calls weight files.
+        variant: the variant to take where the folder has it; None takes full precision, or the only variant.
+    """
     state: State = {}
     for path in find_state(folder, stem, variant):
         part = load_file(path)
@@ -314,7 +327,13 @@ def load_state(folder: Path, stem: str, variant: str | None = None) -> State:
 
 
 def check_fits(module: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
-    """Raise InputError that lists the first ten differences between a state and a module, which may be without numbers."""
+    """Raise InputError listing the first ten differences between a state and a module.
+
+    Args:
+        module: the network, which may be on the meta device.
+        state: the tensors by name.
+        where: what the state was read from, for the error.
+    """
     own = module.state_dict()
     problems = [f"missing {k}" for k in own if k not in state]
     problems += [f"unexpected {k}" for k in sorted(state) if k not in own]
@@ -333,6 +352,12 @@ def check_fits(module: nn.Module, state: Mapping[str, Tensor], where: str) -> No
 
 
 def load_strict(module: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
-    """Load every key and no other into a module; raises InputError that lists the first ten differences."""
+    """Load a state into a module, every key and no other; raises InputError listing the first ten differences.
+
+    Args:
+        module: the network.
+        state: the tensors by name.
+        where: what the state was read from, for the error.
+    """
     check_fits(module, state, where)
     module.load_state_dict(dict(state), strict=True)

@@ -1,4 +1,4 @@
-"""YAML text as plain values: names, text, numbers, true, false, null, groups and lists, and nothing else of the language."""
+"""YAML text as plain values: names, text, numbers, true, false, null, groups and lists; the rest of the language is refused."""
 
 from __future__ import annotations
 

@@ -25,7 +25,9 @@ MASK_MAX_PIXELS = 400_000_000
 
 @dataclass(frozen=True)
 class Sample:
-    """A sample file that was looked at: `there` names it below root, or else `stem`, `suffix` and `read` say what to write."""
+    """A sample file that was checked: `there` names it below root if it exists; if not, `stem`, `suffix` and `read` say what to
+    write.
+    """
 
     suffix: str
     there: str = ""
@@ -38,7 +40,13 @@ class Sample:
 
 
 def find_image(root: Path, camera: Camera, stem: str, where: str) -> Sample:
-    """Look at the header of a camera's picture, and where it lies: in place, to be copied, or a grey one to be made.
+    """Check the header of a camera's picture, and choose: use it in place, copy it, or write a grey one.
+
+    Args:
+        root: the dataset's folder.
+        camera: the camera.
+        stem: name of a written file, without its ending.
+        where: names the frame in the error.
 
     Raises InputError where readers would refuse the picture for this camera.
     """
@@ -53,7 +61,14 @@ def find_image(root: Path, camera: Camera, stem: str, where: str) -> Sample:
 
 
 def find_lidar(root: Path, source: Path | None, stem: str, where: str) -> Sample:
-    """Look at where the lidar points lie (float32 x, y, z, intensity, ring); without a source an empty file is to be made."""
+    """Check the file of lidar points (float32 x, y, z, intensity, ring), and choose: use it in place, or copy it.
+
+    Args:
+        root: the dataset's folder.
+        source: the file; None writes an empty one.
+        stem: name of a written file, without its ending.
+        where: names the frame in the error.
+    """
     if source is None:
         return Sample(".pcd.bin", stem=stem)
     if not source.is_file():
@@ -112,7 +127,13 @@ def _count(frame: Frame, index: int, points: np.ndarray) -> int:
 
 
 def add_map_mask(made: Making, location: str, vector_map: VectorMap | None) -> str:
-    """Write the mask of drivable area and pavement that the devkit wants of a location (10 px/m, origin at the lower left)."""
+    """Write the mask of drivable area and pavement that the devkit requires of a location (10 px/m, origin at the lower left).
+
+    Args:
+        made: where files are written.
+        location: name of the map.
+        vector_map: the map; None writes an empty mask.
+    """
     import cv2
 
     layers = ("drivable_area", "walkway")

@@ -1,4 +1,4 @@
-"""Load the tables through nuscenes-devkit, and look at rows with errors that name them."""
+"""Loads the tables through nuscenes-devkit, and checks rows with errors that name them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Row = dict[str, Any]
 
 
 def load(root: Path, version: str) -> Any:
-    """Let the devkit load the tables; it dies of the first bad row with a bare KeyError, so that row and its like are found."""
+    """Load the tables with the devkit; where it fails with a bare KeyError, the bad rows are found and named."""
     from nuscenes.nuscenes import NuScenes
 
     try:
@@ -46,7 +46,7 @@ def _collecting_later() -> Iterator[None]:
 
 @contextmanager
 def at(where: str) -> Iterator[None]:
-    """Put where a row is into what its values raise, as an InputError."""
+    """Turn what a row's values raise into an InputError that names the row."""
     try:
         yield
     except InputError as error:
@@ -56,7 +56,13 @@ def at(where: str) -> Iterator[None]:
 
 
 def check(table: str, row: Row, kind: str = "") -> None:
-    """Raise InputError where a row lacks a field that is read, of its table or of a kind of rows in it (`schema.READ`)."""
+    """Raise InputError where a row lacks a field that is read (`schema.READ`).
+
+    Args:
+        table: its table.
+        row: the row.
+        kind: a kind of rows with fields of its own, such as those of cameras; "" for the table's.
+    """
     for _, message in field_problems(kind or table, row):
         raise InputError(f"{table} row {row['token']}: {message}; the row is not as in the nuScenes schema")
 

@@ -1,4 +1,4 @@
-"""Files and folders that are made together or not at all."""
+"""Files and folders that are all created, or none of them."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from drivegen.support.signals import ignoring_signals, raised_by_sigterm
 
 
 class Making:
-    """What has been made below root so far; staging is a hidden folder for what comes last, in one rename.
+    """The files and folders created below root so far; staging is a hidden folder, renamed in the last step.
 
-    Whether staging is still there says whether the work is done: no signal can come between doing and noting it.
+    The work is done when staging no longer exists, so no signal can come between the last step and recording it.
     """
 
     def __init__(self, root: Path, staging: str) -> None:
@@ -29,7 +29,7 @@ class Making:
         self._lock: int | None = None
 
     def folder(self, path: Path) -> None:
-        """Make a folder and those above it, as far as they are not there."""
+        """Create a folder and its missing parents."""
         if path in self._known:
             return
         for part in (*reversed(path.parents), path):
@@ -39,7 +39,12 @@ class Making:
         self._known.add(path)
 
     def file(self, name: str, data: bytes, sync: bool = False) -> None:
-        """Write a file that is not there yet, under its name relative to root: there is none of it, or all.
+        """Write a new file completely or not at all.
+
+        Args:
+            name: relative to root.
+            data: its content.
+            sync: wait until the data is on the disk.
 
         Raises InputError where the name leads out of root.
         """
@@ -53,7 +58,7 @@ class Making:
             sync_folder(path.parent)
 
     def hold(self) -> None:
-        """Keep other processes from writing below root: one of them could come to rely on a file that is removed again."""
+        """Lock root against other processes, which could come to rely on a file that is removed again."""
         self._lock = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -63,12 +68,12 @@ class Making:
             pass  # a network file system without locks
 
     def release(self) -> None:
-        """Let others write below root."""
+        """Unlock root."""
         if self._lock is not None:
             os.close(self._lock)
 
     def undo(self) -> None:
-        """Remove what was made, unless all of it is done; folders that hold something else by now stay."""
+        """Remove what was created, unless the work is done; folders that now hold other files stay."""
         if self.staging.exists():
             for path in reversed(self._files):
                 with suppress(OSError):
@@ -81,7 +86,7 @@ class Making:
 
 @contextmanager
 def making(root: Path, staging: str) -> Iterator[Making]:
-    """Make root and, in it, staging; whatever ends the block before staging is renamed leaves root as it was.
+    """Create root and, in it, staging; if the block ends before staging is renamed, root is restored.
 
     Raises InputError when another process is writing there.
     """
@@ -101,7 +106,13 @@ def making(root: Path, staging: str) -> Iterator[Making]:
 
 
 def write_bytes(path: Path, data: bytes, sync: bool = True) -> None:
-    """Write a new file, never through a link; with sync it is on the disk when this returns."""
+    """Write a new file, never through a symbolic link.
+
+    Args:
+        path: the file, which must not exist.
+        data: its content.
+        sync: wait until the data is on the disk.
+    """
     with path.open("xb") as file:
         file.write(data)
         if sync:

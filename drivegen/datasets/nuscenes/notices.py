@@ -1,4 +1,4 @@
-"""What is read otherwise than one might think: locations without a map, pictures with lens distortion."""
+"""Notices of what reading leaves out: locations without a map, lens distortion of pictures."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ DISTORTION_PX = 2.0
 
 
 def notices(root: Path, devkit: Any) -> Iterator[str]:
-    """Say what a whole dataset is read without; nothing that stops reading, and each thing once."""
+    """Describe once each what a whole dataset is read without; none of it stops reading."""
     yield from missing_maps(root, devkit)
     yield from distortions(devkit)
 
 
 def missing_maps(root: Path, devkit: Any) -> Iterator[str]:
-    """Name the locations without a map, and where their maps lie when they were unpacked into another folder."""
+    """Name the locations without a map, and a folder where their maps were found instead."""
     locations = {name for row in devkit.log if isinstance(name := row.get("location"), str)}
     missing = sorted(name for name in locations if name and not _has_map(root, name))
     if not missing:
@@ -61,7 +61,7 @@ def _folders(folder: Path, passed: set[str]) -> list[Path]:
 
 
 def distortions(devkit: Any) -> Iterator[str]:
-    """Say which cameras have lens distortion, which is not taken off, and by how many pixels it moves points."""
+    """Name the cameras with lens distortion, which is not corrected, and by how many pixels it moves points."""
     cameras = {row["token"]: row["channel"] for row in devkit.sensor if row["modality"] == "camera"}
     found: dict[str, float] = {}
     for row in devkit.calibrated_sensor:
@@ -78,10 +78,10 @@ def distortions(devkit: Any) -> Iterator[str]:
 
 
 def distortion_px(coefficients: Any, K: Any) -> float:
-    """Return how far lens distortion moves a point of the picture at most, in pixels; infinite where it cannot be told.
+    """Return the largest shift of a point of the picture by lens distortion, in pixels; infinite where it cannot be computed.
 
-    coefficients are OpenCV's (k1, k2, p1, p2, k3, k4, k5, k6), four, five or eight of them; the picture is taken as reaching
-    from the corner to as far on the other side of the principal point.
+    coefficients are OpenCV's (k1, k2, p1, p2, k3, k4, k5, k6), four, five or eight of them; the picture is assumed to extend as
+    far beyond the principal point as the corner lies before it.
     """
     try:
         values = np.zeros(8)

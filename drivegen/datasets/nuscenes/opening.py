@@ -1,4 +1,4 @@
-"""Why a dataset does not open: the tables that cannot be read, and the rows that nuscenes-devkit stumbles over."""
+"""Why a dataset does not open: unreadable tables, and rows on which nuscenes-devkit fails."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _JOINED = {
 
 
 def opening_problems(root: Path, version: str) -> list[Problem]:
-    """List why a version does not open, in the order of the tables; nothing where this knows no reason."""
+    """List why a version does not open, in the order of the tables; empty where no reason is found."""
     tables: dict[str, Rows] = {}
     problems = []
     for name in TABLES:

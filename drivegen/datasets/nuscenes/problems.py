@@ -1,4 +1,4 @@
-"""What is wrong with a dataset, one by one, and a hundred of a kind as one."""
+"""The problems of a dataset, each by itself or, where there are many of a kind, summarised."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ LISTED = 10
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong, or `count` of a kind, of which this is the first.
+    """One problem, or `count` of a kind, of which this is the first.
 
     table and token say where; severity "error" stops opening or reading, "warning" does not.
     """
@@ -32,9 +32,9 @@ _VALUE = re.compile(r"'[^']*'|\"[^\"]*\"|\[[^\]]*\]|\S*[\d/\\]\S*")
 
 
 def summarised(problems: Iterable[Problem]) -> tuple[Problem, ...]:
-    """List problems, errors first; of a kind that comes more than LISTED times, the first alone, with their number.
+    """List problems, errors first; of a kind that occurs more than LISTED times, only the first, with their number.
 
-    Two are of a kind when they differ in tokens and values alone. What is passed over is not kept in memory.
+    Two are of a kind when they differ in tokens and values alone. Those that are left out are not kept in memory.
     """
     kinds: dict[tuple[str, str, str], list[Problem]] = {}
     counts: dict[tuple[str, str, str], int] = {}

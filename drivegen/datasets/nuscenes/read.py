@@ -32,7 +32,7 @@ _NO_CAMERA = "has no camera image; a frame needs 1 to 8 key-frame images"
 
 
 def open(root: str | Path, version: str | None = None) -> Dataset:
-    """Open the nuScenes dataset below root; version may be left out where there is one folder with the tables.
+    """Open the nuScenes dataset below root; version may be omitted where only one folder holds tables.
 
     Raises InputError when there is none, there are several and none is named, or the tables do not fit together.
     """
@@ -65,7 +65,7 @@ class Dataset(SceneSource):
         Args:
             root: the data root.
             version: the name of the folder with the tables.
-            notify: warn of what is read otherwise than one might think: locations without a map, lens distortion.
+            notify: warn of what reading leaves out: locations without a map, lens distortion.
         """
         self.root, self.version = Path(root), version
         self.devkit = load(self.root, version)
@@ -101,7 +101,7 @@ class Dataset(SceneSource):
         return hashlib.sha256(f"{self._tables_digest} {stat_digest(files)}".encode()).hexdigest()[:12]
 
     def files(self, sample_token: str) -> tuple[Path, ...]:
-        """List a sample's pictures, whether they are there or not."""
+        """List a sample's pictures, whether they exist or not."""
         rows = camera_rows(self._data(sample_token))
         pictures = [inside(self.root, row["filename"], f"sample_data row {row['token']}") for row in rows]
         return (*pictures, *(path for path in self._extras(sample_token).values() if isinstance(path, Path)))
@@ -118,7 +118,13 @@ class Dataset(SceneSource):
         }
 
     def nearby(self, sample_token: str, past_s: float, future_s: float) -> tuple[str, ...]:
-        """Follow a sample's links; where timestamps stand still or turn back, what lies beyond is unknown."""
+        """Follow a sample's links; see `SceneSource.nearby`. Beyond a timestamp that does not increase, everything is unknown.
+
+        Args:
+            sample_token: of the sample.
+            past_s: seconds before it; 0 for none.
+            future_s: seconds after it; 0 for none.
+        """
         past_s, future_s = seconds(past_s, "past_s"), seconds(future_s, "future_s")
         self._data(sample_token)  # refuses a token that is not there
         before = self._along("prev", sample_token, past_s)

@@ -1,4 +1,4 @@
-"""What does not stop reading and is worth knowing: warnings of `validate`."""
+"""Warnings of `validate`: what does not stop reading but is worth knowing."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ CHANNEL = re.compile(r"[A-Za-z0-9_-]+")
 
 
 class Rows:
-    """The tables under construction: scenes are looked at, then sample files are written and named in their rows."""
+    """The tables under construction: scenes are checked, then sample files are written and named in their rows."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -89,12 +89,18 @@ class Rows:
                   last_sample_token=samples[-1]["token"], name=scene.name, description=description)  # fmt: skip
 
     def add_files(self, made: Making) -> None:
-        """Write the sample files that are not there yet, and name all in their rows."""
+        """Write the sample files that do not exist yet, and name all in their rows."""
         for row, sample in self._files:
             row["filename"] = sample.add(made)
 
     def add_map(self, location: str, filename: str, logs: list[str]) -> None:
-        """Add the map row of a location."""
+        """Add the map row of a location.
+
+        Args:
+            location: name of the map.
+            filename: of its mask, relative to root.
+            logs: tokens of the logs that were recorded there.
+        """
         self._add("map", token=make_token("map", location), category="semantic_prior", filename=filename, log_tokens=logs)
 
     def _fresh(self, table: str, given: str, *content: object) -> str:

@@ -105,7 +105,7 @@ def field_problems(kind_of_row: str, row: dict[str, Any]) -> Iterator[tuple[str,
 
 
 def check_text(value: Any, what: str) -> str:
-    """Return what is a text that a table can hold; InputError where it is not (a number, half of a surrogate pair)."""
+    """Return a text that a table can hold; InputError for anything else (a number, half of a surrogate pair)."""
     try:
         str.encode(value)
     except TypeError as error:
@@ -129,16 +129,29 @@ def _nameable(filename: str) -> bool:
 
 
 def map_path(root: Path, location: str, where: str = "map") -> Path:
-    """Return where the map of a location lies; InputError when the location is no plain name."""
+    """Return the path of a location's map; InputError when the location is no plain name.
+
+    Args:
+        root: the dataset's folder.
+        location: name of the map.
+        where: names the row in the error.
+    """
     if not isinstance(location, str) or location in ("", "..") or Path(location).name != location or "\\" in location:
         raise InputError(f"{where}: location {location!r} cannot name a map file; give it a plain name, without slashes")
     return inside(root, f"maps/expansion/{location}.json", where)
 
 
 def inside(root: Path, filename: str, where: str) -> Path:
-    """Return the path of a table's file name below root; InputError when the name leads out of it (absolute, ``..``).
+    """Return the path of a table's file name below root.
 
-    Links that lie below root are followed: whoever set the folder up made them.
+    Symbolic links below root are followed: the owner of the folder made them.
+
+    Args:
+        root: the dataset's folder.
+        filename: relative to root.
+        where: names the row in the error.
+
+    Raises InputError when the name leads out of root (absolute, ``..``).
     """
     parts = Path(filename).parts if isinstance(filename, str) and _nameable(filename) else ()
     if not parts or Path(filename).is_absolute() or ".." in parts:
@@ -147,7 +160,15 @@ def inside(root: Path, filename: str, where: str) -> Path:
 
 
 def writable(root: Path, filename: str, where: str) -> Path:
-    """Return `inside`, for a file that is written: InputError too when a link on the way leads out of root."""
+    """Return `inside`, for a file that is written.
+
+    Args:
+        root: the dataset's folder.
+        filename: relative to root.
+        where: names the row in the error.
+
+    Raises InputError also when a symbolic link on the way leads out of root.
+    """
     path = inside(root, filename, where)
     if not path.resolve().is_relative_to(root.resolve()):
         raise InputError(f"{where}: file name {filename!r} is a link to {path.resolve()}, outside of {root}; {_STAY}")

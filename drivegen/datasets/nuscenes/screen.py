@@ -1,7 +1,7 @@
-"""Tell at a glance that a sample reads, its pictures aside: the many that do need no closer look.
+"""A fast check that a sample can be read, pictures aside, so that most samples need no closer look.
 
-The rows of a sample are checked together, in arrays. What passes is read by `Dataset.frame` without an error; what does not
-pass may still be read, and is looked at row by row (`validate`).
+The rows of a sample are checked together, in arrays. A sample that passes is read by `Dataset.frame` without an error; one that
+does not pass may still be readable, and is checked row by row (`validate`).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _YEARS_US = (-62 * 10**15, 250 * 10**15)
 
 
 class Screen:
-    """Looks at the samples of one dataset; what is shared by many samples is looked at once."""
+    """Checks the samples of one dataset; rows that many samples share are checked once."""
 
     def __init__(self, data: Dataset) -> None:
         self._data, self._devkit = data, data.devkit
@@ -33,7 +33,7 @@ class Screen:
         self._shared: dict[tuple[str, str], bool] = {}
 
     def passes(self, sample_token: str) -> bool:
-        """Whether a sample of the chains reads for sure, as far as its rows say."""
+        """Whether a sample of the chains can certainly be read, judged by its rows."""
         try:
             return self._passes(self._rows["sample"][self._index["sample"][sample_token]])
         except ROW_ERRORS:

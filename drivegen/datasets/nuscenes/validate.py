@@ -1,4 +1,4 @@
-"""List everything that is wrong with a dataset: an error is what stops opening or reading, everything else a warning."""
+"""Lists every problem of a dataset: an error stops opening or reading, everything else is a warning."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from drivegen.support.values import file_path
 
 
 def validate(root: str | Path, version: str | None = None) -> tuple[Problem, ...]:
-    """Read every frame and decode every picture as a user would, and list what is wrong, errors first.
+    """Read every frame and decode every picture as a user would, and list the problems, errors first.
 
-    An error stops opening or reading; a warning does not: what is unknown, not there, or refused when the dataset is written
+    An error stops opening or reading; a warning does not: something unknown, missing, or refused when the dataset is written
     again. More than ten problems of a kind become one with a count (`problems.summarised`). It takes little more memory than
     opening the dataset, and reports progress. Raises InputError only when there is no dataset to check.
     """
@@ -153,7 +153,7 @@ class _Reading:
 
 
 def walk(data: Dataset, scene: dict[str, Any]) -> tuple[list[str], Problem | None]:
-    """Follow a scene's samples: their tokens as far as the chain goes, and what is wrong with it."""
+    """Follow a scene's samples: return their tokens as far as the chain is valid, and its first problem."""
     tokens: dict[str, None] = {}
     rows, index = data.devkit.sample, data.devkit._token2ind["sample"]
     table, row, link = "scene", scene, "first_sample_token"

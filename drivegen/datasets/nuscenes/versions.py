@@ -27,9 +27,9 @@ def _has_tables(folder: Path) -> bool:
 
 
 def choose_version(root: Path, version: str | None = None) -> str:
-    """Return the version that is asked for, or the only one; opening and validating both come here.
+    """Return the requested version, or the only one; used for opening and validating alike.
 
-    Raises InputError where root is no folder, has no version, not that one, or several and none is named.
+    Raises InputError where root is no folder, has no version, lacks the requested one, or has several and none is named.
     """
     if not is_folder(root):
         raise InputError(f"data root {root} is not a folder; give the folder that holds v1.0-*/ and samples/")

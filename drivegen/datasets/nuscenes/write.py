@@ -22,22 +22,28 @@ from drivegen.support.values import file_path, text
 
 
 def write(scenes: Sequence[Scene], root: str | Path, version: str = "v1.0-mini") -> None:
-    """Write scenes below root as the nuScenes dataset `version`: tables, sample files and the map expansion.
+    """Write scenes as a nuScenes dataset: tables, sample files and the map expansion.
 
     Pictures and lidar files that lie below root are named where they are; others are copied to ``samples/<CHANNEL>/``, with
     part of their content's hash in the name, so that no file of another scene or dataset is replaced. A camera without a
-    picture gets an even grey one of its native size and a frame without lidar an empty point file, so that the devkit can
-    render both. Tokens that are given stay; the others depend on content alone. A bare detection class becomes its full
-    category (``car`` → ``vehicle.car``). `num_lidar_pts` None is counted in the lidar file (the devkit's `points_in_box`), 0
-    without one. Scenes of one location share one map, joined by token. Velocities are not stored in this schema: readers
-    derive them from the tracks.
+    picture gets a uniform grey one of its native size and a frame without lidar an empty point file, so that the devkit can
+    render both. Given tokens are kept; the others depend on content alone. A bare detection class becomes its full category
+    (``car`` → ``vehicle.car``). `num_lidar_pts` None is counted in the lidar file (the devkit's `points_in_box`), 0 without
+    one. Scenes of one location share one map, joined by token. Velocities are not stored in this schema: readers derive them
+    from the tracks.
 
-    A dataset is there entirely or not at all: scenes, pictures (their headers) and maps are checked before anything is written,
-    the tables come last, in one rename, and what was made is removed again when an error, Ctrl-C or SIGTERM ends the writing.
+    A dataset is written completely or not at all: scenes, pictures (their headers) and maps are checked before anything is
+    written, the tables come last, in one rename, and what was written is removed again when an error, Ctrl-C or SIGTERM ends
+    the writing.
+
+    Args:
+        scenes: at least one.
+        root: the data root, which may hold other versions.
+        version: name of the folder of the tables, ``v1.0-<name>``.
 
     Raises InputError when the version exists already, names or tokens of scenes and frames repeat, a scene has no frames, times
     do not increase, a location is no plain name, a picture or lidar file is missing, a picture has another size than its camera
-    or is one that readers refuse, a map of that location is there and differs, or another process is writing to root.
+    or is one that readers refuse, a different map of that location exists, or another process is writing to root.
     """
     root, scenes = file_path(root, "data root"), items_of(scenes, Scene, "scenes")
     if not scenes:

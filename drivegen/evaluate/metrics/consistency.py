@@ -29,10 +29,16 @@ class Correspondence:
 
 
 def correspond(a: Camera, b: Camera, depth_a_m: NDArray[np.float32], depth_b_m: NDArray[np.float32]) -> Correspondence:
-    """Find the points of view a that b sees too, from true depths (H, W) along each optical axis.
+    """Find the points of view a that b sees too.
 
-    The middle of pixel (row, column) is (column + 0.5, row + 0.5) in K_image's coordinates. A point is mutually visible where
-    b's own depth at the nearest pixel agrees.
+    A point is mutually visible where b's own depth at the nearest pixel agrees. The middle of pixel (row, column) is (column +
+    0.5, row + 0.5) in K_image's coordinates.
+
+    Args:
+        a: the first camera.
+        b: the second camera.
+        depth_a_m: (H, W) true depth along a's optical axis.
+        depth_b_m: (H, W) true depth along b's optical axis.
     """
     rows, columns = np.nonzero(np.isfinite(depth_a_m) & (depth_a_m < FAR_M))
     z = depth_a_m[rows, columns].astype(np.float64)
@@ -51,7 +57,7 @@ def correspond(a: Camera, b: Camera, depth_a_m: NDArray[np.float32], depth_b_m: 
 
 
 def correspondences(frame: Frame, depths_m: Mapping[str, NDArray[np.float32]]) -> tuple[Correspondence, ...]:
-    """Find the corresponding points of each camera and its neighbours in the ring, each pair once from either side."""
+    """Find the corresponding points of each camera and its neighbours in the ring, each pair once in each direction."""
     found = []
     for i, neighbours in enumerate(ring_neighbours(frame.cameras)):
         for j in neighbours:
@@ -61,7 +67,13 @@ def correspondences(frame: Frame, depths_m: Mapping[str, NDArray[np.float32]]) -
 
 
 def colour_error(pair: Correspondence, image_a: NDArray[np.uint8], image_b: NDArray[np.uint8]) -> Array:
-    """Give [sum, count] of the mean absolute colour differences (0 to 1) over a pair's points; b is read bilinearly."""
+    """Return [sum, count] of the mean absolute colour differences (0 to 1) over a pair's points; b is read bilinearly.
+
+    Args:
+        pair: the corresponding points.
+        image_a: (H, W, 3) of view a.
+        image_b: (H, W, 3) of view b.
+    """
     at = image_a[pair.rows, pair.columns].astype(np.float64)
     there = _bilinear(image_b, pair.positions)
     return np.array([np.abs(at - there).mean(-1).sum() / 255, len(at)])

@@ -9,7 +9,7 @@ from drivegen.support.errors import InputError
 
 
 def frechet_distance(a: Array, b: Array) -> float:
-    """Give |μa − μb|² + tr(Ca + Cb − 2 (Ca^½ Cb Ca^½)^½) of features (N, D) and (M, D); both need two rows."""
+    """Return |μa − μb|² + tr(Ca + Cb − 2 (Ca^½ Cb Ca^½)^½) of features (N, D) and (M, D); both need two rows."""
     if min(len(a), len(b)) < 2 or a.ndim != 2 or a.shape[1] != b.shape[1]:
         raise InputError(f"features {a.shape} and {b.shape} cannot be compared; (N, D) and (M, D), N, M >= 2, are needed")
     root = _root(np.atleast_2d(np.cov(a, rowvar=False)))

@@ -24,19 +24,25 @@ class Estimate:
 
 
 def overlap(predicted: NDArray[np.uint8], truth: NDArray[np.uint8], group: int) -> Array:
-    """Count [intersection, union] of one group in two label images of equal shape, in pixels."""
+    """Count [intersection, union] of one group in two label images of equal shape, in pixels.
+
+    Args:
+        predicted: (H, W) labels.
+        truth: (H, W) labels.
+        group: index into GROUPS.
+    """
     a, b = predicted == group, truth == group
     return np.array([(a & b).sum(), (a | b).sum()], dtype=np.float64)
 
 
 def ratio(sums: Array) -> Array:
-    """Divide the first by the second of the last axis; NaN where the second is 0."""
+    """Divide the first item of the last axis by the second; NaN where the second is 0."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(sums[..., 1] > 0, sums[..., 0] / sums[..., 1], np.nan)
 
 
 def control(sums: Array) -> Array:
-    """Give the control score (IoU generated − floor) / (IoU rendered − floor).
+    """Return the control score (IoU generated − floor) / (IoU rendered − floor).
 
     sums (..., 6): intersection and union of generated, of rendered and of other frames' images (the floor), against one truth.
     """
@@ -58,7 +64,7 @@ def relative(sums: Array) -> Array:
 
 
 def excess(sums: Array) -> Array:
-    """Give (same − renders) / (different − renders) of mean errors; sums (..., 6): each an error's sum and its count."""
+    """Return (same − renders) / (different − renders) of mean errors; sums (..., 6): each an error's sum and its count."""
     same, different, renders = ratio(sums[..., 0:2]), ratio(sums[..., 2:4]), ratio(sums[..., 4:6])
     with np.errstate(divide="ignore", invalid="ignore"):
         return (same - renders) / (different - renders)

@@ -1,1 +1,1 @@
-"""Quicker kernels while a picture is generated on a processor: the same numbers."""
+"""Faster kernels for generation on a CPU, with the same results."""

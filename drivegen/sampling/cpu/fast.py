@@ -1,4 +1,4 @@
-"""The same numbers sooner on a processor: kernels, memory and repeated work of one generation; nothing of it lasts."""
+"""Faster generation on a CPU with the same results: kernels, memory and repeated work; everything is undone afterwards."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _MMAP_MAX, _MMAP_THRESHOLD, _TRIM_THRESHOLD = -4, -3, -1
 
 @contextmanager
 def fast_generation(host: Host) -> Iterator[None]:
-    """Compute a host's predictions sooner for a while; elsewhere than on a CPU everything stays as it is."""
+    """Compute a host's predictions faster within the block; on other devices than a CPU nothing changes."""
     with ExitStack() as stack:
         if next(host.backbone.unet.parameters()).device.type == "cpu":
             stack.enter_context(kept_memory())
@@ -36,7 +36,7 @@ def fast_generation(host: Host) -> Iterator[None]:
 
 
 class AttentionByParts(TorchFunctionMode):
-    """Attention in bfloat16 as two matrix products and a softmax, a few rows at a time, whoever asks for it.
+    """Attention in bfloat16 as two matrix products and a softmax, a few rows at a time, for every caller.
 
     torch's fused attention does not use a CPU's bfloat16 instructions where these are AVX-512's, and is then half as fast.
     """
@@ -61,9 +61,9 @@ def _plain(args: Any, options: Mapping[str, Any]) -> bool:
 
 @contextmanager
 def repeated_once(host: Host) -> Iterator[None]:
-    """Compute what comes before the first cross-attention once for all passes of guidance, which see the same latents.
+    """Compute the layers before the first cross-attention once for all passes of guidance, whose latents are the same.
 
-    A layer whose input equals its last one, value for value, gives its last output; hooks (taps) on it run every time.
+    A layer whose input equals its last one, value for value, returns its last output; hooks (taps) on it run every time.
     """
     with temporary_forward(
         [m for network in _networks(host) for m in _first_layers(network)], lambda module: _repeat(module.forward)
@@ -166,10 +166,10 @@ def _by_tiles(layer: nn.Conv2d, x: Tensor) -> Tensor:
 
 @contextmanager
 def kept_memory() -> Iterator[None]:
-    """Keep freed memory for the next layer instead of giving it back and asking for it anew, page by page.
+    """Keep freed memory for the next layer instead of returning it to the system.
 
-    glibc maps every tensor above 32 MB afresh; touching new pages then takes longer than computing on them. After the block
-    all of it is given back. Other C libraries are left alone.
+    glibc maps every tensor above 32 MB anew; touching new pages then takes longer than computing on them. After the block all
+    of it is returned. Other C libraries are left alone.
     """
     libc: Any = ctypes.CDLL(None) if sys.platform == "linux" else None
     if not hasattr(libc, "mallopt") or not hasattr(libc, "malloc_trim"):

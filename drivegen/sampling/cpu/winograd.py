@@ -48,10 +48,15 @@ def saves_time(layer: nn.Conv2d) -> bool:
 
 
 def winograd(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Convolve x (N, C, H, W) with weights (O, C, 3, 3), stride 1, zeros outside: (N, O, H, W), channels last, fp32 on a CPU.
+    """Convolve pictures with 3×3 weights, stride 1, zeros outside, in fp32 on a CPU: (N, O, H, W), channels last.
 
     Each tile of both is transformed, multiplied value by value and summed over channels, which is (TILE + 2)² matrix products,
     and transformed back: Lavin and Gray (2016), section 4. Relative error about 1e-6, as of the plain convolution.
+
+    Args:
+        x: (N, C, H, W).
+        weight: (O, C, 3, 3).
+        bias: (O,); None for none.
     """
     number, channels, height, width = x.shape
     rows, columns = -(-height // TILE), -(-width // TILE)
