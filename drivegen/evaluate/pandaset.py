@@ -18,7 +18,7 @@ _VEHICLE_VALUES = [1 + DETECTION_CLASSES.index(CLASSES[value]) for value in VEHI
 
 
 def expected(frame: Frame, channel: str) -> dict[str, NDArray[np.bool_]]:
-    """Return masks (H, W) of where boxes of vehicles and, off all boxes, drivable area project to; frame at its generated size."""
+    """Return masks (H, W) of vehicle boxes and, off all boxes, of drivable area; frame at its generated size."""
     view = layout(frame, frame.camera(channel))
     drivable = (view.map_bits >> BEV_CLASSES.index("drivable_area")) & 1
     return {"drivable": (drivable == 1) & (view.box_class == 0), "vehicle": np.isin(view.box_class, _VEHICLE_VALUES)}

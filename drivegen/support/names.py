@@ -9,7 +9,7 @@ from drivegen.support.errors import InputError
 
 
 def check_name(name: str) -> str:
-    """Return a plugin's instance name; raises InputError unless it is an identifier that torch's modules do not use themselves."""
+    """Return a plugin's instance name; raises InputError unless it is an identifier that torch's modules do not use."""
     from torch import nn  # configurations are read without it until they name a plugin
 
     if not isinstance(name, str) or not name.isidentifier():

@@ -1,4 +1,4 @@
-"""YAML read strictly into typed dataclasses: unknown keys, wrong types and values out of range are refused, and no code is run."""
+"""YAML read strictly into typed dataclasses: unknown keys, wrong types and values out of range are refused, no code is run."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def _override(tree: dict[str, Any], override: str) -> None:
 
 
 def refuse_code(value: Any, path: str) -> None:
-    """Raise InputError for a key that names a class to construct, at any depth; `path` is the prefix of the key in the error."""
+    """Raise InputError for a key that names a class to construct, at any depth; `path` is prefixed to it in the error."""
     for key, item in _items(value):
         if key in _CODE_KEYS:
             raise InputError(f"{path}{key} names code to run ({_shown(item)}), which settings cannot; use `kind:`")
