@@ -96,6 +96,7 @@ def timesteps(value: Any, name: str) -> tuple[int, ...]:
 
 def one_of(known: Sequence[str]) -> Callable[[Any, str], str]:
     """Return a check for one of the known words."""
+
     def check(value: Any, name: str) -> str:
         if not isinstance(value, str) or value not in known:
             raise InputError(f"{name} {value!r:.80} is not one of {', '.join(known)}{nearest(str(value), known)}")

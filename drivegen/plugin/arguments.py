@@ -1,5 +1,4 @@
-"""A plugin's constructor arguments by name, which are saved as JSON: values that JSON cannot hold are refused at construction.
-"""
+"""A plugin's constructor arguments by name, which are saved as JSON: others are refused at construction."""
 
 from __future__ import annotations
 

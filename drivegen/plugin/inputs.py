@@ -1,5 +1,4 @@
-"""The inputs that a caller may give a plugin: declared by its class, listed for users, checked and converted before `prepare`.
-"""
+"""The inputs that a caller may give a plugin: declared by its class, listed for users, checked and converted for `prepare`."""
 
 from __future__ import annotations
 
