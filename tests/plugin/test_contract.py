@@ -25,6 +25,10 @@ OPTIONS = {
     "cross_view": [{}, {"attention": "concat", "connector": "gated"}, {"attention": "self"}],
     "image_prompt": [{}, {"plus": True, "depth": 1, "heads": 1, "tokens": 3, "fit": "whole"}, {"full": True}],
     "layout": [{"channels": [8, 16]}],
+    "pose_weight": [
+        {"classes": {"pedestrian": 3.0}, "far": 1.0, "small": 0.5, "schedule": "high_noise"},
+        {"strength": 0.1, "error": "below"},
+    ],
     "t2i_adapter": [{"picture": "depth"}, {"picture": "given", "size": "light_adapter"}],
     "text": [{}, {"weighted": True, "clip_skip": 1}],
 }
