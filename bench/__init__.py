@@ -1,1 +1,1 @@
-"""The laboratory: what only measurements and the making of the referee use; no part of the installed package."""
+"""Code used only for measurements and for training the referee; not part of the installed package."""

@@ -49,7 +49,7 @@ class Contestant(Protocol):
     """What is measured."""
 
     def step(self, x: Tensor, t: Tensor) -> Tensor:
-        """Give the guided prediction for latents x (V, 4, h, w) at timestep t ()."""
+        """Return the guided prediction for latents x (V, 4, h, w) at timestep t ()."""
         ...
 
 
@@ -64,17 +64,23 @@ def build_unet(size: Size) -> Any:
 
 
 def latents(size: Size, round_: int) -> Tensor:
-    """Give the noisy latents (V, 4, h, w) of a round: others in each, so that nothing is left over from the one before."""
+    """Return the noisy latents (V, 4, h, w) of a round: different in each, so that nothing can be reused."""
     return torch.randn(VIEWS, 4, *size.latents, generator=torch.Generator().manual_seed(1000 + round_))
 
 
 def timestep(round_: int) -> Tensor:
-    """Give the timestep () of a round."""
+    """Return the timestep () of a round."""
     return torch.tensor(951 - 50 * (round_ % 20))
 
 
 class Diffusers:
-    """ControlNetModel and UNet2DConditionModel on one batch of 2·V rows, called as diffusers' own pipeline calls them."""
+    """ControlNetModel and UNet2DConditionModel on one batch of 2·V rows, called as diffusers' own pipeline calls them.
+
+    Args:
+        size: of the networks.
+        dtype: of weights and arithmetic.
+        device: where they compute.
+    """
 
     def __init__(self, size: Size, dtype: torch.dtype, device: torch.device) -> None:
         from diffusers import ControlNetModel
@@ -120,9 +126,13 @@ def random_batch(size: Size) -> Batch:
 
 
 class Ours:
-    """A host with MagicDrive's plugins as `Pipeline` runs it; `plain` is the same without anything that makes it fast.
+    """A host with MagicDrive's plugins as `Pipeline` runs it; `plain` is the same without any acceleration.
 
-    plugins maps each plugin's name to its constructor arguments.
+    Args:
+        size: of the networks.
+        plugins: constructor arguments by plugin name.
+        dtype: of weights and arithmetic.
+        device: where they compute.
     """
 
     def __init__(self, size: Size, plugins: Mapping[str, Mapping[str, Any]], dtype: torch.dtype, device: torch.device) -> None:
@@ -153,7 +163,7 @@ class Ours:
 
     @torch.no_grad()
     def plain(self, x: Tensor, t: Tensor) -> Tensor:
-        """Give the same prediction from weights in rows, by torch's own kernels, with nothing remembered."""
+        """Return the same prediction from contiguous weights, by torch's own kernels, without caching."""
         self._open.close()
         self.host.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         self.anew()
@@ -164,7 +174,7 @@ class Ours:
 
     @torch.no_grad()
     def sampled(self, steps: int) -> Tensor:
-        """Give the latents (V, 4, h, w) of a generation in so many steps of UniPC."""
+        """Return the latents (V, 4, h, w) of a generation in so many steps of UniPC."""
         scheduler = build_scheduler("unipc", self.host.backbone.scheduler, steps, self.device)
         return sample(self.step, scheduler, latents(self.size, 0).to(self.device) * scheduler.init_noise_sigma).cpu()
 

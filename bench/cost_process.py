@@ -74,23 +74,27 @@ class Worker:
         return count_flops(lambda: self.contestant.step(latents(self.size, round_), timestep(round_)))
 
     def peak(self) -> float:
-        """Give the greatest memory since the networks stood: the process's resident set, or what the GPU has handed out."""
+        """Return the greatest memory since the networks were built: the process's resident set, or the GPU's allocated
+        memory.
+        """
         if self.device.type == "cuda":
             return float(torch.cuda.max_memory_allocated(self.device))
         return _peak_rss()
 
     def error(self, round_: int) -> float:
-        """Give the relative error of a step against the plain one."""
+        """Return the relative error of a step against the plain one."""
         x, t = latents(self.size, round_), timestep(round_)
         return relative_error(self.contestant.step(x, t), self.contestant.plain(x, t))
 
     def sampled(self, steps: int) -> np.ndarray:
-        """Give the latents (V, 4, h, w) of a short generation."""
+        """Return the latents (V, 4, h, w) of a short generation."""
         values: np.ndarray = self.contestant.sampled(steps).numpy()
         return values
 
     def limit(self, side: int) -> float:
-        """Give the floating-point operations a second of a product of two square matrices in this format: the best of five."""
+        """Return the floating-point operations per second of a product of two square matrices in this format: the best of
+        five.
+        """
         a, b = (torch.randn(side, side, device=self.device).to(self.task.dtype) for _ in range(2))
         best = float("inf")
         for _ in range(6):  # the first warms up
@@ -170,7 +174,7 @@ class Process:
         self._answer()
 
     def ask(self, name: str, *args: Any) -> Any:
-        """Call a method of the worker and wait for what it gives."""
+        """Call a method of the worker and return its result."""
         self._pipe.send((name, args))
         return self._answer()
 

@@ -1,4 +1,4 @@
-"""What a measurement of cost says: ratios with their spread, beside goals and the arithmetic; a table and JSON values."""
+"""The results of a cost measurement: ratios with their spread, beside goals and the arithmetic; a table and JSON values."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WITHOUT_BF16 = "not measured: this processor has no instructions for bfloat16"
 class Contender:
     """One contestant's figures: seconds and processor seconds of each round, and seconds of a generation's first step.
 
-    limit_flops is what a large matrix product reaches in the same number format (operations a second).
+    limit_flops is the rate of a large matrix product in the same number format (operations per second).
     """
 
     name: str
@@ -48,7 +48,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class Measured:
-    """A whole run: the contenders, and how equal their numbers are.
+    """A whole run: the contenders, and the differences between their results.
 
     contenders are diffusers, ours in fp32 and, where the processor has instructions for it, ours in bf16; diffusers is in one
     of our formats. error is ours against our plain path, in fp32; psnr_db that of our bf16 latents, if any, against our fp32
@@ -101,7 +101,7 @@ def spread(over: Sequence[float], under: Sequence[float]) -> Spread:
 
 
 def rows(m: Measured) -> list[tuple[str, str, str, str]]:
-    """Give the table's lines: what, measured, goal, beside."""
+    """Return the table's rows: figure, measured value, goal, remarks."""
     ours, theirs = m.ours, m.diffusers
     goal = "fp32" if ours.dtype == "float32" else None
     time, memory = spread(ours.seconds, theirs.seconds), ours.peak_bytes / theirs.peak_bytes
@@ -153,7 +153,7 @@ def markdown(m: Measured, notes: Mapping[str, Any]) -> str:
 
 
 def as_json(m: Measured, notes: Mapping[str, Any]) -> dict[str, Any]:
-    """Turn a run into JSON values: notes, the derived figures, and every round."""
+    """Convert a run to JSON values: notes, the derived figures, and every round."""
     ours, theirs = m.ours, m.diffusers
     derived = {
         "time_ratio": asdict(spread(ours.seconds, theirs.seconds)),

@@ -42,7 +42,13 @@ class Recipe:
 
 
 def augment(pixels: Tensor, groups: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Mirror half of the batch, change light by a few per cent, blur or add noise to some; pixels (N, 3, H, W) in [−1, 1]."""
+    """Augment a batch: mirror half of it, change light by a few per cent, blur or add noise to some.
+
+    Args:
+        pixels: (N, 3, H, W) in [−1, 1].
+        groups: (N, H, W) labels.
+        generator: draws the changes.
+    """
     count = len(pixels)
 
     def uniform(low: float, high: float, *shape: int) -> Tensor:
@@ -65,7 +71,13 @@ def augment(pixels: Tensor, groups: Tensor, generator: torch.Generator) -> tuple
 
 
 def halves(renders: Renders, chosen: NDArray[np.int64], generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Cut pictures and groups to half their width each at a place of its own: more pictures a step for the same time."""
+    """Cut pictures and labels to half their width, each at a random place: more pictures per step in the same time.
+
+    Args:
+        renders: the pictures.
+        chosen: indices of those to cut.
+        generator: draws the places.
+    """
     width = renders.images.shape[2]
     cut = max(16, width // 2 // 16 * 16)
     starts = torch.randint(0, width - cut + 1, (len(chosen),), generator=generator).tolist()
@@ -75,7 +87,14 @@ def halves(renders: Renders, chosen: NDArray[np.int64], generator: torch.Generat
 
 
 def loss_of(reading: Reading, groups: Tensor, time: Tensor, weather: Tensor) -> Tensor:
-    """Sum the losses of the segmentation and of both heads."""
+    """Sum the losses of the segmentation and of both heads.
+
+    Args:
+        reading: the network's output.
+        groups: (N, H, W) true labels.
+        time: (N,) true time of day.
+        weather: (N,) true weather.
+    """
     weight = torch.tensor([WEIGHT_OF_GROUP.get(name, 1.0) for name in GROUPS])
     segments = F.cross_entropy(reading.segments.float(), groups.long(), weight)
     heads = F.cross_entropy(reading.time.float(), time) + F.cross_entropy(reading.weather.float(), weather)
@@ -84,14 +103,22 @@ def loss_of(reading: Reading, groups: Tensor, time: Tensor, weather: Tensor) -> 
 
 @dataclass(frozen=True, eq=False)
 class Trained:
-    """A trained network, and on what it was trained: (first step, datasets), more than one where a run went on with others."""
+    """A trained network, and its training data: (first step, datasets), more than one where a run was resumed with others."""
 
     net: RefereeNet
     history: tuple[tuple[int, str], ...]
 
 
 def train(renders: Renders, recipe: Recipe, state_path: Path, datasets: str = "", save_every: int = 100) -> Trained:
-    """Train a network; state_path keeps what a later call with the same recipe goes on from. datasets names the renders."""
+    """Train a network.
+
+    Args:
+        renders: the pictures.
+        recipe: how it is trained.
+        state_path: where the state is saved; a later call with the same recipe resumes from it.
+        datasets: names of the renders.
+        save_every: steps between two saves.
+    """
     torch.manual_seed(recipe.seed)
     net = RefereeNet().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimiser = torch.optim.AdamW(net.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
@@ -168,7 +195,13 @@ def check(referee: Referee, renders: Renders) -> dict[str, float]:
 
 
 def save(net: RefereeNet, path: Path, about: Mapping[str, Any]) -> None:
-    """Write the weights in fp16 and, beside them, a JSON file with their sha256 and `about`."""
+    """Write the weights in fp16 and, beside them, a JSON file with their sha256 and `about`.
+
+    Args:
+        net: the network.
+        path: of the weights.
+        about: further entries of the JSON file.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     state = {k: v.half() if v.is_floating_point() else v for k, v in net.state_dict().items()}
     weights.save_state(state, path)

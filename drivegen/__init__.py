@@ -30,7 +30,7 @@ __all__ = ["GenerationSettings", "InputError", "Model", "Pipeline", "Views", "nu
 
 
 def __getattr__(name: str) -> Any:
-    """Import what is asked for, and only then: `import drivegen` itself takes no time."""
+    """Import a name when it is used: `import drivegen` itself takes no time."""
     if name in _WHERE:
         return getattr(importlib.import_module(_WHERE[name]), name)
     if name == "nuscenes":

@@ -90,7 +90,7 @@ class _Frames(Sequence[Frame]):
 
 @dataclass(frozen=True)
 class Where:
-    """Which model, and on what it computes."""
+    """Which model to load, and the device and number format."""
 
     model: str = "tiny"
     device: str = "auto"
@@ -104,7 +104,7 @@ class Where:
     prediction_type: str | None = None
 
     def pipeline(self) -> Pipeline:
-        """Load the model, and what is added to it."""
+        """Load the model with the added plugins and LoRAs."""
         pipe = Pipeline.from_pretrained(
             self.model, self.device, self.dtype, self.offload, self.config_folder, self.vae, self.variant, self.prediction_type
         )
@@ -134,8 +134,16 @@ def parse_lora(text: str) -> tuple[str, float]:
 def generate(out: Path, selection: Selection, settings: GenerationSettings, where: Where, screen: Screen) -> None:
     """Generate the selected frames into OUT/<sample_token>/, with sheets and a manifest.
 
-    Pictures that are there already, made in the same way, stay as they are; of several frames one that cannot be generated
-    is left out, and named at the end. Raises InputError where there is such a one.
+    Existing pictures made with the same settings are kept; a frame that cannot be generated is skipped, and named at the end.
+
+    Args:
+        out: the output folder.
+        selection: the frames.
+        settings: the options.
+        where: the model and the device.
+        screen: where messages go.
+
+    Raises InputError where a frame was skipped.
     """
     if settings.strength is not None:
         settings = settings.replaced(image=RECORDED)

@@ -13,7 +13,7 @@ from drivegen.pipeline.settings import GenerationSettings, options
 
 
 def generation_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Put an option per field in the place of a command's ``**settings``."""
+    """Replace a command's ``**settings`` by one option per field."""
     signature = inspect.signature(command, eval_str=True)
     own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
     kind = inspect.Parameter.KEYWORD_ONLY
@@ -28,12 +28,12 @@ def on_command_line() -> dict[str, About]:
 
 
 def flag(name: str, about: About) -> str:
-    """Return how an option is called there."""
+    """Return an option's flag on the command line."""
     return about.flag or f"--{name.replace('_', '-')}"
 
 
 def read(given: Mapping[str, Any]) -> GenerationSettings:
-    """Make settings of what the command line was given; raises InputError that names the option."""
+    """Build settings from the options of the command line; raises InputError that names the option."""
     known = on_command_line()
     # An option that may be repeated is an empty list where it is not given.
     values = {name: known[name].read(words) for name, words in given.items() if words is not None and words != []}

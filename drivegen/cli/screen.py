@@ -1,4 +1,4 @@
-"""Where the command line prints: words of files, datasets and models go through here, and steer neither terminal nor markup."""
+"""Output of the command line: text of files, datasets and models is printed here, without effect on terminal or markup."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def complain(line: str) -> None:
 
 
 class Screen:
-    """Standard output. Everything that is printed is taken as words; a style is said beside them."""
+    """Standard output. Everything is printed as plain text; styles are given separately."""
 
     def __init__(self, console: Any = None) -> None:
         from rich.console import Console
@@ -45,7 +45,9 @@ class Screen:
 
 
 def text(*parts: str | tuple[str, str]) -> Any:
-    """Make words, or (words, style), one text for the screen: no markup is read in it, and control characters are shown."""
+    """Join words, or (words, style), into one text for the screen: no markup is read in it, and control characters are
+    escaped.
+    """
     from rich.text import Text
 
     return Text.assemble(*((printable(p), "") if isinstance(p, str) else (printable(p[0]), p[1]) for p in parts))

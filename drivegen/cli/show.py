@@ -1,4 +1,4 @@
-"""Tables of the command line: installed plugins, the inside of a model, the problems of a dataset."""
+"""Tables of the command line: installed plugins, the contents of a model, the problems of a dataset."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from drivegen.saved.contents import Contents, Part, contents
 
 
 def show_plugins(screen: Screen) -> None:
-    """Print every plugin kind with what it does; the broken ones with why."""
+    """Print every plugin kind with its summary; broken ones with the reason."""
     rows = [(text((plugin.kind, "bold")), _about(plugin), plugin.origin) for plugin in listed()]
     screen.table(("kind", "hooks, parameters", "origin"), rows)
 
@@ -66,7 +66,7 @@ def _about(plugin: Listed, without: str = "no parameters") -> Any:
 
 
 def show_model(screen: Screen, folder: Path) -> None:
-    """Print what is inside a model folder, after comparing its weights with their recorded hashes."""
+    """Print the contents of a model folder, after comparing its weights with their recorded hashes."""
     index = None
     if (folder / "drivegen.json").exists():
         from drivegen.saved.model import check_hashes, read_index
@@ -108,7 +108,13 @@ def _parts_table(screen: Screen, found: Contents) -> None:
 
 
 def show_problems(screen: Screen, problems: Sequence[object], root: Path) -> bool:
-    """Print a dataset's problems; returns whether any of them is an error."""
+    """Print a dataset's problems; returns whether any of them is an error.
+
+    Args:
+        screen: where they are printed.
+        problems: of `validate`.
+        root: the dataset.
+    """
     errors, found = 0, 0
     for problem in problems:
         severity, count = getattr(problem, "severity", "error"), getattr(problem, "count", 1)

@@ -1,1 +1,1 @@
-"""Pictures as features: networks that others trained, whose weights come with a package or from a file."""
+"""Features of pictures: networks trained by others, whose weights come with a package or from a file."""

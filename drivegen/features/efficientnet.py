@@ -37,7 +37,9 @@ class EfficientNetLite0(nn.Module):
         self.eval().requires_grad_(False)
 
     def features(self, pictures: Tensor) -> list[Tensor]:
-        """Give the feature maps after the stem and after the widening of each block that halves the picture, fine to coarse."""
+        """Return the feature maps after the stem and after the expansion of each block that halves the picture, fine to
+        coarse.
+        """
         x = F.relu6(self.stem(pictures))
         out = [x]
         for number, block in enumerate(self.blocks):
@@ -50,7 +52,7 @@ class EfficientNetLite0(nn.Module):
         return out
 
     def embedding(self, pictures: Tensor) -> Tensor:
-        """Give one vector (N, 1280) per picture: the last layer's mean over places."""
+        """Return one vector (N, 1280) per picture: the last layer's mean over positions."""
         x = F.relu6(self.stem(pictures))
         for block in self.blocks:
             x = block.narrowed(x, block.expanded(x))

@@ -1,4 +1,4 @@
-"""VGG-16 (Simonyan and Zisserman 2015), from a file of weights that the user has."""
+"""VGG-16 (Simonyan and Zisserman 2015), from the user's file of weights."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class VGG16(nn.Module):
         self.eval().requires_grad_(False)
 
     def features(self, pictures: Tensor) -> list[Tensor]:
-        """Give the last feature map of each of the five stages."""
+        """Return the last feature map of each of the five stages."""
         x = (pictures / 2 + 0.5 - self.mean) / self.deviation
         out: list[Tensor] = []
         for stage in _STAGES:

@@ -1,4 +1,4 @@
-"""What every plugin promises, as checks that raise AssertionError; 1e-5 relative unless "the same bits"."""
+"""The contract of every plugin, as checks that raise AssertionError; 1e-5 relative unless "the same bits"."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from drivegen.testing.surroundings import fits_other_widths, order_does_not_matt
 
 @torch.no_grad()
 def identity_at_initialisation(case: Case) -> None:
-    """A fresh plugin changes nothing, but for the tokens that it appends: those enter the softmax."""
+    """A fresh plugin changes nothing, apart from the tokens that it appends, which enter the softmax."""
     bare, fresh = case.host(alone=False), case.host(trained=False)
     batch = case.batch(bare)
     conditions = bare.encode(batch.arrays, batch.grid)
@@ -47,7 +47,13 @@ def has_an_effect(case: Case) -> None:
 
 
 def outcomes(case: Case, host: Host, batch: data.Batch) -> list[Tensor]:
-    """Return all that the plugin has a part in: the prediction, its weights for the loss, and its own loss."""
+    """Return everything that the plugin affects: the prediction, its weights for the loss, and its own loss.
+
+    Args:
+        case: the plugin under test.
+        host: with the plugin.
+        batch: prepared frames.
+    """
     prediction = case.run(host, batch=batch)
     arrays, plugin = batch.arrays[case.name], host.plugin(case.name)
     noise, t = case.latents(host, batch.grid.rows)
@@ -110,7 +116,7 @@ def scramble(arrays: Arrays) -> Arrays:
 
 
 def blank(arrays: Arrays) -> Arrays:
-    """Replace every array by its least value, or a float one by zeros: nothing that counts or sums is left of it."""
+    """Replace every array by its least value, or a float one by zeros, so that counts and sums are lost."""
     out = {}
     for key, value in arrays.items():
         fill = 0 if value.dtype == torch.bool or value.is_floating_point() or not value.numel() else int(value.min())
@@ -136,7 +142,7 @@ def _others(value: Tensor, generator: torch.Generator) -> Tensor:
 
 @torch.no_grad()
 def scale_zero_is_absence(case: Case) -> None:
-    """At scale 0 the plugin is not there; at 1 it is as trained."""
+    """At scale 0 the plugin is absent; at 1 it is as trained."""
     host = case.host()
     close(case.run(host, scale=0.0), case.run(case.host(alone=False)), "scale 0 against no plugin")
 
@@ -228,7 +234,7 @@ def checkpointing_is_exact(case: Case) -> None:
 
 @torch.no_grad()
 def batch_equals_singles(case: Case) -> None:
-    """A batch gives what its frames give alone, at equal padding."""
+    """A batch gives the same results as its frames one by one, at equal padding."""
     host = case.host()
     batch = case.batch(host)
     whole = case.run(host, batch=batch)
@@ -243,7 +249,7 @@ def batch_equals_singles(case: Case) -> None:
 
 @torch.no_grad()
 def unknown_is_null(case: Case) -> None:
-    """A frame without the neighbours that the plugin asks for may be unknown: null, and the frames beside it as they were."""
+    """A frame without the neighbours that the plugin needs may be unknown: null, without changing the frames beside it."""
     host = case.host()
     if not any(host.plugin(case.name).neighbours):
         return

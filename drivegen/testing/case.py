@@ -1,4 +1,4 @@
-"""A plugin under test, with all that it takes to predict with it, and how predictions are compared."""
+"""A plugin under test, with everything that a prediction needs, and how predictions are compared."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class Case:
         return self.make(**self.options)
 
     def wider_backbone(self) -> Callable[[], Backbone] | None:
-        """Return what makes a backbone of other widths; None where there is none to try."""
+        """Return a function that builds a backbone of other widths; None where there is none to try."""
         given: Any = self.backbone
         base = given.func if isinstance(given, functools.partial) else given
         if self.wider is not None or base is not tiny_backbone:
@@ -143,14 +143,20 @@ class Case:
         return self.predict(host, conditions)
 
     def predict(self, host: Host, conditions: Conditions, t: int = 500) -> Tensor:
-        """Predict from this case's latents at timestep t."""
+        """Predict from this case's latents.
+
+        Args:
+            host: networks and plugins.
+            conditions: of `Host.encode`.
+            t: the timestep.
+        """
         x, steps = self.latents(host, conditions.grid.rows)
         out: Tensor = host(x, torch.full_like(steps, t), conditions, 0.5)
         return out
 
 
 def disturb(module: nn.Module, seed: int = 3) -> None:
-    """Move every parameter off its initial value, so that nothing hides behind a zero."""
+    """Move every parameter off its initial value, so that no zero hides an effect."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in module.parameters():
@@ -158,11 +164,24 @@ def disturb(module: nn.Module, seed: int = 3) -> None:
 
 
 def close(a: Tensor, b: Tensor, what: str, tolerance: float = TOLERANCE) -> None:
-    """Assert that two tensors agree to a relative norm."""
+    """Assert that two tensors agree to a relative norm.
+
+    Args:
+        a: the tensor under test.
+        b: the reference.
+        what: names them in the message.
+        tolerance: largest relative difference.
+    """
     error = float((a.float() - b.float()).norm() / b.float().norm().clamp(min=1e-12))
     assert error <= tolerance, f"{what}: relative difference {error:.2e}, at most {tolerance:.0e} is allowed"
 
 
 def same(a: Tensor, b: Tensor, what: str) -> None:
-    """Assert that two tensors hold the same bits."""
+    """Assert that two tensors hold the same bits.
+
+    Args:
+        a: the tensor under test.
+        b: the reference.
+        what: names them in the message.
+    """
     assert torch.equal(a, b), f"{what}: not the same bits, largest difference {float((a - b).abs().max()):.2e}"

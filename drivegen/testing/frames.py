@@ -14,7 +14,14 @@ _LOOKS_AHEAD = np.array([[0.0, 0, 1], [-1, 0, 0], [0, -1, 0]])
 
 
 def camera(channel: str, yaw_deg: float, size: tuple[int, int] = (64, 48), focal_px: float = 40.0) -> Camera:
-    """Make a level camera 1.5 m above the ego origin that looks along yaw_deg (counter-clockwise); size is (width, height)."""
+    """Make a level camera 1.5 m above the ego origin.
+
+    Args:
+        channel: its name.
+        yaw_deg: direction that it looks along, counter-clockwise.
+        size: (width, height) in pixels.
+        focal_px: focal length.
+    """
     K = np.array([[focal_px, 0, size[0] / 2], [0, focal_px, size[1] / 2], [0, 0, 1]])
     mount = SE3(SE3.from_yaw(math.radians(yaw_deg)).rotation @ _LOOKS_AHEAD, np.array([1.0, 0.0, 1.5]))
     return Camera(channel, K, size[0], size[1], mount, SE3.identity())
@@ -59,7 +66,7 @@ def _around(here: Frame, speed_mps: float) -> tuple[Moment, ...]:
 
 
 def elsewhere(original: Frame) -> Frame:
-    """Return the frame with another street, other boxes, words and hour, another past and future, and cameras moved.
+    """Return the frame with another street, other boxes, description, time, past and future, and moved cameras.
 
     Channels, sizes and extras stay.
     """

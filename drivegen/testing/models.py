@@ -1,4 +1,4 @@
-"""Builders of tiny random networks: every parameter is random and non-zero, so that no path is hidden by a zero."""
+"""Builders of tiny random networks: every parameter is random and non-zero, so that no zero hides a path."""
 
 from __future__ import annotations
 
@@ -14,7 +14,13 @@ WIDTH = 32
 
 
 def randomize(module: nn.Module, seed: int = 0, std: float = 0.05) -> nn.Module:
-    """Set every parameter to small random values: also those that initialise to zero; norms' scales stay near one."""
+    """Set every parameter to small random values, also those that are initialised to zero; norms' scales stay near one.
+
+    Args:
+        module: changed in place, and returned.
+        seed: of the values.
+        std: standard deviation of biases and norms.
+    """
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in module.named_parameters():

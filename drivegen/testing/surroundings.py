@@ -58,9 +58,9 @@ class TokenWitness(Plugin):
 
 @torch.no_grad()
 def others_scales_reach_it(case: Case) -> None:
-    """Masks and scales of other plugins' tokens hold in the UNet and in the plugin's branches.
+    """Masks and scales of other plugins' tokens apply in the UNet and in the plugin's branches.
 
-    Tokens that are masked out change nothing, and tokens given twice at half the scale are those given once.
+    Tokens that are masked out change nothing, and tokens given twice at half the scale equal those given once.
     """
     host = case.host(extra={"token_witness": TokenWitness})
     batch = case.batch(host)
@@ -83,7 +83,9 @@ def others_scales_reach_it(case: Case) -> None:
 
 @torch.no_grad()
 def works_on_clips(case: Case) -> None:
-    """Two clips of two frames give what four single frames give, or where frames of a clip see each other, a prediction."""
+    """Two clips of two frames give the results of four single frames or, where frames of a clip see each other, a
+    prediction.
+    """
     host = case.host()
     here = case.frames[:2]
     batch = case.batch(host, (*here, *map(elsewhere, here)))

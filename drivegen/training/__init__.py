@@ -1,4 +1,4 @@
-"""Training: a config in, a run folder out; the LightningModule and LightningDataModule also work with a Trainer of your own."""
+"""Training: from a config to a run folder; the LightningModule and LightningDataModule also work with a Trainer of your own."""
 
 from __future__ import annotations
 
@@ -9,8 +9,13 @@ from pathlib import Path
 def run(config: str | Path, overrides: Sequence[str] = (), resume: str | Path | None = None) -> int:
     """Train as a config says; returns the exit status (0, or 130/143 after an interrupt whose state was saved).
 
-    resume is None (a new run), ``auto`` (the output folder's last checkpoint, or a new run where there is none) or a checkpoint
-    file. Raises InputError for bad input, before any work.
+    Args:
+        config: the YAML file.
+        overrides: ``key=value`` settings that replace the file's.
+        resume: None starts a new run; ``auto`` continues from the output folder's last checkpoint, or starts a new run where
+            there is none; a path names the checkpoint file.
+
+    Raises InputError for bad input, before any work.
     """
     from drivegen.training.runner import run as start
 
@@ -18,7 +23,7 @@ def run(config: str | Path, overrides: Sequence[str] = (), resume: str | Path | 
 
 
 def export(checkpoint: str | Path, out: str | Path) -> Path:
-    """Write ``out/model`` from a checkpoint: what the run would have saved, had it ended there; returns the folder."""
+    """Write ``out/model`` from a checkpoint, as the run would have at that step; returns the folder."""
     from drivegen.training.runner import export as write
 
     return write(Path(checkpoint), Path(out))

@@ -1,4 +1,6 @@
-"""What both stages share: optimiser, warm-up, reproducible steps, divergence, and checkpoints of trained parameters alone."""
+"""The common part of both stages: optimiser, warm-up, reproducible steps, divergence, checkpoints of trained parameters
+alone.
+"""
 
 from __future__ import annotations
 
@@ -33,21 +35,21 @@ class TrainedModule(pl.LightningModule):
         self._frozen_digests: dict[str, str] | None = None
 
     def trained(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """Name the parameters that train."""
+        """Name the trainable parameters."""
         return ((name, p) for name, p in self.named_parameters() if p.requires_grad)
 
     def digest_frozen(self) -> dict[str, str]:
-        """Return a digest per part of what does not train; a subclass that stands on something says on what."""
+        """Return a digest per part that is not trained; a subclass overrides it to name its parts."""
         return {}
 
     def frozen_digests(self) -> dict[str, str]:
-        """Return `digest_frozen`, computed once: none of it changes."""
+        """Return `digest_frozen`, computed once, since none of it changes."""
         if self._frozen_digests is None:
             self._frozen_digests = self.digest_frozen()
         return self._frozen_digests
 
     def prepare_data(self) -> None:
-        """Refuse a Trainer that would not do what the settings say, before data are read."""
+        """Refuse a Trainer that contradicts the settings, before data is read."""
         check_trainer(self.trainer, self.settings)
 
     def on_fit_start(self) -> None:
@@ -74,7 +76,7 @@ class TrainedModule(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def rate(self, step: int) -> float:
-        """Give the share of the learning rate at a step: linear warm-up, then constant or half a cosine down to zero."""
+        """Return the factor of the learning rate at a step: linear warm-up, then constant or half a cosine down to zero."""
         s = self.settings
         warm = min(1.0, (step + 1) / (s.warmup + 1))
         if s.schedule == "constant":
@@ -89,7 +91,9 @@ class TrainedModule(pl.LightningModule):
         set_randomness(self._randomness)  # a training goes on as if nothing had been measured
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Seed every generator from (seed, batches so far, rank), so that a resumed run draws what an unbroken one would."""
+        """Seed every generator from (seed, number of batches so far, rank), so that a resumed run draws what an
+        uninterrupted one would.
+        """
         text = f"{self.settings.seed} {self.trainer.fit_loop.total_batch_idx} {self.global_rank}"
         seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
         torch.manual_seed(seed)

@@ -1,4 +1,4 @@
-"""From a config to networks: a host from a folder or from scratch, its plugins, a first stage."""
+"""From a config to networks: a host loaded from a folder or built from scratch, its plugins, a first stage."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ from drivegen.training.first_stage.settings import AutoencoderConfig
 
 
 def build_model(config: Config) -> models.Model:
-    """Make the host that a config describes, with the sampling defaults that it is saved with.
+    """Build the host that a config describes, with the sampling defaults that it is saved with.
 
-    The same config makes the same weights. What the config does not say of sampling is as the base has it.
+    The same config gives the same weights. Sampling defaults that the config leaves out are the base's.
     """
     torch.manual_seed(config.train.seed)
     defaults: Mapping[str, Any] = {}
@@ -64,7 +64,7 @@ def build_model(config: Config) -> models.Model:
 
 
 def build_host(config: Config) -> Host:
-    """Make the host that a config describes; the same config makes the same weights."""
+    """Build the host that a config describes; the same config gives the same weights."""
     return build_model(config).host
 
 
@@ -150,7 +150,7 @@ def _backbone_from_scratch(settings: ModelConfig, size: tuple[int, int]) -> Back
 
 
 def text_config(settings: Mapping[str, Any], tokenizer: Any) -> Any:
-    """Make a CLIPTextConfig whose vocabulary, special tokens and length are the tokenizer's."""
+    """Return a CLIPTextConfig whose vocabulary, special tokens and length are the tokenizer's."""
     from transformers import CLIPTextConfig
 
     known = CLIPTextConfig().to_dict()
@@ -163,7 +163,7 @@ def text_config(settings: Mapping[str, Any], tokenizer: Any) -> Any:
 
 
 def build_first_stage(settings: AutoencoderConfig, seed: int) -> Any:
-    """Make the first stage's network: fresh, from a folder, or fresh with what it shares with the folder's."""
+    """Build the first stage's network: fresh, from a folder, or fresh with the weights that it shares with the folder's."""
     import diffusers
 
     torch.manual_seed(seed)

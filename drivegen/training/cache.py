@@ -1,4 +1,4 @@
-"""A folder of arrays by key and frame, written atomically; a changed key is another folder, so nothing stale is read."""
+"""A folder of arrays by key and frame, written atomically; another key is another folder, so outdated arrays are never read."""
 
 from __future__ import annotations
 
@@ -21,7 +21,13 @@ from drivegen.training.value_digest import value_digest
 
 
 class ArrayCache:
-    """Arrays of one kind, one file per frame."""
+    """Arrays of one kind, one file per frame.
+
+    Args:
+        root: folder of all caches.
+        kind: what the arrays are; begins the folder's name.
+        key: a digest of everything that they depend on.
+    """
 
     def __init__(self, root: Path, kind: str, key: str) -> None:
         self.folder = root / f"{kind}-{key}"
@@ -30,7 +36,7 @@ class ArrayCache:
         return self.folder / f"{frame}.npz"
 
     def has(self, frame: str) -> bool:
-        """Tell whether the frame's arrays are there."""
+        """Tell whether the frame's arrays exist."""
         return self._path(frame).is_file()
 
     def read(self, frame: str) -> dict[str, np.ndarray] | None:
@@ -57,7 +63,7 @@ class ArrayCache:
 
 
 def digest(*parts: Any) -> str:
-    """Return 12 hexadecimal digits that stand for JSON values."""
+    """Return a digest of JSON values: 12 hexadecimal digits."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 
@@ -71,10 +77,10 @@ def module_digest(module: nn.Module) -> str:
 
 
 def plugin_digest(plugin: Plugin, tokenizer: Any) -> str:
-    """Return a digest of all that a plugin's `prepare` depends on besides the frame.
+    """Return a digest of everything that a plugin's `prepare` depends on besides the frame.
 
-    Its class's source with all that it imports within drivegen and its own package, its options and state, the moments that it
-    asks for, and the tokenizer. Raises Unreadable where a part of that has no source to be read, as a class typed at a prompt.
+    It covers the class's source with its imports within drivegen and its own package, its options and state, the neighbouring
+    moments that it needs, and the tokenizer. Raises Unreadable where a part has no source, such as a class typed at a prompt.
     """
     light = plugin.weightless()
     base = vars(Plugin())

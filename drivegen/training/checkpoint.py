@@ -1,4 +1,4 @@
-"""Checkpoints of a run: when they are written, how many are kept, and whether one belongs to the run that goes on."""
+"""Checkpoints of a run: when they are written, how many are kept, and whether one belongs to the run that is resumed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,13 @@ FREE = (
 
 
 def check_config(checkpoint: Mapping[str, Any], config: Mapping[str, Any], path: Path) -> None:
-    """Raise InputError that shows the difference when a checkpoint was made with settings that change what is learned."""
+    """Raise InputError showing the difference when a checkpoint was made with other settings that affect training.
+
+    Args:
+        checkpoint: its content.
+        config: the present settings as plain values.
+        path: of the checkpoint, for the error.
+    """
     saved = checkpoint.get("drivegen_config")
     if saved is None:
         raise InputError(f"{path} was not written by `drivegen train`; it has no config to compare with")
@@ -69,7 +75,7 @@ class Checkpoints(pl.Callback):
             self.save(trainer)
 
     def save(self, trainer: pl.Trainer) -> Path:
-        """Write the present state as ``last.ckpt``, and under its step."""
+        """Write the current state as ``last.ckpt``, and under its step."""
         last = self.folder / "last.ckpt"
         if self._saved == trainer.global_step and last.is_file():
             return last

@@ -1,4 +1,4 @@
-"""Checkpoint files: whole or not at all, plain tensors only, and with a digest, so that damage is seen on reading."""
+"""Checkpoint files: written completely or not at all, plain tensors only, with a digest that reveals damage on reading."""
 
 from __future__ import annotations
 
@@ -27,7 +27,15 @@ class AtomicIO(TorchCheckpointIO):
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Write a checkpoint; raises InputError where the disk refuses it, and Diverged where it holds NaN or infinity."""
+        """Write a checkpoint; the one before is kept until the new one is complete.
+
+        Args:
+            checkpoint: its content.
+            path: the file.
+            storage_options: not used; Lightning passes it.
+
+        Raises InputError where the disk refuses it, and Diverged where it holds NaN or infinity.
+        """
         path = Path(path)
         if (name := _not_finite(checkpoint)) is not None:
             raise Diverged(f"{name} is not finite at step {checkpoint.get('global_step')}; the checkpoint before is kept")
@@ -48,7 +56,8 @@ class AtomicIO(TorchCheckpointIO):
 def read(path: Path) -> dict[str, Any]:
     """Read a checkpoint of plain tensors and values.
 
-    Raises InputError when it is missing, damaged, not finite or holds anything else; it names the last good one beside it.
+    Raises InputError when it is missing, damaged, not finite or holds anything else; the error names the last good one beside
+    it.
     """
     if not path.is_file():
         raise InputError(f"there is no checkpoint {path} to resume from")
@@ -61,7 +70,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def is_sealed(path: Path) -> bool:
-    """Tell whether a checkpoint file carries a digest; those of before and of other programs do not."""
+    """Tell whether a checkpoint file carries a digest; older ones and those of other programs do not."""
     return _stated_digest(path) is not None
 
 

@@ -1,4 +1,4 @@
-"""What a training config may say: the schema is these dataclasses, their defaults and ranges."""
+"""The schema of a training config: these dataclasses, their defaults and ranges."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ class TrainConfig:
     text_encoder: bool = False
     steps: int = field(metadata={"ge": 1, "le": MAX_STEPS})
     images: int = _number(12, ge=1, le=10_000)
-    """Images a step: scenes of equal view count are put together until another would exceed it (at least one)."""
+    """Images per step: scenes of equal view count are put together until another would exceed it (at least one)."""
     accumulate: int = _number(1, ge=1, le=10_000)
     lr: float = _number(1e-4, gt=0, le=1)
     betas: tuple[float, float] = (0.9, 0.999)
@@ -247,7 +247,13 @@ def to_dict(config: Config) -> dict[str, Any]:
 
 
 def differences(old: Any, new: Any, path: str = "") -> list[str]:
-    """List the settings that differ, as ``train.lr: 0.0001 -> 0.001``."""
+    """List the settings that differ, as ``train.lr: 0.0001 -> 0.001``.
+
+    Args:
+        old: plain values.
+        new: plain values.
+        path: prefix of the settings' names.
+    """
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         keys = dict.fromkeys([*old, *new])
         return [d for k in keys for d in differences(old.get(k), new.get(k), f"{path}.{k}" if path else k)]

@@ -58,7 +58,7 @@ class DriveData(pl.LightningDataModule):
         self._dataset: FrameDataset | None = None
 
     def open(self) -> Sources:
-        """Open the datasets; does nothing the second time."""
+        """Open the datasets, unless they are open."""
         if self.sources is not None:
             return self.sources
         factor = self.host.backbone.vae_factor
@@ -72,7 +72,7 @@ class DriveData(pl.LightningDataModule):
         return self.sources
 
     def setup(self, stage: str | None = None) -> None:
-        """Open the datasets, try one frame, and fill the caches (to train alone); does nothing the second time."""
+        """Open the datasets, try one frame, and fill the caches (for training only); does nothing the second time."""
         sources = self.open()
         if self._dataset is not None or stage == "validate":
             return
@@ -111,7 +111,7 @@ class DriveData(pl.LightningDataModule):
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
 
     def val_dataloader(self) -> Sequence[Any] | InTurn:
-        """Return the held-out frames one by one; none where no scene is held out, which `Trainer.validate` is refused for."""
+        """Return the held-out frames one by one; none where no scene is held out, for which `Trainer.validate` is refused."""
         sources = self.open()
         if not sources.val:
             if self.trainer is not None and self.trainer.state.fn == "validate":

@@ -14,9 +14,9 @@ from drivegen.support.errors import InputError
 
 
 class EMA(pl.Callback):
-    """Keeps decay·average + (1 − decay)·parameter of what trains, and of nothing else; the state is in the checkpoint.
+    """Keeps decay·average + (1 − decay)·parameter of the trainable parameters; the state is in the checkpoint.
 
-    The decay rises from 0.1 as (1 + n) / (10 + n), so that the start is forgotten soon.
+    The decay rises from 0.1 as (1 + n) / (10 + n), so that the initial values are forgotten soon.
     """
 
     def __init__(self, decay: float) -> None:
@@ -43,16 +43,18 @@ class EMA(pl.Callback):
         torch._foreach_lerp_(list(self.average.values()), [parameters[name].detach() for name in self.average], 1 - decay)
 
     def state_dict(self) -> dict[str, Any]:
+        """Return the averages."""
         return {"average": dict(self.average), "updates": self.updates}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore the averages."""
         if self.average and state_dict["average"].keys() != self.average.keys():
             raise InputError("the checkpoint's moving average is of other parameters than those that train")
         self.average, self.updates = dict(state_dict["average"]), int(state_dict["updates"])
 
     @contextmanager
     def applied(self, module: nn.Module) -> Iterator[None]:
-        """Put the average in the parameters' place for a while."""
+        """Replace the parameters by the average within the block."""
         parameters = dict(module.named_parameters())
         kept = {name: parameters[name].detach().clone() for name in self.average}
         self._copy(parameters, self.average)

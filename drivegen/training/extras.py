@@ -1,4 +1,4 @@
-"""What plugins are given in training besides the frame: files of a folder per plugin, and what a callable adds."""
+"""Inputs of plugins in training besides the frame: files of a folder per plugin, and what a callable adds."""
 
 from __future__ import annotations
 
@@ -41,15 +41,15 @@ class Extras:
         self.enrich = enrich
 
     def files(self, token: str, pictures: tuple[Path, ...]) -> tuple[Path, ...]:
-        """List the files of one frame, whether they are there or not."""
+        """List the files of one frame, whether they exist or not."""
         return tuple(file for folder in self.folders.values() for file in folder.files(token, pictures))
 
     def fingerprints(self, token: str, pictures: tuple[Path, ...]) -> dict[str, str]:
-        """Return, by plugin name, a digest of the files that it is given of one frame."""
+        """Return, by plugin name, a digest of its files for one frame."""
         return {name: stat_digest(folder.files(token, pictures)) for name, folder in self.folders.items()}
 
     def fill(self, frame: Frame) -> Frame:
-        """Return the frame with what its plugins are given."""
+        """Return the frame with the inputs of its plugins."""
         if self.folders:
             read = {name: folder.read(frame, name in self._paths) for name, folder in self.folders.items()}
             frame = replace(frame, extras={**frame.extras, **read})

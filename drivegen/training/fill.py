@@ -1,4 +1,4 @@
-"""Filling the caches: what is the same at every visit of a frame is computed once."""
+"""Filling the caches: results that are the same at every visit of a frame are computed once."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ MOST_FAULTS = 1000
 
 @dataclass(frozen=True)
 class Caches:
-    """Where each plugin's arrays and the latents' moments are kept."""
+    """The caches of each plugin's arrays and of the latents' moments."""
 
     prepared: Mapping[str, ArrayCache]
     moments: ArrayCache
@@ -44,7 +44,13 @@ class Caches:
     def of(cls, root: Path, host: Host, size: tuple[int, int], enrich: Enrich | None = None) -> Caches:
         """Name the caches of a host: another VAE, size, option, code or `enrich` is another folder.
 
-        A plugin of which that cannot be told has no cache, with a warning that says why.
+        A plugin whose digest cannot be computed has no cache, with a warning that says why.
+
+        Args:
+            root: folder of all caches.
+            host: networks and plugins.
+            size: (height, width) of the images in pixels.
+            enrich: the caller's function that adds to frames; None for none.
         """
         backbone = host.backbone
         networks = [module_digest(backbone.text_encoder), module_digest(backbone.vae)]
@@ -66,16 +72,22 @@ class Caches:
 
 
 def precomputes(plugin: Plugin) -> bool:
-    """Tell whether frozen components make something of this plugin's arrays once and for all."""
+    """Tell whether frozen components compute some of this plugin's arrays, which can then be cached."""
     trains = any(p.requires_grad for p in plugin.backbone.text_encoder.parameters())
     return type(plugin).precompute is not Plugin.precompute and not trains
 
 
 @torch.no_grad()
 def fill(caches: Caches, dataset: FrameDataset, host: Host, workers: int) -> None:
-    """Compute what the caches lack for a dataset's frames; frames are read in workers, networks run here.
+    """Compute the missing cache entries of a dataset's frames; frames are read in workers, networks run here.
 
-    A frame that cannot be read stops nothing: the others are done, and then InputError lists all that cannot.
+    A frame that cannot be read does not stop the others; at the end InputError lists all such frames.
+
+    Args:
+        caches: of `Caches.of`.
+        dataset: the frames.
+        host: networks and plugins.
+        workers: number of processes that read frames; 0 = this one.
     """
     missing = [i for i, ref in enumerate(dataset.refs) if not _complete(caches, ref)]
     if not missing:
@@ -142,5 +154,5 @@ def encode_moments(backbone: Any, pixels: Tensor) -> np.ndarray:
 
 
 def to_unit(pixels: Tensor) -> Tensor:
-    """Turn uint8 pixels into floats in [−1, 1]."""
+    """Convert uint8 pixels to floats in [−1, 1]."""
     return pixels.float() / 127.5 - 1

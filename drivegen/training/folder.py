@@ -1,4 +1,4 @@
-"""The output folder of a run is never begun twice by mistake."""
+"""The output folder of a run is never overwritten by mistake."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from drivegen.support.errors import InputError
 
 
 def resume_from(folder: Path, resume: str | None) -> Path | None:
-    """Return the checkpoint to go on from, or None for a new run.
+    """Return the checkpoint to resume from, or None for a new run.
 
-    Raises InputError when the named one is missing, and when a new run would write over an old one.
+    Raises InputError when the named one is missing, and when a new run would overwrite an old one.
     """
     last = folder / "last.ckpt"
     if resume == "auto":

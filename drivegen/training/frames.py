@@ -1,4 +1,4 @@
-"""Frames of datasets in training: which there are, what is read of each, and how several become a batch."""
+"""Frames of datasets in training: their references, what is read of each, and how several become a batch."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ class Sources:
 
 
 def scenes_named(sources: Sequence[SceneSource], names: Sequence[str]) -> set[str]:
-    """Return the scenes that names mean: scenes themselves, or published splits (``val``), as far as they are there.
+    """Return the existing scenes that names stand for: scenes themselves, or published splits (``val``).
 
     Raises InputError for a name that is in none of the datasets.
     """
@@ -176,7 +176,7 @@ def image_pixels(camera: Camera) -> np.ndarray:
 
 @dataclass(eq=False)
 class FrameDataset(TorchDataset[tuple[FrameRef, data.Prepared, dict[str, np.ndarray]]]):
-    """Frames with their arrays, from the caches where there are some; works in a data worker, without weights."""
+    """Frames with their arrays, from the caches where they are filled; works in a data worker, without weights."""
 
     sources: Sources
     refs: list[FrameRef]

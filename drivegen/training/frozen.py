@@ -1,4 +1,4 @@
-"""What a training stands on and does not change: digests by name, so that a resumed run notices when one was replaced."""
+"""Digests of the parts that a training uses and does not change, so that a resumed run notices a replaced one."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from drivegen.support.errors import InputError
 
 
 def frozen_digests(host: Host) -> dict[str, str]:
-    """Return a digest per part of a host over everything that does not train: weights, tokenizer, schedule and options.
+    """Return a digest per part of a host over everything that is not trained: weights, tokenizer, schedule and options.
 
-    A part of which nothing is frozen has none. Parameters that train are in the checkpoint itself.
+    A part without frozen values has none. Trainable parameters are in the checkpoint itself.
     """
     backbone = host.backbone
     schedule = NoiseSchedule.trained(backbone.scheduler)
@@ -37,12 +37,18 @@ def frozen_digests(host: Host) -> dict[str, str]:
 
 
 def module_digest(network: nn.Module) -> str:
-    """Return a digest of everything that does not train in a network; empty where all of it trains."""
+    """Return a digest of everything in a network that is not trained; empty where all of it is."""
     return _digest_of(_frozen(network))
 
 
 def check_frozen(saved: Mapping[str, Any] | None, now: Mapping[str, str], where: str | Path) -> None:
-    """Raise InputError that names what was replaced since a checkpoint was written; saved is None in those of before."""
+    """Raise InputError that names the frozen parts replaced since a checkpoint was written.
+
+    Args:
+        saved: digests in the checkpoint; None in older ones, which are accepted.
+        now: digests of the present parts.
+        where: the checkpoint, for the error.
+    """
     if not isinstance(saved, Mapping):
         return
     changed = [name for name in dict.fromkeys([*saved, *now]) if saved.get(name) != now.get(name)]
@@ -54,7 +60,7 @@ def check_frozen(saved: Mapping[str, Any] | None, now: Mapping[str, str], where:
 
 
 def frames_digest(refs: Iterable[Any]) -> str:
-    """Return a digest of which frames are trained on, in order: the position in the data means nothing among others."""
+    """Return a digest of the training frames in their order: a position in the data is meaningless among others."""
     return _text([(ref.root, ref.token, ref.views) for ref in refs])
 
 

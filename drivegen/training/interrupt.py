@@ -12,10 +12,10 @@ from drivegen.training.checkpoint import Checkpoints
 
 
 class StopOnSignal(pl.Callback):
-    """Stops after the present optimiser step, at once before the first and after the last; a second Ctrl-C is not waited for.
+    """Stops after the current optimiser step, at once before the first and after the last; a second Ctrl-C stops at once.
 
-    Signals are taken from `with stop:` on, which ends quietly where one broke it off. In a Trainer's callbacks it stands after
-    what a step must have done before it is saved, and before what takes long.
+    Signals are handled from `with stop:` on, which ends quietly when a signal ended the block. In a Trainer's callbacks it
+    comes after those that complete a step, and before those that take long.
     """
 
     def __init__(self, checkpoints: Checkpoints) -> None:
@@ -48,7 +48,7 @@ class StopOnSignal(pl.Callback):
             raise KeyboardInterrupt
 
     def ends_at_once(self) -> None:
-        """Say that the last step is saved: what is now written breaks off at a signal, and none disturbs its removal."""
+        """Declare the last step saved: from now on a signal ends the work at once, and cleaning up is not interrupted."""
         self._training, self._ending = False, True
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -1,4 +1,4 @@
-"""Where a run's curves go: TensorBoard files in its folder, Weights & Biases, both or neither."""
+"""Loggers of a run: TensorBoard files in its folder, Weights & Biases, both or neither."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def check_loggers(config: Config) -> None:
 def make_loggers(config: Config, folder: Path) -> list[Logger]:
     """Make the loggers of a run that writes into a folder.
 
-    A run that goes on adds to the curves of its first part. Weights & Biases needs no network with ``WANDB_MODE=offline``, and
-    is offline where nothing says who the user is, rather than asking in the middle of a script.
+    A resumed run continues the curves of its first part. Weights & Biases needs no network with ``WANDB_MODE=offline``, and is
+    offline when nobody is logged in, rather than asking in the middle of a script.
     """
     made: list[Logger] = []
     for name in dict.fromkeys(config.logger):

@@ -1,4 +1,4 @@
-"""What is not there: looked for in every frame before any work, and said all at once."""
+"""Missing files: looked for in every frame before any work, and reported all at once."""
 
 from __future__ import annotations
 

@@ -29,16 +29,17 @@ VALIDATION_TIMESTEPS = 4
 
 
 class DriveModule(TrainedModule):
-    """Training of a host; works with any `pytorch_lightning.Trainer` that says what the settings say.
+    """Training of a host; works with any `pytorch_lightning.Trainer` that agrees with the settings.
 
-    UNet and text encoder train where settings say so. Raises InputError for an unknown name.
+    UNet and text encoder are trained where the settings say so. Raises InputError for an unknown name.
 
     Args:
         host: networks and plugins.
         settings: how it trains.
-        drop: probability of null by plugin name; missing = 0.
-        drop_groups: joint draws.
-        train_plugins: names of the plugins that train, None = all; those of a loaded model, which are frozen, are set to learn.
+        drop: probability of null by plugin name; missing = 0; None = 0 for all.
+        drop_groups: plugins that become null together.
+        train_plugins: names of the plugins to train, None = all; those of a loaded model, which are frozen, become trainable
+            again.
     """
 
     def __init__(
@@ -77,14 +78,14 @@ class DriveModule(TrainedModule):
             host.enable_gradient_checkpointing()
 
     def train(self, mode: bool = True) -> DriveModule:
-        """Switch to training; what is frozen stays in evaluation mode."""
+        """Switch to training mode; frozen parts stay in evaluation mode."""
         super().train(mode)
         for module in self._frozen:
             module.eval()
         return self
 
     def digest_frozen(self) -> dict[str, str]:
-        """Return a digest per part of the host that does not train."""
+        """Return a digest per part of the host that is not trained."""
         return frozen_digests(self.host)
 
     def training_step(self, batch: TrainBatch, batch_idx: int) -> Tensor:
@@ -129,7 +130,7 @@ class DriveModule(TrainedModule):
     def validation_loss(self, batch: TrainBatch) -> Tensor:
         """Return the objective with every condition present, and noise and timesteps that depend on the frames' tokens alone.
 
-        So it is the same for the same weights in whatever run, and nothing is drawn from torch's own generators.
+        The same weights have the same value in every run, and nothing is drawn from torch's own generators.
         """
         conditions = batch.conditions
         grid = conditions.grid

@@ -1,4 +1,4 @@
-"""The noise that training adds: drawn on the CPU, so that a seed means the same on every device."""
+"""The noise of training: drawn on the CPU, so that a seed gives the same noise on every device."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ Rigs = Sequence[Sequence[Camera]]
 def training_noise(
     kind: Noise, grid: Grid, shape: tuple[int, int, int], cameras: Rigs | None = None, generator: torch.Generator | None = None
 ) -> Tensor:
-    """Draw standard normal noise (N, C, h, w) in fp32, as sampling draws what a picture starts from.
+    """Draw standard normal noise (N, C, h, w) in fp32, as sampling draws its initial noise.
 
     Args:
         kind: "independent", "shared" (one noise for all views of a frame) or "sphere" (`sphere_noise`, anew for each frame).
         grid: scenes, frames and views.
         shape: (C, h, w) of one view's latents.
-        cameras: the rig of each of the B·T frames, for "sphere" alone.
-        generator: where numbers come from; None = torch's own.
+        cameras: the rig of each of the B·T frames, for "sphere" alone; None for the others.
+        generator: draws the noise; None = torch's own.
     """
     frames = grid.scenes * grid.frames
     if kind != "sphere":

@@ -1,4 +1,4 @@
-"""Which frames make which batch: a function of (seed, epoch), so that a run can go on from any position."""
+"""The order of frames in batches: a function of (seed, epoch), so that a run can be resumed at any position."""
 
 from __future__ import annotations
 
@@ -15,9 +15,16 @@ from drivegen.support.errors import CannotGoOn, InputError
 
 
 class Order:
-    """Batches of equal view count; a batch has as many scenes as `images` images hold, and at least one.
+    """Batches of equal view count; a batch has as many scenes as fit into `images` images, and at least one.
 
-    Every frame comes once per epoch. rank and world split an epoch's batches evenly between processes.
+    Every frame comes once per epoch.
+
+    Args:
+        views: number of views of each frame.
+        images: most images of a batch.
+        seed: of the order.
+        rank: which process this is.
+        world: number of processes, between which an epoch's batches are split evenly.
     """
 
     def __init__(self, views: Sequence[int], images: int, seed: int, rank: int = 0, world: int = 1) -> None:
@@ -45,9 +52,15 @@ class Order:
 
 
 class Loader:
-    """A DataLoader over an `Order` whose `state_dict` is its position: a restored one skips what was seen without reading it.
+    """A DataLoader over an `Order` whose `state_dict` is its position: a restored one continues there without reading what came
+    before.
 
-    length is the number of batches of the whole run; None = one pass over the data at a time.
+    Args:
+        dataset: where the items are.
+        order: their order.
+        collate: makes a batch of a list of items.
+        workers: processes that read items; 0 = this one.
+        length: number of batches of the whole run; None = one pass over the data.
     """
 
     def __init__(
@@ -76,13 +89,14 @@ class Loader:
 
 
 class InTurn:
-    """Items one by one, from the first at every pass; what is measured on them depends on no batch size and no seed.
+    """Items one by one, from the first at every pass; the result depends on no batch size and no seed.
 
     Args:
-        dataset: where they are.
+        dataset: where the items are.
         collate: makes a batch of a list of one.
-        workers: processes that read them; 0 = this one.
-        rank, world: which process this is, and of how many: each takes its share.
+        workers: processes that read items; 0 = this one.
+        rank: which process this is.
+        world: number of processes, of which each takes its share.
     """
 
     def __init__(
@@ -129,7 +143,7 @@ def spread(items: Sequence[Any], count: int | None) -> list[Any]:
 
 @contextmanager
 def own_words() -> Iterator[None]:
-    """Give a data worker's error its own message, of which torch makes the end of a printed traceback."""
+    """Raise a data worker's error with its own message; torch would append it to a printed traceback."""
     try:
         yield
     except (InputError, OSError) as error:
@@ -145,7 +159,7 @@ def own_words() -> Iterator[None]:
 
 
 def explained(error: BaseException) -> CannotGoOn | None:
-    """Say in a sentence that a data worker was killed or memory ran out; None for any other error."""
+    """Describe a data worker that was killed, or a lack of memory, in a sentence; None for any other error."""
     line = str(error).strip().split("\n")[0].rstrip(". ")
     if line.startswith("DataLoader worker (pid"):
         return CannotGoOn(

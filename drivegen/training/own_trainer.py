@@ -1,4 +1,4 @@
-"""What a Trainer may ask of a module here: what it says is done, or it is refused before anything is read."""
+"""Support for a Trainer of the caller's: its settings are honoured, or refused before anything is read."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ _OF_THE_RUN = {
 
 
 def check_trainer(trainer: pl.Trainer, settings: TrainConfig) -> None:
-    """Raise InputError where a Trainer and the settings say different things, or one says what nobody would do.
+    """Raise InputError where a Trainer contradicts the settings, or asks for something unsupported.
 
     Args:
         trainer: with callbacks, loggers, precision, accumulation, clipping, one device or DDP; all of these are honoured.
-        settings: what the module was made with.
+        settings: of the module.
     """
     expected = PRECISIONS[settings.precision]
     if trainer.precision != expected:
@@ -68,7 +68,7 @@ def check_trainer(trainer: pl.Trainer, settings: TrainConfig) -> None:
 
 
 def check_data_length(trainer: pl.Trainer, settings: TrainConfig) -> None:
-    """Raise InputError where the data end before the Trainer does, or the learning rate does."""
+    """Raise InputError where the data or the learning-rate schedule ends before the Trainer does."""
     steps = trainer.estimated_stepping_batches
     if settings.schedule == "cosine" and steps > settings.steps:
         _refuse_beyond("length" if math.isinf(steps) else f"length of {steps} steps", settings)

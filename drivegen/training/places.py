@@ -1,4 +1,4 @@
-"""The folders and files that a config names, before anything is written into them."""
+"""Checks of the folders and files that a config names, before anything is written into them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from drivegen.training.config import Config
 
 
 def place(text: str, setting: str) -> Path:
-    """Return a path, ``~`` written out; raises InputError naming the setting where no file system could have it."""
+    """Return a path, ``~`` expanded; raises InputError naming the setting for an impossible path."""
     try:
         path = Path(text).expanduser()
         path.resolve()
@@ -20,7 +20,7 @@ def place(text: str, setting: str) -> Path:
 
 
 def check_places(config: Config) -> None:
-    """Raise InputError for a folder that nobody means to be written into: a file, the root, a home, a dataset, the base."""
+    """Raise InputError for an output that would overwrite something else: a file, the root, a home, a dataset, the base."""
     output = place(config.output, "output")
     written = {"output": output}
     if config.data.cache is not None:

@@ -1,4 +1,4 @@
-"""Preview sheets: what the model makes, at fixed seeds, of scenes that it is not trained on."""
+"""Preview sheets: pictures of held-out scenes at fixed seeds."""
 
 from __future__ import annotations
 
@@ -20,9 +20,13 @@ Rows = Sequence[Sequence[Image.Image]]
 
 
 class Preview(pl.Callback):
-    """Draws rows of pictures before the first step and after every N, into a folder and into TensorBoard.
+    """Draws rows of pictures before the first step and after every N steps, into a folder and into TensorBoard.
 
-    draw() returns the rows; it is called with the moving average in place of the trained parameters.
+    Args:
+        folder: where the sheets go.
+        every: N.
+        draw: returns the rows.
+        ema: the moving average, which replaces the trained parameters while drawing; None for none.
     """
 
     def __init__(self, folder: Path, every: int, draw: Callable[[], Rows], ema: EMA | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Progress: a bar with loss and time left on a terminal, a line now and then elsewhere."""
+"""Progress: a bar with loss and time left on a terminal, lines elsewhere."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from drivegen.support.progress import is_shown, progress
 
 
 class Lines(pl.Callback):
-    """Prints ``step 200/10000  loss 0.123  0.42 s a step  1:08:36 left``, for logs."""
+    """Prints ``step 200/10000 loss 0.123 0.42 s per step 1:08:36 left``, for logs."""
 
     def __init__(self, every: int) -> None:
         self.every = every
@@ -35,12 +35,12 @@ class Lines(pl.Callback):
         pace = (time.monotonic() - self._since[1]) / max(1, step - self._since[0])
         loss = sum(float(x) for x in self._losses) / len(self._losses) * trainer.accumulate_grad_batches
         left = timedelta(seconds=round(pace * (trainer.max_steps - step)))
-        print(f"step {step}/{trainer.max_steps}  loss {loss:.4f}  {pace:.3f} s a step  {left} left", flush=True)
+        print(f"step {step}/{trainer.max_steps}  loss {loss:.4f}  {pace:.3f} s per step  {left} left", flush=True)
         self._losses, self._since = [], (step, time.monotonic())
 
 
 class Bar(pl.Callback):
-    """Reports optimiser steps and the loss of the last batch to whoever hears of progress."""
+    """Reports optimiser steps and the loss of the last batch as progress."""
 
     def __init__(self) -> None:
         self._open = ExitStack()
@@ -61,5 +61,7 @@ class Bar(pl.Callback):
 
 
 def shown_by(every: int) -> pl.Callback:
-    """Return what shows a training's progress: a bar where progress is heard of, else a line every so many steps."""
+    """Return the callback that shows a training's progress: a bar where progress is reported, else a line every so many
+    steps.
+    """
     return Bar() if is_shown() else Lines(every)

@@ -1,4 +1,4 @@
-"""Work between two training steps that leaves no trace in what the next ones draw."""
+"""Work between two training steps that does not change what the next ones draw."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 
 @contextmanager
 def same_randomness() -> Iterator[None]:
-    """Put the generators of torch, numpy and Python back, after the block, to where they were before it."""
+    """Restore the generators of torch, numpy and Python after the block."""
     state = randomness()
     try:
         yield
@@ -28,7 +28,7 @@ def randomness() -> tuple[Any, ...]:
 
 
 def set_randomness(state: tuple[Any, ...]) -> None:
-    """Go back to states that `randomness` returned."""
+    """Restore states that `randomness` returned."""
     torch.set_rng_state(state[0])
     if state[1] is not None:
         torch.cuda.set_rng_state_all(state[1])

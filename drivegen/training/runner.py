@@ -1,4 +1,4 @@
-"""A training run from its config: checks first, then the work, then a folder that opens."""
+"""A training run from its config: checks first, then the training, then a model folder."""
 
 from __future__ import annotations
 
@@ -32,7 +32,13 @@ from drivegen.training.validation import Validation
 
 
 def run(path: Path, overrides: Sequence[str], resume: str | None) -> int:
-    """See `drivegen.training.run`."""
+    """Train as a config says; see `drivegen.training.run`.
+
+    Args:
+        path: the YAML file.
+        overrides: ``key=value`` settings that replace the file's.
+        resume: None, ``auto`` or a checkpoint file.
+    """
     config = configs.load(path, overrides)
     _check_machine(config)
     check_places(config)
@@ -139,7 +145,13 @@ def export(path: Path, out: Path) -> Path:
 
 
 def trainer_for(config: Config, folder: Path, callbacks: list[pl.Callback]) -> pl.Trainer:
-    """Make the Trainer of a run."""
+    """Make the Trainer of a run.
+
+    Args:
+        config: its settings.
+        folder: its output folder.
+        callbacks: in the order in which they are called.
+    """
     train = config.train
     bar = any(isinstance(callback, pl.callbacks.ProgressBar) for callback in callbacks)
     return pl.Trainer(

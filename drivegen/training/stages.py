@@ -1,4 +1,4 @@
-"""What a run trains: the model (plugins, UNet, text encoder) or the first stage; its data, its pictures, its folder."""
+"""The two kinds of training: the model (plugins, UNet, text encoder) or the first stage; data, previews and results of each."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from drivegen.training.preview import Rows
 
 
 class ModelStage:
-    """Plugins, UNet and text encoder."""
+    """Training of plugins, UNet and text encoder."""
 
     def __init__(self, config: Config) -> None:
         from drivegen.training.datamodule import DriveData
@@ -43,7 +43,7 @@ class ModelStage:
         )  # fmt: skip
 
     def draw(self) -> Rows:
-        """Draw the pictures of held-out frames and, below each row, what the model makes of the same conditions."""
+        """Draw the pictures of held-out frames and, below each row, those generated from the same conditions."""
         from drivegen.pipeline.pipeline import Pipeline
         from drivegen.scene.pictures import load_image
 
@@ -70,7 +70,7 @@ class ModelStage:
 
 
 class FirstStage:
-    """The first stage."""
+    """Training of the first stage."""
 
     def __init__(self, config: Config) -> None:
         from drivegen.training.first_stage.images import ImageData
@@ -117,5 +117,5 @@ class FirstStage:
 
 
 def held_out(data: Any, config: Config) -> list[Any]:
-    """Return the preview's frames, spread over the scenes that are not trained on."""
+    """Return the preview's frames, spread over the held-out scenes."""
     return [data.sources.frame(ref) for ref in spread(data.sources.val, config.preview.frames)]

@@ -1,4 +1,4 @@
-"""The loss on frames that are not trained on, now and then during a run."""
+"""The loss on held-out frames during a run."""
 
 from __future__ import annotations
 
@@ -16,8 +16,13 @@ from drivegen.training.randomness import same_randomness
 class Validation(pl.Callback):
     """Logs and prints ``val_loss`` before the first step, after every N and after the last.
 
-    It is the mean over the frames of the module's `validation_loss`, with the moving average in place of the trained
-    parameters where there is one. Nothing of it changes what the next training step draws or computes.
+    It is the mean over the frames of the module's `validation_loss`, with the moving average in place of the trained parameters
+    where there is one. It does not change what the next training step draws or computes.
+
+    Args:
+        every: N.
+        batches: returns the held-out frames, each a batch.
+        ema: the moving average; None for none.
     """
 
     def __init__(self, every: int, batches: Callable[[], Iterable[Any]], ema: EMA | None = None) -> None:
@@ -34,7 +39,7 @@ class Validation(pl.Callback):
             self.measure(trainer, pl_module)
 
     def measure(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        """Measure now, unless this step was."""
+        """Measure now, unless this step was measured already."""
         if self._measured == trainer.global_step:  # an accumulated batch: the parameters have not moved
             return
         self._measured = trainer.global_step
@@ -51,7 +56,7 @@ def mean_loss(module: Any, batches: Iterable[Any], precision: Callable[[], Any] 
 
     Args:
         module: a `DriveModule` or a `FirstStageModule`.
-        batches: where they come from.
+        batches: one frame each.
         precision: makes the context in which each is computed.
     """
     module.eval()

@@ -1,4 +1,4 @@
-"""What a value is made of, as a digest: data by their contents, code by its source and by what it refers to."""
+"""Digests of values: data by their contents, code by its source and the variables that it refers to."""
 
 from __future__ import annotations
 
@@ -30,15 +30,16 @@ MAX_PARTS = 1_000_000
 
 
 class Unreadable(Exception):
-    """What a value is made of cannot be told; the message says which and why."""
+    """A value's digest cannot be computed; the message says which value and why."""
 
 
 def value_digest(*values: Any) -> str:
     """Return hexadecimal digits that change when one of the values does.
 
     Data count by their contents, files by name, size and time, functions and classes by their source, the sources that these
-    import (`catalog.source_closure`), and the variables that they refer to; what belongs to other installed packages by its
-    name. Raises Unreadable for what has no source, as a class typed at a prompt, and for what holds more than data.
+    import (`catalog.source_closure`), and the variables that they refer to; code of other installed packages counts by its
+    name. Raises Unreadable for code without source, such as a class typed at a prompt, and for objects that hold more than
+    data.
     """
     walk = _Walk(values)
     for value in values:
@@ -189,7 +190,7 @@ class _Walk:
 
 
 def file_with(cls: type) -> Path | None:
-    """Return the source file that has a class's statement; None for one of a notebook, of a prompt, or made while running."""
+    """Return the source file that defines a class; None for one of a notebook or a prompt, or created at run time."""
     path = locate(cls.__module__)
     if path is None or path.suffix != ".py":
         return path
@@ -213,7 +214,7 @@ def _names(code: types.CodeType) -> Iterator[str]:
 
 
 def tokenizer_parts(tokenizer: Any) -> tuple[str, ...]:
-    """Return what decides a tokenizer's ids: words and their merging, length, special tokens, sides."""
+    """Return everything that a tokenizer's ids depend on: words and their merges, length, special tokens, sides."""
     fast: Any = getattr(tokenizer, "backend_tokenizer", None)
     rules = json.loads(fast.to_str()) if hasattr(fast, "to_str") else {}
     called_with = ("truncation", "padding")  # these are of the last call

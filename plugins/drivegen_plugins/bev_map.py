@@ -18,8 +18,12 @@ from drivegen.support.errors import InputError, at_least
 class BEVEmbedding(nn.Module):
     """Convolutions from a raster (B, c, x, y) to the branch's input (B, c0, h, w).
 
-    kind "default" has MagicDrive's strides, which fit its own sizes (200×200 → 28×50); "adaptive" is its Plus embedder:
-    padding 1 throughout and a pool to the latent size, so that any size fits.
+    Args:
+        inputs: c.
+        outputs: c0.
+        channels: of the stages.
+        kind: "default" has MagicDrive's strides, which fit its own sizes (200×200 → 28×50); "adaptive" is its Plus embedder:
+            padding 1 throughout and a pool to the latent size, so that any size fits.
     """
 
     def __init__(self, inputs: int, outputs: int, channels: tuple[int, ...], kind: str) -> None:
@@ -53,8 +57,14 @@ class BEVEmbedding(nn.Module):
 class BEVMap(Plugin):
     """A ControlNet branch on the bird's-eye raster (c, x, y) of ±extent_m/2; null is a zero raster.
 
-    width is the branch's share of the UNet's channels (1 = a copy of its encoder); attends_to names the plugins whose tokens
-    the branch sees (None = all).
+    Args:
+        classes: the c classes, layers of the map.
+        pixels: (x, y) size of the raster.
+        extent_m: side of the square that it shows.
+        embedder: "adaptive" fits any size, "default" has MagicDrive's strides.
+        channels: of the embedder's stages.
+        width: the branch's share of the UNet's channels; 1 = a copy of its encoder.
+        attends_to: the plugins whose tokens the branch attends to; None = all.
     """
 
     accepts = ()

@@ -1,4 +1,4 @@
-"""Boxes: Fourier features of the eight corners and a class embedding → one token a box and view (MagicDrive, §4.2)."""
+"""Boxes: Fourier features of the eight corners and a class embedding → one token per box and view (MagicDrive, §4.2)."""
 
 from __future__ import annotations
 
@@ -26,12 +26,23 @@ _RANGE_MIN, _RANGE_SIZE = (-200.0, -300.0, -20.0), (350.0, 650.0, 80.0)
 class BoxTokens(Plugin):
     """A token for each box that a view can see; boxes of no detection class are left out.
 
-    masked hides padded slots from attention (MagicDrive attends to them); in_image keeps the boxes that reach a view's image
-    (MagicDrive: any corner ahead of the camera); frame is where corners are measured, in units of unit_m; upright keeps a box's
-    yaw in the lidar frame and stands it along that frame's z, raised puts its corners half a height too high (MagicDrive's
-    weights learned both); max_boxes keeps the nearest of a view; corners "cxyz" takes four of the eight, min_max scales them by
-    MagicDrive's ranges; half_in_training rounds them to fp16 while training; hidden, position_width and class_width are the
-    embedder's widths (None = from the context's).
+    Args:
+        masked: hide padded slots from attention (MagicDrive attends to them).
+        in_image: keep the boxes that reach a view's image (MagicDrive: any corner ahead of the camera).
+        frame: where corners are measured, "lidar" or "camera".
+        unit_m: their unit in metres.
+        raised: put corners half a height too high, as MagicDrive's weights learned.
+        corners: "all-xyz" takes all eight, "cxyz" four of them.
+        min_max: scale them by MagicDrive's ranges.
+        max_boxes: the most boxes of a view; the nearest are kept.
+        pad_to: the least number of slots per view.
+        learn_classes: whether class embeddings are trained.
+        hidden: widths of the embedder's hidden layers; None = from the context's.
+        position_width: width of the embedded corners; None = from the context's.
+        class_width: width of the class embeddings; None = from the context's.
+        frequencies: of the Fourier features.
+        half_in_training: round corners to fp16 while training.
+        upright: keep a box's yaw in the lidar frame and align it with that frame's z axis, as MagicDrive's weights learned.
     """
 
     accepts = ()
@@ -144,9 +155,12 @@ class BoxTokens(Plugin):
         return Signal(tokens, torch.where(kept, mask, first))
 
     def embed(self, corners: Tensor, classes: Tensor, mask: Tensor) -> Tensor:
-        """Give tokens (N, M, D) of corners (N, M, P, 3), classes (N, M) and mask (N, M): the null token where False.
+        """Return tokens (N, M, D).
 
-        P = 8, or 4 with corners "cxyz".
+        Args:
+            corners: (N, M, P, 3), P = 8, or 4 with corners "cxyz".
+            classes: (N, M) indices.
+            mask: (N, M); the null token where False.
         """
         if self.half_in_training and self.training:
             corners = corners.half().float()
@@ -192,7 +206,9 @@ def _reaches(camera: Camera, points_camera: np.ndarray) -> bool:
 
 @torch.no_grad()
 def class_tokens(backbone: Any, width: int) -> Tensor:
-    """Give the (10, width) pooled text embeddings of the bare class names; random where the text encoder has another width."""
+    """Return the (10, width) pooled text embeddings of the bare class names; random where the text encoder has another
+    width.
+    """
     encoder = backbone.text_encoder
     if encoder.config.hidden_size != width:
         return torch.randn(len(DETECTION_CLASSES), width)

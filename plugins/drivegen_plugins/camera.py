@@ -1,4 +1,4 @@
-"""Camera: Fourier features of intrinsics and pose → one token a view (MagicDrive, eq. 4)."""
+"""Camera: Fourier features of intrinsics and pose → one token per view (MagicDrive, eq. 4)."""
 
 from __future__ import annotations
 
@@ -16,10 +16,12 @@ from drivegen.support.errors import at_least
 
 
 class CameraTokens(Plugin):
-    """One token a view from [K | lidar_SE3_camera] (3, 7); null is a learned matrix.
+    """One token per view from [K | lidar_SE3_camera] (3, 7); null is a learned matrix.
 
-    normalised divides the generated image's intrinsics by its size (MagicDrive: raw intrinsics of the native image);
-    half rounds the matrix to fp16 first, as MagicDrive's released weights expect; frequencies of the Fourier features.
+    Args:
+        normalised: divide the generated image's intrinsics by its size (MagicDrive: raw intrinsics of the native image).
+        half: round the matrix to fp16 first, as MagicDrive's released weights expect.
+        frequencies: of the Fourier features.
     """
 
     accepts = ()
@@ -51,7 +53,7 @@ class CameraTokens(Plugin):
         return Signal(self.cam2token(self.features(param).to(self.cam2token.weight.dtype)))
 
     def features(self, param: Tensor) -> Tensor:
-        """Give the Fourier features (N, 1, F) of matrices (B, V, 3, 7), column by column; F = 189 with four frequencies."""
+        """Return the Fourier features (N, 1, F) of matrices (B, V, 3, 7), column by column; F = 189 with four frequencies."""
         columns = rearrange(param.half().float() if self.half_precision else param.float(), "b v r c -> (b v) 1 c r")
         emb = fourier_features(columns, self.frequencies)
         if self.half_precision:

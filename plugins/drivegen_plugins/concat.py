@@ -30,11 +30,15 @@ _LAYOUTS = (
 class Concat(PicturePlugin):
     """``conv_in([x, c]) = conv_in(x) + conv(c)``: a picture per camera joined to the noisy latents as new input channels.
 
-    picture names one of `raster.PICTURES`, or "given". form says what c is: "encoded", the VAE's scaled latents of the picture
-    (C channels; HumanSD); "resized", the picture itself from −1 to 1 at the latents' size (its own channels; depth-to-image);
-    "masked", a mask and the latents of the picture without what it covers (1 + C; inpainting). scaled False leaves the VAE's
-    latents unscaled, as InstructPix2Pix joins them. Null, like a camera without a picture, adds nothing: c is zero, and the
-    bias is the UNet's.
+    Null, like a camera without a picture, adds nothing: c is zero, and the bias is the UNet's.
+
+    Args:
+        picture: one of `raster.PICTURES`, or "given".
+        form: what c is: "encoded", the VAE's scaled latents of the picture (C channels; HumanSD); "resized", the picture itself
+            from −1 to 1 at the latents' size (its own channels; depth-to-image); "masked", a mask and the latents of the
+            picture without the masked part (1 + C; inpainting).
+        channels: of the picture; None = those of its kind.
+        scaled: scale the VAE's latents; InstructPix2Pix's are unscaled.
     """
 
     def __init__(self, picture: str = GIVEN, form: Form = "encoded", channels: int | None = None, scaled: bool = True) -> None:
@@ -109,7 +113,13 @@ class Join(nn.Module):
     """Add what `Concat.encode` computed of the picture to the first convolution's output (N, width, h, w)."""
 
     def forward(self, x: Tensor, y: Tensor, now: Now) -> Tensor | None:
-        """Give the term, or None where no row has a picture."""
+        """Return the term, or None where no row has a picture.
+
+        Args:
+            x: the convolution's input (N, C, h, w).
+            y: its output (N, width, h, w).
+            now: the current step.
+        """
         return None if now.signal.data is None else now.signal.data.to(y.dtype)
 
 

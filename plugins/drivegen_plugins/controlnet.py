@@ -33,9 +33,12 @@ _FOREIGN = {
 class ControlNet(PicturePlugin):
     """A ControlNet on a picture per camera; null, like a camera without a picture, adds nothing.
 
-    picture names one of `raster.PICTURES`, or "given"; network is a ControlNetModel's configuration (None = a copy of the
-    UNet's encoder, for `channels` channels; a setting that is None is the UNet's); attends_to names the plugins whose tokens it
-    sees (None = all).
+    Args:
+        picture: one of `raster.PICTURES`, or "given".
+        network: a ControlNetModel's configuration, in which None is the UNet's own setting; None = a copy of the UNet's
+            encoder.
+        attends_to: the plugins whose tokens it attends to; None = all.
+        channels: of the picture; None = those of its kind, or of the network.
     """
 
     def __init__(

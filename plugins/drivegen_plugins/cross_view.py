@@ -61,7 +61,7 @@ class CrossView(Plugin):
 
 @dataclass(frozen=True, eq=False)
 class Neighbours:
-    """Who looks at whom (B, V, K), -1 = nobody; whether nobody lacks one; keep (B,), None = all."""
+    """Which views attend to which: table (B, V, K), -1 = none; whether none is missing; keep (B,), None = all."""
 
     table: Tensor
     whole: bool
@@ -79,15 +79,21 @@ class Output(NamedTuple):
 
 
 class Remember(nn.Module):
-    """Keep what enters a site for the layer that comes after it; adds nothing."""
+    """Store a site's input for the layer that comes after it; adds nothing."""
 
     def forward(self, x: Tensor, y: Tensor, now: Now) -> None:
-        """Store x (N, L, C)."""
+        """Store the stream.
+
+        Args:
+            x: the site's input (N, L, C).
+            y: its output (N, L, C).
+            now: the current step.
+        """
         now.scratch["stream"] = x
 
 
 class GatedConnector(nn.Module):
-    """``tanh(α) · x`` with one α a channel, zero at first."""
+    """``tanh(α) · x`` with one α per channel, zero at first."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -106,7 +112,14 @@ class _Projections(nn.Module):
 
 
 class CrossViewLayer(nn.Module):
-    """The term of one transformer block; keys and values of a view are projected once, however many look at them."""
+    """The term of one transformer block; keys and values of a view are projected once, however many views attend to it.
+
+    Args:
+        width: C, channels of the stream.
+        heads: of the attention.
+        attention: "add", "concat" or "self", as in `CrossView`.
+        connector: "zero_linear", "gated" or "none".
+    """
 
     def __init__(self, width: int, heads: int, attention: Attention, connector: Connector) -> None:
         super().__init__()
@@ -120,7 +133,13 @@ class CrossViewLayer(nn.Module):
         }[connector]()
 
     def forward(self, x: Tensor, y: Tensor, now: Now) -> Tensor:
-        """Give the term (N, L, C) for the stream after cross-attention, which is the remembered input plus y."""
+        """Return the term (N, L, C) for the stream after cross-attention, which is the remembered input plus y.
+
+        Args:
+            x: input of the cross-attention (N, L, C).
+            y: its output (N, L, C).
+            now: the current step.
+        """
         seen: Neighbours = now.signal.data
         stream = self.norm4(now.scratch["stream"] + y)
         mixed, count = self._mixed(stream, seen.table, seen.whole)

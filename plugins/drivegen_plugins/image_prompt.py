@@ -191,9 +191,9 @@ class ImagePrompt(Plugin):
 
 
 def before_last_layer(encoder: Any, x: Tensor) -> Tensor:
-    """Return what enters the last layer of a CLIP encoder: its `hidden_states[-2]`.
+    """Return the input of a CLIP encoder's last layer: its `hidden_states[-2]`.
 
-    Asked for hidden states, transformers would leave hooks behind that can be neither copied nor pickled.
+    If asked for hidden states, transformers would leave hooks that can be neither copied nor pickled.
     """
     layers: Any = next(module for name, module in encoder.named_modules() if name.endswith("encoder.layers"))
     seen: list[Tensor] = []
@@ -208,7 +208,13 @@ def before_last_layer(encoder: Any, x: Tensor) -> Tensor:
 
 
 class Projection(nn.Module):
-    """The embedding of a picture as a few tokens."""
+    """The embedding of a picture as a few tokens.
+
+    Args:
+        inputs: E, width of the embedding.
+        width: D, width of the tokens.
+        tokens: T, tokens per picture.
+    """
 
     def __init__(self, inputs: int, width: int, tokens: int) -> None:
         super().__init__()
@@ -236,7 +242,16 @@ class EachPatch(nn.Module):
 
 
 class Resampler(nn.Module):
-    """Learned queries that gather a picture's patches (Flamingo's perceiver; Alayrac et al. 2022)."""
+    """Learned queries that attend to a picture's patches (Flamingo's perceiver; Alayrac et al. 2022).
+
+    Args:
+        inputs: E, width of the patches.
+        hidden: W, width of the queries.
+        width: D, width of the tokens.
+        tokens: T, tokens per picture.
+        depth: number of layers.
+        heads: of each attention.
+    """
 
     def __init__(self, inputs: int, hidden: int, width: int, tokens: int, depth: int, heads: int) -> None:
         super().__init__()
@@ -294,7 +309,7 @@ class KeysValues(nn.Module):
 
 
 class Weights:
-    """What each group counts: its scale (N, G), and its mask (N, G, H, W) at the size of a site, H = 0 for none."""
+    """The weight of each group: its scale (N, G), and its mask (N, G, H, W) at the size of a site, H = 0 for none."""
 
     def __init__(self, scale: Tensor, masks: Tensor) -> None:
         self.scale, self.masks = scale, masks
@@ -318,7 +333,13 @@ class Query(nn.Module):
     """Keep the queries of a cross-attention for the stream beside it; adds nothing."""
 
     def forward(self, x: Tensor, y: Tensor, now: Now) -> None:
-        """Store y (N, L, C)."""
+        """Store the queries.
+
+        Args:
+            x: the projection's input (N, L, C).
+            y: its output, the queries (N, L, C).
+            now: the current step.
+        """
         now.scratch["query"] = y
 
 
@@ -330,7 +351,13 @@ class Stream(nn.Module):
         self.key = key
 
     def forward(self, x: Tensor, y: Tensor, now: Now) -> Tensor | None:
-        """Give the term for y (N, L, C)."""
+        """Return the term, or None where no row has pictures.
+
+        Args:
+            x: input of the cross-attention (N, L, C).
+            y: its output (N, L, C).
+            now: the current step.
+        """
         if now.signal.data is None:
             return None
         sites, bias, weights = now.signal.data
@@ -348,13 +375,21 @@ class Stream(nn.Module):
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = None) -> Tensor:
-    """Multi-head attention of q (N, L, C) to k and v (N, S, C); mask (N, 1, 1, S) bool."""
+    """Multi-head attention: (N, L, C).
+
+    Args:
+        q: queries (N, L, C).
+        k: keys (N, S, C).
+        v: values (N, S, C).
+        heads: number of heads.
+        mask: (N, 1, 1, S) bool, True = attended to; None = all are.
+    """
     q, k, v = (rearrange(z, "n l (h d) -> n h l d", h=heads) for z in (q, k, v))
     return rearrange(F.scaled_dot_product_attention(q, k.to(q.dtype), v.to(q.dtype), attn_mask=mask), "n h l d -> n l (h d)")
 
 
 def without_bias(linear: Any, x: Tensor) -> Tensor:
-    """Apply a linear layer of the UNet, or what a LoRA has made of it, without its bias and without its hooks."""
+    """Apply a linear layer of the UNet, with its LoRA if it has one, without its bias and without its hooks."""
     if type(linear) is nn.Linear:
         return F.linear(x, linear.weight)
     out: Tensor = linear.forward(x)

@@ -1,4 +1,4 @@
-"""Layout: a ControlNet branch on the scene projected into each view, where peers make the network learn the projection."""
+"""Layout: a ControlNet branch on the scene projected into each view, so that the network need not learn the projection."""
 
 from __future__ import annotations
 
@@ -22,8 +22,11 @@ CHANNELS = len(BEV_CLASSES) + len(DETECTION_CLASSES) + 1 + 2 + _SIDES + 3
 class Layout(Plugin):
     """Map classes on the ground, and boxes by class, heading, side and depth, nearest in front; null is a zero raster.
 
-    width is the branch's share of the UNet's channels; channels those of its embedder's stages, of which the last feeds the
-    branch (as many as fit the VAE's factor are used, the rest repeat the last).
+    Args:
+        width: the branch's share of the UNet's channels; 1 = a copy of its encoder.
+        channels: of its embedder's stages; the last feeds the branch (as many as fit the VAE's factor are used, the rest repeat
+            the last).
+        attends_to: the plugins whose tokens the branch attends to; None = all.
     """
 
     accepts = ()
@@ -72,7 +75,7 @@ class Layout(Plugin):
 
 
 def expand(arrays: Arrays) -> Tensor:
-    """Turn the compact raster into (B, V, CHANNELS, H, W): one channel an idea, each within [−1, 1]."""
+    """Convert the compact raster to (B, V, CHANNELS, H, W): one channel per property, each within [−1, 1]."""
     bits = arrays["map_bits"].long()[:, :, None]
     ground = (bits >> torch.arange(len(BEV_CLASSES), device=bits.device).view(1, 1, -1, 1, 1)) & 1
     labels = torch.arange(1, len(DETECTION_CLASSES) + 1, device=bits.device).tolist()

@@ -22,9 +22,13 @@ _CHANNELS = (320, 640, 1280, 1280)
 class T2IAdapter(PicturePlugin):
     """Features of a picture per camera, added inside the UNet's down blocks; null, like a camera without one, adds nothing.
 
-    picture names one of `raster.PICTURES`, or "given"; network is a T2IAdapter's configuration (None = a fresh one of `size`
-    "full_adapter" or "light_adapter" that fits the UNet, for `channels` channels). A gain per channel, zero at first and one
-    in a released adapter, lets training begin at the model without it.
+    A gain per channel, zero at first and one in a released adapter, lets training begin at the model without it.
+
+    Args:
+        picture: one of `raster.PICTURES`, or "given".
+        network: a T2IAdapter's configuration; None = a fresh one that fits the UNet.
+        size: of a fresh one, "full_adapter" or "light_adapter".
+        channels: of the picture; None = those of its kind, or of the network.
     """
 
     def __init__(

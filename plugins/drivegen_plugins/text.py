@@ -26,7 +26,8 @@ class Text(Plugin):
     Args:
         template: text that may name {description} and {location}.
         weighted: read `(word:1.3)`, `[word]` and prompts of any length, in chunks (`drivegen.plugin.prompt_weights`).
-        clip_skip: how many of the text encoder's last layers are left out, for the prompt and not for null, as in diffusers.
+        clip_skip: how many of the text encoder's last layers are left out, for the prompt and not for null, as in diffusers;
+            None = 0.
     """
 
     takes_prompt: ClassVar[bool] = True
@@ -93,7 +94,7 @@ class Text(Plugin):
         raise InputError(f"clip_skip {value!r} must be a whole number from 0{upto}")
 
     def tokenize(self, prompt: str) -> np.ndarray:
-        """Give the (S,) ids of a prompt, padded; warns with the text that does not fit."""
+        """Return the (S,) ids of a prompt, padded; warns with the text that does not fit."""
         length = self._length
         if len(prompt) > MAX_CHARACTERS:  # far more than fits, and slow to take apart
             dropped = f"all after the first {MAX_CHARACTERS} are dropped"
@@ -214,8 +215,8 @@ class PooledText(Text):
     """The text encoder's state at the end of the prompt, through two layers, as a term of the time embedding.
 
     Tokens reach a UNet at its cross-attentions, the time embedding reaches each of its residual blocks: so what a prompt says
-    of the whole picture (its light, its weather) gets to all resolutions, as in SDXL (Podell et al. 2023, section 2.2). Null is
-    the empty prompt, or the negative one. A prompt with weights is read without them: weights are of tokens.
+    of the whole picture (its light, its weather) affects all resolutions, as in SDXL (Podell et al. 2023, section 2.2). Null is
+    the empty prompt, or the negative one. A prompt with weights is read without them: weights apply to tokens.
     """
 
     accepts = tuple(one for one in Text.accepts or () if one.name != "clip_skip")

@@ -11,7 +11,7 @@ from torch.func import functional_call
 class PatchDiscriminator(nn.Module):
     """Four 4×4 convolutions, two of them strided: one logit per patch of a picture (N, 3, H, W) in [−1, 1].
 
-    Batch norms use the batch's own numbers and keep none, so that nothing but the weights has to be saved.
+    Batch norms use the batch's own statistics and keep none, so that only weights have to be saved.
     """
 
     def __init__(self, channels: int) -> None:
@@ -32,19 +32,20 @@ class PatchDiscriminator(nn.Module):
         return self.layers(pictures)
 
     def judged_by_others(self, pictures: Tensor) -> Tensor:
-        """Give logits through which gradients reach the pictures and not the weights."""
+        """Return logits whose gradients reach the pictures but not the weights."""
         fixed = {name: parameter.detach() for name, parameter in self.named_parameters()}
         out: Tensor = functional_call(self, fixed, (pictures,))
         return out
 
 
 def hinge(real: Tensor, made: Tensor) -> Tensor:
-    """Give the discriminator's loss of its logits (Lim and Ye 2017)."""
+    """Return the discriminator's hinge loss from its logits (Lim and Ye 2017)."""
     return 0.5 * (F.relu(1 - real).mean() + F.relu(1 + made).mean())
 
 
 def adaptive_weight(made: Tensor, last: Tensor, wanted: Tensor, adversarial: Tensor) -> Tensor:
-    """Give the weight at which two losses pull alike at the generator's last layer (Esser et al. 2021, eq. 7).
+    """Return the weight at which two losses have gradients of equal norm at the generator's last layer (Esser et al. 2021, eq.
+    7).
 
     Args:
         made: the generator's picture, with its graph.

@@ -1,4 +1,4 @@
-"""The codes of a vector-quantised first stage, while they learn (van den Oord et al. 2017)."""
+"""The codes of a vector-quantised first stage during training (van den Oord et al. 2017)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from drivegen.training.first_stage.settings import CodebookConfig
 class Codebook(nn.Module):
     """Quantises latents by the codes (K, D) of a VQModel, which it updates.
 
-    counts (K,) and sums (K, D) are moving averages of how many latents a code stands for in a step, and of their sum.
+    counts (K,) and sums (K, D) are moving averages of the number of latents assigned to a code in a step, and of their sum.
     """
 
     counts: Tensor
@@ -27,7 +27,7 @@ class Codebook(nn.Module):
         self.register_buffer("sums", codes.weight.detach().clone().float())
 
     def forward(self, latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Quantise latents (N, D, h, w): the codes, with the latents' gradient; the loss; the codes' numbers (N·h·w,)."""
+        """Quantise latents (N, D, h, w): the codes, with the latents' gradient; the loss; the codes' indices (N·h·w,)."""
         flat = latents.float().movedim(1, -1).flatten(0, -2)
         table: Tensor = self.__dict__["codes"].weight.float()
         numbers = torch.cdist(flat.detach(), table.detach()).argmin(1)
@@ -41,7 +41,7 @@ class Codebook(nn.Module):
 
     @torch.no_grad()
     def learn(self, latents: Tensor, numbers: Tensor) -> None:
-        """Move the codes towards the latents (N, D, h, w) that they stand for, and put idle ones to work."""
+        """Move the codes towards the latents (N, D, h, w) assigned to them, and reassign unused ones."""
         s, codes = self.settings, self.__dict__["codes"].weight
         flat = latents.detach().float().movedim(1, -1).flatten(0, -2)
         found = torch.bincount(numbers, minlength=len(codes)).float()
@@ -56,7 +56,7 @@ class Codebook(nn.Module):
             codes[idle], self.sums[idle], self.counts[idle] = chosen.to(codes), chosen, 1.0
 
     def usage(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
-        """Give the share of the codes that a batch uses, and the perplexity of their use."""
+        """Return the share of the codes that a batch uses, and the perplexity of their use."""
         share = torch.bincount(numbers, minlength=len(self.counts)).float()
         share = share / share.sum()
         return (share > 0).float().mean(), torch.exp(-(share * (share + 1e-10).log()).sum())

@@ -52,7 +52,21 @@ class Images(TorchDataset[tuple[str, np.ndarray]]):
 
 
 class ImageData(pl.LightningDataModule):
-    """Single camera images of datasets in the nuScenes schema; arguments as `drivegen.training.datamodule.DriveData`."""
+    """Single camera images of datasets in the nuScenes schema.
+
+    Args:
+        roots: dataset folders.
+        size: (height, width) in pixels.
+        images: images per step.
+        version: of the datasets, where a root has several; None for the only one.
+        val_scenes: names, or a share of each root's last scenes; not trained on.
+        max_frames: at most this many frames are trained on; None = all.
+        workers: processes that read images; 0 = this one.
+        seed: of the order.
+        batches: number of batches of the run; None = one pass per epoch.
+        val_frames: how many held-out frames are validated on; None = all.
+        skip_missing: leave out frames of which a file is missing; if False they are refused.
+    """
 
     def __init__(
         self, roots: Sequence[str | Path], *, size: tuple[int, int], images: int = 12, version: str | None = None,
@@ -67,7 +81,7 @@ class ImageData(pl.LightningDataModule):
         self.dataset: Images | None = None
 
     def open(self) -> Sources:
-        """Open the datasets; does nothing the second time."""
+        """Open the datasets, unless they are open."""
         if self.sources is None:
             self.sources = Sources(
                 self.roots, self.size, self.version, self.val_scenes, self.max_frames, skip_missing=self.skip_missing
@@ -90,7 +104,7 @@ class ImageData(pl.LightningDataModule):
         return Loader(self.dataset, order, self.dataset.collate, self.workers, self.batches)
 
     def val_dataloader(self) -> Sequence[Any] | InTurn:
-        """Return the held-out images one by one; none where no scene is held out, which `Trainer.validate` is refused for."""
+        """Return the held-out images one by one; none where no scene is held out, for which `Trainer.validate` is refused."""
         sources = self.open()
         if not sources.val:
             if self.trainer is not None and self.trainer.state.fn == "validate":

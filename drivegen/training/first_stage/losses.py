@@ -1,4 +1,4 @@
-"""How far a reconstruction is from its picture, without networks; and the crops that are compared."""
+"""Distances between a reconstruction and its picture, without networks; and the crops that are compared."""
 
 from __future__ import annotations
 
@@ -16,9 +16,14 @@ def random_crops(pixels: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def edge_distance(a: Tensor, b: Tensor, sizes: int = 4) -> Tensor:
-    """Return the mean L1 distance of the horizontal and vertical differences of two images, at full, half, quarter … size.
+    """Return the mean L1 distance of the horizontal and vertical differences of two images, over several sizes.
 
     A blurred edge costs little in plain L1 and much here.
+
+    Args:
+        a: (N, C, H, W).
+        b: (N, C, H, W).
+        sizes: number of sizes, each half of the one before.
     """
     total = a.new_zeros(())
     difference = a - b

@@ -1,4 +1,4 @@
-"""The LightningModule of a first stage: one backward pass and one optimiser for the network and what judges it."""
+"""The LightningModule of a first stage: one backward pass and one optimiser for the network and its discriminator."""
 
 from __future__ import annotations
 
@@ -23,9 +23,14 @@ from drivegen.training.frozen import module_digest
 class FirstStageModule(TrainedModule):
     """Training of an AutoencoderKL or a VQModel on single pictures.
 
-    The losses on the picture are L1 on pixels, on their gradients at four sizes and on colours, features' distance, and a
-    discriminator's opinion; on the latents the KL term or the codebook's. Gradients at the picture are summed and go back
-    through the network once, so that a discriminator costs a quarter more and not twice as much.
+    The losses on the picture are L1 on pixels, on their gradients at four sizes and on colours, a distance of features, and a
+    discriminator's hinge loss; on the latents the KL term or the codebook's. Gradients at the picture are summed and propagated
+    through the network once, so that a discriminator adds a quarter to the cost instead of doubling it.
+
+    Args:
+        vae: the network.
+        settings: how it trains.
+        loss: the weights of the losses.
     """
 
     def __init__(self, vae: Any, settings: TrainConfig, loss: AutoencoderConfig) -> None:
@@ -70,7 +75,7 @@ class FirstStageModule(TrainedModule):
 
     @torch.no_grad()
     def validation_loss(self, batch: ImageBatch) -> Tensor:
-        """Return the losses on whole pictures and their latents, without a discriminator's opinion; nothing is drawn."""
+        """Return the losses on whole pictures and their latents, without the discriminator's; deterministic."""
         pixels = to_unit(batch.pixels)
         made, on_latents, parts = self._reconstruct(pixels)
         return self._distances(made.float(), pixels, parts) + on_latents

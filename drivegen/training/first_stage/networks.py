@@ -1,4 +1,4 @@
-"""The networks of a first stage: made, started from another's weights, and called alike whatever their kind."""
+"""The networks of a first stage: built, started from another's weights, and called through one interface."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from torch import Tensor
 
 
 def latents_of(network: Any, pixels: Tensor) -> Tensor:
-    """Encode pixels (N, 3, H, W) in [−1, 1] to latents (N, C, h, w): a posterior's mean, or what is quantised later."""
+    """Encode pixels (N, 3, H, W) in [−1, 1] to latents (N, C, h, w): a posterior's mean, or latents before quantisation."""
     encoded = network.encode(pixels)
     return encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mean
 
 
 def reconstruct(network: Any, pixels: Tensor) -> Tensor:
-    """Encode and decode pixels (N, 3, H, W) without drawing anything."""
+    """Encode and decode pixels (N, 3, H, W) without sampling."""
     return network.decode(latents_of(network, pixels)).sample
 
 
 @torch.no_grad()
 def take_over(network: Any, source: Any) -> None:
-    """Copy what two networks share: every weight of the same name, as far as both reach along each dimension.
+    """Copy the weights that two networks share: every weight of the same name, as far as both extend along each dimension.
 
-    So a first stage gets more latent channels or wider layers without losing what it has learned. Means and log-variances are
-    the halves of a tensor, and each is copied to its own half.
+    So a first stage gets more latent channels or wider layers and keeps what it has learned. Means and log-variances are the
+    halves of a tensor, and each is copied to its own half.
     """
     given, has_variance = source.state_dict(), type(network).__name__ == "AutoencoderKL"
     for name, own in network.state_dict().items():

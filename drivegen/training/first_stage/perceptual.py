@@ -16,7 +16,7 @@ from drivegen.training.first_stage.settings import PerceptualConfig
 
 
 class PerceptualDistance(nn.Module):
-    """The mean over layers of the squared distance of channel-normalised features, itself a mean over places."""
+    """The mean over layers of the squared distance of channel-normalised features, averaged over positions."""
 
     def __init__(self, network: Any, linear: list[Tensor] | None = None) -> None:
         super().__init__()

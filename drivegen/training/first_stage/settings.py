@@ -14,7 +14,7 @@ def _number(default: Any, **bounds: float) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class PerceptualConfig:
-    """A distance of features: what pixels alone do not see (Zhang et al. 2018)."""
+    """A distance of features, for differences that pixels do not show (Zhang et al. 2018)."""
 
     weight: float = _number(1.0, ge=0, le=1e6)
     network: Literal["efficientnet-lite0", "vgg16"] = "efficientnet-lite0"
@@ -32,7 +32,7 @@ class PerceptualConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class AdversarialConfig:
-    """A patch discriminator that learns from the first step and is felt later (Esser et al. 2021, VQGAN)."""
+    """A patch discriminator that is trained from the first step and affects the generator later (Esser et al. 2021, VQGAN)."""
 
     weight: float = _number(0.03, ge=0, le=10)
     """Times the adaptive weight, which makes both losses pull alike at the last convolution (their eq. 7)."""
@@ -48,7 +48,7 @@ class AdversarialConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class CodebookConfig:
-    """How the codes of a vector-quantised first stage learn (van den Oord et al. 2017)."""
+    """How the codes of a vector-quantised first stage are updated (van den Oord et al. 2017)."""
 
     update: Literal["ema", "gradient"] = "ema"
     """Codes as moving averages of what they stand for (appendix A.1), or learned by the straight-through loss (eq. 3)."""

@@ -1,4 +1,4 @@
-"""Latents of mean 0 and deviation 1, which the second stage learns best."""
+"""Latents of mean 0 and standard deviation 1, which the second stage learns best."""
 
 from __future__ import annotations
 
@@ -14,11 +14,16 @@ from drivegen.training.first_stage.networks import latents_of
 
 @torch.no_grad()
 def standardise(vae: Any, dataset: Images, count: int = 512) -> None:
-    """Bring every latent channel to mean 0 and standard deviation 1, measured on `count` images spread over a dataset.
+    """Bring every latent channel to mean 0 and standard deviation 1.
 
-    The change is folded into the 1×1 convolutions around the latents, so reconstructions stay what they are and scaling_factor
-    is 1. One factor for all channels would leave the faint ones under the noise for most of the schedule. A network without
-    those convolutions gets the one factor.
+    The change is folded into the 1×1 convolutions around the latents, so reconstructions do not change and scaling_factor is 1.
+    One factor for all channels would leave channels of small variance below the noise for most of the schedule. A network
+    without those convolutions gets one factor for all.
+
+    Args:
+        vae: the network, changed in place.
+        dataset: the images that the statistics are measured on.
+        count: number of images, spread over the dataset.
     """
     chosen = np.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().astype(int)
     device = next(vae.parameters()).device
