@@ -26,7 +26,7 @@ from drivegen.testing.models import randomize, tiny_backbone
 
 VIEWS, MAP = 6, (8, 200, 200)
 BOXES, TEXT_TOKENS = 20, 77
-"""Slots of boxes a view, a quarter of them empty, and tokens of a prompt."""
+"""Slots of boxes per view, a quarter of them empty, and tokens of a prompt."""
 GUIDANCE, NULL = 2.0, ("camera", "text", "boxes")
 """MagicDrive's own: the map is kept in the unconditional half."""
 

@@ -30,7 +30,7 @@ class Contender:
 
     @property
     def share_of_limit(self) -> float:
-        """Operations a second in the median round, over the limit."""
+        """Operations per second in the median round, over the limit."""
         return self.flops / median(self.seconds) / self.limit_flops
 
 
@@ -118,7 +118,7 @@ def rows(m: Measured) -> list[tuple[str, str, str, str]]:
         ("time of a step, ours bfloat16 / ours float32", *halved),
         (f"peak memory, ours / diffusers, {ours.dtype}", f"{memory:.3f}", _goal(m, "memory", memory), memories),
         ("relative error, ours / ours plain, float32", f"{m.error:.1e}", _goal(m, "error", m.error, always=True), ""),
-        ("once a generation, ours", extra, "", "tokens, map, keys and values: a first step less the median one"),
+        ("once per generation, ours", extra, "", "tokens, map, keys and values: a first step less the median one"),
     ]  # fmt: skip
 
 
@@ -136,7 +136,7 @@ def markdown(m: Measured, notes: Mapping[str, Any]) -> str:
     """Write both tables, then how and where it was measured."""
     lines = ["| figure | measured | goal | beside |", "|---|---|---|---|"]
     lines += [f"| {' | '.join(row)} |" for row in rows(m)]
-    heads = ("contestant", "seconds a step", "GFLOP/s", "large matrix product", "share of it", "peak memory")
+    heads = ("contestant", "seconds per step", "GFLOP/s", "large matrix product", "share of it", "peak memory")
     lines += ["", f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for c in m.contenders:
         middle = median(c.seconds)

@@ -3,7 +3,7 @@
     python scripts/check_magicdrive.py FOLDER [--tensors DIR]
 
 FOLDER holds `unet/` and `controlnet/`; the tensors lie beside them (or beside a folder of the same name without its last
-`_…`), or in DIR. Prints a line a tensor with ‖ours − theirs‖/‖theirs‖; the status is 1 when one exceeds 1e-4 (gradients
+`_…`), or in DIR. Prints a line per tensor with ‖ours − theirs‖/‖theirs‖; the status is 1 when one exceeds 1e-4 (gradients
 1e-3), 2 for bad input.
 """
 

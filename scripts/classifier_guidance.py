@@ -22,7 +22,7 @@ def main(
     scenes: int = 8,
     seed: Seed = UNSEEN,
     scale: float = 1.0,
-    limit: Annotated[float, typer.Option(help="greatest move of a view's clean latents a step; 0: none")] = 0.2,
+    limit: Annotated[float, typer.Option(help="greatest move of a view's clean latents per step; 0: none")] = 0.2,
     exact: Annotated[bool, typer.Option(help="differentiate through the network")] = True,
     steps: Steps = None,
     without: Annotated[list[str] | None, typer.Option(help="plugins to null; may be repeated")] = None,

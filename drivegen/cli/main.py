@@ -119,7 +119,7 @@ def world(
     frames: Annotated[int, typer.Option(help="Samples of each scene, at 2 Hz.")] = 4,
     seed: Annotated[int, typer.Option(help="Which city; the same seed gives the same bytes.")] = 0,
     size: Annotated[str, typer.Option(metavar="HEIGHTxWIDTH", help="Size of each image.")] = "128x224",
-    workers: Annotated[int | None, typer.Option(help="Processes; default one a core.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes; default one per core.")] = None,
 ) -> None:
     """Write a dataset of the procedural city in the nuScenes format."""
     from drivegen import world as city

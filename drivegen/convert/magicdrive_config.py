@@ -67,7 +67,7 @@ def describe(unet: Any, control: Any, half: bool = True, folder: str | Path = ""
     of_unet.choice("crossview_attn_type", ("basic",), "basic")
     of_control.choice("use_uncond_map", (None,))
     of_control.choice("controlnet_conditioning_channel_order", ("rgb",), "rgb")
-    # True makes one number a channel of each residual, which no branch here does.
+    # True reduces each residual to one number per channel, which no branch here does.
     of_control.choice("global_pool_conditions", (False, None), False)
     for key in (*SHARED, "block_out_channels"):
         if key in unet and key in control and unet[key] != control[key]:

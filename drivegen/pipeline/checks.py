@@ -63,6 +63,7 @@ def by_plugin(value: Any, name: str) -> dict[str, Any]:
 
 
 def sampler_options(value: Any, name: str) -> dict[str, Any]:
+    """Check the sampler's own options by name."""
     from drivegen.sampling.settings import plain_options
 
     return plain_options(value, name)

@@ -63,7 +63,13 @@ class Run:
         return torch.stack([torch.randn(row.shape, generator=g, dtype=torch.float32) for g, row in rows]).to(like)
 
     def stepped(self, step: int, t: Tensor, x: Tensor) -> Tensor:
-        """Tell the callback that a step is done; returns x, or what takes its place."""
+        """Call the callback after a step; returns x, or what replaces it.
+
+        Args:
+            step: number of the step, from 0.
+            t: its timestep ().
+            x: the latents (N, C, h, w).
+        """
         changed = None if self.callback is None else self.callback(step, t, x)
         return x if changed is None else changed
 

@@ -18,7 +18,7 @@ from drivegen.scene.geometry import Array, project
 RADIUS_M = 30.0
 """Distance at which corresponding cells of two views see the same noise: about that of façades beside a street."""
 
-POINTS_A_CELL = 256
+POINTS_PER_CELL = 256
 """Points on the whole sphere for each cell of one view; a nuScenes camera then has 3 (corner) to 12 points in a cell."""
 
 
@@ -39,7 +39,7 @@ def sphere_noise(
         generators: one per camera, for cells that see no point.
     """
     channels, height, width = shape
-    points = _spread(2 ** math.ceil(math.log2(POINTS_A_CELL * height * width)))
+    points = _spread(2 ** math.ceil(math.log2(POINTS_PER_CELL * height * width)))
     field = torch.randn(len(points), channels, generator=generator_of(f"{seed}/sphere"), dtype=torch.float32)
     out = []
     for camera, generator in zip(cameras, generators, strict=True):

@@ -41,7 +41,7 @@ def finite(given: ArrayLike, shape: tuple[int, ...], what: str) -> Array:
     """Copy finite numbers into a read-only array; raises InputError for other values or another shape.
 
     Args:
-        values: any sequence or array.
+        given: any sequence or array.
         shape: the shape that it must have.
         what: its name in the error.
     """
@@ -89,7 +89,7 @@ def items_of(given: Any, kind: type[T], what: str) -> tuple[T, ...]:
     """Return a sequence as a tuple; raises InputError where it is none, or an item has another type.
 
     Args:
-        values: the sequence.
+        given: the sequence.
         kind: the type of its items.
         what: its name in the error.
     """

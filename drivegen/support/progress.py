@@ -134,7 +134,7 @@ def _nobody(state: Progress) -> None:
 
 
 class _JsonLines:
-    """Writes a line of JSON to standard error at a task's start and end, and at most one a second between."""
+    """Writes a line of JSON to standard error at a task's start and end, and at most one per second between."""
 
     def __init__(self) -> None:
         self._next = 0.0

@@ -89,7 +89,7 @@ class Checkpoints(pl.Callback):
 
 
 def _link(source: Path, target: Path) -> None:
-    """Give a file a second name, so that it is written once; replacing the first name leaves the second alone."""
+    """Link a file under another name, so that it is written once; replacing the first leaves the other alone."""
     temporary = files.unforeseen(target)
     try:
         os.link(source, temporary)

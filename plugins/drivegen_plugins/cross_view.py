@@ -163,7 +163,7 @@ class CrossViewLayer(nn.Module):
         return linear(mixed, out.weight) + count * out.bias
 
     def _output(self) -> Output:
-        """Multiply connector and output projection out: one product a token instead of two."""
+        """Merge connector and output projection: one product per token instead of two."""
         out: Any = self.attn4.to_out[0]
         connector: Any = self.connector
         if isinstance(connector, nn.Linear):

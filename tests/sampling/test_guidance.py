@@ -1,4 +1,4 @@
-"""Guidance: weights a plugin, and a classifier's gradient against the cases that have a closed form."""
+"""Guidance: weights per plugin, and a classifier's gradient against the cases that have a closed form."""
 
 from __future__ import annotations
 

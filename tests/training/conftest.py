@@ -53,7 +53,7 @@ def base(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def config(city, base, tmp_path) -> Path:
-    """A run of six steps: dropping conditions, gathering two batches a step, with a moving average and caches."""
+    """A run of six steps: dropping conditions, gathering two batches per step, with a moving average and caches."""
     values = {
         "output": str(tmp_path / "run"),
         "model": {"base": str(base)},

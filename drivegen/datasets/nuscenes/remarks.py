@@ -20,7 +20,7 @@ from drivegen.support.names import check_file_name
 _warning = partial(Problem, severity="warning")
 
 SHORTEST_US = 1000
-"""Samples closer in time than this are in another unit: a camera takes a thousand pictures a second at most."""
+"""Samples closer in time than this are in another unit: a camera takes a thousand pictures per second at most."""
 
 _UNREAD = {
     "instance": ("first_annotation_token", "last_annotation_token"), "scene": ("last_sample_token",), "sample": ("prev",),
