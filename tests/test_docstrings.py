@@ -1,6 +1,7 @@
 """Docstrings of everything public: present, parameters as a list from three on, and "per" where a thing is counted."""
 
 import ast
+import functools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,9 +29,10 @@ PER = re.compile(
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
-def sources(rooms: tuple[str, ...] = ROOMS) -> dict[str, ast.Module]:
+@functools.cache
+def sources() -> dict[str, ast.Module]:
     """Parse every module, by its path in the repository."""
-    paths = (path for room in rooms for path in sorted((ROOT / room).rglob("*.py")))
+    paths = (path for room in ROOMS for path in sorted((ROOT / room).rglob("*.py")))
     return {path.relative_to(ROOT).as_posix(): ast.parse(path.read_bytes()) for path in paths}
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 TILE = 4
-"""Pixels per side of a tile's result; it reads TILE + 2 per side and takes (TILE + 2)² products, where the sum takes 9·TILE²."""
+"""Pixels per side of a tile's result; it reads TILE + 2 per side: (TILE + 2)² products, where the sum takes 9·TILE²."""
 
 _POINTS = (0.0, 0.5**0.5, -(0.5**0.5), 2.0**0.5, -(2.0**0.5))
 """Where the polynomials are evaluated, infinity besides: in fp32 these round as little as plain convolution does."""
