@@ -16,6 +16,7 @@ from drivegen.host import batch as data
 from drivegen.host import boundary
 from drivegen.host.host import Host
 from drivegen.plugin import Arrays, Grid, TrainingStep
+from drivegen.plugin.unknown import unmarked
 from drivegen.testing.case import TOLERANCE, Case, close, disturb, same
 from drivegen.testing.frames import elsewhere
 from drivegen.testing.surroundings import fits_other_widths, order_does_not_matter, others_scales_reach_it, works_on_clips
@@ -262,6 +263,26 @@ def unknown_is_null(case: Case) -> None:
 
 
 @torch.no_grad()
+def precomputed_is_the_same(case: Case) -> None:
+    """What `precompute` makes of each frame, kept and collated as the training cache does, gives what the frames give."""
+    host = case.host()
+    plugin = host.plugin(case.name)
+    if "precompute" not in plugin.overridden():
+        return
+    kept = []
+    for frame in case.frames:
+        made = boundary.precompute(case.name, plugin, unmarked(case.batch(host, (frame,)).arrays[case.name]))
+        if made is None:
+            return
+        kept.append({key: value[0].numpy() for key, value in made.items()})
+    batch = case.batch(host)
+    arrays = {key: torch.from_numpy(value) for key, value in boundary.collate(case.name, plugin, kept).items()}
+    mine = data.Batch(batch.grid, {**batch.arrays, case.name: arrays})
+    for keep in (torch.ones(len(kept)).bool(), torch.arange(len(kept)) > 0):
+        close(case.run(host, keep, batch=mine), case.run(host, keep, batch=batch), "from the training cache against anew")
+
+
+@torch.no_grad()
 def bf16_is_near_fp32(case: Case) -> None:
     """bf16 stays within 2 % of fp32."""
     host = case.host()
@@ -278,7 +299,7 @@ CHECKS: Mapping[str, Callable[[Case], None]] = {
         identity_at_initialisation, has_an_effect, reads_its_arrays, null_leaks_nothing, scale_zero_is_absence,
         gradients_reach_the_plugin_only, state_holds_no_backbone, survives_saving, survives_copies, checkpointing_is_exact,
         order_does_not_matter, others_scales_reach_it, batch_equals_singles, works_on_clips, fits_other_widths,
-        unknown_is_null, bf16_is_near_fp32,
+        unknown_is_null, precomputed_is_the_same, bf16_is_near_fp32,
     )
 }  # fmt: skip
 """The battery, by name."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
@@ -82,6 +83,11 @@ class Concat(PicturePlugin):
             return None
         joined = self._joined(arrays["picture"].flatten(0, 1)).float().unflatten(0, arrays["picture"].shape[:2])
         return {"joined": joined, "has_picture": arrays["has_picture"]}
+
+    def collate(self, items: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+        if "joined" not in items[0]:
+            return super().collate(items)
+        return {key: np.stack([item[key] for item in items]) for key in items[0]}  # from the training cache
 
     def encode(self, arrays: Arrays, keep: Tensor) -> Signal:
         has_picture = (arrays["has_picture"] & keep[:, None]).flatten()
