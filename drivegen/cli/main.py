@@ -146,6 +146,42 @@ def train(
         raise typer.Exit(status)
 
 
+@app.command()
+@_guarded
+def synthesize(
+    dataroot: Annotated[Path, typer.Argument(help="Folder of the source dataset.")],
+    out: Annotated[Path, typer.Argument(help="Folder of the dataset that is made: new, or that of a run that was ended.")],
+    recipe: Annotated[Path, typer.Option(help="YAML file that says what is made of each scene.")],
+    plan: Annotated[bool, typer.Option("--plan", help="Say what would be made, and stop.")] = False,
+    version: Annotated[str | None, typer.Option(help="Dataset version, where the source has several.")] = None,
+    model: Annotated[str, typer.Option(help="'tiny', a model folder, or a single-file checkpoint.")] = "tiny",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    dtype: Annotated[
+        str, typer.Option(help="auto (bfloat16 where the processor has it), float32, bfloat16 or float16.")
+    ] = "auto",
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Threads of the networks. Default: those of the plan, else one per core.")
+    ] = None,
+) -> None:
+    """Make a labelled dataset of another one: edited scenes, generated images, annotations that follow."""
+    from drivegen.cli import synthesize as work
+    from drivegen.cli.generate import Where
+
+    _quiet()
+    work.synthesize(dataroot, out, recipe, plan, version, Where(model, device, dtype), threads, _screen())
+
+
+@app.command()
+@_guarded
+def verify(out: Annotated[Path, typer.Argument(help="Folder of a dataset that synthesize made.")]) -> None:
+    """Check a synthetic dataset: every file, its images' provenance, its tables. The status is 2 when there is an error."""
+    from drivegen import synthesis
+    from drivegen.cli.show import show_problems
+
+    if show_problems(_screen(), synthesis.verify(out), out):
+        raise typer.Exit(BAD_INPUT)
+
+
 convert = typer.Typer(help="Turn foreign checkpoints into models and plugins.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(convert, name="convert")
 

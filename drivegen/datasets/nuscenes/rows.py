@@ -28,8 +28,8 @@ CHANNEL = re.compile(r"[A-Za-z0-9_-]+")
 class Rows:
     """The tables under construction: scenes are checked, then sample files are written and named in their rows."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, root: Path, vehicle: str = "drivegen") -> None:
+        self.root, self.vehicle = root, vehicle
         self.tables: dict[str, list[dict[str, Any]]] = {name: [] for name in TABLES}
         self.logs_by_location: dict[str, list[str]] = {}
         self._seen: dict[str, dict[str, dict[str, Any]]] = {name: {} for name in TABLES}
@@ -63,7 +63,7 @@ class Rows:
         location = scene_location(scene)
         log = make_token("log", scene.name)
         day = datetime.fromtimestamp(first.timestamp_us / 1e6, UTC).strftime("%Y-%m-%d")
-        self._add("log", token=log, logfile=scene.name, vehicle="drivegen", date_captured=day, location=location)
+        self._add("log", token=log, logfile=scene.name, vehicle=self.vehicle, date_captured=day, location=location)
         self.logs_by_location.setdefault(location, []).append(log)
         description = scene.description or first.description
         samples: list[dict[str, Any]] = []

@@ -11,7 +11,7 @@ from typing import Any
 from drivegen.datasets.nuscenes.files import add_map_mask
 from drivegen.datasets.nuscenes.making import Making, making, sync_folder, write_bytes
 from drivegen.datasets.nuscenes.rows import Rows, scene_location
-from drivegen.datasets.nuscenes.schema import TABLES, map_path, writable
+from drivegen.datasets.nuscenes.schema import TABLES, check_text, map_path, writable
 from drivegen.datasets.nuscenes.vectormap import map_json, merge_maps, read_map
 from drivegen.scene import Scene, VectorMap
 from drivegen.scene.geometry import items_of
@@ -21,7 +21,7 @@ from drivegen.support.names import check_file_name
 from drivegen.support.values import file_path, text
 
 
-def write(scenes: Sequence[Scene], root: str | Path, version: str = "v1.0-mini") -> None:
+def write(scenes: Sequence[Scene], root: str | Path, version: str = "v1.0-mini", vehicle: str = "drivegen") -> None:
     """Write scenes as a nuScenes dataset: tables, sample files and the map expansion.
 
     Pictures and lidar files that lie below root are named where they are; others are copied to ``samples/<CHANNEL>/``, with
@@ -40,6 +40,7 @@ def write(scenes: Sequence[Scene], root: str | Path, version: str = "v1.0-mini")
         scenes: at least one.
         root: the data root, which may hold other versions.
         version: name of the folder of the tables, ``v1.0-<name>``.
+        vehicle: whose recordings these are, for the logs.
 
     Raises InputError when the version exists already, names or tokens of scenes and frames repeat, a scene has no frames, times
     do not increase, a location is no plain name, a picture or lidar file is missing, a picture has another size than its camera
@@ -55,7 +56,7 @@ def write(scenes: Sequence[Scene], root: str | Path, version: str = "v1.0-mini")
         raise InputError(f"{root / version} exists already; choose another root or version, or remove it")
     try:
         maps = _maps(root, scenes)
-        rows = Rows(root)
+        rows = Rows(root, check_text(vehicle, "vehicle"))
         for scene in scenes:
             rows.add_scene(scene)
         new_maps = [location for location, vector_map in maps.items() if not _is_there(root, location, vector_map)]

@@ -1,0 +1,121 @@
+"""A recipe's edits of boxes, track by track: done where they fit, else left out and counted."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from random import Random
+
+import numpy as np
+
+from drivegen.scene import Box3D, Scene
+from drivegen.scene.boxes import detection_class
+from drivegen.scene.geometry import SE3
+from drivegen.synthesis.draws import draw
+from drivegen.synthesis.recipe import BoxEdit, Boxes, Drop, Jitter, Move, Range, Swap
+from drivegen.synthesis.tracks import Lanes, Track, Tracks
+
+USUAL_SIZE_M = {
+    "car": (1.9, 4.6, 1.7), "truck": (2.5, 6.9, 2.9), "construction_vehicle": (2.8, 6.4, 3.2), "bus": (2.9, 11.0, 3.4),
+    "trailer": (2.9, 12.0, 3.9), "barrier": (2.5, 0.5, 1.0), "motorcycle": (0.8, 2.1, 1.5), "bicycle": (0.6, 1.7, 1.3),
+    "pedestrian": (0.7, 0.7, 1.8), "traffic_cone": (0.4, 0.4, 1.1),
+}  # fmt: skip
+"""(width, length, height) of what is put in the place of another object: about nuScenes' mean of each class."""
+
+_KINDS = ({"car", "truck", "construction_vehicle", "bus", "trailer"}, {"motorcycle", "bicycle"}, {"pedestrian"})
+"""Classes that have their attributes in common."""
+
+Skipped = Counter[str]
+"""How often an edit was left out, by edit and reason."""
+
+_Change = Callable[[Track, Random], "Track | str"]
+
+
+def edit_boxes(scene: Scene, edits: Boxes, purpose: tuple[object, ...]) -> tuple[Tracks, Skipped]:
+    """Edit a scene's objects; returns them, and what was left out.
+
+    Args:
+        scene: the source.
+        edits: what the recipe says.
+        purpose: names the draws: run seed, scene, variant.
+    """
+    tracks, lanes, skipped = Tracks(scene), Lanes(scene), Skipped()
+    for kind in ("drop", "swap", "move", "jitter"):
+        for number, edit in enumerate(getattr(edits, kind)):
+            for name in tracks.names():
+                track = tracks.track(name)
+                rng = draw(*purpose, kind, number, name)
+                if not _is_meant(edit, next(iter(track.values()))) or rng.random() >= edit.probability:
+                    continue
+                if isinstance(edit, Drop):
+                    tracks.remove(name)
+                    continue
+                changed = _changed(edit, track, rng, lanes)
+                if isinstance(changed, dict) and not tracks.fits(name, changed):
+                    changed = "would overlap another object"
+                if isinstance(changed, str):
+                    skipped[f"{kind}: {changed}"] += 1
+                else:
+                    tracks.put(name, changed)
+    return tracks, skipped
+
+
+def _is_meant(edit: BoxEdit, box: Box3D) -> bool:
+    if box.category == "vehicle.ego":
+        return False
+    return not edit.classes or box.category in edit.classes or box.detection_class in edit.classes
+
+
+def _changed(edit: BoxEdit, track: Track, rng: Random, lanes: Lanes) -> Track | str:
+    if isinstance(edit, Swap):
+        return _swapped(edit, track)
+    if isinstance(edit, Move):
+        return _moved(edit, track, rng, lanes)
+    assert isinstance(edit, Jitter)
+    a, b = (rng.uniform(-edit.position_m, edit.position_m) for _ in range(2))
+    step = SE3.from_yaw(math.radians(rng.uniform(-edit.heading_deg, edit.heading_deg)), (a, b, 0.0))
+    factor = 1 + rng.uniform(-edit.size, edit.size)
+    return {i: _resized(_stepped(box, step), box.size_wlh_m * factor) for i, box in track.items()}
+
+
+def _swapped(edit: Swap, track: Track) -> Track | str:
+    size = USUAL_SIZE_M.get(detection_class(edit.to) or "")
+    if size is None:
+        return f"no usual size of {edit.to} is known"
+    old, new = next(iter(track.values())).detection_class, detection_class(edit.to)
+    alike = any(old in kinds and new in kinds for kinds in _KINDS)
+    out = {}
+    for i, box in track.items():
+        attribute = box.attribute if alike else ""
+        out[i] = replace(_resized(box, np.array(size)), category=edit.to, attribute=attribute)
+    return out
+
+
+def _moved(edit: Move, track: Track, rng: Random, lanes: Lanes) -> Track | str:
+    forward, left, turn = (_between(rng, range_) for range_ in (edit.forward_m, edit.left_m, edit.turn_deg))
+    step = SE3.from_yaw(math.radians(turn), (forward, left, 0.0))
+    moved = {i: _stepped(box, step) for i, box in track.items()}
+    if edit.on_lane:
+        if not lanes.there:
+            return "the map has no lanes"
+        if not all(map(lanes.hold, track.values())):
+            return "is not on a lane"
+        if not all(map(lanes.hold, moved.values())):
+            return "would leave the lane"
+    return moved
+
+
+def _between(rng: Random, range_: Range) -> float:
+    return rng.uniform(*range_)
+
+
+def _stepped(box: Box3D, step: SE3) -> Box3D:
+    return replace(box, global_SE3_object=box.global_SE3_object @ step)
+
+
+def _resized(box: Box3D, size: np.ndarray) -> Box3D:
+    """Give a box another size; it stays on the ground, and its middle where it is seen from above."""
+    rise = SE3.from_yaw(0.0, (0.0, 0.0, float(size[2] - box.size_wlh_m[2]) / 2))
+    return replace(box, size_wlh_m=size, global_SE3_object=box.global_SE3_object @ rise)

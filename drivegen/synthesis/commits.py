@@ -1,0 +1,50 @@
+"""Which frames of an unfinished dataset are there whole: a file per frame, written last, with the SHA-256 of all its files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from drivegen.support.errors import InputError
+from drivegen.support.files import make_subfolder, sha256, write_json
+from drivegen.synthesis.plan import WORK
+
+
+class Commits:
+    """The frames that are done, below a dataset's hidden folder."""
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+        self.folder = make_subfolder(out, WORK, "units")
+
+    def add(self, token: str, lines: list[dict[str, Any]], files: dict[str, str]) -> None:
+        """Note that a frame is whole.
+
+        Args:
+            token: its sample's.
+            lines: the manifest's, one per image.
+            files: the SHA-256 of each of its files, by name relative to the dataset.
+        """
+        write_json(self._path(token), {"lines": lines, "files": files})
+
+    def read(self, token: str) -> dict[str, Any] | None:
+        """Return what was noted of a frame, None where it is not there or one of its files is not as it was."""
+        try:
+            noted = json.loads(self._path(token).read_text(encoding="utf-8"))
+            whole = all(sha256(self.out / name) == digest for name, digest in noted["files"].items())
+            noted["lines"]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            return None
+        return noted if whole else None
+
+    def get(self, token: str) -> dict[str, Any]:
+        """Return what was noted of a frame that is done."""
+        try:
+            found: dict[str, Any] = json.loads(self._path(token).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise InputError(f"{self._path(token)} cannot be read: {error}; run it again") from error
+        return found
+
+    def _path(self, token: str) -> Path:
+        return self.folder / f"{token}.json"

@@ -1,0 +1,69 @@
+"""Where an image comes from: a line of the manifest, and the same words in the image's own file."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from drivegen.pipeline import record
+from drivegen.pipeline.settings import UsedSettings
+from drivegen.synthesis.plan import Plan
+from drivegen.synthesis.variants import Varied
+
+KEY = "drivegen"
+"""Name of a PNG's text; in a JPEG it is the comment."""
+
+SUFFIX = {"png": ".png", "jpeg": ".jpg"}
+_QUALITY = 95
+_SETTINGS = (
+    "prompt", "negative_prompt", "seed", "steps", "guidance", "guidance_rescale", "sampler", "noise", "agreement", "scales",
+    "size", "dtype",
+)  # fmt: skip
+
+
+def provenance(plan: Plan, varied: Varied, number: int, used: UsedSettings, conditions: str) -> dict[str, Any]:
+    """Return what all images of a frame have in common: no time, host or path.
+
+    Args:
+        plan: the run's.
+        varied: the scene.
+        number: which of its frames.
+        used: the settings, with nothing left to the model.
+        conditions: digest of all that the networks were given.
+    """
+    facts, recipe = plan.facts, plan.facts["recipe"]
+    return {
+        "generated_by": "drivegen", "recipe": recipe["name"], "recipe_sha256": facts["recipe_sha256"], "variant": varied.label,
+        "source_scene": varied.scene.name.removesuffix(f"__{varied.label}"), "source_sample": varied.sources[number],
+        "source_licence": recipe["licence"], **facts["model"], "conditions_sha256": conditions,
+        **{name: record.plain(getattr(used, name)) for name in _SETTINGS}, "versions": facts["versions"],
+    }  # fmt: skip
+
+
+def encode(image: Image.Image, kind: str, about: Mapping[str, Any]) -> bytes:
+    """Return an image as a PNG or JPEG file that holds its provenance."""
+    text, buffer = json.dumps(about, sort_keys=True), io.BytesIO()
+    if kind == "png":
+        info = PngInfo()
+        info.add_text(KEY, text)
+        image.save(buffer, "PNG", pnginfo=info)
+    else:
+        image.save(buffer, "JPEG", quality=_QUALITY, comment=text.encode())
+    return buffer.getvalue()
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Return the provenance in an image's file; empty where there is none."""
+    with Image.open(path) as image:
+        text = image.info.get(KEY) or image.info.get("comment") or b"{}"
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}

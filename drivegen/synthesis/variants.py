@@ -1,0 +1,130 @@
+"""A source scene and one variant of it: edited frames under tokens of their own."""
+
+from __future__ import annotations
+
+import fnmatch
+import math
+from collections import Counter
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from drivegen.datasets.nuscenes.schema import make_token
+from drivegen.scene import Box3D, Frame, Scene
+from drivegen.synthesis.box_edits import Skipped, edit_boxes
+from drivegen.synthesis.lidar import Change
+from drivegen.synthesis.recipe import CameraEdit, Recipe, Variant
+from drivegen.synthesis.visibility import level, seen_shares
+from drivegen.synthesis.wording import described
+
+
+@dataclass(frozen=True, eq=False)
+class Varied:
+    """A variant of a scene: `scene` as it will be in the dataset, and per frame what changed among the boxes.
+
+    sources are the source's sample tokens, frame by frame; label is the variant's name, numbered where it has several seeds.
+    """
+
+    scene: Scene
+    sources: tuple[str, ...]
+    variant: str
+    label: str
+    changes: tuple[list[Change], ...]
+    skipped: Skipped
+
+
+def sample_token(run: str, label: str, source: str) -> str:
+    """Return the token of a sample.
+
+    Args:
+        run: digest of recipe, source and model.
+        label: the variant's.
+        source: the source's token of it.
+    """
+    return make_token("synthesis", run, label, source)
+
+
+def vary(scene: Scene, recipe: Recipe, name: str, label: str, run: str) -> Varied:
+    """Apply a variant to a source scene.
+
+    Args:
+        scene: the source.
+        recipe: it holds the variant.
+        name: the variant's.
+        label: its name, with a number where it has several seeds.
+        run: digest of recipe, source and model, from which tokens are made.
+
+    Raises InputError where no camera is left.
+    """
+    variant = recipe.variants[name]
+    tracks, skipped = edit_boxes(scene, variant.boxes, (recipe.seed, scene.name, label))
+    skipped = skipped + _missing_channels(scene, variant.cameras)
+    new = f"{scene.name}__{label}"
+    frames, changes = [], []
+    for source, boxes in zip(scene.frames, tracks.frames, strict=True):
+        frame, changed = _frame(source, boxes, variant)
+        frame = replace(
+            frame, token=sample_token(run, label, source.token), scene_name=new,
+            description=described(source.description, variant),
+            boxes=tuple(_renamed(box, key, run, label, scene.name) for key, box in zip(boxes, frame.boxes, strict=True)),
+        )  # fmt: skip
+        frames.append(frame)
+        changes.append(changed)
+    out = Scene(
+        new, tuple(frames), described(scene.description, variant), scene.location, make_token("synthesis", run, label, new)
+    )
+    return Varied(out, tuple(frame.token for frame in scene.frames), name, label, tuple(changes), skipped)
+
+
+def _renamed(box: Box3D, key: str, run: str, label: str, scene: str) -> Box3D:
+    return replace(box, token="", instance=make_token("synthesis", run, label, scene, "instance", key))
+
+
+def _frame(source: Frame, boxes: dict[str, Box3D], variant: Variant) -> tuple[Frame, list[Change]]:
+    """Return a frame with its edits, and the boxes that are others than before."""
+    before = {box.instance or f"{source.token}/{i}": box for i, box in enumerate(source.boxes)}
+    changes: list[Change] = []
+    for name in dict.fromkeys((*before, *boxes)):
+        old, new = before.get(name), boxes.get(name)
+        if old is not new and (old is None or new is None or _shape(old) != _shape(new)):
+            changes.append((old, new))
+    frame = replace(source, boxes=tuple(boxes.values()))
+    rig = _rig(frame, variant.cameras)
+    other_rig = rig is not frame
+    if not changes and not other_rig:
+        return rig, changes
+    moved = {id(new) for _, new in changes}
+    lidar = bool(changes) and source.lidar_path is not None and source.lidar_path.is_file()
+    found = []
+    for box, share in zip(rig.boxes, seen_shares(rig), strict=True):
+        seen = level(share)
+        if id(box) not in moved and not other_rig and box.visibility is not None:
+            seen = min(seen, box.visibility)  # walls, too, hide: of what stands where it stood no more is seen
+        found.append(replace(box, visibility=seen, num_lidar_pts=None if lidar else box.num_lidar_pts))
+    return replace(rig, boxes=tuple(found)), changes
+
+
+def _shape(box: Box3D) -> tuple[bytes, bytes]:
+    return box.global_SE3_object.matrix.tobytes(), np.asarray(box.size_wlh_m).tobytes()
+
+
+def _rig(frame: Frame, edits: tuple[CameraEdit, ...]) -> Frame:
+    """Edit a frame's cameras, in the recipe's order; raises InputError where none is left."""
+    for edit in edits:
+        for channel in fnmatch.filter(frame.channels, edit.channel):
+            if edit.drop:
+                frame = frame.drop_camera(channel)
+                continue
+            if edit.yaw_deg or any(edit.translation_m):
+                frame = frame.move_camera(channel, edit.translation_m, math.radians(edit.yaw_deg))
+            if edit.focal != 1:
+                K = np.array(frame.camera(channel).K_native)
+                K[[0, 1], [0, 1]] *= edit.focal
+                frame = frame.edit_camera(channel, K_native=K)
+    return frame
+
+
+def _missing_channels(scene: Scene, edits: tuple[CameraEdit, ...]) -> Skipped:
+    """Count edits of cameras that a scene does not have."""
+    channels = {channel for frame in scene.frames for channel in frame.channels}
+    return Counter(f"cameras: no camera {edit.channel!r}" for edit in edits if not fnmatch.filter(channels, edit.channel))

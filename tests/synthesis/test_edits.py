@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from drivegen.scene import Box3D, Frame, Scene, VectorMap
+from drivegen.scene.geometry import SE3
+from drivegen.support import strict_yaml
+from drivegen.synthesis.lidar import derived_sweep
+from drivegen.synthesis.recipe import Recipe, Variant
+from drivegen.synthesis.variants import Varied, vary
+from drivegen.synthesis.visibility import level, seen_shares
+from drivegen.synthesis.wording import described
+from tests.street import camera, street_frame, street_map, street_scene
+
+
+def varied(scene: Scene, variant: str, run: str = "") -> Varied:
+    recipe = strict_yaml.build(Recipe, {"name": "r", "variants": {"v": strict_yaml.parse(variant, "test")}})
+    return vary(scene, recipe, "v", "v", run)
+
+
+def box(x: float, y: float, name: str, category: str = "car", size: tuple[float, float, float] = (2, 4, 2)) -> Box3D:
+    return Box3D(category, SE3.from_yaw(0, (x, y, size[2] / 2)), np.array(size, dtype=float), name)
+
+
+def row(*boxes: Box3D, vector_map: VectorMap | None = None) -> Scene:
+    """A scene of two frames 60 m from a street's boxes, the ego on the side road."""
+    frames = tuple(replace(street_frame(i, vector_map=vector_map), boxes=boxes) for i in range(2))
+    return Scene("row", frames, "day", "boston-seaport")
+
+
+def test_a_track_is_drawn_once_and_alike_in_every_process() -> None:
+    scene = street_scene(3)
+    jitter = "boxes: {jitter: [{position_m: 0.2, heading_deg: 3, size: 0.05}], drop: [{probability: 0.5}]}"
+    one, same = varied(scene, jitter), varied(scene, jitter)
+    for a, b in zip(one.scene.frames, same.scene.frames, strict=True):
+        assert [x.instance for x in a.boxes] == [x.instance for x in b.boxes]
+        assert all(np.array_equal(x.corners(), y.corners()) for x, y in zip(a.boxes, b.boxes, strict=True))
+    kept = [{x.instance for x in frame.boxes} for frame in one.scene.frames]
+    assert kept[0] == kept[1] == kept[2]
+    assert 0 < len(kept[0]) < len(scene.frames[0].boxes)
+    other = varied(scene, jitter, "another run")
+    assert not kept[0] & {x.instance for x in other.scene.frames[0].boxes}
+
+
+def test_what_would_overlap_stays_and_is_counted() -> None:
+    scene = row(box(330, 297, "a"), box(340, 297, "b"), box(338, 300, "c"))
+    move = varied(scene, "boxes: {move: [{classes: [car], forward_m: [8, 8]}]}")
+    assert move.skipped == {"move: would overlap another object": 1}  # a into b; then b and c move on
+    assert [len(changes) for changes in move.changes] == [2, 2]
+    # What touches in the source may stay that way.
+    touching = row(box(330, 297, "a"), box(333, 297, "b"))
+    assert varied(touching, "boxes: {move: [{forward_m: [0.1, 0.1]}]}").skipped == {}
+    into_the_ego = varied(row(box(310, 298, "a")), "boxes: {move: [{forward_m: [-9, -9]}]}")
+    assert into_the_ego.skipped == {"move: would overlap another object": 1}
+
+
+def test_moves_along_lanes() -> None:
+    on, off, leaving = box(250, 302.5, "on"), box(250, 295, "off"), box(275, 302.5, "leaving")
+    move = "boxes: {move: [{forward_m: [10, 10], on_lane: true}]}"
+    found = varied(row(on, off, leaving), move)
+    assert found.skipped == {"move: is not on a lane": 1, "move: would leave the lane": 1}
+    assert found.scene.frames[1].boxes[0].global_SE3_object.translation[0] == pytest.approx(260)
+    bare = replace(street_map(), polygons={})
+    assert varied(row(on, vector_map=bare), move).skipped == {"move: the map has no lanes": 1}
+
+
+def test_a_swapped_object_stands_on_the_same_ground() -> None:
+    found = varied(row(box(330, 297, "a")), "boxes: {swap: [{to: bus}]}").scene.frames[0].boxes[0]
+    assert found.detection_class == "bus"
+    assert found.corners()[:, 2].min() == pytest.approx(0)
+    assert varied(row(box(330, 297, "a")), "boxes: {swap: [{to: animal}]}").skipped == {
+        "swap: no usual size of animal is known": 1
+    }
+
+
+def sweep(folder: Path, frame: Frame, *places: tuple[float, float, float]) -> Path:
+    points = np.zeros((len(places), 5), np.float32)
+    points[:, :3] = (frame.global_SE3_ego @ frame.ego_SE3_lidar).inverse().transform(np.array(places))
+    points[:, 4] = np.arange(len(places))
+    path = folder / "sweep.bin"
+    path.write_bytes(points.tobytes())
+    return path
+
+
+def test_points_go_with_their_boxes(tmp_path: Path) -> None:
+    frame = street_frame(0)
+    moved, gone = box(320, 298, "moved"), box(320, 305, "gone")
+    after = box(330, 298, "moved")
+    eye = (frame.global_SE3_ego @ frame.ego_SE3_lidar).translation
+    behind = tuple(eye + 1.5 * (np.array([330, 298, 0.6]) - eye))
+    path = sweep(tmp_path, frame, (321, 298.5, 1.5), (320, 305, 1), behind, (340, 320, 0.1), (330, 298, 1))
+    found = np.frombuffer(derived_sweep(path, frame, [(moved, after), (gone, None)]), np.float32).reshape(-1, 5)
+    # Ring numbers stand for the points: the car's own stays with it; the removed one's, the shadow's and what was there go.
+    assert found[:, 4].tolist() == [0, 3]
+    place = (frame.global_SE3_ego @ frame.ego_SE3_lidar).transform(found[0, :3])
+    np.testing.assert_allclose(place, (331, 298.5, 1.5), atol=1e-4)
+    wide = replace(moved, size_wlh_m=np.array([4.0, 4.0, 2.0]))
+    found = np.frombuffer(derived_sweep(path, frame, [(moved, wide)]), np.float32).reshape(-1, 5)
+    place = (frame.global_SE3_ego @ frame.ego_SE3_lidar).transform(found[0, :3])
+    np.testing.assert_allclose(place, (321, 299, 1.5), atol=1e-4)  # twice as far to the side
+
+
+def test_what_is_hidden_is_said_to_be_less_visible() -> None:
+    cameras = (camera("CAM_FRONT", 0, SE3.identity()),)
+    near, far, beside = box(15, 0, "near", size=(3, 4, 3)), box(30, 0, "far", size=(2, 4, 1.5)), box(-20, 0, "beside")
+    frame = Frame("f", cameras, (near, far, beside))
+    shares = seen_shares(frame)
+    assert shares == [1.0, 0.0, None]
+    assert seen_shares(frame.remove_box("near")) == [1.0, None]
+    assert [level(share) for share in (None, 0.0, 0.39, 0.4, 0.7, 1.0)] == [1, 1, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("variant", "words"),
+    [
+        ({}, "Day, clear. A street, wet."), ({"time": "night"}, "Night, clear. A street, wet."),
+        ({"weather": "rain"}, "Day, rain. A street, wet."),
+        ({"time": "night", "weather": "rain"}, "Night, rain. A street, wet."),
+        ({"prompt": "Fog. {description}"}, "Fog. Day, clear. A street, wet."),
+    ],
+)  # fmt: skip
+def test_time_and_weather_are_written_anew(variant: dict, words: str) -> None:
+    assert described("Day, clear. A street, wet.", Variant(**variant)) == words
+
+
+def test_where_no_word_of_time_stands_it_comes_first() -> None:
+    assert described("Parked cars, a bus", Variant(time="night")) == "Night. Parked cars, a bus"
+    assert described("", Variant(weather="fog")) == "Fog."
