@@ -20,6 +20,7 @@ from drivegen.plugin.hooks import HOOKS
 from drivegen.saved import model
 from drivegen.support import strict_yaml
 from drivegen.testing import CHECKS, Case
+from drivegen.testing.samplers import CHECKS as sampler_checks
 from drivegen.training import config
 
 HOUSE = Path(__file__).parents[1]
@@ -175,6 +176,14 @@ def test_the_contract_table_names_every_hook() -> None:
 def test_the_battery_is_told_in_full() -> None:
     text = (HOUSE / "docs" / "plugins.md").read_text(encoding="utf-8").partition("## Test it")[2]
     assert re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE) == list(CHECKS)
+
+
+def test_the_samplers_are_told_in_full() -> None:
+    text, _, battery = (HOUSE / "docs" / "sampling.md").read_text(encoding="utf-8").partition("## Your own")
+    rows = "".join(re.findall(r"^\|( `\S.*?) \|", text, re.MULTILINE))
+    ours = [entry.kind for entry in samplers.offers() if entry.target.startswith("drivegen.")]
+    assert sorted(re.findall(r"`([\w+]+)`", rows)) == sorted(ours)
+    assert re.findall(r"^\| `(\w+)` \|", battery, re.MULTILINE) == list(sampler_checks)
 
 
 def test_the_embedded_models_data_is_told() -> None:

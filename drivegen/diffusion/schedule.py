@@ -106,6 +106,13 @@ class NoiseSchedule:
         a, s = self.rates(t, x)
         return a * x - s * prediction if self.prediction_type == "v_prediction" else (x - s * prediction) / a
 
+    def epsilon(self, x: Tensor, t: Tensor, prediction: Tensor) -> Tensor:
+        """Give the noise (N, C, h, w) that a prediction implies."""
+        if self.prediction_type == "epsilon":
+            return prediction
+        a, s = self.rates(t, x)
+        return s * x + a * prediction if self.prediction_type == "v_prediction" else (x - a * prediction) / s
+
     def shift_x0(self, t: Tensor, prediction: Tensor, delta: Tensor) -> Tensor:
         """Return the prediction whose clean latents are shifted by delta.
 

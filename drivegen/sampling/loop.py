@@ -49,7 +49,7 @@ def start_at(scheduler: Any, strength: float) -> Tensor:
     total = len(scheduler.timesteps)
     order = getattr(scheduler, "order", 1)
     first = total - min(round(total * strength), total)
-    first -= first % order
+    first -= first % order if first < total else 0  # none left is none, wherever a step of several evaluations begins
     if hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(first)
     left: Tensor = scheduler.timesteps[first:]

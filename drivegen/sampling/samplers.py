@@ -110,7 +110,11 @@ class Heun(ThroughDiffusers):
 
 
 class _Distilled(ThroughDiffusers):
-    """What was distilled on a teacher's steps, and takes some of them."""
+    """What was distilled on a teacher's steps, and takes some of them.
+
+    Args:
+        original_inference_steps: how many steps the distillation's solver took; the sampler's steps are some of them.
+    """
 
     distilled = True
 
@@ -134,17 +138,10 @@ class _Distilled(ThroughDiffusers):
 
 
 class LCM(_Distilled):
-    """Latent consistency models: jump to the clean latents, draw noise, jump again (Luo et al. 2023).
-
-    Args:
-        original_inference_steps: how many steps the distillation's solver took; the sampler's steps are some of them.
-    """
+    """Latent consistency models: jump to the clean latents, draw noise, jump again (Luo et al. 2023)."""
 
     class_name = "LCMScheduler"
     settings: ClassVar[Mapping[str, Any]] = {"clip_sample": False, "thresholding": False, "timestep_scaling": 10.0}
-
-    def __init__(self, original_inference_steps: int = 50) -> None:
-        super().__init__(original_inference_steps)
 
 
 class TCD(_Distilled):

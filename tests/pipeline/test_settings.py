@@ -197,6 +197,29 @@ def test_given_timesteps_are_those_of_diffusers_or_refused(plain: Pipeline, fram
     assert plain(frame, timesteps=given, sampler=sampler, output_type="latent").settings.steps == 3
 
 
+@pytest.mark.parametrize("sampler", ["sde_ve", "sde_vp", "lcm", "tcd"])
+def test_samplers_with_options_run_a_network(plain: Pipeline, frame, sampler: str) -> None:
+    options = {"corrector_steps": 2} if sampler.startswith("sde") else {"original_inference_steps": 20}
+    heard = []
+    given = {"sampler": sampler, "sampler_options": options, "steps": 3}
+    views = plain(frame, **given, output_type="latent", callback_on_step_end=lambda pipe, i, t, state: heard.append(i))
+    assert heard == [0, 1, 2]
+    assert views.settings.sampler_options == options
+    plainly = plain(frame, **given, output_type="latent")
+    again = plain(frame, plainly.settings)
+    assert torch.equal(views["CAM_FRONT"], again["CAM_FRONT"])
+    other = plain(frame, again.settings, sampler="ddim")
+    assert other.settings.sampler_options == {}
+    start = Image.new("RGB", SIZE[::-1], "gray")
+    kept, changed = (latents(plain, frame, **{**given, "image": start, "strength": strength}) for strength in (0.0, 0.6))
+    assert torch.isfinite(changed).all()
+    assert not torch.equal(kept, changed)
+    read = command_line.read({"sampler": sampler, "sampler_options": [f"{name}={value}" for name, value in options.items()]})
+    assert read.sampler_options == options
+    with pytest.raises(InputError, match=re.escape("--sampler-option 'eta' must be NAME=VALUE")):
+        command_line.read({"sampler_options": ["eta"]})
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [([500, 900], "must fall"), ([], "must fall"), ([1000], "from 0 to 999"), ([5, 5], "must fall"), ([1.5], "whole number"),
