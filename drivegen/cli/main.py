@@ -278,7 +278,7 @@ def validate(
         raise typer.Exit(BAD_INPUT)
 
 
-plugins = typer.Typer(help="List the installed plugins, or show one.", invoke_without_command=True, rich_markup_mode=None)
+plugins = typer.Typer(help="List, show, check or begin plugins.", invoke_without_command=True, rich_markup_mode=None)
 app.add_typer(plugins, name="plugins")
 
 
@@ -299,6 +299,42 @@ def show_plugin(kind: Annotated[str, typer.Argument(help="Kind of plugin, such a
     from drivegen.cli.show import show_plugin as show
 
     show(_screen(), kind)
+
+
+@plugins.command("new")
+@_guarded
+def new_plugin(
+    name: Annotated[str, typer.Argument(help="What the new kind is called, such as ego_plan.")],
+    kind: Annotated[str, typer.Option(help="How it enters: tokens, residuals, tap or raster.")],
+    out: Annotated[Path | None, typer.Option(help="New or empty folder. Default: drivegen-NAME.")] = None,
+) -> None:
+    """Write the package of a new condition: a module that works, its entry point, a test, a training configuration."""
+    from drivegen.catalog.scaffold import new_package
+
+    folder = new_package(name, kind, out)
+    _screen().line(f"wrote {folder}; now: pip install -e {folder}, then: drivegen plugins check {name}")
+
+
+@plugins.command("check")
+@_guarded
+def check_plugin(
+    kind: Annotated[str, typer.Argument(help="Kind of an installed plugin.")],
+    options: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="An option of it; may be repeated.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Dataset whose frames are taken; without it, two built-in ones.")] = None,
+    given: Annotated[
+        list[str] | None,
+        typer.Option("--input", metavar="PLUGIN=VALUE", help="What a caller gives it, as to generate; may be repeated."),
+    ] = None,
+    beside: Annotated[
+        list[str] | None, typer.Option(metavar="KIND", help="A plugin that stands before it, such as text; may be repeated.")
+    ] = None,
+) -> None:
+    """Check what every plugin promises, on small random networks. The status is 1 when a promise is broken."""
+    from drivegen.cli.plugins import check
+
+    _quiet()
+    if check(_screen(), kind, options or (), given or (), beside or (), data):
+        raise typer.Exit(FAILED)
 
 
 @app.command()

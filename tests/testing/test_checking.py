@@ -1,0 +1,113 @@
+"""`drivegen plugins check`: which promise broke, where, and how the command ends."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from drivegen import world
+from drivegen.catalog import registry
+from drivegen.cli.main import app
+from drivegen.plugin import Signal
+from drivegen.testing import CHECKS, checking
+from tests.testing.broken import Count, Leaking
+
+
+class Raising(Count):
+    """Has a mistake in its code."""
+
+    def encode(self, arrays: Any, keep: Any) -> Signal:
+        return Signal(arrays["no such array"])
+
+
+@pytest.fixture(autouse=True)
+def kinds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_local", {"count": Count, "leaking": Leaking, "raising": Raising})
+
+
+def run(*words: object) -> tuple[int, str]:
+    done = CliRunner().invoke(app, ["plugins", "check", *map(str, words)])
+    return done.exit_code, " ".join(done.output.split())
+
+
+def some(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    """Run these checks alone."""
+    monkeypatch.setattr(checking, "CHECKS", {name: CHECKS[name] for name in names})
+
+
+def test_every_check_says_where_to_look() -> None:
+    assert list(checking.LOOK) == list(CHECKS)
+
+
+def test_a_promise_that_is_broken_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    some(monkeypatch, "has_an_effect", "null_leaks_nothing")
+    status, said = run("leaking")
+    assert status == 1
+    assert "ok has_an_effect broken null_leaks_nothing null with other arrays: not the same bits" in said
+    assert "look at encode: choose with select_or_null" in said
+    assert said.endswith("leaking: 1 of 2 promises hold, on two built-in frames")
+
+
+def test_the_line_of_a_mistake_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    some(monkeypatch, "has_an_effect")
+    status, said = run("raising")
+    assert status == 1
+    assert "plugin 'raising' (Raising).encode raised KeyError" in said
+    assert f"at {__file__}:{Raising.encode.__code__.co_firstlineno + 1} in encode" in said
+
+
+def test_recorded_frames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.write(tmp_path / "city", scenes=2, frames=1, seed=0, size=(48, 64), workers=1)
+    some(monkeypatch, "null_leaks_nothing", "works_on_clips")
+    status, said = run("count", "--data", tmp_path / "city")
+    assert (status, said) == (
+        0,
+        f"ok null_leaks_nothing ok works_on_clips count: 2 of 2 promises hold, on two frames of {tmp_path / 'city'}",
+    )
+    world.write(tmp_path / "one", scenes=1, frames=1, seed=0, size=(48, 64), workers=1)
+    status, said = run("count", "--data", tmp_path / "one")
+    assert status == 2
+    assert "has no two frames" in said
+
+
+@pytest.mark.parametrize(
+    ("kind", "more"),
+    [
+        ("image_prompt", ("--options", "tokens=3", "--input", "image_prompt=PICTURE")),  # an image encoder
+        ("t2i_adapter", ("--options", "picture=depth")),  # three levels
+        ("controlnet", ("--options", "picture=layout", "--beside", "text")),
+        ("cross_view", ("--options", "attention=self")),
+    ],
+)
+def test_plugins_with_needs(kind: str, more: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from PIL import Image
+
+    Image.effect_mandelbrot((64, 48), (-2, -1, 1, 1), 20).save(tmp_path / "picture.png")
+    some(monkeypatch, "has_an_effect", "scale_zero_is_absence")
+    status, said = run(kind, *(word.replace("PICTURE", str(tmp_path / "picture.png")) for word in more))
+    assert (status, said.count("ok ")) == (0, 2), said
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("cuont",), "no plugin kind 'cuont' is installed"),
+        (("layout", "--options", "wdith=1"), "--options of layout.wdith = 1 is unknown (did you mean 'width'?)"),
+        (("layout", "--options", "width=wide"), "--options of layout.width"),
+        (("layout", "--options", "width=7"), "width 7"),
+        (("layout", "--options", "width"), "must be KEY=VALUE"),
+        (("layout", "--options", "width=1", "--options", "width=1"), "names 'width' twice"),
+        (("count", "--input", "other=1"), "--input is given for 'other'; the plugin under test is 'count'"),
+        (("count", "--beside", "count"), "--beside count is the plugin under test itself"),
+        (("count", "--beside", "nobody"), "no plugin kind 'nobody' is installed"),
+        (("count", "--data", "/nowhere"), "data root /nowhere is not a folder"),
+        (("controlnet", "--options", "picture=given"), "controlnet needs"),
+    ],
+)
+def test_bad_input(words: tuple[str, ...], said: str) -> None:
+    status, found = run(*words)
+    assert status == 2, found
+    assert said in found
