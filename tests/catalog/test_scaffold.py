@@ -103,7 +103,7 @@ def test_nothing_is_written_over(what: str, tmp_path: Path) -> None:
     assert sorted((path.name, path.is_file() and path.read_text()) for path in tmp_path.rglob("*")) == before
 
 
-@pytest.mark.parametrize("name", ["plugin", "signal", "case", "joined"])
+@pytest.mark.parametrize("name", ["plugin", "signal", "joined"])
 def test_a_class_is_never_called_as_something_else(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = new_package(name, "raster", tmp_path / "new")
     monkeypatch.syspath_prepend(folder)
