@@ -2,7 +2,7 @@
 
     python scripts/classifier_guidance.py tiny --scenes 8 --scale 1 --limit 0.2 --out out/classifier
 
-The referee that pulls is the one that judges, so the gain says that the gradient arrives, not that pictures are better.
+The same referee guides and judges, so the gain shows that the gradient has an effect, not that pictures are better.
 """
 
 from __future__ import annotations

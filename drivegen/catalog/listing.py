@@ -70,7 +70,7 @@ def _read(entry: registry.Entry, base: tuple[str, str]) -> Listed:
 def _check_imports(reader: Reader, entry: str) -> None:
     """Find what cannot succeed when a module is imported, in it or in those of its package that come along.
 
-    Only what stands at the top of a module is looked at: inside of try and if there may be another way.
+    Only statements at the top of a module are checked: inside try and if there may be an alternative.
     """
     own = entry.split(".")[0]
     waiting, seen = _with_parents(entry), set[str]()

@@ -72,7 +72,7 @@ def claims(group: str = GROUP) -> dict[str, list[Entry]]:
 def settled(claimed: list[Entry], saved_with: str = "") -> list[Entry]:
     """Settle who may use a kind that several packages claim, the winner first; the others' entries say why they cannot.
 
-    The package that a model was saved with wins, then drivegen's own; where neither is among them, nobody does.
+    The package that a model was saved with wins, then drivegen's own; without either the kind cannot be used.
     """
     if len(claimed) == 1:
         return claimed

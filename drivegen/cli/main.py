@@ -83,7 +83,7 @@ def generate(
     num: Annotated[int | None, typer.Option(help="At most this many samples.")] = None,
     model: Annotated[str, typer.Option(help="'tiny', a model folder, or a single-file checkpoint.")] = "tiny",
     config: Annotated[Path | None, typer.Option(help="Folder with the configurations of a single-file checkpoint.")] = None,
-    vae: Annotated[Path | None, typer.Option(help="Folder or file of a VAE in the place of the model's own.")] = None,
+    vae: Annotated[Path | None, typer.Option(help="Folder or file of a VAE that replaces the model's own.")] = None,
     variant: Annotated[str | None, typer.Option(help="Which weight files of a folder, such as fp16.")] = None,
     prediction_type: Annotated[
         str | None, typer.Option(help="epsilon, v_prediction or sample, where a model does not say it, or wrongly.")

@@ -124,7 +124,7 @@ class _Tap:
 
 
 def _with_first(output: Any, y: Tensor) -> Any:
-    """Put y in the place of the first tensor of a module's output, whatever its form."""
+    """Replace the first tensor of a module's output, a tensor, tuple or output object, by y."""
     if isinstance(output, Tensor):
         return y
     if isinstance(output, tuple):
@@ -242,7 +242,7 @@ class Host(nn.Module):
         boundary.check_plugin(name, plugin)
         if plugin.__dict__.get("_hosted"):
             here = next((n for n in self.plugins if self.plugins[n] is plugin), None)
-            where = f"stands in this model as {here!r}" if here else "stands in another model"
+            where = f"is in this model already, as {here!r}" if here else "is in another model"
             raise InputError(
                 f"plugin {name!r}: this instance of {type(plugin).__name__} {where} already; make another instance"
             )

@@ -11,7 +11,7 @@ from drivegen.support import values
 from drivegen.support.errors import InputError, nearest
 
 RECORDED = "recorded"
-"""In place of pictures: those that the frame's cameras took."""
+"""Stands for the pictures that the frame's cameras took."""
 
 
 def number(value: Any, name: str) -> float:

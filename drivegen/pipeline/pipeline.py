@@ -54,7 +54,7 @@ class Pipeline:
             dtype: "auto" is bfloat16 where the processor has it, else float32.
             offload: keeps each network in main memory until it is used; it needs a GPU.
             config_folder: a diffusers folder that says how the networks of a single file are built.
-            vae: folder or file of a VAE in the place of the model's own.
+            vae: folder or file of a VAE that replaces the model's own; None keeps that.
             variant: which weight files of a folder to take where it has several, such as "fp16".
             prediction_type: "epsilon", "v_prediction" or "sample", where a model does not say it, or wrongly.
         """

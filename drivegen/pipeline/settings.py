@@ -38,12 +38,12 @@ class GenerationSettings:
     """
 
     prompt: str | Sequence[str] | None = option("Text in place of each sample's description.", checks.text_or_list)
-    negative_prompt: str | Sequence[str] | None = option("Text to stay away from.", checks.text_or_list)
+    negative_prompt: str | Sequence[str] | None = option("Text that guidance steers away from.", checks.text_or_list)
     prompt_weights: bool | None = option(
         "Read (word:1.3), [word] and more than 77 tokens in prompts.", values.yes_or_no, kind=bool
     )  # fmt: skip
     clip_skip: int | None = option(
-        "How many of the text encoder's last layers prompts are not read by.", lambda value, name: values.whole(value, name, 0),
+        "How many of the text encoder's last layers are left out for prompts.", lambda value, name: values.whole(value, name, 0),
         kind=int,
     )  # fmt: skip
     steps: int | None = option("Denoising steps.", values.whole, kind=int)
@@ -52,7 +52,7 @@ class GenerationSettings:
         metavar="W|PLUGIN=W", read=spelling.read_guidance,
     )  # fmt: skip
     guidance_rescale: float | None = option(
-        "Share, 0 to 1, by which guided predictions get the deviation of the conditional one back.", checks.number, kind=float
+        "Share, 0 to 1, of rescaling guided predictions to the conditional one's deviation.", checks.number, kind=float
     )
     sampler: str | None = option("unipc, dpm++, ddim, euler, ddpm, lcm, and others: drivegen samplers lists them.", values.text)
     sampler_options: Mapping[str, Any] | None = option(
@@ -65,7 +65,7 @@ class GenerationSettings:
     )  # fmt: skip
     noise: str | None = option("independent, shared, or sphere: the same where views overlap.", values.text)
     agreement: float | None = option(
-        "Share of the steps, 0 to 1, in which overlapping views are made to agree.", checks.number, kind=float
+        "Share of the steps, 0 to 1, in which overlapping views are blended.", checks.number, kind=float
     )
     seed: int | Sequence[int] = option("Same seed, same settings, same machine: same bytes.", checks.seed, 0, kind=int)
     repeats: int = option(
@@ -78,11 +78,11 @@ class GenerationSettings:
         read=spelling.read_scales,
     )  # fmt: skip
     ranges: Mapping[str, tuple[float, float]] | None = option(
-        "Fractions of the steps between which it is there.", checks.ranges, kind=list, flag="--range",
+        "Fractions of the steps between which it is active.", checks.ranges, kind=list, flag="--range",
         metavar="PLUGIN=START:END", read=spelling.read_ranges,
     )  # fmt: skip
     regions: Mapping[str, Any] | None = option(
-        "Where in a camera's picture it is: white in a mask's file, or all.", checks.by_plugin, kind=list, flag="--region",
+        "Where in a camera's picture it is active: white in a mask's file, or all.", checks.by_plugin, kind=list, flag="--region",
         metavar="PLUGIN=CAMERA[:MASK]", read=spelling.read_regions, note=record.names,
     )  # fmt: skip
     inputs: Mapping[str, Any] | None = option(
@@ -111,7 +111,7 @@ class GenerationSettings:
         python_only="it is code",
     )  # fmt: skip
     classifier: Classifier | None = option(
-        "A head that pulls the pictures to where it scores them higher.", checks.classifier, note=record.described,
+        "A head whose score gradient guides the pictures.", checks.classifier, note=record.described,
         python_only="it is code",
     )  # fmt: skip
     generator: torch.Generator | None = option(
@@ -141,7 +141,7 @@ class UsedSettings(GenerationSettings):
     loras: Mapping[str, float] = field(default_factory=dict)
     """Scales of the LoRAs that were in."""
     vae: str = ""
-    """The VAE in the place of the model's own."""
+    """The VAE that replaces the model's own."""
     dtype: str = "float32"
     device: str = "cpu"
     threads: int = 1

@@ -19,7 +19,7 @@ from drivegen.scene.pictures import fitted, user_array, user_image
 from drivegen.support.errors import InputError, nearest
 
 GIVEN = "given"
-"""In place of a drawn picture's name: the caller brings all pictures."""
+"""The name for pictures that the caller gives; none is drawn."""
 
 
 @dataclass(frozen=True, eq=False)

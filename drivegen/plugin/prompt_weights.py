@@ -27,7 +27,7 @@ _BREAK = re.compile(r"\s*\bBREAK\b\s*")
 
 @dataclass(frozen=True)
 class Part:
-    """A piece of a prompt and its weight; a break ends the chunk that it stands in."""
+    """A piece of a prompt and its weight; a break ends the current chunk."""
 
     text: str
     weight: float = 1.0
@@ -71,7 +71,7 @@ def parse(prompt: str) -> list[Part]:
 
 
 def _written(piece: str) -> list[tuple[str, bool]]:
-    """Give what stands there as text: an escaped character without its backslash, words with the breaks between them."""
+    """Return the plain text of a piece: escaped characters without backslash, words with the breaks between them."""
     if piece.startswith("\\"):
         return [(piece[1:], False)] if len(piece) > 1 else []
     words = _BREAK.split(piece)

@@ -39,7 +39,7 @@ class Sampling:
     guidance is the scale s of u + s·(c − u), where 1 and below is none, and null names the plugins that its unconditional half
     nulls (None = all); or guidance gives a weight per plugin (`telescoping`), and null is not read. guidance_rescale is φ of
     Lin et al. (2023), 0 = off. noise is what the views start from: "independent", "shared" (all the same) or "sphere" (the same
-    where they overlap, `sphere_noise`); for the first share `agreement` of the steps overlapping views are made to agree
+    where they overlap, `sphere_noise`); for the first share `agreement` of the steps overlapping views are blended
     (`agreeing`). sampler_options are those of the sampler that are not its defaults, by name.
     """
 

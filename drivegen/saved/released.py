@@ -77,7 +77,7 @@ def _open(path: Path) -> ReleasedFile:
     if path.is_dir():
         config = weights.read_object(path / "config.json")
         return ReleasedFile(path, weights.load_state(path, _STEM), config)
-    state = weights.load_file(path, finite=False)  # what nobody reads of it may be damaged
+    state = weights.load_file(path, finite=False)  # tensors that are not read may be damaged
     beside = path.with_name("config.json")
     if path.name.startswith(_STEM) and beside.is_file():  # a folder of diffusers, of which the user named the weights
         return ReleasedFile(path, state, weights.read_object(beside))

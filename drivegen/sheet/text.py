@@ -17,7 +17,7 @@ MOST_CHARACTERS = 2000
 """More of a text is not looked at: no sheet has room for it, and measuring takes time."""
 
 MISSING = "?"
-"""In place of what the font has no picture of, and no plainer form of: it would draw an empty box."""
+"""Replaces a character that the font lacks, which would be drawn as an empty box."""
 
 
 @lru_cache(maxsize=32)

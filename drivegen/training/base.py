@@ -88,7 +88,7 @@ class TrainedModule(pl.LightningModule):
         self._randomness = randomness()
 
     def on_validation_end(self) -> None:
-        set_randomness(self._randomness)  # a training goes on as if nothing had been measured
+        set_randomness(self._randomness)  # as if nothing had been measured
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Seed every generator from (seed, number of batches so far, rank), so that a resumed run draws what an

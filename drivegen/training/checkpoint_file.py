@@ -133,7 +133,7 @@ def _digest(path: Path) -> str:
 
 
 def _not_finite(state: Mapping[str, Any]) -> str | None:
-    """Name the first value that is NaN or infinite among those that training goes on from."""
+    """Name the first value that is NaN or infinite among those that a resumed training needs."""
     callbacks = state.get("callbacks")
     parts: dict[str, Any] = {key: state.get(key) for key in ("state_dict", "optimizer_states", "lr_schedulers", "codebook")}
     if isinstance(callbacks, Mapping):

@@ -213,7 +213,7 @@ class Config:
 
 
 def _refuse_blank(value: Any, path: str) -> None:
-    """Refuse text that says nothing: an empty path is the present folder to the system, and to nobody else."""
+    """Refuse blank text: the system would take an empty path for the current folder."""
     if isinstance(value, str) and not value.strip():
         raise InputError(f"{path} is empty; give it a value or leave it out")
     if dataclasses.is_dataclass(value):

@@ -124,7 +124,7 @@ def _draw(city: CityScene, frame: Frame, root: Path) -> Levels:
     prepared = city.prepared(frame)
     counts = (np.zeros(len(frame.boxes) + 1, dtype=np.int64), np.zeros(len(frame.boxes) + 1, dtype=np.int64))
     views = [render(prepared, camera, counts) for camera in frame.cameras]
-    # Nobody annotates what stands hidden in every picture; a condition that asks for it could only be disobeyed.
+    # Objects hidden in every picture are not annotated: a condition on them could not be fulfilled.
     kept = [i for i in range(len(frame.boxes)) if counts[1][i + 1] > 0 or counts[0][i + 1] == 0]
     renumbered = np.zeros(len(frame.boxes) + 1, dtype=np.int32)
     renumbered[np.array(kept, dtype=np.int64) + 1] = np.arange(1, len(kept) + 1)

@@ -47,7 +47,7 @@ class CrossView(Plugin):
         return CrossViewLayer(site.query_dim, site.heads, self.attention, self.connector_kind)
 
     def prepare(self, frame: Frame, user_input: Any = None) -> dict[str, np.ndarray]:
-        if self.attention == "self":  # to all views, whoever they are
+        if self.attention == "self":  # to all views
             return {"neighbours": np.zeros((len(frame.cameras), 0), dtype=np.int64)}
         table = np.full((len(frame.cameras), 2), -1, dtype=np.int64)
         for i, others in enumerate(ring_neighbours(frame.cameras)):

@@ -35,7 +35,7 @@ class Text(Plugin):
         Input("prompt", "text", "in place of the frame's description"),
         Input("negative", "text", "what null is, in place of the empty prompt"),
         Input("weighted", "json", "true or false: read (word:1.3), [word] and more than 77 tokens"),
-        Input("clip_skip", "number", "how many of the text encoder's last layers the prompt is not read by"),
+        Input("clip_skip", "number", "how many of the text encoder's last layers are left out for the prompt"),
     )
 
     def __init__(self, template: str = "{description}", weighted: bool = False, clip_skip: int | None = None) -> None:

@@ -305,7 +305,7 @@ class Dataset(SceneSource):
     def _velocity(self, row: dict[str, Any], where: str, longest_s: float = 1.5) -> NDArray[np.float64]:
         """Estimate a box's velocity (3,) in m/s, as the devkit's `box_velocity` does, to the bit.
 
-        NaN where it is unknown: there is one observation, they are too far apart, or time does not go on between them.
+        NaN where it is unknown: there is one observation, they are too far apart, or their timestamps do not increase.
         """
         links = [row.get(link) for link in ("prev", "next")]
         first, last = (self._find("sample_annotation", link, where) if link else row for link in links)

@@ -62,7 +62,7 @@ class FirstStageModule(TrainedModule):
             judged = hinge(self.discriminator(pixels), self.discriminator(picture.detach()))
             parts |= {"adversarial": opinion, "adversarial_weight": weight, "discriminator": judged}
         self.log_dict({name: value.detach() for name, value in parts.items()})
-        back = (made.float() * gradient).sum()  # its gradient at the picture is `gradient`; its value is nobody's
+        back = (made.float() * gradient).sum()  # its gradient at the picture is `gradient`; its value is not used
         return self.checked(total + judged + (back - back.detach()), batch.samples)
 
     def digest_frozen(self) -> dict[str, str]:
