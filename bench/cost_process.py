@@ -1,4 +1,4 @@
-"""A contestant in a process of its own, so that time, arithmetic and memory are its own alone."""
+"""Each contestant in a separate process, so that time, arithmetic and memory are measured separately."""
 
 from __future__ import annotations
 

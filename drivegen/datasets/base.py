@@ -177,7 +177,7 @@ def open(root: str | Path, version: str | None = None, format: str | None = None
     if found:
         raise InputError(f"data root {root} is recognised by several readers ({', '.join(found)}); name one as format")
     also = "".join(f"; {why}" for why in broken.values())
-    if len(layouts) == 1 and not broken:  # the one reader knows better what is missing
+    if len(layouts) == 1 and not broken:  # the only reader can say what is missing
         return _reader(next(iter(known.values()))).open(root, version)
     raise InputError(f"data root {root} is of no known format; readable are {', '.join(layouts) or 'none'}{also}")
 
@@ -185,7 +185,7 @@ def open(root: str | Path, version: str | None = None, format: str | None = None
 def _reader(point: EntryPoint) -> type[SceneSource]:
     try:
         cls = point.load()
-    except (Exception, SystemExit) as error:  # whatever a stranger's module does when it is imported
+    except (Exception, SystemExit) as error:  # a third party's module may raise anything
         what = f"{type(error).__name__}: {error}"
         raise InputError(f"the reader of {point.name!r} ({point.value}) cannot be imported: {what}") from error
     if not (isinstance(cls, type) and issubclass(cls, SceneSource)):

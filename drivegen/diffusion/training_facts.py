@@ -17,7 +17,7 @@ PREDICTIONS = ("epsilon", "v_prediction", "sample")
 MAX_TIMESTEPS = 100_000
 
 _COMMON = ("linear", "scaled_linear", "squaredcos_cap_v2")
-"""Beta schedules that every scheduler here builds by itself; the numbers of any other are handed over."""
+"""Beta schedules that every scheduler here can build by name; of any other the betas themselves are passed."""
 
 _OTHER_TRAINING = {
     "EDM": "networks trained by EDM, on noise levels", "FlowMatch": "networks trained by flow matching",

@@ -15,7 +15,7 @@ from drivegen.world import CLASSES
 
 UNKNOWN = 255
 BLOCK = 64
-"""Pixels that count as one: what lies within 8×8 is nearly always the same thing."""
+"""Side of the blocks that count as one pixel: labels within 8×8 are nearly always equal."""
 
 _DRIVABLE = ("drivable_area", "ped_crossing", "stop_line", "carpark_area")
 

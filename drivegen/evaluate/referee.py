@@ -23,7 +23,7 @@ from drivegen.world.conditions import TIMES, WEATHERS
 GROUPS = (
     "sky", "drivable", "walkway", "terrain", "building", "vegetation", "pole", "vehicle", "pedestrian", "barrier",
 )  # fmt: skip
-"""What the referee tells apart; "barrier" is a barrier or a traffic cone."""
+"""The classes of the referee; "barrier" is a barrier or a traffic cone."""
 
 DRIVABLE_GROUP, VEHICLE_GROUP = GROUPS.index("drivable"), GROUPS.index("vehicle")
 

@@ -91,7 +91,7 @@ def _cell(row: Row, found: Mapping[tuple[str, str], Figure], column: str) -> str
     figure = found.get((row.figure, column))
     if figure is None:
         return "–"
-    # What does not depend on the column stands with the first.
+    # Figures that do not depend on the column are in the first.
     beside = [
         f"{name} {_number(other.value)}" for name, key in row.beside
         if (other := found.get((key, column)) or found.get((key, ALL))) is not None

@@ -96,7 +96,7 @@ def _trainable(value: Any, depth: int = 3) -> Iterator[Any]:
 
 
 def _check_attributes(name: str, plugin: Plugin) -> None:
-    """Raise InputError for attributes that stand where the host does not look."""
+    """Raise InputError for attributes that the host would not read."""
     where = f"plugin {name!r} ({type(plugin).__name__})"
     for attribute in (*_attributes(type(plugin)), *(key for key in vars(plugin) if not key.startswith("_"))):
         close = difflib.get_close_matches(attribute.lower().replace("_", ""), _PLAIN, n=1, cutoff=0.85)
@@ -108,7 +108,7 @@ def _check_attributes(name: str, plugin: Plugin) -> None:
 
 
 def _check_effect(name: str, plugin: Plugin) -> None:
-    """Raise InputError for a plugin that has methods, none of which the host calls, and so no part in anything."""
+    """Raise InputError for a plugin without effect: none of its methods is called by the host."""
     idle = [*_methods(type(plugin)), *(["forward"] if "forward" in vars(type(plugin)) else [])]
     if idle and not plugin.sites and not set(_TAKE_PART) & set(plugin.overridden()):
         raise InputError(

@@ -242,7 +242,7 @@ class Host(nn.Module):
         boundary.check_plugin(name, plugin)
         if plugin.__dict__.get("_hosted"):
             here = next((n for n in self.plugins if self.plugins[n] is plugin), None)
-            where = f"is in this model already, as {here!r}" if here else "is in another model"
+            where = f"is in this model as {here!r}" if here else "is in another model"
             raise InputError(
                 f"plugin {name!r}: this instance of {type(plugin).__name__} {where} already; make another instance"
             )

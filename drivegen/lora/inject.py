@@ -79,7 +79,7 @@ def _put(host: Host, network: str, layers: Mapping[str, tuple[Tensor, Tensor]]) 
 
 
 def _inject(host: Host, model: Any, config: Any) -> None:
-    """Let PEFT wrap layers, and give every other parameter of the host back what PEFT took: it freezes whatever it sees."""
+    """Let PEFT wrap layers, and restore requires_grad of all other parameters, which PEFT freezes."""
     from peft import inject_adapter_in_model
 
     trained = {id(p) for p in host.parameters() if p.requires_grad}

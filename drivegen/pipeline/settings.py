@@ -43,7 +43,7 @@ class GenerationSettings:
         "Read (word:1.3), [word] and more than 77 tokens in prompts.", values.yes_or_no, kind=bool
     )  # fmt: skip
     clip_skip: int | None = option(
-        "How many of the text encoder's last layers are left out for prompts.", lambda value, name: values.whole(value, name, 0),
+        "How many of the text encoder's last layers prompts skip.", lambda value, name: values.whole(value, name, 0),
         kind=int,
     )  # fmt: skip
     steps: int | None = option("Denoising steps.", values.whole, kind=int)
@@ -82,7 +82,7 @@ class GenerationSettings:
         metavar="PLUGIN=START:END", read=spelling.read_ranges,
     )  # fmt: skip
     regions: Mapping[str, Any] | None = option(
-        "Where in a camera's picture it is active: white in a mask's file, or all.", checks.by_plugin, kind=list, flag="--region",
+        "Where in a camera's picture it is active: white in a mask file, or all.", checks.by_plugin, kind=list, flag="--region",
         metavar="PLUGIN=CAMERA[:MASK]", read=spelling.read_regions, note=record.names,
     )  # fmt: skip
     inputs: Mapping[str, Any] | None = option(

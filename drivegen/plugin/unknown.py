@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 KNOWN = "_known"
-"""Name of the array (B,) that travels beside a plugin's own where some frame is unknown; no plugin ever sees it."""
+"""Name of the array (B,) kept beside a plugin's own where some frame is unknown; it is never passed to the plugin."""
 
 
 @dataclass(frozen=True, eq=False)

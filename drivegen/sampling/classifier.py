@@ -15,7 +15,7 @@ from drivegen.scene import Frame
 from drivegen.support.errors import InputError
 
 SMALLEST_ALPHA = 0.01
-"""Below this share of signal (the first step at zero terminal SNR) x says nothing of the picture, and nothing is pulled."""
+"""Below this α (the first step at zero terminal SNR) x holds no information on the picture, and there is no guidance."""
 
 
 def classifier_guided(

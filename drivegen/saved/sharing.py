@@ -253,7 +253,7 @@ class Extensions:
             self._apply()
 
     def _check_loras(self) -> None:
-        """Refuse to touch the layers of a LoRA that was not loaded here: it would be lost, and its optimiser would not know."""
+        """Refuse to change the layers of a LoRA that was not loaded here: it would be lost, while its optimiser updates it."""
         there = lora.parameters(self.host)
         ours = any(loaded.scale != 0 for loaded in self._loras.values())
         if there and (not ours or any(p.requires_grad for _, p in there)):

@@ -40,7 +40,7 @@ def pixel_problem(image: Image.Image) -> str:
         return problem
     if image.mode not in _EIGHT_BITS:
         return f"has pixels of mode {image.mode!r}; {_SAVE_8}"
-    # Not decoded yet, Pillow still knows how the file stores them: it cuts 16-bit colours to 8 without a word.
+    # Not decoded yet, Pillow still knows how the file stores them: it cuts 16-bit colours to 8 without a warning.
     if deep := _DEEP.search(repr(getattr(image, "tile", ""))):
         return f"has {deep[1]} bits per channel; {_SAVE_8}"
     if orientation(image) in range(2, 9):

@@ -43,7 +43,7 @@ def run(path: Path, overrides: Sequence[str], resume: str | None) -> int:
     _check_machine(config)
     check_places(config)
     check_loggers(config)
-    with locked_folder(place(config.output, "output")) as folder, _told(folder):
+    with locked_folder(place(config.output, "output")) as folder, _external_causes(folder):
         start = resume_from(folder, resume)
         if start is not None:
             checkpoints.check_config(checkpoints.read(start), configs.to_dict(config), start)
@@ -59,7 +59,7 @@ def run(path: Path, overrides: Sequence[str], resume: str | None) -> int:
 
 
 def _check_machine(config: Config) -> None:
-    """Raise InputError for what a machine has not."""
+    """Raise InputError for a setting that this machine does not support."""
     if config.train.device == "cuda" and not torch.cuda.is_available():
         raise InputError("train.device = 'cuda', and there is no such GPU here; use auto or cpu")
     most = max(64, 4 * (os.cpu_count() or 1))
@@ -68,8 +68,8 @@ def _check_machine(config: Config) -> None:
 
 
 @contextmanager
-def _told(folder: Path) -> Iterator[None]:
-    """Say in a sentence what ends a run from outside of it: a worker that was killed, memory or a disk that is full."""
+def _external_causes(folder: Path) -> Iterator[None]:
+    """Describe an external cause of a run's end in a sentence: a killed worker, no memory, a full disk."""
     try:
         yield
     except OSError as error:
@@ -116,7 +116,7 @@ def _fit(config: Config, stage: ModelStage | FirstStage, folder: Path, start: Pa
 
 
 def _check_ground(stage: ModelStage | FirstStage, frames: str, start: Path) -> None:
-    """Raise InputError where a checkpoint was trained on another base, plugin or data than those that are there now."""
+    """Raise InputError where a checkpoint was trained with another base, plugin or data than the current ones."""
     state = checkpoints.read(start)
     saved, now = state.get("frozen"), stage.module.frozen_digests()
     if saved is None:

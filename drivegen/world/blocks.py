@@ -1,4 +1,4 @@
-"""What stands beside the streets: buildings, trees, lamps, signals."""
+"""Objects beside the streets: buildings, trees, lamps, signals."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class Pole:
 
 @dataclass(frozen=True, eq=False)
 class Blocks:
-    """Everything that stands still and is not annotated."""
+    """Every static object that is not annotated."""
 
     style: Style
     buildings: tuple[Building, ...]

@@ -1,4 +1,4 @@
-"""Time of day and weather: what light there is."""
+"""Time of day and weather, which determine the light."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a scene's description says."""
+"""The description of a scene."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _NAMES = {
 }  # fmt: skip
 
 NEAR_M = 40.0
-"""Only what is as near as this to the ego is told."""
+"""Only objects within this distance of the ego are described."""
 
 
 def describe(

@@ -1,4 +1,4 @@
-"""The plan as distance fields on a grid: how the renderer knows what the ground is at a point.
+"""The plan as distance fields on a grid: how the renderer finds the class of the ground at a point.
 
 Signed distances (positive inside) at the nodes of a 0.25 m grid, interpolated bilinearly, give straight edges at any zoom.
 """

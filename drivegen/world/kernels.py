@@ -1,4 +1,4 @@
-"""Keeps numba's cache honest: it knows the file of a compiled function, but not those of the functions that it calls."""
+"""Keeps numba's cache valid: it checks the file of a compiled function, but not those of the functions that it calls."""
 
 from __future__ import annotations
 

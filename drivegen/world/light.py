@@ -1,4 +1,4 @@
-"""The light of a scene as numbers for the renderer: sun, sky, haze, wetness, and the lamps that burn."""
+"""The light of a scene as numbers for the renderer: sun, sky, haze, wetness, and lamps that are on."""
 
 from __future__ import annotations
 
@@ -96,10 +96,10 @@ _HEADLIGHTS = ("car", "truck", "bus", "motorcycle", "trailer")
 
 
 def lamps(conditions: Conditions, blocks: Blocks, boxes: list[tuple[Box3D, SE3]], ego: SE3) -> Array:
-    """Return burning lights (M, 11): position, direction, cosine of the cone's half-angle, rgb, range in metres.
+    """Return lights that are on (M, 11): position, direction, cosine of the cone's half-angle, rgb, range in metres.
 
     Args:
-        conditions: time of day and weather; by day no lamp burns.
+        conditions: time of day and weather; by day no lamp is on.
         blocks: the static objects, street lamps among them.
         boxes: annotated objects with their poses in the renderer's frame; moving vehicles have headlights.
         ego: pose of the ego in the renderer's frame.

@@ -1,4 +1,4 @@
-"""Views of a frame: builds static and moving objects, sorts it for the ray caster, and develops the picture."""
+"""Views of a frame: builds static and moving objects, sorts them for the ray caster, and tone-maps the picture."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def _bins(parts: Parts, pose: Array, K: Array, width: int, height: int, mirror: 
 
 
 def _develop(image: Array, env: Array) -> NDArray[np.uint8]:
-    """Expose, let bright lamps bleed, and apply a film curve."""
+    """Expose, add bloom around bright lamps, and apply a film curve."""
     image = image * env[EXPOSURE]
     veil = 0.6 if env[FOG] > 0.02 or env[WET] > 0 else 0.35
     bright = np.maximum(image - 1.4, 0).astype(np.float32)

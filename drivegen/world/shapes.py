@@ -1,4 +1,4 @@
-"""What the ten detection classes look like, fitted into their boxes."""
+"""The appearance of the ten detection classes, fitted into their boxes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ MARGIN_M = 0.004
 
 
 class Look:
-    """Draws an object's looks from its instance name alone, so that it looks the same wherever and whenever it is drawn."""
+    """Draws an object's appearance from its instance name alone, so that it is the same in every frame."""
 
     def __init__(self, name: str) -> None:
         self.seed = zlib.crc32(name.encode()) & 0x7FFFFFFF

@@ -1,4 +1,4 @@
-"""What buildings, trees and poles look like."""
+"""The appearance of buildings, trees and poles."""
 
 from __future__ import annotations
 

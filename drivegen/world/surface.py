@@ -1,4 +1,4 @@
-"""What the ground and the façades are made of: class and colour at a point, fixed in the world."""
+"""Class and colour of the ground and the façades at a point, fixed in the world."""
 
 from __future__ import annotations
 

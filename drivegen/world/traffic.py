@@ -1,4 +1,4 @@
-"""Who is on the street: tracks along lanes, pavements and crossings, and the boxes that they leave at a moment."""
+"""Road users: tracks along lanes, pavements and crossings, and their boxes at a time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ GROUND_M = 0.03
 """A box begins this far above the ground, so that no lidar point of the ground lies on its underside."""
 
 SHORT_S = 5.0
-"""In a scene no longer than this nobody who could be seen enters or leaves it. Longer ones have traffic that goes on; shorter
+"""In a scene no longer than this no visible road user enters or leaves. Longer ones have continuous traffic; shorter
 ones keep the bytes that the embedded model was trained and measured on."""
 
 KINDS = {
@@ -35,7 +35,7 @@ KINDS = {
 
 @dataclass(frozen=True, eq=False)
 class Track:
-    """One object's way: from arc length s0 along a curve (direction +1 or -1) at a lateral offset and a constant speed."""
+    """One object's path: from arc length s0 along a curve (direction +1 or -1) at a lateral offset and a constant speed."""
 
     kind: str
     size_wlh_m: Array
@@ -128,7 +128,7 @@ class Crowd:
         self.tracks.append(Track(kind, size, curve, left_m, s0_m, speed, direction, turn, attribute, rank))
 
     def vehicle(self) -> str:
-        """Draw what drives next: two in three are cars, the rest this scene's own mixture."""
+        """Draw the class of the next vehicle: two in three are cars, the rest are of the scene's own distribution."""
         others = ("truck", "bus", "motorcycle", "bicycle", "trailer", "construction_vehicle")
         return "car" if self.rng.uniform() < 0.66 else str(self.rng.choice(others, p=self.special))
 

@@ -1,4 +1,4 @@
-"""What a camera of the city sees."""
+"""A camera's view of the city."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Processes that render, and end with the one that started them."""
+"""Rendering processes, which end with the process that started them."""
 
 from __future__ import annotations
 

@@ -183,7 +183,7 @@ def _index(box: Box3D) -> int:
 
 
 def _upright(box: Box3D, lidar_SE3_global: SE3) -> Box3D:
-    """Turn a box about its centre until it stands upright in the lidar frame, with the yaw that mmdet3d keeps of it."""
+    """Turn a box about its centre until it is upright in the lidar frame, with the yaw that mmdet3d keeps of it."""
     lidar_SE3_box = lidar_SE3_global @ box.global_SE3_object
     # The yaw of R = Rx·Ry·Rz, as pyquaternion's yaw_pitch_roll: SE3.yaw_rad, of Rz·Ry·Rx, differs where R is tilted.
     yaw = math.atan2(-lidar_SE3_box.rotation[0, 1], lidar_SE3_box.rotation[0, 0])

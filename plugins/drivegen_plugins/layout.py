@@ -84,7 +84,7 @@ def expand(arrays: Arrays) -> Tensor:
     side = torch.cat([arrays["side"][:, :, None] == k for k in range(1, _SIDES + 1)], dim=2)
     depth = arrays["depth_m"].float()[:, :, None]
     seen = arrays["visibility"][:, :, None].float() / 4
-    # Nearness falls from 1 at the lens by half every 10 m, so that near and far boxes are told apart alike.
+    # Nearness falls from 1 at the lens by half every 10 m, so that near and far boxes are equally distinct.
     near = torch.where(depth > 0, 10.0 / (10.0 + depth), 0.0)
     parts = [ground, classes, arrays["heading"], side, seen, near, depth > 0]
     return torch.cat([part.float() for part in parts], dim=2)

@@ -453,8 +453,8 @@ def test_a_plugin_that_comes_back_keeps_its_weights() -> None:
 def test_one_instance_stands_in_one_host_once() -> None:
     mine = Trained()
     host = Host(tiny_backbone(), {"mine": mine})
-    says("stands in this model as 'mine' already; make another instance", lambda: host.add_plugin("twice", mine))
-    says("stands in another model already", lambda: Host(host.backbone, {"mine": mine}))
+    says("is in this model as 'mine' already; make another instance", lambda: host.add_plugin("twice", mine))
+    says("is in another model already", lambda: Host(host.backbone, {"mine": mine}))
     assert list(host.plugins) == ["mine"]
     free = Trained()
     says("argument|identifier", lambda: Host(host.backbone, {"free": free, "not a name": Trained()}))

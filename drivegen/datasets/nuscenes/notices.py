@@ -13,7 +13,7 @@ from drivegen.datasets.nuscenes.versions import versions
 from drivegen.support.errors import InputError
 
 DISTORTION_PX = 2.0
-"""Lens distortion that moves no point of the picture further than this is not worth a word."""
+"""Lens distortion that moves no point of the picture further than this is not reported."""
 
 
 def notices(root: Path, devkit: Any) -> Iterator[str]:

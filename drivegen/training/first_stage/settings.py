@@ -21,7 +21,7 @@ class PerceptualConfig:
     weights: str | None = None
     """File of the network's weights; None = those of the installed package (EfficientNet-Lite0 alone has one)."""
     linear: str | None = None
-    """File of LPIPS's learned weights per channel (``lin0.model.1.weight`` …), for vgg16; None = all channels alike."""
+    """File of LPIPS's learned weights per channel (``lin0.model.1.weight`` …), for vgg16; None = equal weights."""
 
     def __post_init__(self) -> None:
         if self.network == "vgg16" and self.weights is None:
@@ -35,9 +35,9 @@ class AdversarialConfig:
     """A patch discriminator that is trained from the first step and affects the generator later (Esser et al. 2021, VQGAN)."""
 
     weight: float = _number(0.03, ge=0, le=10)
-    """Times the adaptive weight, which makes both losses pull alike at the last convolution (their eq. 7)."""
+    """Times the adaptive weight, which gives both losses gradients of equal norm at the last convolution (their eq. 7)."""
     start: float = _number(0.2, ge=0, le=1)
-    """Share of the steps after which the generator feels it."""
+    """Share of the steps after which it affects the generator."""
     ramp: float = _number(0.1, ge=0, le=1)
     """Share of the steps over which its weight rises from 0."""
     lr: float = _number(4e-4, gt=0, le=1)
@@ -51,11 +51,11 @@ class CodebookConfig:
     """How the codes of a vector-quantised first stage are updated (van den Oord et al. 2017)."""
 
     update: Literal["ema", "gradient"] = "ema"
-    """Codes as moving averages of what they stand for (appendix A.1), or learned by the straight-through loss (eq. 3)."""
+    """Codes as moving averages of their assigned latents (appendix A.1), or trained by the straight-through loss (eq. 3)."""
     decay: float = _number(0.99, ge=0, lt=1)
     commitment: float = _number(0.25, ge=0, le=1e6)
     revive_below: float = _number(0.5, ge=0, le=1e9)
-    """A code that stands for fewer latents per step, on average, is put onto one of the present batch; 0 = never."""
+    """A code with fewer assigned latents per step, on average, is replaced by a latent of the current batch; 0 = never."""
 
 
 @dataclass(frozen=True, kw_only=True)
