@@ -271,7 +271,7 @@ def test_trains_beside_a_lora_and_is_grafted(tmp_path: Path) -> None:
     values_of = made.host.plugin("image_prompt").state_dict()
     assert all(float(value.abs().sum()) > 0 for key, value in values_of.items() if "to_v_ip" in key)
     plain = Pipeline.from_pretrained(tmp_path / "base", dtype="float32")
-    plain.model = replace(plain.model, sampling=replace(made.model.sampling, null=("text",)), image_size=(48, 64))
+    plain.extensions.model = replace(plain.model, sampling=replace(made.model.sampling, null=("text",)), image_size=(48, 64))
     assert all(
         torch.equal(v, plain.host.backbone.unet.state_dict()[k]) for k, v in made.host.backbone.unet.state_dict().items()
     )

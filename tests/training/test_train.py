@@ -143,7 +143,7 @@ def test_a_signal_while_the_model_is_written_leaves_none_and_resuming_writes_it(
 
     def interrupted(*args: Any, **kwargs: Any) -> None:
         write(*args, **kwargs)
-        assert list(run.glob(".model.*/plugins/*/model.safetensors"))
+        assert list(run.glob(".model.*/model/plugins/*/model.safetensors"))
         signals.append(number)
         os.kill(os.getpid(), number)
         pytest.fail("went on")
