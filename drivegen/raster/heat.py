@@ -11,8 +11,11 @@ from numpy.typing import NDArray
 
 from drivegen.raster.boxes import Face, box_faces
 from drivegen.scene import Box3D, Camera, Frame
-from drivegen.scene.geometry import Array
+from drivegen.scene.geometry import NEAR_M, Array, project
 from drivegen.support.errors import InputError
+
+JOINT_M = 0.1
+"""Standard deviation of the heat about a joint, in metres at its distance."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +63,8 @@ def heat_map(
 ) -> NDArray[np.float32]:
     """Draw each box that a camera sees as strong as it is important, nearer ones over further ones: (h, w), 0 where none is.
 
+    One with joints has, in place of its sides, a Gaussian about each joint that is known, of JOINT_M there or a pixel.
+
     Args:
         frame: the scene.
         camera: whose picture it is drawn for.
@@ -72,9 +77,24 @@ def heat_map(
     out = np.zeros((height, width), np.float32)
     for seen in seen_boxes(frame, camera):
         strength = float(importance(seen))
+        joints = seen.box.joints()
+        if joints is not None:
+            np.maximum(out, strength * _about(camera, joints, out.shape), out=out)
+            continue
         for face in seen.faces:
             cv2.fillPoly(out, [_sixteenths(face.pixels)], strength, cv2.LINE_8, 4)
     return out if size is None else cv2.resize(out, size[::-1], interpolation=cv2.INTER_AREA)
+
+
+def _about(camera: Camera, joints: Array, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Draw the strongest of Gaussians about joints (J, 3), the NaN ones left out: (H, W) of 0 to 1."""
+    points = camera.global_SE3_camera.inverse().transform(joints)
+    points = points[points[:, 2] > NEAR_M]
+    pixels, depth = project(camera.K_image, points)
+    spread = np.maximum(camera.K_image[0, 0] * JOINT_M / depth, 1.0)[:, None, None]
+    rows, columns = np.arange(shape[0]) + 0.5, np.arange(shape[1]) + 0.5
+    away = (columns[None, None] - pixels[:, 0, None, None]) ** 2 + (rows[None, :, None] - pixels[:, 1, None, None]) ** 2
+    return np.exp(-away / (2 * spread**2)).max(0, initial=0.0).astype(np.float32)
 
 
 def _sixteenths(pixels: Array) -> NDArray[np.int32]:

@@ -7,6 +7,9 @@ comment here); the annotators that made the training pictures of the segmentatio
 from __future__ import annotations
 
 from collections.abc import Mapping
+from colorsys import hsv_to_rgb
+
+from drivegen.scene import LIMBS
 
 RGB = tuple[int, int, int]
 
@@ -44,3 +47,9 @@ LINES: Mapping[str, RGB] = {
     "road_divider": (255, 200, 0), "lane_divider": (255, 255, 255), "ped_crossing": (0, 255, 255), "stop_line": (255, 0, 0),
 }  # fmt: skip
 """Colours of the lanes' picture, which no released checkpoint fixes."""
+
+LIMB_COLOURS: tuple[RGB, ...] = tuple(
+    (int(255 * r + 0.5), int(255 * g + 0.5), int(255 * b + 0.5))
+    for r, g, b in (hsv_to_rgb(i / len(LIMBS), 1.0, 1.0) for i in range(len(LIMBS)))
+)
+"""A hue for each of `scene.LIMBS`, so that left and right, arms and legs are told apart."""

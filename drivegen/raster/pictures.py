@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from drivegen.raster.birdseye import Mask, bev
 from drivegen.raster.boxes import box_edges
-from drivegen.raster.palette import BOXES, GROUND, LINES, OTHER, RGB
+from drivegen.raster.palette import BOXES, GROUND, LIMB_COLOURS, LINES, OTHER, RGB
 from drivegen.raster.view import OTHER_CLASS, Layout, layout
-from drivegen.scene import BEV_CLASSES, DETECTION_CLASSES, LINE_LAYERS, Box3D, Camera, Frame
-from drivegen.scene.geometry import SE3, Array
+from drivegen.scene import BEV_CLASSES, DETECTION_CLASSES, JOINTS, LIMBS, LINE_LAYERS, Box3D, Camera, Frame
+from drivegen.scene.geometry import SE3, Array, clip_segments, project
 from drivegen.support.errors import InputError, nearest
 
 AHEAD_M = 50.0
@@ -92,17 +92,41 @@ def _box_depth(frame: Frame, camera: Camera) -> Drawn:
 
 
 def _boxes(frame: Frame, camera: Camera) -> Drawn:
+    return _edges(frame, camera, skeletons=False)
+
+
+def _pose(frame: Frame, camera: Camera) -> Drawn:
+    return _edges(frame, camera, skeletons=True)
+
+
+def _edges(frame: Frame, camera: Camera, skeletons: bool) -> Drawn:
+    """Draw boxes' edges, furthest first; with skeletons the limbs of those that have joints in their place."""
     width, height = camera.image_size
     out = np.zeros((height, width, 3), np.uint8)
     here = camera.global_SE3_camera.translation
     for box in sorted(frame.boxes, key=lambda b: -float(np.linalg.norm(b.global_SE3_object.translation - here))):
-        for start, end in box_edges(camera, box):
+        joints = box.joints() if skeletons else None
+        if joints is None:
+            lines = [(segment, _colour(box)) for segment in box_edges(camera, box)]
+        else:
+            lines = list(zip(_limbs(camera, joints), LIMB_COLOURS, strict=True))
+        for segment, colour in lines:
+            if not np.isfinite(segment).all():
+                continue
             # OpenCV's pixel centres are whole numbers; points far outside would overflow its integers, so they are cut off.
-            kept = _cut(np.stack([start, end]) - 0.5, width, height)
+            kept = _cut(segment - 0.5, width, height)
             if kept is not None:
                 a, b = (kept * 16).round().astype(int).tolist()
-                cv2.line(out, a, b, _colour(box), 1, cv2.LINE_AA, 4)
+                cv2.line(out, a, b, colour, 1, cv2.LINE_AA, 4)
     return np.ascontiguousarray(out.transpose(2, 0, 1))
+
+
+def _limbs(camera: Camera, joints: Array) -> Array:
+    """Project each of LIMBS to pixels, (18, 2, 2), cut at the near plane; NaN where a joint is not known or all is behind."""
+    points = camera.global_SE3_camera.inverse().transform(joints)
+    segments = np.stack([points[[JOINTS.index(a), JOINTS.index(b)]] for a, b in LIMBS])
+    known = np.isfinite(segments).all((1, 2))[:, None, None]
+    return np.where(known, project(camera.K_image, clip_segments(segments))[0], np.nan)
 
 
 def _cut(segment: Array, width: int, height: int) -> Array | None:
@@ -173,6 +197,7 @@ PICTURES: dict[str, Picture] = {
     "layout": Picture(3, _layout),
     "layout_channels": Picture(len(BEV_CLASSES) + len(DETECTION_CLASSES) + 2, _layout_channels),
     "boxes": Picture(3, _boxes),
+    "pose": Picture(3, _pose),
     "lanes": Picture(3, _lanes),
     "depth": Picture(3, _depth),
     "box_depth": Picture(3, _box_depth),
@@ -180,5 +205,5 @@ PICTURES: dict[str, Picture] = {
     "bev_channels": Picture(len(BEV_CLASSES) + len(DETECTION_CLASSES) + 1, _bev_channels),
 }
 """The closed table: layout (ground and boxes in ADE20K's colours), layout_channels (one channel per class, and nearness), boxes
-(edges), lanes (dividers, crossings, stop lines), depth and box_depth (near is white), bev (ahead of the camera from above,
-its axis up) and bev_channels (one channel per class)."""
+(edges), pose (limbs of boxes with joints, edges of the others), lanes (dividers, crossings, stop lines), depth and box_depth
+(near is white), bev (ahead of the camera from above, its axis up) and bev_channels (one channel per class)."""

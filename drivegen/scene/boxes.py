@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from drivegen.scene.geometry import SE3, Array, finite, numbers, whole
+from drivegen.scene.joints import checked_joints
 from drivegen.support import values
 from drivegen.support.errors import InputError
 
@@ -24,7 +25,8 @@ class Box3D:
     """An annotated object at the sample's time.
 
     global_SE3_object: object x forward, y left, z up, origin at the box centre; size_wlh_m (width, length, height);
-    category a full nuScenes category or a detection class; visibility 1 (0-40 %) to 4 (80-100 %), None unknown.
+    category a full nuScenes category or a detection class; visibility 1 (0-40 %) to 4 (80-100 %), None unknown; joints_m
+    (17, 3) the places of `JOINTS` in the object's frame, NaN for those that are not known, None where the object has none.
     """
 
     category: str
@@ -36,6 +38,7 @@ class Box3D:
     visibility: int | None = None
     num_lidar_pts: int | None = None
     attribute: str = ""
+    joints_m: Array | None = None
 
     def __post_init__(self) -> None:
         where = f"box {self.token or self.instance or self.category!r}"
@@ -58,6 +61,12 @@ class Box3D:
         if np.isinf(velocity).any():
             raise InputError(f"{where}: velocity {velocity.tolist()} m/s is infinite; NaN says that it is unknown")
         object.__setattr__(self, "velocity_mps", velocity)
+        if self.joints_m is not None:
+            object.__setattr__(self, "joints_m", checked_joints(self.joints_m, where))
+
+    def joints(self) -> Array | None:
+        """(17, 3) places of `JOINTS` in the global frame, NaN for those that are not known; None where there are none."""
+        return None if self.joints_m is None else self.global_SE3_object.transform(self.joints_m)
 
     @property
     def detection_class(self) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import json
 import os
 import subprocess
 import sys
@@ -253,3 +254,24 @@ def test_generated_views_go_back_into_a_dataset(source: Path) -> None:
 def portrait() -> Camera:
     """A camera higher than wide, looking back."""
     return camera("CAM_BACK", 180, size=(900, 1200))
+
+
+def test_joints_are_written_and_read_and_a_wrong_one_is_named(source: Path) -> None:
+    joints = np.full((17, 3), np.nan)
+    joints[:5] = np.arange(15).reshape(5, 3) / 10
+    person = Box3D("human.pedestrian.adult", SE3.identity(), (0.6, 0.5, 1.8), "someone", joints_m=joints)
+    out, one = source.parent / "out", frame("a", source)
+    nuscenes.write([Scene("one", (replace(one, boxes=(*one.boxes, person)),))], out)
+    data = nuscenes.open(out)
+    (read,) = data.scene("one").frames
+    np.testing.assert_array_equal(read.box("someone").joints_m, joints)
+    assert read.box("car").joints_m is None
+    assert not [problem for problem in nuscenes.validate(out) if problem.severity == "error"]
+    table = next(out.rglob("sample_annotation.json"))
+    before = json.loads(table.read_text())
+    assert ["joints_m" in row for row in before] == [False, True]
+    for wrong in ([[1, 2, 3]], "standing", [[None, 1, 2]] * 17):
+        table.write_text(json.dumps([row | ({"joints_m": wrong} if "joints_m" in row else {}) for row in before]))
+        with pytest.raises(InputError, match=r"sample_annotation row .*joint"):
+            nuscenes.open(out).scene("one")
+        assert [problem for problem in nuscenes.validate(out) if problem.severity == "error" and "joint" in str(problem)]

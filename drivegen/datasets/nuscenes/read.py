@@ -299,7 +299,7 @@ class Dataset(SceneSource):
             return Box3D(
                 row["category_name"], SE3.from_quaternion(row["rotation"], row["translation"]), row["size"],
                 row["instance_token"], token, self._velocity(row, where), level,
-                _points(row), attributes[0] if attributes else "",
+                _points(row), attributes[0] if attributes else "", row.get("joints_m"),
             )  # fmt: skip
 
     def _velocity(self, row: dict[str, Any], where: str, longest_s: float = 1.5) -> NDArray[np.float64]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from datetime import UTC, datetime
 from itertools import pairwise
@@ -167,7 +168,7 @@ class Rows:
                 "sample_annotation", token=token, sample_token=sample["token"], instance_token=instance,
                 visibility_token=str(box.visibility or ""), attribute_tokens=attributes if box.attribute else [],
                 size=box.size_wlh_m.tolist(), **_pose_fields(box.global_SE3_object), prev="", next="", num_lidar_pts=points,
-                num_radar_pts=0,
+                num_radar_pts=0, **_joints_field(box),
             )  # fmt: skip
             tracks.setdefault(instance, []).append(row)
 
@@ -189,6 +190,13 @@ def scene_location(scene: Scene) -> str:
     """Return the location of a scene: its own, else its first frame's, else its map's."""
     frame = scene.frames[0]
     return scene.location or frame.location or (frame.map.location if frame.map else "")
+
+
+def _joints_field(box: Box3D) -> dict[str, list[list[float | None]]]:
+    """Give the joints of a box, null for what is not known; no field where it has none, as nuScenes' tables have none."""
+    if box.joints_m is None:
+        return {}
+    return {"joints_m": [[None if math.isnan(x) else x for x in joint] for joint in box.joints_m.tolist()]}
 
 
 def _pose_fields(pose: SE3) -> dict[str, list[float]]:
