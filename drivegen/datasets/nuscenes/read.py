@@ -74,7 +74,7 @@ class Dataset(SceneSource):
                 check(table, row)
         self._maps: dict[str, VectorMap | None] = {}
         self._moments: dict[str, Moment] = {}
-        self._last: tuple[str | None, dict[str, dict[str, Any]]] = None, {}
+        self._last: tuple[str, dict[str, dict[str, Any]]] = "", {}
         for notice in notices(self.root, self.devkit) if notify else ():
             warnings.warn(f"dataset {self.root / version}: {notice}", stacklevel=2)
 
@@ -171,7 +171,7 @@ class Dataset(SceneSource):
         Those of the last sample stay, as more is asked of the same one.
         """
         last, rows = self._last
-        if last == sample_token:
+        if last == sample_token and rows:
             return rows
         where = f"sample row {sample_token}"
         if not isinstance(sample_token, str) or sample_token not in self.devkit._token2ind["sample"]:
