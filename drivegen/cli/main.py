@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from drivegen.cli import options
-from drivegen.cli.options import generation_options
+from drivegen.cli.options import generation_options, path
 from drivegen.cli.screen import Screen, complain
 from drivegen.support.errors import CannotGoOn, InputError
 from drivegen.support.signals import INTERRUPTED
@@ -74,16 +74,22 @@ def _quiet() -> None:
 @_guarded
 @generation_options
 def generate(
-    out: Annotated[Path, typer.Option(help="Folder to write into.")],
-    data: Annotated[Path | None, typer.Option(help="nuScenes-format dataset; without it, a built-in scene.")] = None,
+    out: Annotated[Path, typer.Option(parser=path, help="Folder to write into.")],
+    data: Annotated[
+        Path | None, typer.Option(parser=path, help="nuScenes-format dataset; without it, a built-in scene.")
+    ] = None,
     version: Annotated[str | None, typer.Option(help="Dataset version, where the root has several.")] = None,
     scene: Annotated[str | None, typer.Option(help="Scene name or token.")] = None,
     sample: Annotated[list[str] | None, typer.Option(help="Sample token; may be repeated. Default: the first.")] = None,
     all_samples: Annotated[bool, typer.Option("--all", help="Every sample of the scene, or of the dataset.")] = False,
     num: Annotated[int | None, typer.Option(help="At most this many samples.")] = None,
     model: Annotated[str, typer.Option(help="'tiny', a model folder, or a single-file checkpoint.")] = "tiny",
-    config: Annotated[Path | None, typer.Option(help="Folder with the configurations of a single-file checkpoint.")] = None,
-    vae: Annotated[Path | None, typer.Option(help="Folder or file of a VAE that replaces the model's own.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(parser=path, help="Folder with the configurations of a single-file checkpoint.")
+    ] = None,
+    vae: Annotated[
+        Path | None, typer.Option(parser=path, help="Folder or file of a VAE that replaces the model's own.")
+    ] = None,
     variant: Annotated[str | None, typer.Option(help="Which weight files of a folder, such as fp16.")] = None,
     prediction_type: Annotated[
         str | None, typer.Option(help="epsilon, v_prediction or sample, where a model does not say it, or wrongly.")
@@ -114,7 +120,7 @@ def generate(
 @app.command()
 @_guarded
 def world(
-    out: Annotated[Path, typer.Argument(help="New or empty folder to write the dataset into.")],
+    out: Annotated[Path, typer.Argument(parser=path, help="New or empty folder to write the dataset into.")],
     scenes: Annotated[int, typer.Option(help="Number of scenes.")] = 10,
     frames: Annotated[int, typer.Option(help="Samples of each scene, at 2 Hz.")] = 4,
     seed: Annotated[int, typer.Option(help="Which city; the same seed gives the same bytes.")] = 0,
@@ -132,7 +138,7 @@ def world(
 @app.command()
 @_guarded
 def train(
-    config: Annotated[Path, typer.Argument(help="YAML file.")],
+    config: Annotated[Path, typer.Argument(parser=path, help="YAML file.")],
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings in place of the file's.")
     ] = None,
@@ -189,8 +195,8 @@ app.add_typer(convert, name="convert")
 @convert.command()
 @_guarded
 def controlnet(
-    src: Annotated[Path, typer.Argument(help="A ControlNet: its folder of diffusers, or its weight file.")],
-    out: Annotated[Path, typer.Argument(help="Plugin folder to write.")],
+    src: Annotated[Path, typer.Argument(parser=path, help="A ControlNet: its folder of diffusers, or its weight file.")],
+    out: Annotated[Path, typer.Argument(parser=path, help="Plugin folder to write.")],
     picture: Annotated[str, typer.Option(help="What it reads: layout, boxes, lanes, depth, bev …, or 'given'.")] = "given",
     attends_to: Annotated[
         list[str] | None, typer.Option(metavar="PLUGIN", help="Whose tokens it sees; may be repeated. Default: text.")
@@ -209,8 +215,8 @@ def controlnet(
 @convert.command("t2i_adapter")
 @_guarded
 def t2i_adapter(
-    src: Annotated[Path, typer.Argument(help="A T2I-Adapter: its folder of diffusers, or its weight file.")],
-    out: Annotated[Path, typer.Argument(help="Plugin folder to write.")],
+    src: Annotated[Path, typer.Argument(parser=path, help="A T2I-Adapter: its folder of diffusers, or its weight file.")],
+    out: Annotated[Path, typer.Argument(parser=path, help="Plugin folder to write.")],
     picture: Annotated[str, typer.Option(help="What it reads: layout, boxes, lanes, depth, bev …, or 'given'.")] = "given",
     dtype: Annotated[str, typer.Option(help="Number format of the weights: float32, bfloat16 or float16.")] = "float32",
 ) -> None:
@@ -226,8 +232,10 @@ def t2i_adapter(
 @convert.command()
 @_guarded
 def concat(
-    src: Annotated[Path, typer.Argument(help="A folder of diffusers whose UNet has more inputs: inpainting, depth.")],
-    out: Annotated[Path, typer.Argument(help="Model folder to write.")],
+    src: Annotated[
+        Path, typer.Argument(parser=path, help="A folder of diffusers whose UNet has more inputs: inpainting, depth.")
+    ],
+    out: Annotated[Path, typer.Argument(parser=path, help="Model folder to write.")],
     picture: Annotated[str, typer.Option(help="What it reads: layout, boxes, lanes, depth, bev …, or 'given'.")] = "given",
     scaled: Annotated[
         bool,
@@ -247,9 +255,9 @@ def concat(
 @convert.command()
 @_guarded
 def magicdrive(
-    src: Annotated[Path, typer.Argument(help="Folder with unet/ and controlnet/ as MagicDrive writes them.")],
-    out: Annotated[Path, typer.Argument(help="Model folder to write.")],
-    base: Annotated[Path, typer.Option(help="The Stable Diffusion 1.5 folder that it was trained on.")],
+    src: Annotated[Path, typer.Argument(parser=path, help="Folder with unet/ and controlnet/ as MagicDrive writes them.")],
+    out: Annotated[Path, typer.Argument(parser=path, help="Model folder to write.")],
+    base: Annotated[Path, typer.Option(parser=path, help="The Stable Diffusion 1.5 folder that it was trained on.")],
     dtype: Annotated[str, typer.Option(help="Number format of the weights: float32, bfloat16 or float16.")] = "float32",
     half: Annotated[
         bool, typer.Option("--half/--no-half", help="Round camera parameters to fp16, as released weights expect.")
@@ -267,7 +275,7 @@ def magicdrive(
 @app.command()
 @_guarded
 def validate(
-    root: Annotated[Path, typer.Argument(help="Folder of a nuScenes-format dataset.")],
+    root: Annotated[Path, typer.Argument(parser=path, help="Folder of a nuScenes-format dataset.")],
     version: Annotated[str | None, typer.Option(help="Dataset version, where the root has several.")] = None,
 ) -> None:
     """List everything that is wrong with a dataset. The status is 2 when there is an error."""

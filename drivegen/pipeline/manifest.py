@@ -28,6 +28,8 @@ class Manifest:
     def __init__(self, folder: Path) -> None:
         self.folder, self.path = folder, folder / NAME
         self._lines: dict[str, list[dict[str, Any]]] = {}
+        if self.path.exists() and not self.path.is_file():
+            raise InputError(f"{self.path} is no file; move it away, or choose another output")
         if self.path.exists():
             for number, text in enumerate(self.path.read_bytes().splitlines(), 1):
                 try:

@@ -25,6 +25,7 @@ from drivegen.plugin import Plugin
 from drivegen.plugin.hooks import HOOKS
 from drivegen.sampling import Sampling
 from drivegen.saved import model
+from drivegen.support.errors import InputError
 from drivegen.support.files import sha256
 from tests.street import street_scene
 from tests.tiny_hosts import ALL, SIZE, tiny_host
@@ -498,3 +499,20 @@ def test_every_command_imports_lazily() -> None:
     top = {node.module for node in tree.body if isinstance(node, ast.ImportFrom)}
     light = {"support.errors", "support.signals", "cli", "cli.options", "cli.screen"}
     assert {name.removeprefix("drivegen.") for name in top if name and name.startswith("drivegen")} == light
+
+
+@pytest.mark.parametrize(
+    "words", [["generate", "--out", ""], ["generate", "--out", "x", "--data", ""], ["world", " "], ["validate", ""]]
+)
+def test_an_empty_path_is_not_the_current_folder(words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 2
+    assert "is empty" in result.output
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_manifest_that_is_no_file_does_not_hang(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "manifest.jsonl")
+    with pytest.raises(InputError, match="is no file"):
+        Manifest(tmp_path)
