@@ -107,7 +107,13 @@ class NoiseSchedule:
         return a * x - s * prediction if self.prediction_type == "v_prediction" else (x - s * prediction) / a
 
     def epsilon(self, x: Tensor, t: Tensor, prediction: Tensor) -> Tensor:
-        """Give the noise (N, C, h, w) that a prediction implies."""
+        """Give the noise (N, C, h, w) that a prediction implies.
+
+        Args:
+            x: noisy latents (N, C, h, w).
+            t: timesteps (N,) or ().
+            prediction: (N, C, h, w).
+        """
         if self.prediction_type == "epsilon":
             return prediction
         a, s = self.rates(t, x)

@@ -21,7 +21,7 @@ StepCallback = Callable[[int, Tensor, Tensor], Tensor | None]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Run:
-    """What a sampler is told of one run.
+    """The settings of one run of a sampler.
 
     Args:
         trained: the model's scheduler of diffusers, which states how it was trained; `facts` and `schedule` say the same.
@@ -74,7 +74,7 @@ class Run:
         return x if changed is None else changed
 
     def left(self, timesteps: Tensor) -> Tensor:
-        """Return the timesteps that are run of all: the last share `strength` of them where there are pictures."""
+        """Return the timesteps to run: all, or for pictures the last share `strength` of them."""
         if self.clean is None:
             return timesteps
         return timesteps[len(timesteps) - min(round(len(timesteps) * self.strength), len(timesteps)) :]
@@ -96,7 +96,7 @@ class Sampler(ABC):
     predictions: ClassVar[tuple[str, ...]] = PREDICTIONS
     """What the network may predict."""
     distilled: ClassVar[bool] = False
-    """Whether it wants a network that was distilled to predict the end of the way (consistency models)."""
+    """Whether it needs a network that was distilled to predict the clean latents (consistency models)."""
 
     @classmethod
     def takes_timesteps(cls) -> bool:
@@ -105,7 +105,7 @@ class Sampler(ABC):
 
     @abstractmethod
     def timesteps(self, run: Run) -> Tensor:
-        """Give the timestep of each step that will be run, in order; raises InputError where the run is not possible."""
+        """Return the timestep of each step that will be run, in order; raises InputError where the run is not possible."""
 
     @abstractmethod
     def __call__(self, denoise: Denoiser, x: Tensor, run: Run) -> Tensor:
@@ -118,5 +118,5 @@ class Sampler(ABC):
         """
 
     def schedule(self, run: Run) -> NoiseSchedule:
-        """Give the schedule by which guidance reads what `denoise` is given; the model's own unless said otherwise."""
+        """Return the schedule of what `denoise` is given, which guidance uses; the model's own by default."""
         return run.schedule

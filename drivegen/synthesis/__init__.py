@@ -1,4 +1,4 @@
-"""Whole labelled datasets out of others: recipes, plans, frames that are written whole, tables, checks."""
+"""Generates whole labelled datasets from others: recipes, plans, frames, tables, checks."""
 
 from drivegen.synthesis import plan
 from drivegen.synthesis.plan import Plan

@@ -1,4 +1,4 @@
-"""A recipe's edits of boxes, track by track: done where they fit, else left out and counted."""
+"""A recipe's edits of boxes, track by track: an edit that does not fit is skipped and counted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which frames of an unfinished dataset are there whole: a file per frame, written last, with the SHA-256 of all its files."""
+"""The complete frames of an unfinished dataset: a file per frame, written last, with the SHA-256 of all its files."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from drivegen.synthesis.plan import WORK
 
 
 class Commits:
-    """The frames that are done, below a dataset's hidden folder."""
+    """The complete frames, recorded in a dataset's hidden folder."""
 
     def __init__(self, out: Path) -> None:
         self.out = out
         self.folder = make_subfolder(out, WORK, "units")
 
     def add(self, token: str, lines: list[dict[str, Any]], files: dict[str, str]) -> None:
-        """Note that a frame is whole.
+        """Record a frame as complete.
 
         Args:
             token: its sample's.
@@ -29,7 +29,7 @@ class Commits:
         write_json(self._path(token), {"lines": lines, "files": files})
 
     def read(self, token: str) -> dict[str, Any] | None:
-        """Return what was noted of a frame, None where it is not there or one of its files is not as it was."""
+        """Return the record of a frame, None where it does not exist or one of its files has changed."""
         try:
             noted = json.loads(self._path(token).read_text(encoding="utf-8"))
             whole = all(sha256(self.out / name) == digest for name, digest in noted["files"].items())
@@ -39,7 +39,7 @@ class Commits:
         return noted if whole else None
 
     def get(self, token: str) -> dict[str, Any]:
-        """Return what was noted of a frame that is done."""
+        """Return the record of a complete frame."""
         try:
             found: dict[str, Any] = json.loads(self._path(token).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:

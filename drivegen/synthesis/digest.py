@@ -1,4 +1,4 @@
-"""What a source scene holds, as one digest that does not depend on where it lies or when it was copied there."""
+"""A digest of a source scene that does not depend on its folder or the time at which it was copied."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from drivegen.scene import Scene, VectorMap
 
 
 class SceneDigest:
-    """Digests scenes; a map that several frames share is gone through once."""
+    """Digests scenes; a map that several frames share is read once."""
 
     def __init__(self) -> None:
         self._maps: dict[int, tuple[VectorMap, bytes]] = {}
 
     def of(self, scene: Scene) -> str:
-        """Return the digest of what the tables say of a scene, its map and the sizes of its sweeps; pictures are not read."""
+        """Return the digest of a scene's rows, its map and the sizes of its sweeps; pictures are not read."""
         found = hashlib.sha256()
         self._add(found, scene)
         for frame in scene.frames:

@@ -1,4 +1,4 @@
-"""Random draws that depend on what they are for alone: not on order, process, or what else is drawn."""
+"""Random draws that depend on their purpose alone: not on order, process, or other draws."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a synthetic dataset's sample files are named."""
+"""Names of a synthetic dataset's sample files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,14 @@ from drivegen.synthesis.provenance import SUFFIX
 
 
 def picture_name(scene: Scene, frame: Frame, channel: str, kind: str) -> str:
-    """Return the name of a camera's picture, relative to the dataset."""
+    """Return the name of a camera's picture, relative to the dataset.
+
+    Args:
+        scene: the scene.
+        frame: one of its frames.
+        channel: of the camera.
+        kind: "png" or "jpeg".
+    """
     return f"samples/{channel}/{_plain(scene.name)}__{channel}__{frame.token}{SUFFIX[kind]}"
 
 

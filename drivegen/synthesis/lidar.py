@@ -1,4 +1,6 @@
-"""A sweep after its scene was edited: points of removed boxes go, moved boxes take theirs along, what they hide goes."""
+"""A sweep after its scene was edited: points of removed boxes are removed, moved boxes move theirs, hidden points are
+removed.
+"""
 
 from __future__ import annotations
 
@@ -17,13 +19,13 @@ Change = tuple[Box3D | None, Box3D | None]
 def derived_sweep(source: Path, frame: Frame, changes: list[Change]) -> bytes:
     """Return the sweep, rows of five float32 in the lidar frame, of a frame whose boxes were changed.
 
-    A point belongs to the first changed box that holds it. It is scaled where its box is; it does not matter whether the ground
-    below a box counts to it, as that is hidden by the box before and after.
+    A point belongs to the first changed box that holds it, and is scaled with it. Whether the ground below a box belongs to it
+    does not matter, as it is hidden by the box before and after.
 
     Args:
         source: file of the sweep before.
         frame: the frame; its lidar pose.
-        changes: boxes that are not the same any more.
+        changes: the changed boxes.
     """
     points = np.fromfile(source, dtype=np.float32).reshape(-1, 5)
     global_SE3_lidar = frame.global_SE3_ego @ frame.ego_SE3_lidar

@@ -1,4 +1,6 @@
-"""What a synthesis will make, before anything is generated: a file, printed by ``--plan`` and compared when a run goes on."""
+"""The plan of a synthesis, made before anything is generated: a file, printed by ``--plan`` and compared when a run is
+resumed.
+"""
 
 from __future__ import annotations
 
@@ -41,17 +43,17 @@ VALIDATION = ("val", "test")
 
 @dataclass(frozen=True)
 class Plan:
-    """A plan: what the bytes of the dataset depend on, and counts.
+    """Everything that the bytes of the dataset depend on, and counts.
 
-    facts are JSON values: the recipe, digests of source, model and plan, what it computes with, scenes with their units,
-    counts, an estimate of bytes, skipped edits.
+    facts are JSON values: the recipe, digests of source, model and plan, device and threads, scenes with their units, counts,
+    an estimate of bytes, skipped edits.
     """
 
     facts: Mapping[str, Any]
 
     @property
     def run(self) -> str:
-        """The digest from which tokens are made."""
+        """The digest that tokens are derived from."""
         return str(self.facts["run"])
 
     @property
@@ -65,9 +67,9 @@ class Plan:
         return int(self.facts["counts"]["units"])
 
     def begin(self, out: Path) -> None:
-        """Write the plan into an output folder, or compare it with the one there.
+        """Write the plan into an output folder, or compare it with an existing one.
 
-        Raises InputError where they differ, saying in what, and where the folder holds anything else.
+        Raises InputError naming the differences, and where the folder holds anything else.
         """
         path = refuse_link(out / NAME)
         if not path.exists():
@@ -159,7 +161,13 @@ def make(source: SceneSource, recipe: Recipe, pipe: Pipeline, threads: int) -> P
 
 
 def settings_of(recipe: Recipe, variant: Variant, seed: int = 0) -> GenerationSettings:
-    """Return how a variant's frames are generated; the prompt is the frame's description."""
+    """Return how a variant's frames are generated; the prompt is the frame's description.
+
+    Args:
+        recipe: the dataset's.
+        variant: one of the recipe's.
+        seed: of the noise.
+    """
     return GenerationSettings(
         negative_prompt=variant.negative_prompt, steps=recipe.steps, guidance=recipe.guidance, sampler=recipe.sampler,
         size=recipe.size, scales=dict(variant.scales) or None, seed=seed,
@@ -167,7 +175,7 @@ def settings_of(recipe: Recipe, variant: Variant, seed: int = 0) -> GenerationSe
 
 
 def chosen_scenes(source: SceneSource, recipe: Recipe) -> tuple[str, ...]:
-    """Return the source's scenes of a recipe; raises InputError for one that is not there or is of the validation split."""
+    """Return the source's scenes of a recipe; raises InputError for one that does not exist or is of the validation split."""
     for name in recipe.scenes:
         if name not in source.scenes:
             hint = nearest(name, source.scenes)
@@ -190,7 +198,13 @@ def validation_scenes(source: SceneSource) -> set[str]:
 
 
 def unit_seed(recipe: Recipe, varied: Varied, number: int) -> int:
-    """Return the seed of a frame: of the run's seed, the source's sample and the variant alone."""
+    """Return the seed of a frame, which depends on the run's seed, the source's sample and the variant alone.
+
+    Args:
+        recipe: with the run's seed.
+        varied: the scene.
+        number: which of its frames.
+    """
     return seed_of(recipe.seed, varied.sources[number], varied.label)
 
 

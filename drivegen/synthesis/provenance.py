@@ -1,4 +1,4 @@
-"""Where an image comes from: a line of the manifest, and the same words in the image's own file."""
+"""The provenance of an image: a line of the manifest, and the same values in the image's own file."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def provenance(plan: Plan, varied: Varied, number: int, used: UsedSettings, cond
         plan: the run's.
         varied: the scene.
         number: which of its frames.
-        used: the settings, with nothing left to the model.
-        conditions: digest of all that the networks were given.
+        used: the settings, with the model's defaults filled in.
+        conditions: digest of all inputs of the networks.
     """
     facts, recipe = plan.facts, plan.facts["recipe"]
     return {
@@ -47,7 +47,13 @@ def provenance(plan: Plan, varied: Varied, number: int, used: UsedSettings, cond
 
 
 def encode(image: Image.Image, kind: str, about: Mapping[str, Any]) -> bytes:
-    """Return an image as a PNG or JPEG file that holds its provenance."""
+    """Return an image as a PNG or JPEG file that holds its provenance.
+
+    Args:
+        image: the image.
+        kind: "png" or "jpeg".
+        about: the provenance, as JSON values.
+    """
     text, buffer = json.dumps(about, sort_keys=True), io.BytesIO()
     if kind == "png":
         info = PngInfo()

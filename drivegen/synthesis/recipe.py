@@ -37,7 +37,7 @@ def _check_range(values: Range, what: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class BoxEdit:
-    """Which objects an edit is of: those of some classes (all where none is named), each with a probability.
+    """The objects that an edit applies to: those of some classes (all where none is named), each with a probability.
 
     An object is drawn once and edited alike in every key frame of its scene.
     """
@@ -52,12 +52,12 @@ class BoxEdit:
 
 @dataclass(frozen=True, kw_only=True)
 class Drop(BoxEdit):
-    """Leave objects out."""
+    """Remove objects."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Swap(BoxEdit):
-    """Put objects of another class, of its usual size, in the place of others."""
+    """Replace objects by others of another class, of its usual size."""
 
     to: str
 
@@ -68,7 +68,7 @@ class Swap(BoxEdit):
 
 @dataclass(frozen=True, kw_only=True)
 class Move(BoxEdit):
-    """Move objects in their own frame; with on_lane those alone that are on a lane and stay on one, where the map has lanes."""
+    """Move objects in their own frame; with on_lane only those that are on a lane and stay on one, where the map has lanes."""
 
     forward_m: Range = (0.0, 0.0)
     left_m: Range = (0.0, 0.0)
@@ -83,7 +83,7 @@ class Move(BoxEdit):
 
 @dataclass(frozen=True, kw_only=True)
 class Jitter(BoxEdit):
-    """Move, turn and resize objects a little: each number is the most, to either side; size is a share of it."""
+    """Move, turn and resize objects a little: each number is the largest change in either direction; size is relative."""
 
     position_m: float = field(default=0.0, metadata={"ge": 0.0, "le": 10.0})
     heading_deg: float = field(default=0.0, metadata={"ge": 0.0, "le": 180.0})
@@ -102,7 +102,7 @@ class Boxes:
 
 @dataclass(frozen=True, kw_only=True)
 class CameraEdit:
-    """Another rig: cameras whose channel matches a pattern are turned, shifted (ego axes), zoomed, or dropped.
+    """An edit of the rig: cameras whose channel matches a pattern are turned, shifted (ego axes), zoomed, or dropped.
 
     focal multiplies the focal length; the principal point stays.
     """
@@ -116,10 +116,10 @@ class CameraEdit:
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
-    """One way to change a scene; seeds says how many times, each with draws and noise of its own.
+    """One way to change a scene; seeds is the number of versions, each with its own draws and noise.
 
-    prompt takes the place of the description, and may hold it as {description}; time and weather take the place of the
-    description's own words for them. scales are the plugins'.
+    prompt replaces the description, and may contain it as {description}; time and weather replace the description's own words
+    for them. scales are the plugins'.
     """
 
     seeds: int = field(default=1, metadata={"ge": 1, "le": 10_000})
@@ -138,10 +138,10 @@ class Variant:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """What a synthetic dataset is made of; steps, guidance, sampler and size None are the model's.
+    """The recipe of a synthetic dataset. None for steps, guidance, sampler and size means the model's default.
 
     scenes are the source's, by name, all where none is named. Scenes of the validation split are refused unless
-    validation_scenes says so. licence is that of the source, as it shall stand in every image's provenance.
+    validation_scenes is True. licence is the source's, and is written into every image's provenance.
     """
 
     name: str
@@ -177,7 +177,7 @@ class Recipe:
 
     @property
     def labels(self) -> list[tuple[str, str]]:
-        """List (variant, label) of all that is made of each scene: a variant of several seeds is numbered."""
+        """List (variant, label) of all versions of each scene: a variant of several seeds is numbered."""
         return [
             (name, name if variant.seeds == 1 else f"{name}-{i}")
             for name, variant in self.variants.items()
@@ -185,11 +185,11 @@ class Recipe:
         ]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all of it as JSON values."""
+        """Return the recipe as JSON values."""
         found: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
         return found
 
     @property
     def sha256(self) -> str:
-        """One digest of all of it: how the file is written does not matter."""
+        """Digest of the recipe's values: the file's formatting does not matter."""
         return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Make the dataset: units in order, each written whole, then the tables."""
+"""Generates the dataset: frames in order, each written completely, then the tables."""
 
 from __future__ import annotations
 
@@ -68,7 +68,14 @@ def synthesize(source: SceneSource, out: Path, recipe: Recipe, pipe: Pipeline, p
 
 
 def variations(source: SceneSource, recipe: Recipe, plan: Plan, waiting: Collection[str]) -> Iterator[Varied]:
-    """Yield the scenes that have samples among those waiting, in the plan's order; a source scene is read once."""
+    """Yield the scenes with frames to generate, in the plan's order; a source scene is read once.
+
+    Args:
+        source: the dataset.
+        recipe: the plan's.
+        plan: the run's.
+        waiting: sample tokens of the frames to generate.
+    """
     for name in plan.sources:
         if any(token in waiting for token in _tokens(source, recipe, plan, name)):
             scene = source.scene(name)
@@ -78,7 +85,7 @@ def variations(source: SceneSource, recipe: Recipe, plan: Plan, waiting: Collect
 def unit(
     out: Path, recipe: Recipe, pipe: Pipeline, plan: Plan, varied: Varied, number: int, frame: Frame, commits: Commits
 ) -> None:
-    """Generate one frame with all its cameras, and write it: pictures, sweep, and last the file that says it is whole.
+    """Generate one frame with all its cameras, and write it: pictures, sweep, and last the record that it is complete.
 
     Args:
         out: the dataset's folder.
@@ -87,8 +94,8 @@ def unit(
         plan: the run's.
         varied: the scene.
         number: which of its frames.
-        frame: that frame, with the neighbours that plugins ask for.
-        commits: where it is noted.
+        frame: that frame, with the neighbours that plugins need.
+        commits: where it is recorded.
     """
     settings = settings_of(recipe, recipe.variants[varied.variant], unit_seed(recipe, varied, number))
     try:

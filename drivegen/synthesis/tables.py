@@ -1,4 +1,4 @@
-"""The end of a synthesis: tables, manifest and checksums from what was noted of each frame."""
+"""The end of a synthesis: tables, manifest and checksums from the records of the frames."""
 
 from __future__ import annotations
 
@@ -27,14 +27,21 @@ TRAIN, VALIDATION = "synthetic_train", "synthetic_val"
 
 
 def is_whole(out: Path, plan: Plan) -> bool:
-    """Tell whether the dataset is finished: its last step takes the hidden folder away."""
+    """Tell whether the dataset is finished: its last step removes the hidden folder."""
     return (out / CHECKSUMS).is_file() and (out / str(plan.facts["version"])).is_dir() and not (out / WORK).exists()
 
 
 def finish(source: SceneSource, out: Path, recipe: Recipe, plan: Plan, commits: Commits) -> None:
-    """Write what comes last; each step is done whole or not at all, and is done again where it was not.
+    """Write tables, manifest and checksums; each step is done completely or not at all, and repeated where it was not.
 
     The scenes are held in memory while the tables are made.
+
+    Args:
+        source: the dataset that the plan was made for.
+        out: the folder of the new one.
+        recipe: the plan's.
+        plan: the run's.
+        commits: records of all its frames.
     """
     version = str(plan.facts["version"])
     scenes, splits, lines = [], {TRAIN: list[str](), VALIDATION: list[str]()}, []
@@ -61,12 +68,12 @@ def finish(source: SceneSource, out: Path, recipe: Recipe, plan: Plan, commits: 
 
 
 def checksums(out: Path) -> dict[str, str]:
-    """Return the SHA-256 of every file of a finished dataset but the one that holds them, by name."""
+    """Return the SHA-256 of every file of a finished dataset, by name, except the file of checksums itself."""
     return {name: sha256(out / name) for name in dataset_files(out)}
 
 
 def dataset_files(out: Path) -> list[str]:
-    """List the files of a dataset: all but the checksums, the lock and what is hidden for the time being."""
+    """List the files of a dataset, without the checksums, the lock and temporary hidden files."""
     found = []
     for path in sorted(out.rglob("*")):
         name = path.relative_to(out)

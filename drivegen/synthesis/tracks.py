@@ -26,7 +26,7 @@ Track = dict[int, Box3D]
 
 
 class Tracks:
-    """The objects of a scene's key frames: by frame, and within it by what is the same object's name throughout."""
+    """The objects of a scene's key frames: by frame, and within it by the object's name throughout the scene."""
 
     def __init__(self, scene: Scene) -> None:
         self.frames: list[dict[str, Box3D]] = []
@@ -44,17 +44,17 @@ class Tracks:
         return {i: frame[name] for i, frame in enumerate(self.frames) if name in frame}
 
     def remove(self, name: str) -> None:
-        """Take an object out."""
+        """Remove an object."""
         for frame in self.frames:
             frame.pop(name, None)
 
     def put(self, name: str, track: Track) -> None:
-        """Put changed boxes in an object's place."""
+        """Replace an object's boxes by changed ones."""
         for i, box in track.items():
             self.frames[i][name] = box
 
     def fits(self, name: str, track: Mapping[int, Box3D]) -> bool:
-        """Tell whether changed boxes overlap, seen from above, nothing that the object did not overlap before; nor the ego."""
+        """Tell whether changed boxes, seen from above, overlap no ego, and no object that they did not overlap before."""
         for i, box in track.items():
             others = [*(other for key, other in self.frames[i].items() if key != name), self._egos[i]]
             before = self.frames[i].get(name)
@@ -67,7 +67,7 @@ class Tracks:
 
 
 class Lanes:
-    """Where a scene's map has lanes."""
+    """The lanes of a scene's map."""
 
     def __init__(self, scene: Scene) -> None:
         area = next((frame.map for frame in scene.frames if frame.map is not None), None)
@@ -89,7 +89,7 @@ class Lanes:
 
 
 def footprint(box: Box3D) -> BaseGeometry:
-    """Return what a box covers, seen from above."""
+    """Return the area of a box seen from above."""
     return Polygon(box.corners()[[2, 3, 7, 6], :2])
 
 

@@ -1,4 +1,4 @@
-"""A source scene and one variant of it: edited frames under tokens of their own."""
+"""A source scene and one variant of it: edited frames with new tokens."""
 
 from __future__ import annotations
 

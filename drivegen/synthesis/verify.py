@@ -20,9 +20,9 @@ _OURS = ("samples", "maps", MANIFEST, plan.NAME)
 
 
 def verify(out: Path) -> tuple[Problem, ...]:
-    """List all that is wrong with a dataset that `synthesize` made, errors first.
+    """List the problems of a dataset that `synthesize` made, errors first.
 
-    Raises InputError where the folder is none, or is not finished.
+    Raises InputError where the folder holds none, or it is not finished.
     """
     planned = plan.read(out)
     if (out / WORK).exists() or not (out / CHECKSUMS).is_file():

@@ -1,4 +1,4 @@
-"""How much of each box is seen after an edit: boxes hide each other, as the cameras of the edited rig see them."""
+"""The visible share of each box after an edit: boxes hide each other, as seen by the cameras of the edited rig."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A variant's words: what the description of an edited scene says."""
+"""The description of an edited scene."""
 
 from __future__ import annotations
 

@@ -66,7 +66,13 @@ class Case:
         return DDPMScheduler(**_BETAS, prediction_type=kind, rescale_betas_zero_snr=zero_snr)
 
     def run(self, trained: Any = None, rows: int = ROWS, **more: Any) -> Run:
-        """Describe a run, each row with its own generator."""
+        """Describe a run, each row with its own generator.
+
+        Args:
+            trained: the scheduler of the model; None makes the case's.
+            rows: number of rows of latents.
+            more: further fields of `Run`, replacing those of the case.
+        """
         generators = camera_generators(0, [str(row) for row in range(rows)])
         trained = self.trained() if trained is None else trained
         found = Run(**{"trained": trained, "steps": self.steps, "name": "under test", "generators": generators, **more})
@@ -74,7 +80,13 @@ class Case:
         return found
 
     def sample(self, run: Run, denoise: Denoiser | None = None, rows: int = ROWS) -> Tensor:
-        """Sample the Gaussian, or from another denoiser; the start is the same for the same rows."""
+        """Sample the Gaussian; the start is the same for the same rows.
+
+        Args:
+            run: of `run`.
+            denoise: another denoiser; None is the Gaussian's best prediction.
+            rows: number of rows of latents.
+        """
         sampler = self.made()
         return sampler(denoise or gaussian(sampler.schedule(run), self.sampler.distilled), noise(rows), run)
 
@@ -107,7 +119,14 @@ def knowing(schedule: NoiseSchedule, clean: Tensor) -> Denoiser:
 
 
 def predicted(schedule: NoiseSchedule, x: Tensor, t: Tensor, clean: Tensor) -> Tensor:
-    """Say in the model's own terms that the clean latents of x are these."""
+    """Return the model's prediction whose clean latents are given.
+
+    Args:
+        schedule: the noise schedule, with the prediction type.
+        x: noisy latents.
+        t: their timesteps.
+        clean: the clean latents.
+    """
     if schedule.prediction_type == "sample":
         return clean
     a, s = schedule.rates(t, x)
@@ -115,19 +134,25 @@ def predicted(schedule: NoiseSchedule, x: Tensor, t: Tensor, clean: Tensor) -> T
 
 
 def is_the_gaussian(case: Case, found: Tensor, what: str) -> None:
-    """Raise AssertionError where mean or deviation of samples is beyond the case's tolerance; what says which they are."""
+    """Raise AssertionError where mean or deviation of samples is beyond the case's tolerance.
+
+    Args:
+        case: with the tolerance.
+        found: the samples.
+        what: names them in the message.
+    """
     for name, value, wanted in (("mean", found.mean(), MEAN), ("deviation", found.std(), DEVIATION)):
         said = f"{what}: the {name} is {float(value):.3f}, and {wanted} is right"
         assert abs(float(value) - wanted) <= case.tolerance, said
 
 
 def samples_the_gaussian(case: Case) -> None:
-    """Mean and deviation of the data are found."""
+    """Samples have the mean and deviation of the data."""
     is_the_gaussian(case, case.sample(case.run()), f"{case.steps} steps")
 
 
 def samples_from_pure_noise(case: Case) -> None:
-    """So are they from a model of zero terminal SNR, or the sampler says that it cannot start there."""
+    """So have those of a model with zero terminal SNR, or the sampler refuses it."""
     trained = case.trained("v_prediction", zero_snr=True)
     if not case.sampler.zero_snr:
         _refused(lambda: case.run(trained), "a model of zero terminal SNR, with zero_snr False")
@@ -138,7 +163,7 @@ def samples_from_pure_noise(case: Case) -> None:
 
 
 def takes_every_prediction(case: Case) -> None:
-    """Whatever the network predicts the data are found, or the sampler says which prediction it cannot take."""
+    """The data is found whatever the network predicts, or the sampler names the prediction that it refuses."""
     for kind in ("epsilon", "v_prediction", "sample"):
         trained = case.trained(kind)
         if kind in case.sampler.predictions:
@@ -148,7 +173,7 @@ def takes_every_prediction(case: Case) -> None:
 
 
 def tells_its_steps(case: Case) -> None:
-    """The timesteps are told beforehand, lie in the model's range, do not rise, and the callback is called after each."""
+    """`timesteps` lie in the model's range and do not rise, and the callback is called after each."""
     heard: list[tuple[int, float]] = []
 
     def callback(i: int, t: Tensor, x: Tensor) -> None:
@@ -165,7 +190,7 @@ def tells_its_steps(case: Case) -> None:
 
 
 def listens_to_the_callback(case: Case) -> None:
-    """Latents that the callback returns take the place of x."""
+    """Latents that the callback returns replace x."""
     last = len(case.made().timesteps(case.run())) - 1
     run = case.run(callback=lambda i, t, x: torch.full_like(x, 7.0) if i == last else None)
     assert torch.equal(case.sample(run), torch.full((ROWS, *SHAPE), 7.0)), "what the last callback returns is not the result"
