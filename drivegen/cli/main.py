@@ -354,6 +354,28 @@ def samplers() -> None:
     show_samplers(_screen())
 
 
+@plugins.command("preview")
+@_guarded
+def preview_plugin(
+    kind: Annotated[str, typer.Argument(help="Kind of an installed plugin.")],
+    data: Annotated[Path, typer.Option(help="Dataset whose frame is drawn.")],
+    out: Annotated[Path, typer.Option(help="Folder to write into.")],
+    options: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="An option of it; may be repeated.")] = None,
+    given: Annotated[
+        list[str] | None,
+        typer.Option("--input", metavar="PLUGIN=VALUE", help="What a caller gives it, as to generate; may be repeated."),
+    ] = None,
+    sample: Annotated[str | None, typer.Option(help="Sample token. Default: the first.")] = None,
+    model: Annotated[str, typer.Option(help="'tiny' or a model folder; sheets are made where it has the plugin.")] = "tiny",
+    steps: Annotated[int | None, typer.Option(help="Denoising steps of the sheets.")] = None,
+) -> None:
+    """Draw what a plugin prepares of a frame over its pictures, and views with the condition, null and absent."""
+    from drivegen.cli.plugins import preview
+
+    _quiet()
+    preview(_screen(), kind, data, out, options or (), given or (), sample, model, steps)
+
+
 @app.command()
 @_guarded
 def info(model: Annotated[str, typer.Argument(help="'tiny' or a model folder.")] = "tiny") -> None:

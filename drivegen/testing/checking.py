@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import sys
 import traceback
@@ -40,6 +41,7 @@ LOOK: Mapping[str, str] = {
     "works_on_clips": "per_row and now.grid: rows are B·T·V, and arrays (B·T, …)",
     "fits_other_widths": "attach: take widths from the backbone (token_width) and from the tapped site",
     "unknown_is_null": "prepare and encode: what Unknown holds must not be seen where keep is False",
+    "precomputed_is_the_same": "precompute: it must give, per frame, arrays that encode reads as it reads prepare's",
     "bf16_is_near_fp32": "casts to the dtype of the plugin's weights, and differences of large numbers",
 }
 """Where to look first when a check finds something."""
@@ -91,7 +93,7 @@ def case_of(
             raise InputError(f"{kind} needs {each.name}, {each.what} ({each.accepted}); give it with --input {kind}=…")
     if user_input is not None:
         read_inputs(kind, plugin.accepts, case.frames[0], user_input)
-    return case if root is None else replace(case, frames=_recorded(root, kind, plugin, user_input))
+    return case if root is None else replace(case, frames=_recorded(root, case))
 
 
 def _backbone(kind: str, plugin: Plugin, chosen: bool) -> Callable[[], Backbone]:
@@ -113,8 +115,11 @@ def _backbone(kind: str, plugin: Plugin, chosen: bool) -> Callable[[], Backbone]
     return small
 
 
-def _recorded(root: Path, kind: str, plugin: Plugin, user_input: Any) -> tuple[Frame, ...]:
+def _recorded(root: Path, case: Case) -> tuple[Frame, ...]:
     """Find two frames of a dataset of which the plugin knows something, of different scenes where there are several."""
+    kind, plugin = case.name, case.plugin()
+    with contextlib.suppress(InputError):  # where it cannot be attached, the checks say so
+        plugin = case.host(trained=False).plugin(kind)
     source = datasets.open(root)
     scenes = [source.samples(scene) for scene in source.scenes]
     order = [token for row in zip(*scenes, strict=False) for token in row] + [t for tokens in scenes for t in tokens]
@@ -123,7 +128,7 @@ def _recorded(root: Path, kind: str, plugin: Plugin, user_input: Any) -> tuple[F
         frame = source.frame_with_neighbours(token, *plugin.neighbours).resized(64, 48)
         if found and len(frame.cameras) != len(found[0].cameras):
             continue
-        given = frame.extras.get(kind) if user_input is None else user_input
+        given = frame.extras.get(kind) if case.user_input is None else case.user_input
         if KNOWN not in boundary.prepare(kind, plugin.weightless(), frame, given):
             found.append(frame)
         if len(found) == 2:
