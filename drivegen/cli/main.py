@@ -155,9 +155,11 @@ def train(
 @app.command()
 @_guarded
 def synthesize(
-    dataroot: Annotated[Path, typer.Argument(help="Folder of the source dataset.")],
-    out: Annotated[Path, typer.Argument(help="Folder of the dataset that is made: new, or that of a run that was ended.")],
-    recipe: Annotated[Path, typer.Option(help="YAML file that says what is made of each scene.")],
+    dataroot: Annotated[Path, typer.Argument(parser=path, help="Folder of the source dataset.")],
+    out: Annotated[
+        Path, typer.Argument(parser=path, help="Folder of the dataset that is made: new, or that of a run that was ended.")
+    ],
+    recipe: Annotated[Path, typer.Option(parser=path, help="YAML file that says what is made of each scene.")],
     plan: Annotated[bool, typer.Option("--plan", help="Say what would be made, and stop.")] = False,
     version: Annotated[str | None, typer.Option(help="Dataset version, where the source has several.")] = None,
     model: Annotated[str, typer.Option(help="'tiny', a model folder, or a single-file checkpoint.")] = "tiny",
@@ -179,7 +181,7 @@ def synthesize(
 
 @app.command()
 @_guarded
-def verify(out: Annotated[Path, typer.Argument(help="Folder of a dataset that synthesize made.")]) -> None:
+def verify(out: Annotated[Path, typer.Argument(parser=path, help="Folder of a dataset that synthesize made.")]) -> None:
     """Check a synthetic dataset: every file, its images' provenance, its tables. The status is 2 when there is an error."""
     from drivegen import synthesis
     from drivegen.cli.show import show_problems
@@ -314,7 +316,7 @@ def show_plugin(kind: Annotated[str, typer.Argument(help="Kind of plugin, such a
 def new_plugin(
     name: Annotated[str, typer.Argument(help="What the new kind is called, such as ego_plan.")],
     kind: Annotated[str, typer.Option(help="How it enters: tokens, residuals, tap or raster.")],
-    out: Annotated[Path | None, typer.Option(help="New or empty folder. Default: drivegen-NAME.")] = None,
+    out: Annotated[Path | None, typer.Option(parser=path, help="New or empty folder. Default: drivegen-NAME.")] = None,
 ) -> None:
     """Write the package of a new condition: a module that works, its entry point, a test, a training configuration."""
     from drivegen.catalog.scaffold import new_package
@@ -328,7 +330,9 @@ def new_plugin(
 def check_plugin(
     kind: Annotated[str, typer.Argument(help="Kind of an installed plugin.")],
     options: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="An option of it; may be repeated.")] = None,
-    data: Annotated[Path | None, typer.Option(help="Dataset whose frames are taken; without it, two built-in ones.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(parser=path, help="Dataset whose frames are taken; without it, two built-in ones.")
+    ] = None,
     given: Annotated[
         list[str] | None,
         typer.Option("--input", metavar="PLUGIN=VALUE", help="What a caller gives it, as to generate; may be repeated."),

@@ -54,7 +54,8 @@ def _picture(character: str) -> tuple[Any, bytes]:
 
 def drawable(text: str) -> str:
     """Return one line of text as it can be drawn."""
-    out = "".join(map(_shown, text[:MOST_CHARACTERS]))
+    whole = unicodedata.normalize("NFC", text[:MOST_CHARACTERS])  # a letter and its accent may come as two
+    out = "".join(_shown(letter) for letter in whole if not unicodedata.combining(letter) or _has(letter))
     return out if len(text) <= MOST_CHARACTERS else f"{out}…"
 
 

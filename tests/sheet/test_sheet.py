@@ -165,7 +165,7 @@ def test_a_long_name_of_a_camera_stays_in_its_place() -> None:
     [
         ("夜 wet 🚗", "? wet ?"), ("شارع", "????"), ("naïve Łódź – “ok”…", "naive ?odz - “ok”…"),
         ("tab\tand\nline\u3000wide", "tab and line wide"),
-        ("\x1b[31m\u202e", "?[31m?"), ("", ""),
+        ("\x1b[31m\u202e", "?[31m?"), ("", ""), ("cafe\u0301 x\u0300\u0301", "cafe x"),
     ],
 )  # fmt: skip
 def test_what_the_font_lacks_is_seen_to_be_missing(text: str, drawn: str) -> None:
