@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import replace
 from random import Random
 
@@ -14,23 +13,16 @@ from drivegen.scene import Box3D, Scene
 from drivegen.scene.boxes import detection_class
 from drivegen.scene.geometry import SE3
 from drivegen.synthesis.draws import draw
+from drivegen.synthesis.insert import inserted
 from drivegen.synthesis.recipe import BoxEdit, Boxes, Drop, Jitter, Move, Range, Swap
+from drivegen.synthesis.sizes import USUAL_SIZE_M
 from drivegen.synthesis.tracks import Lanes, Track, Tracks
-
-USUAL_SIZE_M = {
-    "car": (1.9, 4.6, 1.7), "truck": (2.5, 6.9, 2.9), "construction_vehicle": (2.8, 6.4, 3.2), "bus": (2.9, 11.0, 3.4),
-    "trailer": (2.9, 12.0, 3.9), "barrier": (2.5, 0.5, 1.0), "motorcycle": (0.8, 2.1, 1.5), "bicycle": (0.6, 1.7, 1.3),
-    "pedestrian": (0.7, 0.7, 1.8), "traffic_cone": (0.4, 0.4, 1.1),
-}  # fmt: skip
-"""(width, length, height) of what is put in the place of another object: about nuScenes' mean of each class."""
 
 _KINDS = ({"car", "truck", "construction_vehicle", "bus", "trailer"}, {"motorcycle", "bicycle"}, {"pedestrian"})
 """Classes that have their attributes in common."""
 
 Skipped = Counter[str]
 """How often an edit was left out, by edit and reason."""
-
-_Change = Callable[[Track, Random], "Track | str"]
 
 
 def edit_boxes(scene: Scene, edits: Boxes, purpose: tuple[object, ...]) -> tuple[Tracks, Skipped]:
@@ -59,7 +51,19 @@ def edit_boxes(scene: Scene, edits: Boxes, purpose: tuple[object, ...]) -> tuple
                     skipped[f"{kind}: {changed}"] += 1
                 else:
                     tracks.put(name, changed)
+    _insert(tracks, lanes, edits, purpose, skipped)
     return tracks, skipped
+
+
+def _insert(tracks: Tracks, lanes: Lanes, edits: Boxes, purpose: tuple[object, ...], skipped: Skipped) -> None:
+    for number, edit in enumerate(edits.insert):
+        rng = draw(*purpose, "insert", number)
+        for k in range(rng.randint(*edit.count)):
+            found = inserted(edit, tracks, lanes, draw(*purpose, "insert", number, k))
+            if isinstance(found, str):
+                skipped[f"insert: {found}"] += 1
+            else:
+                tracks.put(f"inserted {number} {k}", found)
 
 
 def _is_meant(edit: BoxEdit, box: Box3D) -> bool:

@@ -1,5 +1,6 @@
-"""A sweep after its scene was edited: points of removed boxes are removed, moved boxes move theirs, hidden points are
-removed.
+"""A sweep after its scene was edited: points move or vanish with their boxes, and what a box newly hides is removed.
+
+Inserted boxes get their points where the sensor's own rays, those that returned, meet them.
 """
 
 from __future__ import annotations
@@ -7,7 +8,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from drivegen.scene import Box3D, Frame
 from drivegen.scene.geometry import SE3, Array
@@ -43,13 +43,18 @@ def derived_sweep(source: Path, frame: Frame, changes: list[Change]) -> bytes:
             moved[inside] = (global_SE3_lidar.inverse() @ after.global_SE3_object).transform(scaled)
     gone = np.array([after is None for _, after in changes], dtype=bool)
     keep = ~((owner >= 0) & gone[owner]) if len(gone) else np.ones(len(points), dtype=bool)
-    for i, (_, after) in enumerate(changes):
-        if after is not None:
-            keep &= ~_hidden(after, global_SE3_lidar, moved) | (owner == i)
-    out = points[keep].copy()
-    touched = owner[keep] >= 0
-    out[touched, :3] = moved[keep][touched].astype(np.float32)
-    return out.tobytes()
+    touched = owner >= 0
+    for i, (before, after) in enumerate(changes):
+        if before is not None and after is not None:
+            keep &= (_reach(after, global_SE3_lidar, moved) >= 1) | (owner == i)
+    reach = np.ones(len(points))
+    for before, after in changes:
+        if before is None and after is not None:
+            reach = np.minimum(reach, _reach(after, global_SE3_lidar, moved))
+    moved, touched = moved * reach[:, None], touched | (reach < 1)
+    out = points.copy()
+    out[touched, :3] = moved[touched].astype(np.float32)
+    return out[keep].tobytes()
 
 
 def _half(box: Box3D) -> Array:
@@ -61,11 +66,14 @@ def _in_box(box: Box3D, global_SE3_lidar: SE3, places: Array) -> Array:
     return (box.global_SE3_object.inverse() @ global_SE3_lidar).transform(places)
 
 
-def _hidden(box: Box3D, global_SE3_lidar: SE3, places: Array) -> NDArray[np.bool_]:
-    """Tell which points are inside of a box or behind it, seen from the lidar (slabs, Kay and Kajiya 1986)."""
+def _reach(box: Box3D, global_SE3_lidar: SE3, places: Array) -> Array:
+    """Return, of the way from the lidar to each point, the share at which it enters a box; 1 where it does not.
+
+    Slabs of Kay and Kajiya (1986); a box about the lidar itself hides nothing.
+    """
     ends, start = _in_box(box, global_SE3_lidar, places), _in_box(box, global_SE3_lidar, np.zeros((1, 3)))[0]
     way = ends - start
     with np.errstate(divide="ignore", invalid="ignore"):
         a, b = (-_half(box) - start) / way, (_half(box) - start) / way
     enter, leave = np.fmax.reduce(np.minimum(a, b), axis=1), np.fmin.reduce(np.maximum(a, b), axis=1)
-    return np.asarray((enter <= leave) & (enter > 0) & (enter < 1))
+    return np.where((enter <= leave) & (enter > 0) & (enter < 1), enter, 1.0)

@@ -91,6 +91,19 @@ class Jitter(BoxEdit):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Insert:
+    """Put vehicles of class `to` on lanes, as many as an even draw from count, gap_m before or behind another vehicle."""
+
+    to: Literal["car", "truck", "construction_vehicle", "bus", "trailer", "motorcycle"]
+    count: tuple[int, int] = field(default=(1, 1), metadata={"ge": 0, "le": 100})
+    gap_m: Range = field(default=(2.0, 25.0), metadata={"ge": 0.5, "le": 100.0})
+
+    def __post_init__(self) -> None:
+        _check_range(self.count, "count")
+        _check_range(self.gap_m, "gap_m")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Boxes:
     """Edits of objects, done in this order."""
 
@@ -98,6 +111,7 @@ class Boxes:
     swap: tuple[Swap, ...] = ()
     move: tuple[Move, ...] = ()
     jitter: tuple[Jitter, ...] = ()
+    insert: tuple[Insert, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -33,7 +33,7 @@ class Tracks:
         for frame in scene.frames:
             named = {box.instance or f"{frame.token}/{i}": box for i, box in enumerate(frame.boxes)}
             self.frames.append(named)
-        self._egos = [_ego_box(frame.global_SE3_ego) for frame in scene.frames]
+        self.ego: Track = dict(enumerate(_ego_box(frame.global_SE3_ego) for frame in scene.frames))
 
     def names(self) -> list[str]:
         """Name every object, in the order in which they appear."""
@@ -56,7 +56,7 @@ class Tracks:
     def fits(self, name: str, track: Mapping[int, Box3D]) -> bool:
         """Tell whether changed boxes, seen from above, overlap no ego, and no object that they did not overlap before."""
         for i, box in track.items():
-            others = [*(other for key, other in self.frames[i].items() if key != name), self._egos[i]]
+            others = [*(other for key, other in self.frames[i].items() if key != name), self.ego[i]]
             before = self.frames[i].get(name)
             shape, was = footprint(box), None if before is None else footprint(before)
             for other in _near(box, others):

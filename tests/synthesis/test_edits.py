@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,10 +12,13 @@ from drivegen.scene.geometry import SE3
 from drivegen.support import strict_yaml
 from drivegen.synthesis.lidar import derived_sweep
 from drivegen.synthesis.recipe import Recipe, Variant
+from drivegen.synthesis.tracks import footprint
 from drivegen.synthesis.variants import Varied, vary
 from drivegen.synthesis.visibility import level, seen_shares
 from drivegen.synthesis.wording import described
 from tests.street import camera, street_frame, street_map, street_scene
+
+HOUSE = Path(__file__).parents[2]
 
 
 def varied(scene: Scene, variant: str, run: str = "") -> Varied:
@@ -77,6 +81,48 @@ def test_a_swapped_object_stands_on_the_same_ground() -> None:
     }
 
 
+def test_inserted_vehicles_follow_others_on_their_lane() -> None:
+    leader = [replace(box(250 + 3 * i, 302.5, "leader"), attribute="vehicle.moving") for i in range(2)]
+    scene = row()
+    scene = replace(scene, frames=tuple(replace(f, boxes=(b,)) for f, b in zip(scene.frames, leader, strict=True)))
+    found = varied(scene, "boxes: {insert: [{to: truck, count: [1, 1], gap_m: [2, 4]}]}")
+    assert found.skipped == {}
+    new = [frame.boxes[1] for frame in found.scene.frames]
+    assert new[0].instance == new[1].instance != found.scene.frames[0].boxes[0].instance
+    assert [b.detection_class for b in new] == ["truck", "truck"]
+    assert new[0].attribute == "vehicle.moving"
+    assert new[0].corners()[:, 2].min() == pytest.approx(0)
+    step = new[1].global_SE3_object.translation - new[0].global_SE3_object.translation
+    np.testing.assert_allclose(step, (3, 0, 0), atol=1e-9)
+    apart = abs(new[0].global_SE3_object.translation[0] - 250) - (4 + new[0].size_wlh_m[1]) / 2
+    assert 2 <= apart <= 4
+    many = varied(scene, "boxes: {insert: [{to: bus, count: [20, 20], gap_m: [1, 30]}]}")
+    assert 0 < many.skipped["insert: no free place on a lane"] < 20
+    for frame in many.scene.frames:
+        shapes = [footprint(one) for one in frame.boxes]
+        assert len(shapes) > 1
+        assert not any(a.intersects(b) for i, a in enumerate(shapes) for b in shapes[:i])
+    bare = replace(street_map(), polygons={})
+    assert varied(row(leader[0], vector_map=bare), "boxes: {insert: [{to: car, count: [2, 2]}]}").skipped == {
+        "insert: the map has no lanes": 2
+    }
+
+
+def test_inserted_boxes_are_met_by_the_rays(tmp_path: Path) -> None:
+    frame = street_frame(0)
+    eye = (frame.global_SE3_ego @ frame.ego_SE3_lidar).translation
+    behind = tuple(eye + 1.5 * (np.array([330, 298, 0.6]) - eye))
+    path = sweep(tmp_path, frame, behind, (320, 298, 1), (340, 320, 0.1))
+    new = box(330, 298, "new")
+    found = np.frombuffer(derived_sweep(path, frame, [(None, new)]), np.float32).reshape(-1, 5)
+    assert found[:, 4].tolist() == [0, 1, 2]
+    places = (frame.global_SE3_ego @ frame.ego_SE3_lidar).transform(found[:, :3])
+    assert places[0][0] == pytest.approx(328, abs=1e-3)  # its rear, on the same ray
+    direction = places[0] - eye
+    np.testing.assert_allclose(direction / direction[0], (np.array(behind) - eye) / (behind[0] - eye[0]), atol=1e-4)
+    np.testing.assert_allclose(places[1:], [(320, 298, 1), (340, 320, 0.1)], atol=1e-4)
+
+
 def sweep(folder: Path, frame: Frame, *places: tuple[float, float, float]) -> Path:
     points = np.zeros((len(places), 5), np.float32)
     points[:, :3] = (frame.global_SE3_ego @ frame.ego_SE3_lidar).inverse().transform(np.array(places))
@@ -125,6 +171,17 @@ def test_what_is_hidden_is_said_to_be_less_visible() -> None:
 )  # fmt: skip
 def test_time_and_weather_are_written_anew(variant: dict, words: str) -> None:
     assert described("Day, clear. A street, wet.", Variant(**variant)) == words
+
+
+@pytest.mark.parametrize("path", sorted((HOUSE / "configs" / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
+def test_ready_recipes_are_understood(path: Path) -> None:
+    assert Recipe.read(path).name == path.stem
+
+
+def test_the_recipe_of_the_page_is_understood() -> None:
+    text = (HOUSE / "docs" / "synthesis.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^```yaml\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    assert set(strict_yaml.build(Recipe, strict_yaml.parse(block, "page")).variants) == {"night", "rearranged"}
 
 
 def test_where_no_word_of_time_stands_it_comes_first() -> None:
