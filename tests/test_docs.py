@@ -63,6 +63,7 @@ def city(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", with_blocks("python"), ids=name_of)
 def test_python_runs(page: Path, city: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
@@ -99,6 +100,7 @@ def commands() -> list[tuple[str, str]]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("page", "line"), commands())
 def test_commands_are_understood(page: str, line: str) -> None:
     words = shlex.split(line, comments=True)
@@ -148,6 +150,7 @@ def readme_plugin() -> Block:
     return next(b for b in blocks(HOUSE / "README.md") if b.language == "python" and "@register" in b.text)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("check", CHECKS)
 def test_the_plugin_of_the_readme_keeps_the_contract(check: str, monkeypatch: pytest.MonkeyPatch) -> None:
     block = readme_plugin()

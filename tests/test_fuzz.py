@@ -12,6 +12,7 @@ CASES = {"config": 40, "weights": 60, "lora_file": 60, "dataset": 6, "picture": 
 """How many of each, so that all take a few seconds."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(TARGETS))
 def test_damaged_inputs_are_read_or_refused(name: str, tmp_path: Path) -> None:
     outcomes = [run(name, seed, tmp_path / str(seed)) for seed in range(CASES[name])]

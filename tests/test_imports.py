@@ -98,6 +98,7 @@ def test_modules_make_no_circle() -> None:
     assert not found, f"modules import each other in a circle: {' → '.join(found)}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in FOUNDATIONS if name in rooms()])
 def test_foundations_stand_by_themselves(name: str) -> None:
     assert rooms()[name] <= FOUNDATIONS[name], (

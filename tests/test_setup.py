@@ -8,9 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 SETUP = Path(__file__).parents[1] / "scripts" / "setup.sh"
 
 
+@pytest.mark.slow
 def test_an_environment_without_pip_is_completed(tmp_path: Path) -> None:
     """What an interrupted `python -m venv` leaves: a Python, no pip. The installation needs a network and is not run."""
     (tmp_path / "scripts").mkdir()

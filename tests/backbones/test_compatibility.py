@@ -197,6 +197,7 @@ def without_merges(folder: Path) -> None:
     (folder / "tokenizer" / "tokenizer.json").write_text(json.dumps(values))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
@@ -231,6 +232,7 @@ def test_what_real_tokenizers_and_encoders_say_is_taken(folder: Path) -> None:
 # -- other parts of a folder -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "entry", [["diffusers", "ControlNetModel"], [["diffusers", "ControlNetModel"], ["diffusers", "ControlNetModel"]]]
 )
@@ -286,6 +288,7 @@ def parallel(backbone: Backbone) -> None:
     backbone.unet = torch.nn.DataParallel(backbone.unet)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrap", [compiled, compiled_part, parallel])
 def test_what_torch_has_wrapped_is_saved_under_its_own_names(tmp_path: Path, wrap: Any) -> None:
     own = tiny_backbone()
@@ -319,6 +322,7 @@ def test_a_part_that_is_none_is_refused(part: str, wrong: Any) -> None:
         Backbone(**{**parts, part: wrong})
 
 
+@pytest.mark.slow
 def test_a_text_encoder_of_another_width_is_refused(folder: Path) -> None:
     from drivegen.backbones.networks import save_model
 

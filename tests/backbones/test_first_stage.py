@@ -123,6 +123,7 @@ def test_every_layout_gives_diffusers_pictures_and_latents(base, tmp_path) -> No
         assert torch.equal(spread, torch.zeros_like(mean) if "taesd" in name else encoded.latent_dist.std), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [kl, taesd])
 def test_a_pipeline_with_another_vae_equals_diffusers(make, tmp_path) -> None:
     """Text to picture and picture to picture; the saved model says which VAE it has and opens in diffusers."""

@@ -320,6 +320,7 @@ def hub(configs: Path, tmp_path: Path) -> None:
     (kept / "refs" / "main").write_text("abc")
 
 
+@pytest.mark.slow
 def test_a_file_of_two_readings_is_not_guessed(tmp_path: Path, sd2: dict[str, Tensor], configs: Path) -> None:
     path = tmp_path / "sd2.safetensors"
     weights.save_state(sd2, path)
@@ -383,6 +384,7 @@ def test_a_file_that_is_no_checkpoint(tmp_path: Path, backbone: Backbone, ldm: d
     assert UNET not in message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("part", "key", "named"),
     [
@@ -448,6 +450,7 @@ def test_a_file_that_is_not_there(tmp_path: Path, configs: Path) -> None:
     assert f"there is no model at {str(missing)!r}" in refused(missing, configs, tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_a_config_folder_that_does_not_serve(tmp_path: Path, file: Path, configs: Path) -> None:
     assert "there is no folder of configurations at" in refused(file, tmp_path / "missing", tmp_path / "out")
     # Two words with a slash are how the hub names a model: a mistyped folder must not be looked for there.

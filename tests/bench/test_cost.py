@@ -73,6 +73,7 @@ def noise(batch: Batch, seed: int) -> Tensor:
 # -- the fast path --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize("how", ["classifier_free", "telescoping"])
 def test_fast_is_the_same_numbers(host: Host, batch: Batch, how: str) -> None:
@@ -287,6 +288,7 @@ def test_every_condition_is_in_the_bench(ours: Ours) -> None:
             assert relative_error(classifier_free(absent, cost.GUIDANCE, cost.NULL)(x, t), whole) > 1e-4, name
 
 
+@pytest.mark.slow
 def test_flops_of_a_pair(ours: Ours) -> None:
     theirs = Diffusers(TINY, torch.float32, CPU)
     ours.step(latents(TINY, 2), timestep(2))
@@ -305,6 +307,7 @@ def test_flops_of_a_pair(ours: Ours) -> None:
     assert count_flops(lambda: scaled_dot_product_attention(q, q, q)) == 2 * 2 * 2 * 20 * 20 * 8
 
 
+@pytest.mark.slow
 def test_a_worker_measures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(cost.SIZES, "tiny", TINY)
     worker = Worker(Task("drivegen", "tiny", torch.bfloat16, "cpu", torch.get_num_threads(), plugins()))

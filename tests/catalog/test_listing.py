@@ -68,6 +68,7 @@ def third(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     importlib.invalidate_caches()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sources", GOOD.values(), ids=GOOD)
 def test_classes_are_found_where_imports_find_them(third, sources: dict[str, str]) -> None:
     found = third(sources)
@@ -93,6 +94,7 @@ def test_an_import_that_fails_in_what_comes_along_is_named(third) -> None:
         registry.load("clock")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", NO_PLUGIN.values(), ids=NO_PLUGIN)
 def test_what_is_no_plugin_is_disabled(third, source: str) -> None:
     assert third({"__init__.py": source}).problem
@@ -100,6 +102,7 @@ def test_what_is_no_plugin_is_disabled(third, source: str) -> None:
         registry.load("clock")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "source",
     [

@@ -72,6 +72,7 @@ def test_help_is_quick_and_imports_nothing_heavy() -> None:
         assert "Usage" in run(command, "--help").output
 
 
+@pytest.mark.slow
 def test_generate_from_data(tiny: Path, data: Path, tmp_path: Path) -> None:
     out = tmp_path / "out ü"
     said = generate(tiny, out, "--data", data, "--seed", 5, "--scale", "boxes=0.5", "--without", "text").output
@@ -96,6 +97,7 @@ def test_generate_from_data(tiny: Path, data: Path, tmp_path: Path) -> None:
     assert len(lines(out)) == len(channels)
 
 
+@pytest.mark.slow
 def test_generate_in_a_region(tiny: Path, data: Path, tmp_path: Path) -> None:
     """In one camera's picture alone, and with an empty mask nowhere: then it is as if the plugin were absent."""
     Image.new("1", (30, 20), 1).save(tmp_path / "all.png")
@@ -120,6 +122,7 @@ def test_generate_in_a_region(tiny: Path, data: Path, tmp_path: Path) -> None:
     assert not near("there", "absent", "CAM_BACK")
 
 
+@pytest.mark.slow
 def test_generate_selects_samples(tiny: Path, data: Path, tmp_path: Path) -> None:
     tokens = nuscenes.open(data).samples()
     for options, expected in (
@@ -132,6 +135,7 @@ def test_generate_selects_samples(tiny: Path, data: Path, tmp_path: Path) -> Non
         assert list(dict.fromkeys(line["sample_token"] for line in lines(out))) == list(expected)
 
 
+@pytest.mark.slow
 def test_generate_from_recorded_pictures(tiny: Path, data: Path, tmp_path: Path) -> None:
     generate(tiny, tmp_path, "--data", data, "--strength", 0)
     token = nuscenes.open(data).samples()[0]
@@ -139,6 +143,7 @@ def test_generate_from_recorded_pictures(tiny: Path, data: Path, tmp_path: Path)
     assert np.array_equal(*pictures)  # all recorded pictures are the same grey, and nothing was changed
 
 
+@pytest.mark.slow
 def test_generate_the_built_in_scene(tiny: Path, tmp_path: Path) -> None:
     generate(tiny, tmp_path, "--steps", 1, "--prompt", "night")
     written = lines(tmp_path)
@@ -146,6 +151,7 @@ def test_generate_the_built_in_scene(tiny: Path, tmp_path: Path) -> None:
     assert {line["prompt"] for line in written} == {"night"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -205,6 +211,7 @@ def test_what_was_there_stays_after_bad_input(tiny: Path, tmp_path: Path) -> Non
     assert (tmp_path / "kept" / "note").read_text() == "mine"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["o[/b]", "[red]o[/red]"])
 def test_a_path_may_look_like_markup(tiny: Path, tmp_path: Path, name: str) -> None:
     said = generate(tiny, tmp_path / name, "--steps", 1, "--guidance", 1).output
@@ -229,6 +236,7 @@ def test_two_runs_in_one_folder_and_a_foreign_manifest(tiny: Path, tmp_path: Pat
     assert (tmp_path / "manifest.jsonl").read_text() == "not json\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "status", "last"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, None)])
 def test_a_signal_ends_with_its_status_and_whole_files(tiny: Path, data: Path, tmp_path: Path, number, status, last) -> None:
     command = [
@@ -278,6 +286,7 @@ def narrow(tmp_path_factory) -> Path:
 QUICK = ("--steps", 1, "--guidance", 1)
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on(tiny: Path, narrow: Path, tmp_path: Path) -> None:
     """What is there and was made in the same way stays; what is missing, changed or made otherwise is made again."""
     options = ("--data", narrow, "--all", *QUICK)
@@ -321,6 +330,7 @@ def test_what_is_harmed_does_not_count_as_there(tmp_path: Path) -> None:
     assert not there()
 
 
+@pytest.mark.slow
 def test_a_frame_that_cannot_be_generated_is_left_out_and_named(tiny: Path, narrow: Path, tmp_path: Path) -> None:
     import shutil
 
@@ -339,6 +349,7 @@ def test_a_frame_that_cannot_be_generated_is_left_out_and_named(tiny: Path, narr
     assert "did you mean 'boxes'" in said
 
 
+@pytest.mark.slow
 def test_repeats_have_folders_of_their_own(tiny: Path, narrow: Path, tmp_path: Path) -> None:
     options = ("--data", narrow, *QUICK, "--seed", 3, "--repeats", 2)
     generate(tiny, tmp_path, *options)
@@ -348,6 +359,7 @@ def test_repeats_have_folders_of_their_own(tiny: Path, narrow: Path, tmp_path: P
     assert "2 generations were there already" in generate(tiny, tmp_path, *options).output
 
 
+@pytest.mark.slow
 def test_two_loras_of_one_file_name(tiny: Path, narrow: Path, tmp_path: Path) -> None:
     import torch
 
@@ -454,6 +466,7 @@ def install(folder: Path, package: str, kind: str, target: str, source: str) -> 
     (info / "entry_points.txt").write_text(f"[drivegen.plugins]\n{kind} = {target}\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("source", "reason"),
     [

@@ -60,6 +60,7 @@ def doubled(file: str, name: str, x: Tensor) -> Tensor:
     return torch.cat([x, x])
 
 
+@pytest.mark.slow
 @golden
 def test_a_batch_of_two_scenes_is_reproduced(tmp_path: Path) -> None:
     source = GOLDEN / "golden_a"
@@ -90,6 +91,7 @@ def test_a_difference_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     assert "2 not equal" in bad[2]
 
 
+@pytest.mark.slow
 @golden
 @pytest.mark.parametrize(
     ("file", "tensor"),

@@ -136,6 +136,7 @@ def test_the_recipe_describes_the_released_structure() -> None:
         assert json.dumps(ours.config) == json.dumps(plain), name
 
 
+@pytest.mark.slow
 def test_two_steps_of_the_recipe(base: Path, tmp_path: Path) -> None:
     nuscenes.write([street_scene(2, "one"), street_scene(1, "two")], tmp_path / "data")
     overrides = [

@@ -147,6 +147,7 @@ def test_devkit_sees_the_same_boxes_counts_and_velocities(root: Path) -> None:
     np.testing.assert_allclose(data.frame("street-1").boxes[0].velocity_mps, (2, 0, 0), atol=1e-9)
 
 
+@pytest.mark.slow
 def test_devkit_renders_it(root: Path) -> None:
     import matplotlib
 

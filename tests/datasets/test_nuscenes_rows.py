@@ -60,6 +60,7 @@ def changed(rows: list[dict[str, Any]]) -> Iterator[tuple[str, list[Any]]]:
         yield f"row {value!r:.20}", [value, *rows[1:]]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*encountered:RuntimeWarning")  # a devkit's velocity over a time that is none
 @pytest.mark.parametrize("table", TABLES)
 def test_what_reading_refuses_is_listed(table: str, root: Path) -> None:

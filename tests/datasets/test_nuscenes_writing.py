@@ -172,6 +172,7 @@ nuscenes.write([data.scene("one")], sys.argv[2])
 """
 
 
+@pytest.mark.slow
 def test_a_signal_ends_it_after_cleaning_up(root: Path, source: Path) -> None:
     before = content(source.parent)
     done = subprocess.run([sys.executable, "-c", SIGNALLED, root, source.parent / "new"], capture_output=True, text=True)
@@ -221,6 +222,7 @@ def test_what_is_no_name_of_a_file_is_no_picture(source: Path) -> None:
     assert camera("A", 0, image_path="x.png").image_path == Path("x.png")
 
 
+@pytest.mark.slow
 def test_generated_views_go_back_into_a_dataset(source: Path) -> None:
     place = VectorMap("here", PLACE.polygons)
     views = (camera("CAM_FRONT", 0, size=(1600, 900)), replace(portrait(), channel="CAM_BACK"))

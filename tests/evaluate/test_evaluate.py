@@ -340,6 +340,7 @@ def tiny_model(tmp_path_factory):
     return model.save(host, tmp_path_factory.mktemp("model") / "m", Sampling(steps=2), image_size=(48, 80))
 
 
+@pytest.mark.slow
 def test_a_measurement_fills_the_table_and_generates_nothing_twice(tiny_model, tmp_path):
     from drivegen.pipeline.pipeline import Pipeline
 

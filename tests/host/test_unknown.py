@@ -121,6 +121,7 @@ def test_seconds_that_are_none_are_refused() -> None:
     assert data.neighbours_wanted({"plan": Plan(), "other": Plugin()}) == (0.0, 1.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("check", ["unknown_is_null", "null_leaks_nothing", "works_on_clips", "batch_equals_singles"])
 def test_the_battery_gives_plugins_their_neighbours(check: str) -> None:
     case = Case(Plan)

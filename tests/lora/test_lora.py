@@ -107,6 +107,7 @@ def theirs(host: Host, state: dict[str, Tensor], scale: float) -> Tensor:
     return predict(b)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=["fp32", "fp16"])
 @pytest.mark.parametrize("layout", [kohya, diffusers_new, diffusers_old])

@@ -51,6 +51,7 @@ def predict(denoiser: HostDenoiser, known=None) -> torch.Tensor:
 # -- when ----------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_outside_of_its_range_a_plugin_is_absent(host, batch, name: str) -> None:
     ranged = HostDenoiser(host, batch, ranges={name: (0.25, 0.75)})
@@ -76,6 +77,7 @@ def test_the_step_rule_is_that_of_diffusers(host, batch, steps: int) -> None:
             assert ("layout" in denoiser._absent()) == (keep == 0), (start, end, i)
 
 
+@pytest.mark.slow
 def test_ranges_in_the_pipeline(host, frame) -> None:
     pipe = Pipeline(Model(host, Sampling(sampler="ddim", steps=4, guidance=1.0), SIZE))
 

@@ -159,6 +159,7 @@ def test_text_alone_equals_diffusers_pipeline(sampler: str, kind: str, guidance:
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_constants_are_computed_once(pipe: Pipeline, frame, monkeypatch) -> None:
     calls: list[tuple[str, bool]] = []
     projections: list[int] = []
@@ -199,6 +200,7 @@ def test_noise_belongs_to_the_camera() -> None:
     assert torch.equal(shared[0], shared[1])
 
 
+@pytest.mark.slow
 def test_noise_and_agreement_are_settings(frame) -> None:
     ours = pipeline(noise="sphere", agreement=0.5)
     seen = latents(ours, frame)
@@ -211,6 +213,7 @@ def test_noise_and_agreement_are_settings(frame) -> None:
         ours(frame, agreement=1.5)
 
 
+@pytest.mark.slow
 def test_without_leaks_nothing(pipe: Pipeline, frame) -> None:
     empty = replace(frame, boxes=())
     seen = latents(pipe, frame)
@@ -220,6 +223,7 @@ def test_without_leaks_nothing(pipe: Pipeline, frame) -> None:
     torch.testing.assert_close(*nulled, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["text", "boxes", "cross_view", "layout"])
 def test_scale_zero_is_the_plugin_removed(name: str, frame) -> None:
     host = tiny_host()
@@ -270,6 +274,7 @@ def test_guide_hooks_wrap_in_config_order(frame) -> None:
     assert order == ["b"]
 
 
+@pytest.mark.slow
 def test_prompts(pipe: Pipeline, frame) -> None:
     replaced = pipe(frame, prompt="night", output_type="latent")
     assert replaced.frame.description == replaced.settings.prompt == "night"
@@ -282,6 +287,7 @@ def test_prompts(pipe: Pipeline, frame) -> None:
         pipeline(tiny_host(("layout",)))(frame, negative_prompt="fog")
 
 
+@pytest.mark.slow
 def test_image_to_image(pipe: Pipeline, frame) -> None:
     pixels = np.random.default_rng(0).integers(0, 255, (*SIZE, 3), dtype=np.uint8)
     pictures = {channel: Image.fromarray(np.roll(pixels, i, 1)) for i, channel in enumerate(frame.channels)}
@@ -309,6 +315,7 @@ def test_callback_sees_and_replaces_the_latents(pipe: Pipeline, frame) -> None:
     assert seen == [(True, i, t, (6, *LATENT)) for i, t in enumerate((667, 334, 1))]
 
 
+@pytest.mark.slow
 def test_output_types_are_the_same_picture(pipe: Pipeline, frame) -> None:
     pil, array, tensor = (pipe(frame, output_type=kind)["CAM_BACK"] for kind in ("pil", "np", "pt"))
     assert pil.size == SIZE[::-1]
@@ -318,6 +325,7 @@ def test_output_types_are_the_same_picture(pipe: Pipeline, frame) -> None:
     assert pipe(frame, output_type="np").pictures()["CAM_BACK"].tobytes() == pil.tobytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 3, 8])
 def test_any_rig(pipe: Pipeline, frame, count: int) -> None:
     yaws = (0, 180, 55, -55, 110, -110, 82, -82)[:count]
@@ -327,6 +335,7 @@ def test_any_rig(pipe: Pipeline, frame, count: int) -> None:
     assert views.sheet().size[0] == views.sheet_boxes().size[0]
 
 
+@pytest.mark.slow
 def test_edits_change_what_is_generated(pipe: Pipeline, frame) -> None:
     before = latents(pipe, frame)
     edits = (
@@ -338,12 +347,14 @@ def test_edits_change_what_is_generated(pipe: Pipeline, frame) -> None:
     assert list(pipe(frame.drop_camera("CAM_BACK"), num_inference_steps=1)) == [c for c in frame.channels if c != "CAM_BACK"]
 
 
+@pytest.mark.slow
 def test_any_size(pipe: Pipeline, frame) -> None:
     assert pipe(frame, size=(96, 160), num_inference_steps=1)["CAM_FRONT"].size == (160, 96)
     with pytest.raises(InputError, match="multiples of 8"):
         pipe(frame, size=(100, 160))
 
 
+@pytest.mark.slow
 def test_bfloat16_is_near_float32(frame) -> None:
     host = tiny_host()
     exact = latents(pipeline(host, steps=4), frame)

@@ -69,6 +69,7 @@ def test_every_field_is_an_option_of_the_command_line_or_says_why_not() -> None:
     assert {"--guidance-rescale", "--timesteps", "--repeats"} <= flags
 
 
+@pytest.mark.slow
 def test_every_field_is_in_the_manifest_and_in_the_settings_of_views(pipe: Pipeline, frame, tmp_path: Path) -> None:
     views = pipe(frame, steps=1)
     assert isinstance(views.settings, UsedSettings)
@@ -157,6 +158,7 @@ def test_guidance_of_one_and_below_is_none_as_in_diffusers(plain: Pipeline, fram
     torch.testing.assert_close(latents(plain, frame, guidance={"text": scale}), theirs, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_weight_below_one_is_no_guidance_for_its_plugin(pipe: Pipeline, frame) -> None:
     for weight in (0.0, 0.3, 1.0):
         found = latents(pipe, frame, guidance={"text": 3.0, "layout": weight})
@@ -182,6 +184,7 @@ def test_given_latents_start_as_in_diffusers(plain: Pipeline, frame) -> None:
         plain(frame, latents=noise, image=Image.new("RGB", SIZE[::-1]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", sorted(SAMPLERS))
 def test_given_timesteps_are_those_of_diffusers_or_refused(plain: Pipeline, frame, sampler: str) -> None:
     given = [900, 500, 100]
@@ -259,6 +262,7 @@ ODD = (
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FIELDS)
 def test_every_option_takes_or_refuses_what_is_odd(pipe: Pipeline, frame, name: str) -> None:
     """Never a TypeError or an AttributeError, from the check or from what comes after it; None is the default."""
@@ -268,6 +272,7 @@ def test_every_option_takes_or_refuses_what_is_odd(pipe: Pipeline, frame, name: 
             next(pipe.plans(frame, pipe.settings(**{name: value})))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -370,6 +375,7 @@ def test_a_callback_that_returns_something_else_is_told_so(pipe: Pipeline, frame
         pipe(frame, callback_on_step_end=lambda *given: returned)
 
 
+@pytest.mark.slow
 def test_a_copy_made_in_a_callback_is_whole_and_its_own(frame) -> None:
     host = tiny_host(("text", "layout"))
     pipe = Pipeline(Model(host, Sampling(steps=2, sampler="ddim", guidance=2.0), SIZE))
@@ -392,6 +398,7 @@ def test_a_copy_made_in_a_callback_is_whole_and_its_own(frame) -> None:
     assert torch.equal(latents(copies[0], frame), expected)
 
 
+@pytest.mark.slow
 def test_threads_take_turns(pipe: Pipeline, frame) -> None:
     """In two pipelines of one model too; one whose generation fails leaves the model whole for the others."""
     other = Pipeline(pipe.model)
@@ -419,6 +426,7 @@ def test_threads_take_turns(pipe: Pipeline, frame) -> None:
     assert not any("_temporary_forward" in vars(module) for module in pipe.host.modules())
 
 
+@pytest.mark.slow
 def test_a_callback_may_generate_and_may_not_change_the_model(pipe: Pipeline, frame, tmp_path: Path) -> None:
     inner, expected = [], latents(pipe, frame)
     pipe.save_plugin("layout", tmp_path / "layout")

@@ -56,9 +56,15 @@ NEEDS: dict[str, dict[str, Any]] = {
 """What callers pass, and backbones with more than most have."""
 
 CASES = [(kind, options) for kind in registry.kinds() for options in OPTIONS.get(kind, [{}])]
+QUICK = ("bev_map", "camera", "pooled_text")
+"""One plugin per way of entering (a branch on a raster, tokens, a tap); the others are checked by the whole suite."""
+PARAMETERS = [
+    pytest.param(kind, options, id=f"{kind}-{i}", marks=() if kind in QUICK else pytest.mark.slow)
+    for i, (kind, options) in enumerate(CASES)
+]
 
 
 @pytest.mark.parametrize("check", CHECKS)
-@pytest.mark.parametrize(("kind", "options"), CASES, ids=[f"{k}-{i}" for i, (k, _) in enumerate(CASES)])
+@pytest.mark.parametrize(("kind", "options"), PARAMETERS)
 def test_contract(kind: str, options: dict[str, object], check: str) -> None:
     CHECKS[check](Case(registry.load(kind), options, **NEEDS.get(kind, {})))

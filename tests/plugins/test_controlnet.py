@@ -109,6 +109,7 @@ def close(ours: torch.Tensor, theirs: torch.Tensor) -> None:
 # -- equality with diffusers ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_one_controlnet_equals_diffusers_pipeline(folders) -> None:
     frame, pictures = two_views(), drawing(0)
     pipe = pipeline({"edges": networks.controlnet(folders["edges"])}, guidance=4.0)
@@ -138,6 +139,7 @@ def test_a_controlnet_that_pools_globally_equals_diffusers_pipeline(folders, tmp
     close(ours, theirs)
 
 
+@pytest.mark.slow
 def test_two_controlnets_equal_diffusers_pipeline(folders) -> None:
     frame, pictures = two_views(), {"a": drawing(0), "b": drawing(1)}
     plugins = {"a": networks.controlnet(folders["edges"]), "b": networks.controlnet(folders["other"])}
@@ -156,6 +158,7 @@ def test_two_controlnets_equal_diffusers_pipeline(folders) -> None:
     close(ours, theirs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["full", "light"])
 def test_an_adapter_equals_diffusers_pipeline(folders, kind: str) -> None:
     frame, pictures = two_views(), drawing(0)
@@ -180,6 +183,7 @@ def test_several_adapters_equal_diffusers_multi_adapter(folders) -> None:
     close(ours, theirs)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_each_attends_to_the_tokens_it_was_trained_with(folders) -> None:
     """Beside a plugin with tokens the UNet sees all of them, a released ControlNet text alone."""
@@ -295,6 +299,7 @@ def test_box_edges_are_drawn_where_they_project() -> None:
     assert not (drawn & ~covered).any()
 
 
+@pytest.mark.slow
 def test_a_camera_without_a_picture_goes_without(folders) -> None:
     frame = two_views()
     pipe = pipeline({"edges": networks.controlnet(folders["edges"])})
@@ -309,6 +314,7 @@ def test_a_camera_without_a_picture_goes_without(folders) -> None:
     assert not torch.allclose(both, without, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_given_pictures_replace_drawn_ones(folders) -> None:
     frame = two_views()
     pipe = pipeline({"edges": networks.controlnet(folders["edges"], "layout")})
@@ -361,6 +367,7 @@ def test_settings_that_diffusers_does_not_know(folders, tmp_path, kind: str, nam
 # -- folders -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "name"), [("controlnet", "edges"), ("t2i_adapter", "light")])
 def test_converted_folders_hold_the_plugin(folders, tmp_path, kind: str, name: str) -> None:
     out = tmp_path / "plugin ü"
@@ -379,6 +386,7 @@ def test_converted_folders_hold_the_plugin(folders, tmp_path, kind: str, name: s
     assert "not empty" in again.output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["controlnet", "t2i_adapter"])
 def test_the_recipe_trains_from_scratch(kind: str) -> None:
     """The configured plugin, on a tiny host: nothing at first, and each of two steps of descent lowers its loss."""

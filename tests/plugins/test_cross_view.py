@@ -14,6 +14,7 @@ RING = [[1, 2], [2, 0], [0, 1]]
 LINE = [[1, -1], [0, -1], [-1, -1]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keep", [[True, True], [False, True]])
 @pytest.mark.parametrize("second", [RING, LINE], ids=["ring", "line"])
 @pytest.mark.parametrize("connector", ["zero_linear", "gated", "none"])

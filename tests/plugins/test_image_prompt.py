@@ -104,6 +104,7 @@ def near(a: Tensor, b: Tensor) -> None:
     assert float((a - b).norm() / b.norm()) < 1e-5
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize("options", [{}, PLUS, {"full": True}], ids=["plain", "plus", "full"])
 def test_equals_diffusers(options: dict[str, Any]) -> None:
@@ -124,6 +125,7 @@ def test_equals_diffusers(options: dict[str, Any]) -> None:
     near(out[:1], theirs(x[:1], SCENE.description, [one], [0.5]))
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_a_scale_each_equals_two_adapters() -> None:
     host, plugin = make({})
@@ -176,6 +178,7 @@ def released(options: dict[str, Any]) -> dict[str, Tensor]:
     return {key: value.clone() for key, value in make(options)[1].state_dict().items()}
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize(
     ("options", "change", "words"),
@@ -242,6 +245,7 @@ def dataset(root: Path) -> Path:
     return root
 
 
+@pytest.mark.slow
 def test_trains_beside_a_lora_and_is_grafted(tmp_path: Path) -> None:
     """Two steps on the user's own pictures, cached; the plugin's folder works on the untouched base, as does the LoRA's."""
     tiny_backbone().save(tmp_path / "base")

@@ -119,6 +119,7 @@ def write(folder: Path, name: str, state: State) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_files_hold_the_networks_of_their_folders(folders, tmp_path) -> None:
     """Configuration and weights, of a plugin attached to the UNet that the network was copied from."""
     backbone = tiny_backbone(vae_factor=8, unet=LEVELS)
@@ -135,6 +136,7 @@ def test_files_hold_the_networks_of_their_folders(folders, tmp_path) -> None:
         assert all(torch.equal(mine[key], value) for key, value in theirs.items()), name
 
 
+@pytest.mark.slow
 def test_an_original_file_added_directly_equals_diffusers_pipeline(folders, tmp_path) -> None:
     path = write(tmp_path, "control_v11p_sd15_tiny.pth", original_control(weights_of(folders["control"])))
     frame, pictures = two_views(), drawing(0)
@@ -148,6 +150,7 @@ def test_an_original_file_added_directly_equals_diffusers_pipeline(folders, tmp_
     close(ours, theirs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "kind"), [("control", "controlnet"), ("full", "t2i_adapter")])
 def test_folder_file_and_converted_folder_are_one(folders, tmp_path, name: str, kind: str) -> None:
     """Unconverted, from the command line's converter, and options; each gives the same pictures."""
@@ -185,6 +188,7 @@ def without(state: State, *keys: str) -> State:
     return {k: v for k, v in state.items() if k not in keys}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "make", "words"),
     [

@@ -73,6 +73,7 @@ def test_bev_equals_the_devkit_on_pandaset() -> None:
         assert assert_same_map(raster.bev(frame), open_masks(PANDASET, frame)) >= 1
 
 
+@pytest.mark.slow
 def test_bev_equals_the_devkit_on_the_city(tmp_path: Path) -> None:
     drives = [world.build(seed=11, index=index).scene for index in (1, 3, 7)]
     nuscenes.write(drives, tmp_path)
@@ -256,6 +257,7 @@ def test_nearest_box_is_in_front_whatever_the_order(seed: int) -> None:
     assert same > 0.999  # float16 depths may tie
 
 
+@pytest.mark.slow
 def test_ground_equals_the_map_under_each_pixel() -> None:
     frame = replace(street_frame(heading_rad=0.3), boxes=())
     for view in (c.resized(224, 128) for c in frame.cameras):
@@ -345,6 +347,7 @@ def test_layout_is_the_same_every_time_and_quick() -> None:
         np.testing.assert_array_equal(getattr(first, name), getattr(again, name))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("error")
 def test_what_reaches_far_away_is_drawn_where_it_is_near() -> None:
     far = 9e8

@@ -109,6 +109,7 @@ def latents(pipe: Pipeline, frame, **options) -> torch.Tensor:
     return torch.stack([views[channel] for channel in views])
 
 
+@pytest.mark.slow
 def test_weights_in_the_pipeline(pipe: Pipeline) -> None:
     frame = street_frame()
     plain = latents(pipe, frame)
@@ -207,6 +208,7 @@ def test_pure_noise_is_not_pulled() -> None:
     assert not torch.allclose(guided(x, scheduler.timesteps[1]), plain(x, scheduler.timesteps[1]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("exact", [True, False])
 def test_a_classifier_pulls_the_pictures(pipe: Pipeline, exact: bool) -> None:
     """With a head that likes bright pictures they are brighter, and the host's parameters are as they were."""

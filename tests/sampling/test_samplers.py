@@ -81,6 +81,7 @@ def test_the_defaults_of_a_schedulers_own_class_are_facts_too(class_name: str) -
         torch.testing.assert_close(build_scheduler(name, own, 5).alphas_cumprod, own.alphas_cumprod)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["sd15", "zero"])
 @pytest.mark.parametrize("name", sorted(SAMPLERS))
 def test_any_number_of_steps_ends_or_is_refused(name: str, kind: str) -> None:

@@ -34,6 +34,7 @@ def same_point(a, b) -> tuple[np.ndarray, np.ndarray]:
     return np.flatnonzero(close), cells[:, 1] * w + cells[:, 0]
 
 
+@pytest.mark.slow
 def test_a_view_by_itself_is_white_noise():
     drawn = torch.cat([noise(RIG[:1], seed) for seed in range(150)])  # (150, 4, h, w)
     assert float(drawn.mean()) == pytest.approx(0, abs=0.01)
@@ -43,6 +44,7 @@ def test_a_view_by_itself_is_white_noise():
         assert float((drawn * moved).mean()) == pytest.approx(0, abs=0.01)
 
 
+@pytest.mark.slow
 def test_overlapping_views_see_the_same_noise_and_others_do_not():
     here, there = same_point(*OVERLAPPING)
     assert len(here) > 30

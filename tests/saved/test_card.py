@@ -23,6 +23,7 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {name: model.save(host, root / name, dtype=dtype, image_size=SIZE) for name, dtype in formats.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stored", ["fp32", "fp16"])
 def test_the_same_base_in_another_format_is_the_same_base(bases: dict[str, Path], tmp_path: Path, stored: str) -> None:
     expected = card.fingerprint(model.load(bases["fp32"]).host.backbone.unet)
@@ -38,6 +39,7 @@ def test_the_same_base_in_another_format_is_the_same_base(bases: dict[str, Path]
             extensions.add_plugin(tmp_path / "camera")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_another_base_is_another_in_any_format(bases: dict[str, Path], tmp_path: Path, dtype: torch.dtype) -> None:
     Extensions(model.load(bases["fp32"])).save_plugin("camera", tmp_path / "camera")

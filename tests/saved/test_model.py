@@ -37,6 +37,7 @@ def edit(path: Path, **changes) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
+@pytest.mark.slow
 def test_saved_and_loaded_is_the_same(saved: Path) -> None:
     loaded = model.load(saved)
     assert list(loaded.host.plugins) == list(ALL)
@@ -65,6 +66,7 @@ def test_the_folder_is_as_promised(saved: Path) -> None:
         assert not {id(v) for v in state.values()} & {id(v) for v in own.values()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", [None, 100_000])
 def test_diffusers_opens_the_base(tmp_path: Path, saved: Path, limit: int | None) -> None:
     from diffusers import StableDiffusionPipeline
@@ -123,6 +125,7 @@ def pickled(folder: Path, how: str) -> None:
         torch.save(half if "fp16" in how else state, folder / how)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["pytorch_model.bin", "pytorch_model.fp16.bin", "pytorch_model.bin.index.json"])
 def test_pickles_of_transformers_hold_the_same(tmp_path: Path, how: str) -> None:
     """Of a folder's text encoder and image encoder, and of an image encoder that is brought."""

@@ -47,6 +47,7 @@ def change(path: Path, **changes: Any) -> None:
     path.write_text(json.dumps({k: v for k, v in values.items() if v is not ...}))
 
 
+@pytest.mark.slow
 def test_info_does_without_what_it_only_prints(folder: Path) -> None:
     change(folder / "drivegen.json", versions=..., about=...)
     assert "saved with: versions that are not recorded" in info(folder, 0)
@@ -100,6 +101,7 @@ def test_a_configuration_that_cannot_be_built_is_named(folder: Path, name: str, 
         model.load(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "arguments", "said"),
     [

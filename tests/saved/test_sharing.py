@@ -209,6 +209,7 @@ def test_a_released_file_of_odd_shapes_is_refused_by_name(tmp_path: Path, monkey
         pipe().add_plugin(tmp_path / "odd.bin")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".safetensors", ".bin"])
 def test_released_files(source: Pipeline, folder: Path, suffix: str, tmp_path: Path) -> None:
     """The official layout, flat or in groups, with the image encoder beside it, as released folders have it."""

@@ -36,6 +36,7 @@ def near_colour(image: Image.Image, colour: tuple[int, int, int], tolerance: int
     return (np.abs(np.asarray(image).astype(int) - colour) <= tolerance).all(-1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", range(1, 9))
 def test_every_camera_has_one_place_in_ring_order(count: int) -> None:
     frame = rig(count)
@@ -132,6 +133,7 @@ def test_bare_and_crowded_frames() -> None:
         assert contact_sheet(one, grey(one), boxes=True).width == 1600
 
 
+@pytest.mark.slow
 def test_very_many_boxes_and_a_very_long_description_are_drawn_in_no_time() -> None:
     frame = rig(2)
     near = nearest_to(frame.global_SE3_ego, frame.boxes)

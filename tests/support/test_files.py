@@ -84,6 +84,7 @@ def test_what_a_kill_leaves_goes_with_the_next_writing(tmp_path: Path, monkeypat
     assert names(tmp_path) == ["a"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("one_step", [True, False])
 @pytest.mark.parametrize("at", range(4))
 def test_a_folder_is_old_or_new_whenever_the_kill_comes(

@@ -37,6 +37,7 @@ DOUBLING = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", DOUBLING, ids=range(len(DOUBLING)))
 def test_what_grows_or_goes_in_circles_is_refused_at_once(tmp_path: Path, text: str) -> None:
     begun = time.process_time()

@@ -105,6 +105,7 @@ class LoudToken(TappedToken):
     share = 0.3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [Leaking, LeakingSix, LeakingRaster, LeakingGreatest, LeakingWhenNull])
 def test_a_null_that_leaks_is_found(kind: type[Plugin]) -> None:
     with pytest.raises(AssertionError, match=r"null.* not the same bits"):
@@ -116,17 +117,20 @@ def test_a_fresh_plugin_that_adds_beside_its_tokens_is_found() -> None:
         CHECKS["identity_at_initialisation"](Case(LoudToken))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("check", CHECKS)
 def test_every_check_finds_what_breaks_it(check: str) -> None:
     with pytest.raises(AssertionError):
         CHECKS[check](Case(BROKEN[check]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("check", CHECKS)
 def test_an_honest_plugin_passes_whatever_stands_beside_it(check: str) -> None:
     CHECKS[check](Case(Count, others={"boxes": registry.load("boxes"), "camera": registry.load("camera")}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [OneToken, TappedToken])
 @pytest.mark.parametrize("check", ["identity_at_initialisation", "null_leaks_nothing"])
 def test_honest_plugins_pass(kind: type[Plugin], check: str) -> None:
@@ -159,5 +163,6 @@ class AtTheEnd(Count):
             self.tap(f"down_blocks.{block}.resnets.0", lambda name, site: self.layer(site.out_channels))
 
 
+@pytest.mark.slow
 def test_a_recomputation_that_ends_inside_of_a_tap_is_no_mistake() -> None:
     CHECKS["checkpointing_is_exact"](Case(AtTheEnd))

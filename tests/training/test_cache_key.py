@@ -81,6 +81,7 @@ def test_a_helper_file_of_the_plugins_package_is_in_the_key(package: Path) -> No
     assert key(Note()) not in (first, second)
 
 
+@pytest.mark.slow
 def test_options_state_and_tokenizer_are_in_the_key(package: Path) -> None:
     from cachepack.note import Note
 
@@ -166,6 +167,7 @@ class Asking(Given):
     neighbours = (0.5, 0.5)
 
 
+@pytest.mark.slow
 def test_changed_extras_are_read_anew_and_the_others_are_not(root: Path, tmp_path: Path) -> None:
     folder, cache = tmp_path / "notes", tmp_path / "cache"
     folder.mkdir()
@@ -182,6 +184,7 @@ def test_changed_extras_are_read_anew_and_the_others_are_not(root: Path, tmp_pat
     assert len(list(cache.glob("latents-*/*.npz"))) == 3  # pictures know nothing of extras
 
 
+@pytest.mark.slow
 def test_changed_neighbours_are_read_anew_where_they_are_asked_for(root: Path, tmp_path: Path) -> None:
     import shutil
 
@@ -198,6 +201,7 @@ def test_changed_neighbours_are_read_anew_where_they_are_asked_for(root: Path, t
     assert changed == [set(tokens.values()), {tokens["street-0"]}]
 
 
+@pytest.mark.slow
 def test_enrich_is_in_the_key_with_what_it_refers_to(root: Path, tmp_path: Path) -> None:
     notes = {f"street-{i}": float(i) for i in range(3)}
 

@@ -100,6 +100,7 @@ def changed(host: Host, part: str) -> None:
             next(getattr(backbone, part).parameters()).view(-1)[-1].add_(1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["unet", "vae", "text_encoder", "scheduler", "tokenizer", "plugin 'camera'"])
 def test_the_digest_names_the_part_that_was_replaced(part: str) -> None:
     host = tiny_host(("text", "camera")).requires_grad_(False)

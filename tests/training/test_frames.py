@@ -30,6 +30,7 @@ def bare(frames: int, name: str) -> Scene:
     return replace(scene, frames=tuple(replace(frame, boxes=()) for frame in scene.frames))
 
 
+@pytest.mark.slow
 def test_a_split_means_its_scenes_that_are_there(tmp_path: Path) -> None:
     nuscenes.write([bare(1, name) for name in ("scene-0061", "scene-0103", "mine")], tmp_path)
     for names, held in ((["mini_val"], {"scene-0103"}), (["mini_val", "mine"], {"scene-0103", "mine"})):
@@ -87,6 +88,7 @@ class Note(Plugin):
         return Signal()
 
 
+@pytest.mark.slow
 def test_every_frame_that_cannot_be_read_is_named_and_the_others_are_cached(city: Path, tmp_path: Path) -> None:
     host, data = Host(tiny_backbone(vae_factor=8), {"note": Note()}), nuscenes.open(city)
     bad = [data.files("street-1")[0], data.files("other-1")[2]]
@@ -99,6 +101,7 @@ def test_every_frame_that_cannot_be_read_is_named_and_the_others_are_cached(city
         assert len(list(tmp_path.glob("cache/note-*/*.npz"))) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("enrich", "said"),
     [

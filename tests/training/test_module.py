@@ -34,6 +34,7 @@ def learning(host: Host) -> set[str]:
     return {name for name, parameter in host.named_parameters() if parameter.requires_grad}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("names", [("boxes",), NAMES, ()])
 def test_a_loaded_model_trains_what_is_named_as_from_a_config(saved: Path, names: tuple[str, ...]) -> None:
     host = model.load(saved).host
@@ -100,6 +101,7 @@ def test_a_lora_in_training_is_not_taken_out_unseen(saved: Path, tmp_path: Path)
     assert lora.parameters(host)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("said", [{}, {"guidance": 3.0}, {"sampler": "ddim", "noise": "shared"}])
 def test_what_a_config_does_not_say_of_sampling_is_the_base_s(saved: Path, tmp_path: Path, said: dict[str, Any]) -> None:
     base = Sampling("euler", 7, 1.5, guidance_rescale=0.3, null=("text",), noise="sphere", agreement=0.25)

@@ -47,6 +47,7 @@ class Unread(pl.LightningDataModule):
         pytest.fail("data were read")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("trainer", "settings", "said"),
     [
@@ -92,6 +93,7 @@ def test_data_that_end_before_the_trainer_are_refused(city: Path) -> None:
         pl.Trainer(**QUIET, max_steps=2, accumulate_grad_batches=2).fit(module, datamodule=data)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("asked", "limit", "algorithm"),
     [({}, 0.5, "norm"), ({"gradient_clip_val": 1e-3}, 1e-3, "norm"), ({"gradient_clip_val": 0.0}, math.inf, "norm"),
@@ -123,6 +125,7 @@ def test_a_trainer_s_clipping_is_done_in_place_of_the_settings(city: Path, asked
         torch.testing.assert_close(found, wanted.grad)
 
 
+@pytest.mark.slow
 def test_callbacks_a_logger_the_moving_average_and_accumulation_are_honoured(city: Path, tmp_path: Path) -> None:
     module, ema = module_of(ema=0.5, accumulate=2), EMA(0.5)
     data = DriveData([city], module.host, size=SIZE, val_scenes=["scene-2"], val_frames=1)

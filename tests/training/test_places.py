@@ -20,6 +20,7 @@ from drivegen.training.loggers import make_loggers
 QUICK = ["train.accumulate=1", "train.unet=false", "drop_groups=[]", "data.cache=null"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "setting",
     ["train.threads", "train.steps", "train.images", "train.accumulate", "train.warmup", "train.clip", "train.gamma",
@@ -84,6 +85,7 @@ def test_folders_that_nobody_means_are_refused(config: Path, city: Path, tmp_pat
     assert sorted(map(str, tmp_path.rglob("*"))) == before
 
 
+@pytest.mark.slow
 def test_a_tilde_is_the_home(config: Path, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     (tmp_path / "home").mkdir()

@@ -59,6 +59,7 @@ def same_bits(a: Path, b: Path) -> None:
             assert torch.equal(x[key], y[key]) if isinstance(x[key], torch.Tensor) else x[key] == y[key], key
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_interrupted_and_resumed_equals_unbroken(config, tmp_path, monkeypatch, number, status, capsys):
     assert training.run(config) == 0
@@ -85,6 +86,7 @@ def test_interrupted_and_resumed_equals_unbroken(config, tmp_path, monkeypatch, 
     same_bits(whole / "last.ckpt", broken / "last.ckpt")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_while_the_first_preview_is_drawn_ends_after_a_step(config, tmp_path, monkeypatch, number, status):
     def draw(self: ModelStage) -> Any:
@@ -100,6 +102,7 @@ def test_a_signal_while_the_first_preview_is_drawn_ends_after_a_step(config, tmp
     assert not (tmp_path / "run" / "model").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 @pytest.mark.parametrize("where", [(DriveData, "setup"), (DriveModule, "on_fit_start"), (DriveModule, "configure_optimizers")])
 def test_a_signal_before_the_first_step_ends_at_once(config, tmp_path, monkeypatch, where, number, status, capsys):
@@ -115,6 +118,7 @@ def test_a_signal_before_the_first_step_ends_at_once(config, tmp_path, monkeypat
     assert not (tmp_path / "run" / "last.ckpt").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("first", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_second_ctrl_c_ends_in_the_middle_of_a_step(config, tmp_path, monkeypatch, first, status, capsys):
     step = DriveModule.training_step
@@ -136,6 +140,7 @@ def test_a_second_ctrl_c_ends_in_the_middle_of_a_step(config, tmp_path, monkeypa
     assert training.run(config, ["train.steps=3"], "auto") == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_while_the_model_is_written_leaves_none_and_resuming_writes_it(config, tmp_path, monkeypatch, number, status):
     settings, run = ["train.steps=1", "train.accumulate=1"], tmp_path / "run"
@@ -168,6 +173,7 @@ def test_a_signal_while_the_model_is_written_leaves_none_and_resuming_writes_it(
     assert all((run / "model" / name).read_bytes() == (expected / name).read_bytes() for name in files)
 
 
+@pytest.mark.slow
 def test_a_signal_in_the_last_step_ends_after_it(config, tmp_path, monkeypatch):
     def interrupted(*args: Any, **kwargs: Any) -> None:
         told(*args, **kwargs)
@@ -182,6 +188,7 @@ def test_a_signal_in_the_last_step_ends_after_it(config, tmp_path, monkeypatch):
     assert models.load(tmp_path / "run" / "model").about["steps"] == 1
 
 
+@pytest.mark.slow
 def test_resume_from_a_named_checkpoint(config, tmp_path):
     assert training.run(config) == 0
     again = tmp_path / "again"
@@ -194,6 +201,7 @@ def test_resume_from_a_named_checkpoint(config, tmp_path):
     assert all((written / name).read_bytes() == (exported / name).read_bytes() for name in files)
 
 
+@pytest.mark.slow
 def test_a_run_that_has_ended_is_made_longer(config, tmp_path):
     constant = "train.schedule=constant"
     assert training.run(config, [constant]) == 0
@@ -215,6 +223,7 @@ class Sick(Plugin):
         return Signal(self.token.expand(len(keep), 1, -1))
 
 
+@pytest.mark.slow
 def test_refused_before_work(config, city, tmp_path, monkeypatch):
     assert training.run(config, ["train.steps=1"]) == 0
     with pytest.raises(InputError, match="--resume auto"):
@@ -285,6 +294,7 @@ class Poison(Plugin):
         return self.scale * (math.nan if self.calls == 3 else 0.0)
 
 
+@pytest.mark.slow
 def test_nan_stops_with_step_and_samples_and_keeps_the_last_checkpoint(config, tmp_path, monkeypatch):
     monkeypatch.setitem(registry._local, "poison", Poison)
     settings = ["plugins.poison.kind=poison", "train.accumulate=1", "train.checkpoint_every=2"]
@@ -294,6 +304,7 @@ def test_nan_stops_with_step_and_samples_and_keeps_the_last_checkpoint(config, t
     assert not (tmp_path / "run" / "model").exists()
 
 
+@pytest.mark.slow
 def test_nan_is_one_line_and_status_one_on_the_command_line(config, monkeypatch):
     from typer.testing import CliRunner
 
@@ -307,6 +318,7 @@ def test_nan_is_one_line_and_status_one_on_the_command_line(config, monkeypatch)
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_bad_input_in_a_data_worker_is_said_in_its_own_words(config, city, tmp_path):
     root = Path(shutil.copytree(city, tmp_path / "city"))
     broken = nuscenes.open(root).frame("s1f1").cameras[0].image_path
@@ -322,6 +334,7 @@ def test_bad_input_in_a_data_worker_is_said_in_its_own_words(config, city, tmp_p
     assert "Traceback" not in said.pop()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize("error", [InputError("Caught: no\nsecond line"), FileNotFoundError(2, "No such file", "a.png")])
 def test_errors_of_workers_are_as_those_of_the_process_itself(workers, error):
@@ -338,6 +351,7 @@ def test_errors_of_workers_are_as_those_of_the_process_itself(workers, error):
     assert str(caught.value) == str(error)
 
 
+@pytest.mark.slow
 def test_held_out_scenes_of_a_share_or_by_name(city):
     host = Host(tiny_backbone())
     for share, held in ((0, set()), (0.0, set()), (0.4, {"s2f0"}), (["scene-2"], {"s2f0"})):
@@ -349,6 +363,7 @@ def test_held_out_scenes_of_a_share_or_by_name(city):
             DriveData([city], host, size=SIZE, val_scenes=share).open()
 
 
+@pytest.mark.slow
 def test_only_what_is_chosen_trains_and_is_kept(config, base, tmp_path):
     settings = ["train.unet=false", "plugins.cross_view.train=false", "train.steps=2", "train.accumulate=1"]
     assert training.run(config, settings) == 0
@@ -365,6 +380,7 @@ def test_only_what_is_chosen_trains_and_is_kept(config, base, tmp_path):
     assert any(not torch.equal(boxes[k], v) for k, v in state["state_dict"].items())
 
 
+@pytest.mark.slow
 def test_a_new_plugin_on_a_saved_model(config, tmp_path):
     assert training.run(config, ["train.steps=1"]) == 0
     saved = tmp_path / "run" / "model"
@@ -400,6 +416,7 @@ def test_a_trainer_of_your_own(city, tmp_path):
     assert all(name.startswith("plugins.camera.") for name in moved)
 
 
+@pytest.mark.slow
 def test_first_stage(city, tmp_path):
     values = {
         "stage": "autoencoder", "output": str(tmp_path / "first"),
@@ -456,6 +473,7 @@ def training_images(city: Path) -> torch.Tensor:
     return to_unit(torch.cat([torch.from_numpy(pixels_of(sources.frame(ref))) for ref in sources.train]))
 
 
+@pytest.mark.slow
 def test_previews_are_of_scenes_that_are_not_trained_on_and_repeat(config, tmp_path):
     for name in ("a", "b"):
         overrides = [f"output={tmp_path / name}", "preview={every: 1, frames: 1}", "train.steps=1", "sampling={steps: 2}"]
@@ -470,6 +488,7 @@ def test_previews_are_of_scenes_that_are_not_trained_on_and_repeat(config, tmp_p
         training.run(config, [f"output={tmp_path / 'c'}", "preview.every=1", "data.val_scenes=0.0"])
 
 
+@pytest.mark.slow
 def test_caches_hold_what_is_computed_and_are_used(city, tmp_path, monkeypatch):
     def batches(cache: Path | None) -> list[Any]:
         torch.manual_seed(0)

@@ -29,6 +29,7 @@ def losses(text: str) -> dict[int, str]:
     return {int(step): value for step, value in re.findall(r"step (\d+)  val_loss (\S+)", text)}
 
 
+@pytest.mark.slow
 def test_trainer_validate_equals_the_mean_over_frames_and_repeats(city: Path) -> None:
     module = module_of()
     data = DriveData([city], module.host, size=SIZE, val_scenes=0.4, images=4)
@@ -96,6 +97,7 @@ def test_a_fit_with_lightning_s_own_validation_trains_the_same(city: Path) -> No
     assert all(torch.equal(states[1][name], value) for name, value in states[0].items())
 
 
+@pytest.mark.slow
 def test_validation_without_a_scene_held_out_is_refused(config: Path) -> None:
     with pytest.raises(InputError, match=r"validation\.every is set, but data\.val_scenes"):
         training.run(config, [*QUICK, "validation.every=1", "data.val_scenes=0"])

@@ -55,6 +55,7 @@ def test_building_is_light_and_repeatable() -> None:
     assert len(runs) == 1
 
 
+@pytest.mark.slow
 def test_what_is_drawn_on_the_ground_is_the_map(cities: list[world.CityScene]) -> None:
     layers = {
         "ped_crossing": {"ped_crossing"}, "stop_line": {"stop_line"}, "walkway": {"walkway"}, "carpark_area": {"carpark_area"},
@@ -95,6 +96,7 @@ def test_what_is_drawn_on_the_ground_is_the_map(cities: list[world.CityScene]) -
     assert checked > 10_000
 
 
+@pytest.mark.slow
 def test_objects_are_drawn_inside_their_boxes(cities: list[world.CityScene]) -> None:
     seen: set[str] = set()
     for city in cities:
@@ -114,6 +116,7 @@ def test_objects_are_drawn_inside_their_boxes(cities: list[world.CityScene]) -> 
     assert len(seen) >= 7
 
 
+@pytest.mark.slow
 def test_every_class_fills_its_box_and_is_drawn_wherever_it_is_put() -> None:
     city = world.build(SEED, 0, 1, (96, 168))
     frame = replace(city.scene.frames[0], boxes=())
@@ -137,6 +140,7 @@ def test_every_class_fills_its_box_and_is_drawn_wherever_it_is_put() -> None:
         assert (gone.rgb != view.rgb).any(axis=-1)[mask].mean() > 0.9
 
 
+@pytest.mark.slow
 def test_overlapping_cameras_see_the_same_world(cities: list[world.CityScene]) -> None:
     compared = objects = 0
     for city in cities[:5]:
@@ -164,6 +168,7 @@ def test_overlapping_cameras_see_the_same_world(cities: list[world.CityScene]) -
     assert objects > 100
 
 
+@pytest.mark.slow
 def test_nothing_collides_and_everything_stands_where_it_belongs(cities: list[world.CityScene]) -> None:
     def footprint(box: Box3D) -> shapely.Polygon:
         return shapely.Polygon(box.corners()[[0, 1, 5, 4], :2])
@@ -195,6 +200,7 @@ def test_nothing_collides_and_everything_stands_where_it_belongs(cities: list[wo
         assert not lanes.is_empty
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("seed", "index"), [(9, 1), (9, 4), (11, 7), (3, 5)])
 def test_a_scene_of_twenty_seconds_stays_on_its_streets(seed: int, index: int) -> None:
     """nuScenes's length: the ego is on the road and as fast as before, the traffic is on it too, and does not run out."""
@@ -245,6 +251,7 @@ def test_tracks_move_as_their_velocity_says(cities: list[world.CityScene]) -> No
     assert moved > 10
 
 
+@pytest.mark.slow
 def test_rigs(cities: list[world.CityScene], many: list[world.CityScene]) -> None:
     rigs = [city.scene.frames[0] for city in many]
     six = ("CAM_FRONT_LEFT", "CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_BACK_RIGHT", "CAM_BACK", "CAM_BACK_LEFT")
@@ -283,6 +290,7 @@ def test_descriptions_say_what_is_there(many: list[world.CityScene]) -> None:
     assert weathers == set(WEATHERS)
 
 
+@pytest.mark.slow
 def test_edits_show(cities: list[world.CityScene]) -> None:
     city = next(
         c for c in cities if (c.render(c.scene.frames[0], "CAM_FRONT").classes == world.CLASSES.index("car")).sum() > 60

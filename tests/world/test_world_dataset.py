@@ -37,6 +37,7 @@ def files(root: Path) -> dict[str, str]:
     }
 
 
+@pytest.mark.slow
 def test_bytes_do_not_depend_on_the_number_of_workers(dataset: Path, tmp_path: Path) -> None:
     world.write(tmp_path / "again", scenes=3, frames=2, seed=SEED, size=SIZE, workers=1)
     assert files(tmp_path / "again") == files(dataset)
@@ -94,6 +95,7 @@ def test_stored_truth_is_what_was_rendered(dataset: Path) -> None:
         world.truth(dataset / "samples", frame, "CAM_FRONT")
 
 
+@pytest.mark.slow
 def test_writing_refuses_and_never_looks_complete(dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match="not empty"):
         world.write(dataset, 1, 1, 0, SIZE)
@@ -173,6 +175,7 @@ def test_workers_end_with_their_parent_and_the_next_run_goes_on(
         assert files(out) == files(dataset)
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_said_and_the_next_run_goes_on(dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real, left = os.replace, iter(range(7))
 
