@@ -119,6 +119,13 @@ class NoiseSchedule:
         a, s = self.rates(t, x)
         return s * x + a * prediction if self.prediction_type == "v_prediction" else (x - a * prediction) / s
 
+    def velocity(self, x: Tensor, t: Tensor, prediction: Tensor) -> Tensor:
+        """Give v = α·ε − σ·x0 (N, C, h, w) that a prediction implies."""
+        if self.prediction_type == "v_prediction":
+            return prediction
+        a, s = self.rates(t, x)
+        return (prediction - s * x) / a if self.prediction_type == "epsilon" else (a * x - prediction) / s
+
     def shift_x0(self, t: Tensor, prediction: Tensor, delta: Tensor) -> Tensor:
         """Return the prediction whose clean latents are shifted by delta.
 

@@ -20,6 +20,7 @@ from drivegen.sampling import (
     camera_generators,
     draw_noise,
     fast_generation,
+    invert,
     overlaps,
     remembered_projections,
     sphere_noise,
@@ -44,17 +45,10 @@ def denoise(model: Model, plan: Plan, after: AfterStep | None = None) -> list[An
         after: called after each step.
     """
     host, settings, sampling = model.host, plan.settings, plan.sampling
-    device, dtype = runtime.device_of(host.backbone.unet), dtype_of(host)
     generators = camera_generators(plan.seed, plan.frame.channels, sampling.noise == "shared")
-    with ExitStack() as stack:
-        stack.enter_context(runtime.float32_by_default())
-        stack.enter_context(_evaluating(host, frozen=settings.classifier is not None))
-        stack.enter_context(remembered_projections(host))
-        stack.enter_context(fast_generation(host))
+    with _ready(model, plan) as predict:
+        device = runtime.device_of(host.backbone.unet)
         noise = _start(host, plan, generators).to(device)
-        regions = {name: Region(mask.to(device)) for name, mask in plan.regions.items()}
-        scales, ranges = settings.scales or {}, settings.ranges or {}
-        predict = HostDenoiser(host, plan.batch.to(device), scales, settings.without, dtype, ranges, regions)
         clean = None if plan.pictures is None else _encode(host, plan.pictures)
 
         def step(i: int, t: Tensor, x: Tensor) -> Tensor | None:
@@ -67,10 +61,54 @@ def denoise(model: Model, plan: Plan, after: AfterStep | None = None) -> list[An
             strength=plan.strength or 0.0, callback=step, device=device,
         )  # fmt: skip
         predict.steps = max(1, len(sampler.timesteps(run)))
-        x = sampler(_guided(model, plan, predict, sampler.schedule(run)), noise, run)
-        if not bool(torch.isfinite(x).all()):
-            raise InputError(f"frame {plan.frame.token!r}: the latents are not finite in {dtype}; try dtype float32")
+        x = _finite(sampler(_guided(model, plan, predict, sampler.schedule(run)), noise, run), plan, predict.dtype)
         return list(x.cpu()) if settings.output_type == "latent" else convert(_decode(host, x), settings.output_type)
+
+
+@torch.no_grad()
+def noise_of(model: Model, plan: Plan, iterations: int) -> list[Tensor]:
+    """Find the noise (C, h, w) of each view from which `denoise` would make a plan's pictures, in ring order.
+
+    Args:
+        model: what generates.
+        plan: of the sampler `ddim`, with pictures.
+        iterations: evaluations per step.
+    """
+    assert plan.pictures is not None
+    with _ready(model, plan) as predict:
+        device = runtime.device_of(model.host.backbone.unet)
+
+        def step(i: int, t: Tensor, x: Tensor) -> None:
+            predict.step = max(0, i - 1)
+
+        run = plan.sampling.run(model.host.backbone.scheduler, callback=step, device=device)
+        sampler = plan.sampling.made()
+        predict.steps = len(sampler.timesteps(run))
+        predict.step = predict.steps - 1
+        guided = _guided(model, plan, predict, sampler.schedule(run))
+        found = invert(guided, _encode(model.host, plan.pictures), run, iterations)
+        return list(_finite(found, plan, predict.dtype).cpu())
+
+
+@contextmanager
+def _ready(model: Model, plan: Plan) -> Iterator[HostDenoiser]:
+    """Make a plan's denoiser; while it is there, the host computes as in generation."""
+    host, settings = model.host, plan.settings
+    device = runtime.device_of(host.backbone.unet)
+    with ExitStack() as stack:
+        stack.enter_context(runtime.float32_by_default())
+        stack.enter_context(_evaluating(host, frozen=settings.classifier is not None))
+        stack.enter_context(remembered_projections(host))
+        stack.enter_context(fast_generation(host))
+        regions = {name: Region(mask.to(device)) for name, mask in plan.regions.items()}
+        scales, ranges = settings.scales or {}, settings.ranges or {}
+        yield HostDenoiser(host, plan.batch.to(device), scales, settings.without, dtype_of(host), ranges, regions)
+
+
+def _finite(x: Tensor, plan: Plan, dtype: torch.dtype) -> Tensor:
+    if not bool(torch.isfinite(x).all()):
+        raise InputError(f"frame {plan.frame.token!r}: the latents are not finite in {dtype}; try dtype float32")
+    return x
 
 
 def dtype_of(host: Host) -> torch.dtype:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, overload
 
@@ -12,7 +12,8 @@ from torch import Tensor
 
 from drivegen.host.batch import neighbours_wanted
 from drivegen.host.host import Host
-from drivegen.pipeline.denoise import denoise
+from drivegen.pipeline.checks import RECORDED
+from drivegen.pipeline.denoise import denoise, noise_of
 from drivegen.pipeline.plan import Plan, check, plans
 from drivegen.pipeline.settings import GenerationSettings, UsedSettings
 from drivegen.pipeline.views import Views
@@ -23,7 +24,7 @@ from drivegen.scene import Frame
 from drivegen.support import runtime
 from drivegen.support.errors import InputError
 from drivegen.support.turns import computing
-from drivegen.support.values import file_path, text, yes_or_no
+from drivegen.support.values import file_path, text, whole, yes_or_no
 
 
 class Pipeline:
@@ -140,6 +141,29 @@ class Pipeline:
             values = denoise(self.model, plan, after)
         return Views(plan.frame, dict(zip(plan.frame.channels, values, strict=True)), used)
 
+    def invert(
+        self, frame: Frame, settings: GenerationSettings | None = None, iterations: int = 4, **overrides: Any
+    ) -> Views:  # fmt: skip
+        """Find the noise from which the sampler `ddim` makes a frame's pictures: latents (C, h, w) by camera.
+
+        ``pipe(frame, found.settings, latents=found)`` makes the pictures again; with another prompt, guidance, or frame what
+        they have in common stays. Raises InputError for settings that do not go with it.
+
+        Args:
+            frame: its recorded pictures are taken, unless `image` gives others.
+            settings: how the pictures are made of the noise; guidance and agreement are off unless they are given.
+            iterations: evaluations of the network per step; more come nearer (`drivegen.sampling.invert`).
+            overrides: options in place of the settings'.
+        """
+        iterations = whole(iterations, "iterations of invert", 1, 100)
+        if not isinstance(frame, Frame):
+            raise InputError(f"invert takes one drivegen.scene.Frame, not {type(frame).__name__}")
+        (plan,) = self.plans(frame, inverting(self.settings(settings, **overrides)))
+        with computing(self.host.backbone.unet):
+            values = noise_of(self.model, plan, iterations)
+        back = replace(plan, pictures=None, settings=replace(plan.settings, image=None))
+        return Views(plan.frame, dict(zip(plan.frame.channels, values, strict=True)), self.used(back))
+
     def used(self, plan: Plan) -> UsedSettings:
         """Return the settings of a plan with the model's defaults filled in."""
         s, sampling = plan.settings, plan.sampling
@@ -249,6 +273,21 @@ class Pipeline:
         self.extensions.unload_lora(name)
 
 
+def inverting(settings: GenerationSettings) -> GenerationSettings:
+    """Return settings for `Pipeline.invert`, with what it needs where nothing is said; raises InputError for what it cannot."""
+    for name, needed in (("sampler", "ddim"), ("repeats", 1)):
+        if getattr(settings, name) not in (None, needed):
+            raise InputError(
+                f"invert goes with {name} {needed!r} alone, and {getattr(settings, name)!r} is given; leave it out"
+            )
+    for name in ("strength", "latents", "timesteps", "callback_on_step_end", "classifier"):
+        if getattr(settings, name) is not None:
+            raise InputError(f"invert takes no {name}; leave it out")
+    guidance = 1.0 if settings.guidance is None else settings.guidance
+    image = RECORDED if settings.image is None else settings.image
+    return settings.replaced(sampler="ddim", guidance=guidance, agreement=settings.agreement or 0.0, image=image)
+
+
 def _again(settings: GenerationSettings, overrides: Mapping[str, Any]) -> GenerationSettings:
     """Turn the settings of an earlier generation into a caller's; raises InputError for what they do not hold."""
     if not isinstance(settings, UsedSettings):
@@ -260,6 +299,8 @@ def _again(settings: GenerationSettings, overrides: Mapping[str, Any]) -> Genera
     del given["generator"]  # the seed that it drew is there
     if given["timesteps"] is not None:
         del given["steps"]
+    if overrides.get("latents") is not None:
+        del given["noise"]  # which the views do not start from then
     if overrides.get("sampler") not in (None, given["sampler"]):
         del given["sampler_options"]  # which are the other sampler's
     return GenerationSettings(**given)

@@ -5,6 +5,7 @@ from drivegen.sampling.classifier import Classifier, classifier_guided
 from drivegen.sampling.cpu.fast import fast_generation
 from drivegen.sampling.denoiser import HostDenoiser, check_range, check_region, remembered_projections
 from drivegen.sampling.guidance import classifier_free, telescoping
+from drivegen.sampling.inversion import invert
 from drivegen.sampling.loop import sample, start_at
 from drivegen.sampling.noise import MAX_SEED, camera_generators, check_seed, draw_noise
 from drivegen.sampling.samplers import SAMPLERS, build_scheduler, check_run
@@ -14,5 +15,5 @@ from drivegen.sampling.sphere import sphere_noise
 __all__ = [
     "MAX_SEED", "SAMPLERS", "Classifier", "HostDenoiser", "Sampling", "agreeing", "build_scheduler", "camera_generators",
     "check_range", "check_region", "check_run", "check_seed", "classifier_free", "classifier_guided", "draw_noise",
-    "fast_generation", "overlaps", "remembered_projections", "sample", "sphere_noise", "start_at", "telescoping",
+    "fast_generation", "invert", "overlaps", "remembered_projections", "sample", "sphere_noise", "start_at", "telescoping",
 ]  # fmt: skip
