@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from drivegen.plugin.arguments import named_arguments, needs_arguments
 from drivegen.plugin.hooks import HOOKS
 from drivegen.plugin.inputs import Input
+from drivegen.plugin.released import Released, ReleasedFile
+from drivegen.plugin.signals import Arrays, Context, Denoiser, Residuals, Signal
 from drivegen.plugin.training_step import ToX0, TrainingStep
 from drivegen.plugin.unknown import Unknown
 from drivegen.scene import Frame
@@ -29,121 +28,8 @@ from drivegen.support.errors import InputError
 if TYPE_CHECKING:
     from drivegen.backbones.stable_diffusion import Backbone
 
-Arrays = dict[str, Tensor]
-
 _CONTRACTS_OWN = ("config", "taps", "sites", "networks", "backbone", "tap", "attends", "bind", "unbind")
 """What the contract keeps on a plugin, and an author's attribute of the same name would silently replace."""
-
-
-@dataclass(frozen=True)
-class Grid:
-    """How the N = B·T·V rows of a batch are laid out: (scenes, frames, views), views fastest."""
-
-    scenes: int
-    frames: int
-    views: int
-
-    @property
-    def rows(self) -> int:
-        """N."""
-        return self.scenes * self.frames * self.views
-
-
-@dataclass(frozen=True, eq=False)
-class Signal:
-    """A condition's output of `encode`, computed once per batch.
-
-    Args:
-        tokens: (N, S, D), or (B, S, D) to be shared by the views; the host casts them to the latents' dtype. None for none.
-        mask: (N, S) or (B, S) bool, True = attended to; None = all are.
-        data: anything that the plugin's own hooks need at every step; the host does not read it.
-    """
-
-    tokens: Tensor | None = None
-    mask: Tensor | None = None
-    data: Any = None
-
-
-@dataclass(frozen=True, eq=False)
-class Residuals:
-    """Terms that the host adds inside the UNet, each of the shape at its place; None for none.
-
-    Args:
-        down: one for each skip connection, the input's first, as in a ControlNet.
-        mid: for the output of the middle block.
-        intrablock: one for each down block, added inside it, as in a T2I-Adapter.
-    """
-
-    down: tuple[Tensor, ...] | None = None
-    mid: Tensor | None = None
-    intrablock: tuple[Tensor, ...] | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class Now:
-    """The state of the current step, passed to taps.
-
-    Args:
-        grid: how the N rows are laid out.
-        t: timesteps (N,).
-        progress: the fraction of steps done.
-        latent_size: (h, w).
-        signal: this plugin's own.
-        site: the tapped module; its weights may be read, never changed.
-        scratch: this plugin's own, for one evaluation of the UNet.
-    """
-
-    grid: Grid
-    t: Tensor
-    progress: float
-    latent_size: tuple[int, int]
-    signal: Signal
-    site: nn.Module
-    scratch: dict[str, Any]
-
-
-class Context(Protocol):
-    """The state of the current step, passed to `residuals`."""
-
-    grid: Grid
-    progress: float
-
-    def attend(self, names: tuple[str, ...] | None = None) -> AbstractContextManager[Tensor]:
-        """Give the tokens (N, S, D) of all plugins, or of the named ones, and apply their mask and scales within the block.
-
-        The networks that receive them must have been named with `Plugin.attends`.
-        """
-        ...
-
-
-Denoiser = Callable[..., Tensor]
-"""``denoise(x, t, known={})`` → prediction (N, C, h, w); known maps an instance name to False for null."""
-
-
-@dataclass(frozen=True, eq=False)
-class ReleasedFile:
-    """Foreign weights, for `Plugin.read_released`.
-
-    path is the file or folder that the user named; state its tensors by their names there; config the network's config.json
-    where a folder of diffusers has one, None for a file alone.
-    """
-
-    path: Path
-    state: Mapping[str, Tensor]
-    config: Mapping[str, Any] | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class Released:
-    """A plugin's constructor arguments and weights, read from foreign weights.
-
-    arguments are its constructor's; state holds the tensors under the plugin's own names; training says how it was trained, as
-    a saved plugin's config.json does ({"drop": 0}: trained without null, so guidance does not null it).
-    """
-
-    arguments: Mapping[str, Any]
-    state: Mapping[str, Tensor]
-    training: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(eq=False)
@@ -397,21 +283,3 @@ def _near(pattern: str, names: Iterable[str]) -> str:
             return f"; no module is called {part!r} (did you mean {' or '.join(map(repr, close))}?)"
     close = difflib.get_close_matches(pattern, every, n=3)
     return f" (did you mean {' or '.join(map(repr, close))}?)" if close else ""
-
-
-def per_row(values: Tensor, grid: Grid) -> Tensor:
-    """Repeat values (B·T, …) for the views of each scene: (N, …); values of shape (N, …) are returned as they are."""
-    if values.shape[0] == grid.rows:
-        return values
-    return values.repeat_interleave(grid.views, dim=0)
-
-
-def select_or_null(keep: Tensor, kept: Tensor, null: Tensor) -> Tensor:
-    """Select `kept` where keep is True and `null` elsewhere, so that nothing of the arrays leaks into null.
-
-    Args:
-        keep: (B,) bool.
-        kept: (B, …).
-        null: broadcastable to kept.
-    """
-    return torch.where(keep.view(-1, *([1] * (kept.ndim - 1))), kept, null.to(kept.dtype))

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from drivegen.plugin.contract import Context, Residuals
+from drivegen.plugin.signals import Context, Residuals
 from drivegen.support.errors import InputError
 
 SHARED = (

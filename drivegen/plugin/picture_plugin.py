@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from drivegen import raster
-from drivegen.plugin.contract import Arrays, Plugin, Residuals, Signal
+from drivegen.plugin.contract import Plugin
 from drivegen.plugin.inputs import Input
+from drivegen.plugin.signals import Arrays, Residuals, Signal
 from drivegen.scene import Camera, Frame
 from drivegen.scene.pictures import fitted, user_array, user_image
 from drivegen.support.errors import InputError, nearest

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from drivegen.diffusion.schedule import NoiseSchedule
 from drivegen.diffusion.training_facts import PREDICTIONS, training_facts
-from drivegen.plugin.contract import Denoiser
+from drivegen.plugin.signals import Denoiser
 
 StepCallback = Callable[[int, Tensor, Tensor], Tensor | None]
 """``callback(step, t, x)`` after each step; a tensor that it returns replaces x."""

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from drivegen.host.batch import Batch
-from drivegen.host.host import Conditions, Host
+from drivegen.host.evaluation import Conditions
+from drivegen.host.host import Host
 from drivegen.host.regions import Region
 from drivegen.plugin import Signal
 from drivegen.sampling.temporary import temporary_forward

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from drivegen.backbones.stable_diffusion import Backbone
 from drivegen.host import batch as data
-from drivegen.host.host import Conditions, Host
+from drivegen.host.evaluation import Conditions
+from drivegen.host.host import Host
 from drivegen.plugin import Plugin
 from drivegen.plugin.inputs import described
 from drivegen.scene import Frame

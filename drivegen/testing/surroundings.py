@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from drivegen.host import batch as data
-from drivegen.host.host import Conditions
+from drivegen.host.evaluation import Conditions
 from drivegen.plugin import Arrays, Grid, Now, Plugin, Signal
 from drivegen.support.errors import InputError
 from drivegen.testing.case import Case, close
