@@ -25,7 +25,7 @@ from drivegen.training import config
 
 HOUSE = Path(__file__).parents[1]
 PAGES = [HOUSE / "README.md", HOUSE / "CHANGELOG.md", *sorted((HOUSE / "docs").rglob("*.md"))]
-EMBEDDED = (model.TINY / model.INDEX).is_file()
+EMBEDDED = (model.TINY / "drivegen.json").is_file()
 """Whether the embedded model is there; blocks of ```python model need it."""
 
 

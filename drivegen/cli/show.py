@@ -69,7 +69,8 @@ def show_model(screen: Screen, folder: Path) -> None:
     """Print the contents of a model folder, after comparing its weights with their recorded hashes."""
     index = None
     if (folder / "drivegen.json").exists():
-        from drivegen.saved.model import check_hashes, read_index
+        from drivegen.saved.integrity import check_hashes
+        from drivegen.saved.model import read_index
 
         index = read_index(folder)
         check_hashes(folder, index.sha256)

@@ -120,7 +120,13 @@ class NoiseSchedule:
         return s * x + a * prediction if self.prediction_type == "v_prediction" else (x - a * prediction) / s
 
     def velocity(self, x: Tensor, t: Tensor, prediction: Tensor) -> Tensor:
-        """Give v = α·ε − σ·x0 (N, C, h, w) that a prediction implies."""
+        """Return v = α·ε − σ·x0 (N, C, h, w) of a prediction.
+
+        Args:
+            x: noisy latents (N, C, h, w).
+            t: timesteps (N,) or ().
+            prediction: what the network predicted (N, C, h, w).
+        """
         if self.prediction_type == "v_prediction":
             return prediction
         a, s = self.rates(t, x)

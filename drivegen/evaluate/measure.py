@@ -34,7 +34,8 @@ from drivegen.evaluate.variants import (
     with_boxes_of,
 )
 from drivegen.pipeline.pipeline import Pipeline
-from drivegen.saved.model import Model, weight_files
+from drivegen.saved.integrity import weight_files
+from drivegen.saved.model import Model
 from drivegen.scene import Frame, pictures
 from drivegen.scene.geometry import Array
 from drivegen.support.errors import InputError, nearest

@@ -88,7 +88,15 @@ class Runtime:
 
 
 class Tap:
-    """Forward hook that adds ``scale · layer(x, y, now)`` at one site; an object, so that copies of a host copy it."""
+    """Forward hook that adds ``scale · layer(x, y, now)`` at one site; an object, so that copies of a host copy it.
+
+    Args:
+        runtime: of the host.
+        name: the plugin's instance name.
+        plugin: the plugin.
+        site: name of the module that is tapped.
+        layer: what the plugin built for it.
+    """
 
     def __init__(self, runtime: Runtime, name: str, plugin: Plugin, site: str, layer: nn.Module) -> None:
         self.runtime, self.name, self.plugin, self.site, self.layer = runtime, name, plugin, site, layer
@@ -142,7 +150,13 @@ class Bias:
 
 
 class Unnamed:
-    """Pre-hook on a plugin's cross-attention that mask and scales do not reach: refuses the context's tokens."""
+    """Pre-hook on a plugin's cross-attention that mask and scales do not reach: refuses the context's tokens.
+
+    Args:
+        runtime: of the host.
+        name: the plugin's instance name.
+        path: name of the cross-attention within the plugin.
+    """
 
     def __init__(self, runtime: Runtime, name: str, path: str) -> None:
         self.runtime, self.name, self.path = runtime, name, path

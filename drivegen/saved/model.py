@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -19,15 +18,14 @@ from drivegen.host.host import Host
 from drivegen.plugin import Plugin
 from drivegen.sampling.settings import Sampling
 from drivegen.saved import card as cards
+from drivegen.saved.integrity import INDEX, check_hashes, digest_of, weight_files
 from drivegen.support import files, weights
 from drivegen.support.errors import InputError
 from drivegen.support.files import sha256
 from drivegen.support.names import check_name
 
 FORMAT = 1
-INDEX = "drivegen.json"
 TINY = Path(__file__).parents[1] / "assets" / "tiny"
-_WEIGHT_SUFFIXES = (".safetensors", ".bin", ".ckpt", ".pt", ".pth")
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,32 +177,6 @@ def _load_folder(folder: Path, variant: str | None = None) -> Model:
     for entry in index.plugins:
         load_plugin(host, entry.name, folder / "plugins" / entry.name, entry.kind, alone=False)
     return Model(host, index.sampling, index.image_size, folder, index.about, digest_of(index.sha256))
-
-
-def check_hashes(folder: Path, expected: Mapping[str, str]) -> None:
-    """Compare every weight file of a folder with its recorded sha256; raises InputError on a changed, missing or new file."""
-    present = set(weight_files(folder))
-    for name in sorted(present | expected.keys()):
-        if name not in expected:
-            raise InputError(f"{folder / name} is not listed in {INDEX}; remove it, or save the model again")
-        if name not in present:
-            raise InputError(f"{folder / name} is missing; {INDEX} lists it")
-        found = sha256(folder / name)
-        if found != expected[name]:
-            raise InputError(f"{folder / name} is damaged or was changed: its sha256 is {found}, {INDEX} says {expected[name]}")
-
-
-def digest_of(hashes: Mapping[str, str]) -> str:
-    """Return one sha256 for a set of weight files."""
-    lines = "".join(f"{name} {value}\n" for name, value in sorted(hashes.items()))
-    return hashlib.sha256(lines.encode()).hexdigest()
-
-
-def weight_files(folder: Path) -> list[str]:
-    """List the weight files below a folder as sorted relative POSIX paths."""
-    return sorted(
-        p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file() and p.suffix.lower() in _WEIGHT_SUFFIXES
-    )
 
 
 def load_plugin(host: Host, name: str, folder: str | Path, kind: str | None = None, alone: bool = True) -> Plugin:

@@ -19,6 +19,7 @@ from drivegen.lora import LoRA
 from drivegen.plugin import Plugin, Released
 from drivegen.saved import card, released
 from drivegen.saved import model as models
+from drivegen.saved.integrity import digest_of, weight_files
 from drivegen.saved.model import Model
 from drivegen.support import files, runtime
 from drivegen.support.errors import InputError
@@ -353,7 +354,7 @@ def _sha256(path: Path) -> str:
     """Hash what a plugin is read from: a file, or the weight files of a folder together."""
     if path.is_file():
         return files.sha256(path)
-    return models.digest_of({name: files.sha256(path / name) for name in models.weight_files(path)})
+    return digest_of({name: files.sha256(path / name) for name in weight_files(path)})
 
 
 def _first_line(error: Exception) -> str:

@@ -20,6 +20,7 @@ from drivegen.host.host import Host
 from drivegen.plugin import Plugin
 from drivegen.sampling.settings import Sampling
 from drivegen.saved import model as models
+from drivegen.saved.integrity import INDEX
 from drivegen.support import strict_yaml, weights
 from drivegen.support.errors import InputError, nearest
 from drivegen.training.config import Config, ModelConfig, PluginConfig
@@ -37,7 +38,7 @@ def build_model(config: Config) -> models.Model:
     if config.model.base is not None:
         loaded = models.load(config.model.base)
         host, defaults = loaded.host, loaded.sampling.to_dict()
-        if loaded.folder is None or not (loaded.folder / models.INDEX).is_file():
+        if loaded.folder is None or not (loaded.folder / INDEX).is_file():
             # What is no drivegen model comes with a text plugin only where the config describes none.
             for name in [name for name in host.plugins if name in config.plugins]:
                 host.remove_plugin(name)

@@ -84,7 +84,7 @@ def test_a_package_that_claims_a_name_of_drivegens_is_disabled_and_nothing_else(
     assert "claimed more than once" in theirs.problem
     assert "keeps it; ask the other's author for another name" in theirs.problem
     assert theirs.origin == "rival_pkg 1.0"
-    if (model.TINY / model.INDEX).is_file():
+    if (model.TINY / "drivegen.json").is_file():
         assert type(model.load("tiny").host.plugin("text")).__module__ == "drivegen_plugins.text"
 
 

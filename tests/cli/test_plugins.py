@@ -15,7 +15,7 @@ from drivegen.saved import model
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(not (model.TINY / model.INDEX).is_file(), reason="the embedded model is not there"),
+    pytest.mark.skipif(not (model.TINY / "drivegen.json").is_file(), reason="the embedded model is not there"),
 ]
 
 

@@ -24,6 +24,7 @@ from drivegen.datasets import nuscenes
 from drivegen.host.host import Host
 from drivegen.plugin import Grid, Plugin, Signal
 from drivegen.saved import model as models
+from drivegen.saved.integrity import weight_files
 from drivegen.scene import pictures
 from drivegen.support.errors import InputError
 from drivegen.training import checkpoint as checkpoints
@@ -168,8 +169,8 @@ def test_a_signal_while_the_model_is_written_leaves_none_and_resuming_writes_it(
     assert not list(run.glob("*model*")) + list(run.glob(".model*"))
     expected = training.export(run / "last.ckpt", tmp_path / "exported")
     assert training.run(config, settings, "auto") == 0
-    files = models.weight_files(expected)
-    assert files == models.weight_files(run / "model")
+    files = weight_files(expected)
+    assert files == weight_files(run / "model")
     assert all((run / "model" / name).read_bytes() == (expected / name).read_bytes() for name in files)
 
 
@@ -196,8 +197,8 @@ def test_resume_from_a_named_checkpoint(config, tmp_path):
     same_bits(tmp_path / "run" / "last.ckpt", again / "last.ckpt")
     # A checkpoint can be made a model at any time: that of the last step is the model which the run wrote.
     written, exported = tmp_path / "run" / "model", training.export(again / "last.ckpt", tmp_path / "exported")
-    files = models.weight_files(written)
-    assert files == models.weight_files(exported)
+    files = weight_files(written)
+    assert files == weight_files(exported)
     assert all((written / name).read_bytes() == (exported / name).read_bytes() for name in files)
 
 
