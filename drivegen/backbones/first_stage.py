@@ -83,6 +83,8 @@ def _from_file(path: Path, own: Any) -> Any:
         else:
             names = ", ".join(f"{begin}…" for begin in (_LDM, "encoder.down", "encoder.layers"))
             raise InputError(f"{path} is not a file of an AutoencoderKL or AutoencoderTiny: no tensor is named {names}")
+    except InputError:
+        raise
     except (KeyError, IndexError, ValueError) as error:
         lacks = f"lacks {error.args[0]!r}" if isinstance(error, KeyError) else str(error)
         raise InputError(f"{path} looks like a VAE and is not whole: it {lacks}") from error

@@ -37,7 +37,10 @@ def load_scheduler(folder: Path, index: Mapping[str, Any], changes: Mapping[str,
     """
     path = folder / "scheduler" / "scheduler_config.json"
     config = {**weights.read_object(path), **(changes or {})}
-    cls = scheduler_class(index["scheduler"][1])
+    try:
+        cls = scheduler_class(index["scheduler"][1])
+    except InputError as error:
+        raise InputError(f"{folder / 'model_index.json'}: {error}") from error
     try:
         check_settings(cls.__name__, config)
         scheduler = cls.from_config(config)

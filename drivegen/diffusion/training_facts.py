@@ -44,6 +44,11 @@ def check_settings(class_name: str, config: Mapping[str, Any]) -> None:
             f"the scheduler's timestep_type {config['timestep_type']!r} is for networks that take noise levels in place of "
             "timesteps, such as Stable Video Diffusion's; hosted are networks trained with betas over timesteps"
         )
+    if config.get("use_flow_sigmas"):
+        raise InputError(
+            "the scheduler's use_flow_sigmas is for networks trained by flow matching; hosted are networks trained with betas "
+            "over timesteps"
+        )
     steps = config.get("num_train_timesteps", 1000)
     if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= MAX_TIMESTEPS:
         raise InputError(f"the scheduler's num_train_timesteps {steps!r} must be a whole number from 1 to {MAX_TIMESTEPS}")

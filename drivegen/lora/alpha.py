@@ -6,7 +6,7 @@ import json
 import math
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,11 @@ class Alphas:
     by_name: Mapping[str, float] = field(default_factory=dict)
     rslora: bool = False
 
+    def unused(self, names: Iterable[str]) -> list[str]:
+        """Return which of the patterns are of none of these layers."""
+        names = tuple(names)
+        return [pattern for pattern in self.by_name if not any(_fits(pattern, name) for name in names)]
+
     def factor(self, name: str, rank: int) -> float:
         """Return the factor of a layer's B·A."""
         if self.alpha is None:
@@ -59,7 +64,13 @@ def read_alphas(path: Path, networks: tuple[str, ...]) -> dict[str, Alphas]:
         if not beside.is_file():
             warnings.warn(f"{path} has no adapter_config.json beside it: alpha is taken to be the rank", stacklevel=4)
             return {}
-        return dict.fromkeys(networks, _alphas(weights.read_object(beside), "", str(beside)))
+        values = weights.read_object(beside)
+        kind = values.get("peft_type", "LORA")
+        if kind != "LORA" or values.get("use_dora"):
+            raise InputError(f"{beside} is of {'DoRA' if kind == 'LORA' else repr(kind)}; plain LoRA is read")
+        if "lora_alpha" not in values:
+            warnings.warn(f"{beside} does not say lora_alpha: it is taken to be the rank", stacklevel=4)
+        return dict.fromkeys(networks, _alphas(values, "", str(beside)))
     where = f"{path}: the header's lora_adapter_metadata"
     values = _header(path, where)
     return {name: _alphas(values, f"{name}.", where) for name in networks}

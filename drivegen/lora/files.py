@@ -27,6 +27,8 @@ _EMBEDDINGS = "bundle_emb."
 
 _OTHER_KINDS = {
     "dora_scale": "DoRA", "lora_magnitude_vector": "DoRA", "hada_w": "LoHa", "lokr_w": "LoKr", "lora_mid": "Tucker LoCon",
+    ".diff.": "LyCORIS (whole differences)", ".oft_": "OFT", ".boft_": "BOFT", ".on_input.": "IA3",
+    "emb_params": "textual inversion",
 }  # fmt: skip
 
 
@@ -46,7 +48,7 @@ def read(source: str | Path) -> LoRA:
     # In fp32 before alpha is folded in: a product in a file's fp16 would round what diffusers and PEFT do not round.
     state = {k: v.float() if v.is_floating_point() else v for k, v in weights.load_file(path).items()}
     for part, kind in _OTHER_KINDS.items():
-        if any(part in key for key in state):
+        if any(part in f"{key}." for key in state):
             raise InputError(f"{path} is a {kind} file; plain LoRA is read")
     if bundled := sorted({key.split(".")[1] for key in state if key.startswith(_EMBEDDINGS)}):
         warnings.warn(f"{path} brings embeddings of words ({', '.join(bundled)}), which are not loaded", stacklevel=3)
@@ -113,6 +115,9 @@ def _from_names(state: weights.State, path: Path) -> LoRA:
             rank = len(a)
             factor = alphas[name] / rank if name in alphas else configured.get(network, Alphas()).factor(name, rank)
             out[network][name] = (a, b * factor)
+    layers = [name for named in out.values() for name in named]
+    for pattern in {one: None for alphas in configured.values() for one in alphas.unused(layers)}:
+        warnings.warn(f"{path}: alpha_pattern names {pattern[:80]!r}, which is no layer of the file", stacklevel=4)
     strange = [key for key in state if not key.startswith(tuple(f"{network}." for network in NETWORKS))]
     if strange or not any(out.values()):
         raise InputError(f"{path} is not a LoRA of a Stable Diffusion 1.x or 2.x model: {strange[:3] or 'it is empty'}")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from drivegen.pipeline.spelling import LONGEST_SIDE
 from drivegen.support import values
 from drivegen.support.errors import InputError, nearest
 
@@ -23,7 +23,9 @@ def text_or_list(value: Any, name: str) -> str | tuple[str, ...]:
     """Check one text for all frames, or a list with one per frame."""
     if isinstance(value, str):
         return value
-    return tuple(values.text(one, f"an item of {name}") for one in values.sequence(value, name, "texts, one per frame"))
+    return tuple(
+        values.text(one, f"an item of {name}") for one in values.sequence(value, name, "texts, one per frame, or one text")
+    )
 
 
 def guidance(value: Any, name: str) -> float | dict[str, float]:
@@ -73,7 +75,7 @@ def seed(value: Any, name: str) -> int | tuple[int, ...]:
     """Check a seed, or a list of them."""
     from drivegen.sampling import check_seed
 
-    if isinstance(value, Sequence) or getattr(value, "ndim", 0) == 1:
+    if (isinstance(value, Sequence) and not isinstance(value, (str, bytes))) or getattr(value, "ndim", 0) == 1:
         return tuple(check_seed(one) for one in values.sequence(value, name, "whole numbers"))
     return check_seed(value)
 
@@ -83,7 +85,7 @@ def size(value: Any, name: str) -> tuple[int, int]:
     sides = values.sequence(value, name, "two whole numbers, (height, width)")
     if len(sides) != 2:
         raise InputError(f"{name} {value!r:.80} must be (height, width) in pixels")
-    height, width = (values.whole(side, f"a side of {name}", 1, LONGEST_SIDE) for side in sides)
+    height, width = (values.whole(side, f"a side of {name}", 1, values.LONGEST_SIDE) for side in sides)
     return height, width
 
 
@@ -108,8 +110,15 @@ def one_of(known: Sequence[str]) -> Callable[[Any, str], str]:
 
 def function(value: Any, name: str) -> Any:
     """Check something that can be called."""
+    form = "must be a function of (pipe, step, t, {'latents': …})"
     if not callable(value):
-        raise InputError(f"{name} {value!r:.80} must be a function of (pipe, step, t, {{'latents': …}})")
+        raise InputError(f"{name} {value!r:.80} {form}")
+    try:
+        inspect.signature(value).bind(None, 0, None, {})
+    except TypeError as error:
+        raise InputError(f"{name} {getattr(value, '__qualname__', value)!s:.80} {form}: {error}") from error
+    except ValueError:
+        pass  # built in, without a signature to look at
     return value
 
 
@@ -159,8 +168,9 @@ def _noise(value: Any, name: str, dimensions: int) -> Any:
 
     if isinstance(value, np.ndarray) and value.dtype.kind == "f":
         value = torch.from_numpy(value)
-    if not isinstance(value, torch.Tensor) or not value.is_floating_point():
-        raise InputError(f"{name} must be a tensor of floating-point numbers, not {value!r:.80}")
+    if not isinstance(value, torch.Tensor) or not value.is_floating_point() or value.is_meta or value.layout != torch.strided:
+        said = f"one of {value.dtype} ({value.device}, {value.layout})" if isinstance(value, torch.Tensor) else f"{value!r:.80}"
+        raise InputError(f"{name} must be a plain tensor of floating-point numbers, not {said}")
     if value.ndim != dimensions:
         form = "(views, C, h, w)" if dimensions == 4 else "(C, h, w)"
         raise InputError(f"{name} has shape {tuple(value.shape)}; expected {form}")

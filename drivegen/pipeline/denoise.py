@@ -155,8 +155,8 @@ def _latents(returned: Any, x: Tensor) -> Tensor | None:
     latents = returned.get("latents")
     if latents is None:
         return None
-    if not isinstance(latents, Tensor) or latents.shape != x.shape:
-        what = f"shape {tuple(latents.shape)}" if isinstance(latents, Tensor) else type(latents).__name__
+    if not isinstance(latents, Tensor) or latents.shape != x.shape or not latents.is_floating_point() or latents.is_meta:
+        what = f"shape {tuple(latents.shape)}, {latents.dtype}" if isinstance(latents, Tensor) else type(latents).__name__
         raise InputError(f"callback_on_step_end returned latents of {what}, not of shape {tuple(x.shape)}; {form}")
     return latents.to(x)
 

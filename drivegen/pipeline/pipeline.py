@@ -108,7 +108,7 @@ class Pipeline:
             overrides: options that replace those of the settings, by the names of `GenerationSettings` or diffusers'
                 (num_inference_steps, guidance_scale, num_images_per_prompt).
         """
-        planned = plans(self.model, frames, self.settings(settings, **overrides))
+        planned = self.plans(frames, self.settings(settings, **overrides))
         # Whatever is wrong with the settings is raised here, and not when the first result is asked for.
         return (self.run(plan) for plan in planned)
 
@@ -123,8 +123,21 @@ class Pipeline:
         return found
 
     def plans(self, frames: Frame | Sequence[Frame], settings: GenerationSettings) -> Iterator[Plan]:
-        """Plan generations without running them: `generate` runs each."""
-        return plans(self.model, frames, settings)
+        """Plan generations without running them: `generate` runs each.
+
+        Raises InputError at once for what is wrong whatever the frame. Threads take turns here too: plugins prepare the frame.
+        """
+        planned = plans(self.model, frames, settings)
+
+        def in_turn() -> Iterator[Plan]:
+            while True:
+                with computing(self.host.backbone.unet):
+                    plan = next(planned, None)
+                if plan is None:
+                    return
+                yield plan
+
+        return in_turn()
 
     def run(self, plan: Plan, progress: Any = None) -> Views:
         """Generate the views of a plan; progress(step) is called after each step."""

@@ -93,7 +93,7 @@ def plans(model: Model, frames: Frame | Sequence[Frame], settings: GenerationSet
         k = i // each
         frame = frames[k]
         if not isinstance(frame, Frame):
-            raise InputError(f"frame {k} is a {type(frame).__name__}, not a drivegen.scene.Frame")
+            raise InputError(f"frame {k} is of {type(frame).__name__}, not a drivegen.scene.Frame")
         own = replace(settings, negative_prompt=negatives[k], seed=seeds[i], prompt=prompts[k])
         return _plan(model, frame, own, sampling, size, noises[i])
 
@@ -170,7 +170,7 @@ def _frames(frames: Any) -> Sequence[Frame]:
     if isinstance(frames, (list, tuple)):
         for i, frame in enumerate(frames):
             if not isinstance(frame, Frame):
-                raise InputError(f"frame {i} is a {type(frame).__name__}, not a drivegen.scene.Frame")
+                raise InputError(f"frame {i} is of {type(frame).__name__}, not a drivegen.scene.Frame")
     return frames
 
 

@@ -7,10 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from drivegen.support.errors import InputError
-from drivegen.support.values import number
-
-LONGEST_SIDE = 8192
-"""Pixels; a typing error beyond it would keep the machine busy without an answer."""
+from drivegen.support.values import LONGEST_SIDE, number
 
 
 def read_scales(given: Sequence[str]) -> dict[str, float]:

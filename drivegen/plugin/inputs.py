@@ -157,7 +157,7 @@ def _by_channel(value: Any, declared: Input, frame: Frame) -> dict[str, Any]:
         if not value:
             raise InputError(f"{declared.name}: {folder} has no file named by a camera; there are {', '.join(frame.channels)}")
     if not isinstance(value, Mapping):
-        raise InputError(f"{declared.name} is given per camera, as {{channel: …}}, not as {described(value)}")
+        raise InputError(f"{declared.name} must be given per camera, as {{channel: …}}, not {described(value)}")
     for channel in value:
         if channel not in frame.channels:
             close = nearest(str(channel), frame.channels)
@@ -177,7 +177,7 @@ def described(value: Any) -> str:
         return f"a {kind} of shape {tuple(value.shape)}, {str(value.dtype).removeprefix('torch.')}"
     if isinstance(value, (str, Path, int, float)):
         return f"{type(value).__name__} {str(value)[:60]!r}"
-    return "None" if value is None else f"a {type(value).__name__}"
+    return "None" if value is None else f"{'an' if type(value).__name__[0] in 'AEIOaeio' else 'a'} {type(value).__name__}"
 
 
 def _text(value: Any, name: str) -> str:

@@ -125,7 +125,8 @@ class Sampling:
         for name in chosen:
             if name not in names:
                 has = f"{', '.join(names) or 'none'}{nearest(name, names)}"
-                raise InputError(f"guidance nulls {name!r}, but the plugins are {has}")
+                verb = "weighs" if isinstance(self.guidance, Mapping) else "nulls"
+                raise InputError(f"guidance {verb} {name!r}, but the plugins are {has}")
         return chosen
 
     def guided(self, denoise: Denoiser, names: Iterable[str]) -> Denoiser:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
+from threading import Lock
 from typing import Any
 
 from torch import nn
 
 _FORWARD = "_temporary_forward"
+_CHANGING = Lock()
 
 
 @contextmanager
@@ -23,18 +25,22 @@ def temporary_forward(modules: Iterable[Any], make: Callable[[Any], Callable[...
         modules: the layers.
         make: returns the new forward of a module, which may call the old one, ``module.forward``.
     """
-    changed = [module for module in modules if "forward" not in vars(module) and not hasattr(module, _FORWARD)]
-    forwards = [make(module) for module in changed]
-    before = [type(module) for module in changed]
+    before: list[tuple[Any, Any]] = []
     try:
-        for module, forward in zip(changed, forwards, strict=True):
-            vars(module)[_FORWARD] = forward
-            module.__class__ = _subclass(module.__class__)
+        with _CHANGING:  # two models that compute at once may share a network
+            for module in modules:
+                if "forward" not in vars(module) and _FORWARD not in vars(module):
+                    cls: Any = type(module)
+                    forward = make(module)
+                    before.append((module, cls))
+                    vars(module)[_FORWARD] = forward
+                    module.__class__ = _subclass(cls)
         yield
     finally:
-        for module, cls in zip(changed, before, strict=True):
-            module.__class__ = cls
-            vars(module).pop(_FORWARD, None)
+        with _CHANGING:
+            for module, cls in before:
+                module.__class__ = cls
+                vars(module).pop(_FORWARD, None)
 
 
 def _new(cls: Any) -> Any:
@@ -44,7 +50,9 @@ def _new(cls: Any) -> Any:
 @cache
 def _subclass(cls: Any) -> type[nn.Module]:
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return vars(self)[_FORWARD](*args, **kwargs)
+        other = vars(self).get(_FORWARD)
+        # Another thread may have taken it away since the call began.
+        return cls.forward(self, *args, **kwargs) if other is None else other(*args, **kwargs)
 
     def reduce(self: Any, protocol: Any) -> Any:
         parts: Any = cls.__reduce_ex__(self, protocol)

@@ -23,6 +23,7 @@ from drivegen.support import files, weights
 from drivegen.support.errors import InputError
 from drivegen.support.files import sha256
 from drivegen.support.names import check_name
+from drivegen.support.values import LONGEST_SIDE
 
 FORMAT = 1
 TINY = Path(__file__).parents[1] / "assets" / "tiny"
@@ -53,6 +54,8 @@ def check_size(size: tuple[int, int], backbone: Backbone) -> tuple[int, int]:
     factor = backbone.vae_factor
     if len(size) != 2 or any(not isinstance(n, int) or n <= 0 or n % factor for n in size):
         raise InputError(f"image size {tuple(size)} (height, width) must be positive multiples of {factor}, the VAE's factor")
+    if max(size) > LONGEST_SIDE:
+        raise InputError(f"image size {tuple(size)} (height, width) is too large; a side may have {LONGEST_SIDE} pixels")
     return size[0], size[1]
 
 

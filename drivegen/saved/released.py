@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from drivegen.support import weights
 from drivegen.support.errors import InputError
 
 _STEM = "diffusion_pytorch_model"
+_SHARD = re.compile(r"-\d{5}-of-\d{5}\.")
 
 _OTHERS = (
     (("lora_unet_", "lora_te_", "lora_unet.", "unet.lora"), "a LoRA: add it with --lora, or load_lora in Python"),
@@ -77,6 +79,8 @@ def _open(path: Path) -> ReleasedFile:
     if path.is_dir():
         config = weights.read_object(path / "config.json")
         return ReleasedFile(path, weights.load_state(path, _STEM), config)
+    if _SHARD.search(path.name):
+        raise InputError(f"{path} is one part of a network in several files; name its folder")
     state = weights.load_file(path, finite=False)  # tensors that are not read may be damaged
     beside = path.with_name("config.json")
     if path.name.startswith(_STEM) and beside.is_file():  # a folder of diffusers, of which the user named the weights
@@ -121,7 +125,7 @@ def _said_of(file: ReleasedFile, kind: str | None) -> str:
             return f"it is not of kind {kind!r} ({refused})"
     name = (file.config or {}).get("_class_name")
     if name is not None:
-        return f"it holds a {name}, and no kind of plugin reads it"
+        return f"it holds {name}, and no kind of plugin reads it"
     for begins, what in _OTHERS:
         if any(key.startswith(begins) for key in file.state):
             return f"it is {what}"

@@ -45,6 +45,8 @@ def _read(path: Path, kind: str | None, options: Mapping[str, Any] | None) -> _S
         found = released.read(path, kind, options)
         saved: dict[str, Any] = {"kind": found.kind, "name": found.kind, "training": dict(found.released.training)}
         return _Source(found.cls, saved, found.released)
+    if not (path / "config.json").is_file() and (path / "model_index.json").is_file():
+        raise InputError(f"{path} is a whole model and no plugin; name it with --model, or a folder in its plugins/")
     saved = models.read_plugin_config(path)
     if options:
         raise InputError(f"options {', '.join(options)} are given, but {path} is a saved plugin and has its own")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from threading import Lock
 from typing import Any
 
 import torch
@@ -56,18 +57,36 @@ def parse_dtype(name: str | torch.dtype, others: str = "") -> torch.dtype:
     return found
 
 
+class _DefaultFormat:
+    """How many computations ask for torch's usual default format, which all threads share, and what it was before the first."""
+
+    def __init__(self) -> None:
+        self.lock, self.inside, self.before = Lock(), 0, torch.float32
+
+
+_DEFAULT_FORMAT = _DefaultFormat()
+
+
 @contextmanager
 def float32_by_default() -> Iterator[None]:
-    """Compute with torch's default format float32, which networks and schedulers assume, whatever the caller has set."""
-    before = torch.get_default_dtype()
-    if before is torch.float32:
-        yield
-        return
-    torch.set_default_dtype(torch.float32)
+    """Compute with torch's default format float32, which networks and schedulers assume, whatever the caller has set.
+
+    The caller's is back when the last of the threads that compute so is done.
+    """
+    state = _DEFAULT_FORMAT
+    with state.lock:
+        if not state.inside:
+            state.before = torch.get_default_dtype()
+        state.inside += 1
+        if torch.get_default_dtype() is not torch.float32:
+            torch.set_default_dtype(torch.float32)
     try:
         yield
     finally:
-        torch.set_default_dtype(before)
+        with state.lock:
+            state.inside -= 1
+            if not state.inside and state.before is not torch.float32:
+                torch.set_default_dtype(state.before)
 
 
 def has_bfloat16(device: torch.device) -> bool:

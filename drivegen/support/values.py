@@ -12,6 +12,9 @@ from typing import Any
 
 from drivegen.support.errors import InputError
 
+LONGEST_SIDE = 8192
+"""Pixels of a picture that is generated; a typing error beyond it would keep the machine busy without an answer."""
+
 
 def number(value: Any, what: str, least: float = -math.inf, most: float = math.inf, of: str = "") -> float:
     """Return a finite number, given as one of Python, numpy or a tensor without dimensions; raises InputError for anything
@@ -27,7 +30,8 @@ def number(value: Any, what: str, least: float = -math.inf, most: float = math.i
     found = _scalar(value)
     if _is(found, Real) and least <= found <= most and abs(found) < sys.float_info.max:
         return float(found)
-    raise InputError(f"{what} {value!r:.80}{f' of {of!r}' if of else ''} must be a number{_bounds(least, most)}")
+    kind = "finite number" if isinstance(found, float) and not math.isfinite(found) else "number"
+    raise InputError(f"{what} {value!r:.80}{f' of {of!r}' if of else ''} must be a {kind}{_bounds(least, most)}")
 
 
 def whole(value: Any, what: str, least: float = -math.inf, most: float = math.inf) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -177,6 +178,8 @@ def _read_pickle(path: Path, wanted: Callable[[str], bool] | None) -> State:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises pickle, zip, runtime and EOF errors for damaged and hostile files alike
         said = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if isinstance(error, pickle.UnpicklingError):  # torch then says how to run what is in it
+            said = "it holds objects, which are not made here, or is no file of torch"
         raise InputError(f"{path} was refused: it is not a file of plain tensors ({said})") from error
     state = state.get("state_dict", state) if isinstance(state, dict) else state
     state = _flat(state) if isinstance(state, dict) else state

@@ -150,6 +150,9 @@ def _build(network: Mapping[str, Any]) -> Any:
     for key in ("addition_embed_type", "class_embed_type", "encoder_hid_dim_type"):
         if network.get(key) is not None:
             raise InputError(f"controlnet: {key} {network[key]!r} is for SDXL and others, not for Stable Diffusion 1.x and 2.x")
+    order = network.get("controlnet_conditioning_channel_order", "rgb")
+    if order not in ("rgb", "bgr"):
+        raise InputError(f"controlnet: controlnet_conditioning_channel_order {order!r} must be 'rgb' or 'bgr'")
     try:
         return ControlNetModel(**{k: tuple(v) if isinstance(v, list) else v for k, v in network.items()})
     except (TypeError, ValueError) as error:

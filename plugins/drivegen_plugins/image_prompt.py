@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from drivegen.plugin import Arrays, Input, Now, Plugin, Released, ReleasedFile, Signal, select_or_null
+from drivegen.plugin.clip_layers import before_last_layers
 from drivegen.plugin.control_branch import zero
 from drivegen.plugin.reference_pictures import OWN, joined, references, tables
 from drivegen.scene import Frame
@@ -175,7 +176,7 @@ class ImagePrompt(Plugin):
     def _encoded(self, normalised: Tensor) -> Tensor:
         encoder = self.backbone.component("image_encoder")
         x = normalised.to(next(encoder.parameters()).dtype)
-        return before_last_layer(encoder, x) if self._patches else encoder(x).image_embeds
+        return before_last_layers(encoder, 1, x) if self._patches else encoder(x).image_embeds
 
     def _null_tokens(self) -> Tensor:
         """Project what diffusers takes for no picture: a zero embedding, or the patches of a zero input."""
@@ -188,23 +189,6 @@ class ImagePrompt(Plugin):
             features = parameter.new_zeros(1, encoder.config.projection_dim)
         tokens: Tensor = self.image_proj(features)
         return tokens
-
-
-def before_last_layer(encoder: Any, x: Tensor) -> Tensor:
-    """Return the input of a CLIP encoder's last layer: its `hidden_states[-2]`.
-
-    If asked for hidden states, transformers would leave hooks that can be neither copied nor pickled.
-    """
-    layers: Any = next(module for name, module in encoder.named_modules() if name.endswith("encoder.layers"))
-    seen: list[Tensor] = []
-    hook = layers[-1].register_forward_pre_hook(
-        lambda module, args, kwargs: seen.append(args[0] if args else kwargs["hidden_states"]), with_kwargs=True
-    )
-    try:
-        encoder(x)
-    finally:
-        hook.remove()
-    return seen[0]
 
 
 class Projection(nn.Module):

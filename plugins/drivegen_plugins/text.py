@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from drivegen.plugin import Arrays, Input, Now, Plugin, Signal, per_row, select_or_null
+from drivegen.plugin.clip_layers import before_last_layers, final_norm
 from drivegen.plugin.control_branch import zero
 from drivegen.plugin.prompt_weights import MAX_CHARACTERS, Special, chunks, parse, weigh, words
 from drivegen.scene import Frame
@@ -104,8 +105,9 @@ class Text(Plugin):
         if len(whole) > length:
             lost = self.tokenizer.decode(whole[length - 1 : -1])
             warnings.warn(f"the prompt has {len(whole)} tokens and {length} fit; dropped: {lost!r}", stacklevel=2)
-        ids = self.tokenizer(prompt, truncation=True, max_length=length, padding="max_length")["input_ids"]
-        return np.array(ids, dtype=np.int64)
+        # Cut and filled by hand: asked for either, a tokenizer keeps it as a setting, which threads would take from each other.
+        ids = whole if len(whole) <= length else [*whole[: length - 1], whole[-1]]
+        return np.array([*ids, *[self.tokenizer.pad_token_id] * (length - len(ids))], dtype=np.int64)
 
     def collate(self, items: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
         longest = max((len(item[key]) for item in items for key in ("ids", "null_ids") if key in item), default=0)
@@ -159,7 +161,7 @@ class Text(Plugin):
         """Run the text encoder on ids (B, S): what is appended (B, S, D)."""
         encoder = self.backbone.text_encoder
         if skipped:
-            return _before_last_layers(encoder, ids, skipped)
+            return final_norm(encoder)(before_last_layers(encoder, skipped, ids))
         states: Tensor = encoder(ids).last_hidden_state
         return states
 
@@ -188,27 +190,6 @@ def _flag(value: Any) -> bool:
     if not isinstance(value, bool):
         raise InputError(f"weighted {value!r} must be true or false")
     return value
-
-
-def _before_last_layers(encoder: Any, ids: Tensor, count: int) -> Tensor:
-    """Return what enters the last `count` layers of a CLIP text encoder, through its last norm.
-
-    It is `hidden_states[-(count + 1)]`; asked for hidden states, transformers would leave hooks behind that can be neither
-    copied nor pickled.
-    """
-    modules = dict(encoder.named_modules())
-    layers: Any = next(module for name, module in modules.items() if name.endswith("encoder.layers"))
-    norm = next(module for name, module in modules.items() if name.endswith("final_layer_norm"))
-    seen: list[Tensor] = []
-    hook = layers[-count].register_forward_pre_hook(
-        lambda module, args, kwargs: seen.append(args[0] if args else kwargs["hidden_states"]), with_kwargs=True
-    )
-    try:
-        encoder(ids)
-    finally:
-        hook.remove()
-    out: Tensor = norm(seen[0])
-    return out
 
 
 class PooledText(Text):

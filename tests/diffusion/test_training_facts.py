@@ -53,6 +53,8 @@ def test_betas_that_end_at_pure_noise_are_zero_terminal_snr() -> None:
         ("CogVideoXDDIMScheduler", {}, "whose noise schedule is shifted"),
         ("EulerDiscreteScheduler", {"timestep_type": "continuous"}, "noise levels in place of timesteps"),
         ("UniPCMultistepScheduler", {"prediction_type": "flow_prediction", "use_flow_sigmas": True}, "that of flow matching"),
+        ("DPMSolverMultistepScheduler", {"use_flow_sigmas": True}, "trained by flow matching"),
+        ("UniPCMultistepScheduler", {"use_flow_sigmas": True}, "trained by flow matching"),
         ("DDIMScheduler", {"prediction_type": "epsilom"}, r"is unknown \(did you mean 'epsilon'\?\)"),
         ("DDIMScheduler", {"rescale_betas_zero_snr": True}, "zero terminal SNR with prediction_type 'epsilon'"),
     ],

@@ -251,6 +251,8 @@ def faults(host: Host) -> Iterator[tuple[dict[str, Tensor], str]]:
         yield {k: bad if k.endswith(".alpha") else v for k, v in old.items()}, said
     yield {k.replace("lora_down", "lora_inner"): v for k, v in old.items()}, "is of no layer"
     yield {k.replace("lora_A", "hada_w1_a"): v for k, v in state.items()}, "LoHa"
+    for key, kind in (("lora_unet_x.diff", "LyCORIS"), ("lora_unet_x.oft_blocks", "OFT"), ("emb_params", "textual inversion")):
+        yield {key: torch.zeros(2)}, f"is a {kind}.* file; plain LoRA is read"
     yield {"something.weight": torch.zeros(2)}, "is not a LoRA"
 
 
@@ -284,6 +286,30 @@ def test_numbers_beside_the_weights_are_checked(config: Any, said: str, layout: 
         (tmp_path / "adapter_config.json").write_text(json.dumps(config))
     with pytest.raises(InputError, match=said):
         lora.read(tmp_path / "a.safetensors" if layout == "header" else tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [({"lora_alpha": 4, "use_dora": True}, "is of DoRA"), ({"lora_alpha": 4, "peft_type": "LOHA"}, "is of 'LOHA'")],
+)
+def test_peft_says_what_a_file_is(config: dict[str, Any], said: str, tmp_path: Path) -> None:
+    state = {f"unet.{UNET[0]}.lora_A.weight": torch.ones(2, 32), f"unet.{UNET[0]}.lora_B.weight": torch.ones(32, 2)}
+    save_file(state, tmp_path / "adapter_model.safetensors")
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match=said):
+        lora.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [({"r": 2}, "does not say lora_alpha"), ({"lora_alpha": 4, "alpha_pattern": {"to_.": 8}}, "'to_.', which is no layer")],
+)
+def test_numbers_that_reach_no_layer_are_said(config: dict[str, Any], said: str, tmp_path: Path) -> None:
+    state = {f"unet.{UNET[0]}.lora_A.weight": torch.ones(2, 32), f"unet.{UNET[0]}.lora_B.weight": torch.ones(32, 2)}
+    save_file(state, tmp_path / "adapter_model.safetensors")
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    with pytest.warns(UserWarning, match=said):
+        lora.read(tmp_path)
 
 
 def test_patterns_of_names_mean_what_they_mean_to_peft() -> None:

@@ -32,6 +32,7 @@ from drivegen.sampling import SAMPLERS, Classifier, Sampling, build_scheduler, c
 from drivegen.saved.model import Model
 from drivegen.support import dtypes, runtime
 from drivegen.support.errors import InputError
+from drivegen.support.turns import computing
 from tests.street import camera, street_frame
 from tests.tiny_hosts import SIZE, tiny_host
 
@@ -424,6 +425,30 @@ def test_threads_take_turns(pipe: Pipeline, frame) -> None:
     assert not errors
     assert all(torch.equal(found[seed], expected[seed]) for seed in expected)
     assert not any("_temporary_forward" in vars(module) for module in pipe.host.modules())
+
+
+def test_frames_are_prepared_in_turn(pipe: Pipeline, frame) -> None:
+    """What a plugin's `prepare` keeps is no other thread's."""
+    planned, found = pipe.plans(frame, pipe.settings(steps=1)), []
+    thread = threading.Thread(target=lambda: found.extend(planned))
+    with computing(pipe.host.backbone.unet):
+        thread.start()
+        thread.join(0.2)
+        assert not found
+    thread.join()
+    assert [plan.frame.token for plan in found] == [frame.token]
+
+
+@pytest.mark.parametrize("callback", [lambda: None, lambda pipe, step, t: None, lambda a, b, c, d, e: None])
+def test_a_callback_of_another_form_is_refused_at_once(pipe: Pipeline, frame, callback) -> None:
+    with pytest.raises(InputError, match="must be a function of"):
+        pipe.generate(frame, callback_on_step_end=callback)
+
+
+@pytest.mark.parametrize("change", [lambda x: x.to("meta"), lambda x: x.to_sparse(), lambda x: x.long(), lambda x: x + 0j])
+def test_latents_are_plain_numbers(pipe: Pipeline, frame, change) -> None:
+    with pytest.raises(InputError, match="latents must be a plain tensor of floating-point numbers, not one of torch"):
+        pipe(frame, latents=change(torch.zeros(1, *LATENT)))
 
 
 @pytest.mark.slow

@@ -90,7 +90,7 @@ BOTH = (Input("prompt", "text", "words"), NUMBER)
 WRONG = {
     "number": ((NUMBER,), "noon", "hour must be a number, not the text 'noon'"),
     "a bool": ((NUMBER,), True, "must be a number"),
-    "nan": ((NUMBER,), "nan", "hour nan must be a number"), "a list": ((NUMBER,), [3], "hour .3. must be a number"),
+    "nan": ((NUMBER,), "nan", "hour nan must be a finite number"), "a list": ((NUMBER,), [3], "hour .3. must be a number"),
     "words": ((Input("words", "text", "words"),), ["a", "b"], "words must be text, not a list"),
     "a picture": ((PICTURE,), 3, "photo: int '3' is not a picture"), "gone": ((PICTURE,), "gone.png", "gone.png is missing"),
     "16 bits": ((PICTURE,), Image.new("I;16", (8, 6)), "photo: the picture has .*16"),

@@ -115,6 +115,18 @@ def test_prompts_of_several_lengths_are_filled_on_the_right(host) -> None:
     close(null[1], plainly(host, [(f"{LONG}, {LONG}", 1.0)], 5))
 
 
+@pytest.mark.parametrize("prompt", ["", "a", "night", "a prompt of far more tokens than fit into it", "x" * 14, "x" * 15])
+@pytest.mark.filterwarnings("ignore:the prompt has")
+def test_ids_are_the_tokenizers_and_nothing_is_left_in_it(host, prompt: str) -> None:
+    """A setting that was left there, threads would take from each other."""
+    tokenizer, plugin = host.backbone.tokenizer, host.plugin("text")
+    expected = tokenizer(prompt, truncation=True, max_length=16, padding="max_length")["input_ids"]
+    assert plugin.tokenize(prompt).tolist() == expected
+    assert plugin.tokenize(prompt).tolist() == expected
+    assert tokenizer.backend_tokenizer.truncation is None
+    assert tokenizer.backend_tokenizer.padding is None
+
+
 def test_break_begins_a_chunk(host) -> None:
     ours = tokens(host, [{"prompt": "(a BREAK b:1.3) BREAKS", "weighted": True}])[0]
     close(ours, torch.cat([plainly(host, [("a", 1.3)]), plainly(host, [("b", 1.3), (" BREAKS", 1.0)])]))

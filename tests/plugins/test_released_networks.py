@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -229,5 +230,19 @@ def test_paths_that_hold_no_network_are_refused(folders, tmp_path) -> None:
                 getattr(networks, kind)(source)
     (tmp_path / "unet").mkdir()
     tiny_backbone(vae_factor=8).unet.save_pretrained(tmp_path / "unet")
-    with pytest.raises(InputError, match="it holds a UNet2DConditionModel"):
+    with pytest.raises(InputError, match="it holds UNet2DConditionModel"):
         pipeline({}).add_plugin(tmp_path / "unet")
+    tiny_backbone(vae_factor=8).unet.save_pretrained(tmp_path / "unet", max_shard_size="100KB")
+    with pytest.raises(InputError, match="is one part of a network in several files; name its folder"):
+        pipeline({}).add_plugin(next((tmp_path / "unet").glob("*-00001-of-*")))
+    (tmp_path / "empty" / "model_index.json").write_text("{}")
+    with pytest.raises(InputError, match="is a whole model and no plugin; name it with --model"):
+        pipeline({}).add_plugin(tmp_path / "empty")
+
+
+def test_an_order_of_channels_that_is_none_is_refused(folders, tmp_path) -> None:
+    shutil.copytree(folders["control"], tmp_path / "control")
+    config = json.loads((tmp_path / "control" / "config.json").read_text())
+    (tmp_path / "control" / "config.json").write_text(json.dumps(config | {"controlnet_conditioning_channel_order": "gbr"}))
+    with pytest.raises(InputError, match="'gbr' must be 'rgb' or 'bgr'"):
+        pipeline({}).add_plugin(tmp_path / "control")

@@ -176,6 +176,12 @@ def test_shards_that_are_not_told_are_named(folder: Path, listed: Any) -> None:
         model.load(folder)
 
 
+def test_pictures_of_a_size_that_fills_the_memory_are_refused(folder: Path) -> None:
+    change(folder / "drivegen.json", image_size=[8, 10**9])
+    with pytest.raises(InputError, match="is too large; a side may have 8192 pixels"):
+        model.load(folder)
+
+
 def test_a_network_of_wrong_settings_is_refused() -> None:
     with pytest.raises(InputError, match="must be a mapping"):
         build_model("AutoencoderKL", [])  # type: ignore[arg-type]
