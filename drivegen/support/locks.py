@@ -6,6 +6,7 @@ import fcntl
 import os
 import secrets
 import stat
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -50,7 +51,7 @@ def locked_folder(folder: Path) -> Iterator[Path]:
 
 def _take(folder: Path) -> int:
     """Open and lock a folder's lock file, and write this process's number into it."""
-    path = folder / LOCK
+    path, patience = folder / LOCK, time.monotonic() + 1.0
     while True:
         handle = _open(path)
         try:
@@ -58,6 +59,9 @@ def _take(folder: Path) -> int:
         except BlockingIOError as error:
             owner = os.read(handle, 20).decode("ascii", "replace").strip() or "unknown"
             os.close(handle)
+            if _ended(owner) and time.monotonic() < patience:
+                time.sleep(0.02)
+                continue
             raise InputError(f"another run (process {owner}) is writing to {folder}; choose another output") from error
         except OSError:
             pass  # a network file system without locks
@@ -67,6 +71,17 @@ def _take(folder: Path) -> int:
     os.ftruncate(handle, 0)
     os.write(handle, str(os.getpid()).encode())
     return handle
+
+
+def _ended(owner: str) -> bool:
+    """Tell whether the process that wrote its number is gone: the system lets go of a killed one's lock a moment later."""
+    try:
+        os.kill(int(owner), 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, ValueError, OverflowError):
+        pass
+    return False
 
 
 def _open(path: Path) -> int:

@@ -52,7 +52,7 @@ def test_what_a_sampler_does_in_twenty_steps_has_not_moved(kind: str, name: str)
 
 SAYS = {
     "use_karras_sigmas": True, "use_exponential_sigmas": True, "use_beta_sigmas": True, "use_lu_lambdas": True,
-    "use_flow_sigmas": True, "timestep_spacing": "trailing", "steps_offset": 7, "solver_order": 1, "solver_type": "heun",
+    "timestep_spacing": "trailing", "steps_offset": 7, "solver_order": 1, "solver_type": "heun",
     "algorithm_type": "dpmsolver", "thresholding": True, "sample_max_value": 3.0, "dynamic_thresholding_ratio": 0.5,
     "clip_sample": True, "clip_sample_range": 0.1, "lower_order_final": False, "euler_at_final": True,
     "variance_type": "fixed_large", "final_sigmas_type": "zero", "set_alpha_to_one": True, "skip_prk_steps": False,

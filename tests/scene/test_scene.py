@@ -273,7 +273,7 @@ def test_texts_of_another_type_are_refused(kind: type, name: str) -> None:
         (lambda f: replace(f.cameras[0], channel=""), "channel is empty"),
         (lambda f: replace(f.cameras[0], resize=(1, 2)), "resize is tuple, not ResizeCrop"),
         (lambda f: replace(f.cameras[0], width_px=True), "width_px is True"),
-        (lambda f: ResizeCrop(float("nan"), 0, 0, 8, 8), "scale nan must be a number"),
+        (lambda f: ResizeCrop(float("nan"), 0, 0, 8, 8), "scale nan must be a finite number"),
         (lambda f: ResizeCrop(0, 0, 0, 8, 8), "scale 0.0 must be above 0"),
         (lambda f: ResizeCrop(1, 0, 0, 8, 0), "height_px is 0"),
         (lambda f: f.edit_box("car-a", colour="red"), "Box3D has no field 'colour'"),

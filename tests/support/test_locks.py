@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import subprocess
+import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -61,3 +65,16 @@ def test_through_a_link_that_the_user_made(tmp_path: Path) -> None:
     (tmp_path / "run").symlink_to(tmp_path / "disk")
     with locked_folder(tmp_path / "run"):
         assert (tmp_path / "disk" / LOCK).is_file()
+
+
+def test_a_lock_of_a_process_that_was_killed_is_waited_for(tmp_path: Path) -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    handle = os.open(tmp_path / LOCK, os.O_RDWR | os.O_CREAT)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    os.write(handle, str(gone.pid).encode())
+    later = threading.Timer(0.2, os.close, (handle,))  # as the system closes a killed process's files
+    later.start()
+    with locked_folder(tmp_path):
+        pass
+    later.join()
