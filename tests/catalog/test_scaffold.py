@@ -40,6 +40,7 @@ def package(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.
     sys.modules.pop(f"drivegen_new_{request.param}", None)
 
 
+@pytest.mark.slow
 def test_it_keeps_every_promise_as_it_is_written(package: Path) -> None:
     kind = package.name.removeprefix("drivegen-").replace("-", "_")
     done = CliRunner().invoke(app, ["plugins", "check", kind])

@@ -201,6 +201,7 @@ def test_given_timesteps_are_those_of_diffusers_or_refused(plain: Pipeline, fram
     assert plain(frame, timesteps=given, sampler=sampler, output_type="latent").settings.steps == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["sde_ve", "sde_vp", "lcm", "tcd"])
 def test_samplers_with_options_run_a_network(plain: Pipeline, frame, sampler: str) -> None:
     options = {"corrector_steps": 2} if sampler.startswith("sde") else {"original_inference_steps": 20}

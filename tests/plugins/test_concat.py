@@ -113,6 +113,7 @@ def test_the_picture_is_encoded_once_and_may_come_from_the_cache() -> None:
     assert resized.plugin("concat").precompute(batch.arrays["concat"]) is None
 
 
+@pytest.mark.slow
 def test_files_of_either_layout_hold_the_new_channels_alone(case, tmp_path) -> None:
     form, net, folder = case
     state = net.state_dict()
@@ -128,6 +129,7 @@ def test_files_of_either_layout_hold_the_new_channels_alone(case, tmp_path) -> N
         assert found.released.training == {"drop": 0}
 
 
+@pytest.mark.slow
 def test_the_command_line_converts_a_folder_that_then_generates(case, tmp_path) -> None:
     form, net, folder = case
     out = tmp_path / "model"

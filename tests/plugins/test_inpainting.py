@@ -58,6 +58,7 @@ def given() -> dict[str, dict[str, Image.Image]]:
     return {channel: {"image": pictures[channel], "mask": mask(i)} for i, channel in enumerate(CHANNELS)}
 
 
+@pytest.mark.slow
 def test_a_masked_picture_equals_diffusers_pipeline(folder) -> None:
     frame, user_input = two_views(), given()
     pipe = pipeline({"fill": networks.controlnet(folder)}, guidance=4.0)

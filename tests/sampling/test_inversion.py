@@ -81,6 +81,7 @@ def frame() -> Any:
     return replace(street_frame(), cameras=(camera("CAM_FRONT", 0),), description="night")
 
 
+@pytest.mark.slow
 def test_a_picture_comes_back_from_its_noise(pipe: Pipeline, frame: Any) -> None:
     picture = np.random.default_rng(0).integers(0, 255, (*SIZE, 3)).astype(np.uint8)
     clean = pipe(frame, image=picture, strength=0.0, output_type="latent")["CAM_FRONT"]

@@ -244,6 +244,7 @@ class Mine(Sampler):
 """
 
 
+@pytest.mark.slow
 def test_a_strangers_sampler_is_found_and_a_broken_one_breaks_itself_alone(tmp_path: Path, monkeypatch: Any) -> None:
     from drivegen.catalog import listing
 

@@ -108,6 +108,7 @@ def test_the_plan_writes_nothing(root: Path, recipe: Path, tiny: Path, tmp_path:
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_the_devkit_opens_and_renders_it(made: Path, tmp_path: Path) -> None:
     import matplotlib as mpl
 
@@ -207,6 +208,7 @@ def test_verify(made: Path, tmp_path: Path) -> None:
         synthesis.verify(tmp_path)
 
 
+@pytest.mark.slow
 def test_stopped_and_resumed_gives_the_same_bytes(
     made: Path, root: Path, recipe: Path, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

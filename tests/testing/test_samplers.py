@@ -23,6 +23,7 @@ FITTING: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("check", CHECKS)
 @pytest.mark.parametrize("name", OURS)
 def test_ours_keep_the_contract(name: str, check: str) -> None:
