@@ -104,6 +104,7 @@ def sources(folder: Path) -> dict[str, tuple[Path, torch.nn.Module]]:
     }  # fmt: skip
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_every_layout_gives_diffusers_pictures_and_latents(base, tmp_path) -> None:
     latents = torch.randn(2, 4, 4, 6, generator=torch.Generator().manual_seed(1))

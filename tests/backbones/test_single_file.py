@@ -403,6 +403,7 @@ def test_a_file_without_one_tensor(tmp_path: Path, ldm: dict[str, Tensor], confi
     assert named in message.replace("text_model.", "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "said"),
     [

@@ -272,6 +272,7 @@ def ours() -> Ours:
     return Ours(TINY, plugins(), torch.float32, CPU)
 
 
+@pytest.mark.slow
 def test_ours_is_the_plain_path(ours: Ours) -> None:
     first = ours.step(latents(TINY, 0), timestep(0))
     assert first.shape == (6, 4, 8, 16)

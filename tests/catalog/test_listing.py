@@ -77,6 +77,7 @@ def test_classes_are_found_where_imports_find_them(third, sources: dict[str, str
     assert registry.load("clock").__doc__ == "The hour."
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("first", "said"), BAD.values(), ids=BAD)
 def test_an_import_that_fails_is_named(third, first: str, said: str) -> None:
     found = third({"__init__.py": first + CLOCK, "other.py": "x = 1"})

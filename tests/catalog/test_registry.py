@@ -71,6 +71,7 @@ def test_a_configuration_is_refused_before_any_work(tmp_path: Path) -> None:
 RIVAL = "from drivegen.plugin import Plugin\nclass Text(Plugin):\n    '''Another text.'''\n"
 
 
+@pytest.mark.slow
 def test_a_package_that_claims_a_name_of_drivegens_is_disabled_and_nothing_else(tmp_path: Path, monkeypatch) -> None:
     """The embedded model loads, with drivegen's own class, and the newcomer is listed with its reason."""
     from drivegen.catalog import listing

@@ -375,6 +375,7 @@ def test_two_loras_of_one_file_name(tiny: Path, narrow: Path, tmp_path: Path) ->
     assert "twice" in generate(tiny, tmp_path / "b", "--lora", files[0], "--lora", f"{files[0]}=2", status=2).stderr
 
 
+@pytest.mark.slow
 def test_foreign_words_steer_neither_terminal_nor_markup(tiny: Path, tmp_path: Path) -> None:
     import io
     import shutil

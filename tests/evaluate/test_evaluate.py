@@ -238,6 +238,7 @@ def small_renders(count: int = 8) -> Renders:
     return Renders(images.astype(np.uint8), groups, np.arange(count) % 3, np.arange(count) % 4)
 
 
+@pytest.mark.slow
 def test_training_goes_on_where_it_was_and_learns(tmp_path):
     recipe = training.Recipe(steps=24, batch=4, warm_up=2)
     whole = training.train(small_renders(), recipe, tmp_path / "a.pt", save_every=12).net
@@ -289,6 +290,7 @@ def test_the_committed_referee_is_small_and_good_enough():
     assert judge(np.zeros((1, 128, 224, 3), np.uint8)).groups.shape == (1, 128, 224)
 
 
+@pytest.mark.slow
 def test_the_committed_referee_reads_a_render_of_the_city():
     from drivegen import world
 

@@ -76,6 +76,7 @@ def test_every_sampler_reaches_what_the_denoiser_knows(name: str, kind: str) -> 
     assert (found - clean).abs().mean() < 0.05
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(SAMPLERS))
 def test_image_to_image_runs_the_end_of_the_schedule(name: str) -> None:
     clean = torch.randn(1, *LATENT, generator=torch.Generator().manual_seed(1))

@@ -77,6 +77,7 @@ def predict(host: Host, given: dict | None, keep: bool = True) -> Tensor:
     return host(X, T, host.encode(batch.arrays, batch.grid, {"concat": keep}))
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_it_equals_a_wider_unet(case) -> None:
     form, net, folder = case

@@ -92,6 +92,7 @@ def test_a_plugin_is_loadable_by_itself(saved: Path) -> None:
     assert all(torch.equal(value, state[key]) for key, value in plugin.state_dict().items())
 
 
+@pytest.mark.slow
 def test_half_precision_files(tmp_path: Path) -> None:
     folder = model.save(tiny_host(), tmp_path / "m", SAMPLING, torch.float16, SIZE)
     for path in folder.rglob("*.safetensors"):

@@ -108,6 +108,7 @@ def test_a_plugin_that_guidance_weighs_is_removed(weights: dict[str, float]) -> 
     assert torch.equal(latents(other), latents(pipe(sampling=other.model.sampling)))
 
 
+@pytest.mark.slow
 def test_another_name_and_a_lora_beside(folder: Path, tmp_path: Path) -> None:
     """A plugin that copies the UNet's layers is added as if no LoRA were there, and the LoRA stays."""
     from drivegen import lora

@@ -268,6 +268,7 @@ def test_killed_and_resumed_gives_the_same_bytes(made: Path, root: Path, recipe:
     assert contents(out) == contents(made)
 
 
+@pytest.mark.slow
 def test_what_is_refused(root: Path, recipe: Path, tiny: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     with locked_folder(out):

@@ -73,6 +73,7 @@ def test_recorded_frames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert "has no two frames" in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "more"),
     [
@@ -91,6 +92,7 @@ def test_plugins_with_needs(kind: str, more: tuple[str, ...], tmp_path: Path, mo
     assert (status, said.count("ok ")) == (0, 2), said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "said"),
     [

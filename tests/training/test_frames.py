@@ -121,6 +121,7 @@ def test_what_enrich_may_not_do_is_refused(city: Path, enrich: Any, said: str) -
         first()
 
 
+@pytest.mark.slow
 def test_folders_come_before_enrich_and_the_dataset_before_both(city: Path, tmp_path: Path) -> None:
     folder = tmp_path / "notes"
     folder.mkdir()

@@ -114,6 +114,7 @@ def test_a_worker_that_is_killed_is_a_sentence_and_the_checkpoint_is_whole(
     assert checkpoints.read(tmp_path / "run" / "last.ckpt")["global_step"] >= 1
 
 
+@pytest.mark.slow
 def test_a_full_disk_while_the_model_is_written(config: Path, tmp_path: Path, monkeypatch: Any) -> None:
     sync = os.fsync
 
