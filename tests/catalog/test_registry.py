@@ -108,7 +108,7 @@ def test_a_name_of_two_strangers_is_settled_by_what_a_model_was_saved_with(tmp_p
         ("drivegen-sketch 0.1.0", "saved with drivegen-sketch 0.1.0: pip install drivegen-sketch$"),
         ("drivegen 99.0", r"drivegen \S+ does not offer it: pip install drivegen==99\.0$"),
         ("this process", "import the module that registers it first"), ("", "there are bev_map"),
-        ("x; rm -rf / 1.0", "there are bev_map"), ("--index-url 1.0", "there are bev_map"), ("unknown", "there are bev_map"),
+        ("x; rm -rf / 1.0", "there are bev_map"), ("--upgrade 1.0", "there are bev_map"), ("unknown", "there are bev_map"),
     ],
 )  # fmt: skip
 def test_a_package_that_is_not_installed_is_named(saved_with: str, said: str) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from drivegen.datasets.nuscenes.schema import writable
 from drivegen.support.errors import InputError
-from drivegen.support.files import unforeseen
+from drivegen.support.files import sync_folder, unforeseen
 from drivegen.support.signals import ignoring_signals, raised_by_sigterm
 
 
@@ -118,12 +118,3 @@ def write_bytes(path: Path, data: bytes, sync: bool = True) -> None:
         if sync:
             file.flush()
             os.fsync(file.fileno())
-
-
-def sync_folder(folder: Path) -> None:
-    """Wait until a folder's names are on the disk."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

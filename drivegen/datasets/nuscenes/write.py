@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from drivegen.datasets.nuscenes.files import add_map_mask
-from drivegen.datasets.nuscenes.making import Making, making, sync_folder, write_bytes
+from drivegen.datasets.nuscenes.making import Making, making, write_bytes
 from drivegen.datasets.nuscenes.rows import Rows, scene_location
 from drivegen.datasets.nuscenes.schema import TABLES, check_text, map_path, writable
 from drivegen.datasets.nuscenes.vectormap import map_json, merge_maps, read_map
 from drivegen.scene import Scene, VectorMap
 from drivegen.scene.geometry import items_of
 from drivegen.support.errors import InputError
-from drivegen.support.files import unforeseen
+from drivegen.support.files import sync_folder, unforeseen
 from drivegen.support.names import check_file_name
 from drivegen.support.values import file_path, text
 
