@@ -90,7 +90,7 @@ def preview(
     from drivegen import Pipeline, datasets
     from drivegen.catalog import registry
     from drivegen.catalog.construct import construct_plugin
-    from drivegen.host import boundary
+    from drivegen.host import array_boundary
     from drivegen.host.host import Host
     from drivegen.pipeline.views import save_png
     from drivegen.plugin.unknown import KNOWN, unmarked
@@ -115,7 +115,7 @@ def preview(
     past, future = (max(pair) for pair in zip(pipe.neighbours, plugin.neighbours, strict=True))
     height, width = pipe.model.image_size
     frame = source.frame_with_neighbours(sample or tokens[0], past, future).resized(width, height)
-    found = boundary.prepare(name, plugin.weightless(), frame, frame.extras.get(name) if value is None else value)
+    found = array_boundary.prepare(name, plugin.weightless(), frame, frame.extras.get(name) if value is None else value)
     if KNOWN in found:
         screen.line((f"frame {frame.token} is unknown to {kind}: it is null there", "yellow"))
     arrays = unmarked(found)

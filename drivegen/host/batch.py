@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from drivegen.host import boundary
+from drivegen.host import array_boundary
 from drivegen.plugin import Arrays, Grid, Plugin
 from drivegen.plugin.unknown import KNOWN, unmarked
 from drivegen.scene import Frame
@@ -59,7 +59,7 @@ def prepare(
     user_input = {**frame.extras, **(inputs or {})}
     if training:
         user_input = {name: plugin.training_input for name, plugin in plugins.items()} | user_input
-    return {name: boundary.prepare(name, plugin, frame, user_input.get(name)) for name, plugin in plugins.items()}
+    return {name: array_boundary.prepare(name, plugin, frame, user_input.get(name)) for name, plugin in plugins.items()}
 
 
 def collate(prepared: Sequence[Prepared], plugins: Mapping[str, Plugin], views: int, samples: Sequence[str] = ()) -> Batch:
@@ -73,7 +73,7 @@ def collate(prepared: Sequence[Prepared], plugins: Mapping[str, Plugin], views: 
     """
     arrays: dict[str, dict[str, Tensor]] = {}
     for name, plugin in plugins.items():
-        joined = boundary.collate(name, plugin, [unmarked(item[name]) for item in prepared], samples)
+        joined = array_boundary.collate(name, plugin, [unmarked(item[name]) for item in prepared], samples)
         arrays[name] = {key: torch.from_numpy(np.ascontiguousarray(value)) for key, value in joined.items()}
         if any(KNOWN in item[name] for item in prepared):
             arrays[name][KNOWN] = torch.tensor([KNOWN not in item[name] for item in prepared])

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from drivegen.diffusion.schedule import NoiseSchedule
+from drivegen.host import array_boundary, boundary
 from drivegen.host import batch as data
-from drivegen.host import boundary
 from drivegen.host.host import Host
 from drivegen.plugin import Arrays, Grid, TrainingStep
 from drivegen.plugin.unknown import unmarked
@@ -271,12 +271,12 @@ def precomputed_is_the_same(case: Case) -> None:
         return
     kept = []
     for frame in case.frames:
-        made = boundary.precompute(case.name, plugin, unmarked(case.batch(host, (frame,)).arrays[case.name]))
+        made = array_boundary.precompute(case.name, plugin, unmarked(case.batch(host, (frame,)).arrays[case.name]))
         if made is None:
             return
         kept.append({key: value[0].numpy() for key, value in made.items()})
     batch = case.batch(host)
-    arrays = {key: torch.from_numpy(value) for key, value in boundary.collate(case.name, plugin, kept).items()}
+    arrays = {key: torch.from_numpy(value) for key, value in array_boundary.collate(case.name, plugin, kept).items()}
     mine = data.Batch(batch.grid, {**batch.arrays, case.name: arrays})
     for keep in (torch.ones(len(kept)).bool(), torch.arange(len(kept)) > 0):
         close(case.run(host, keep, batch=mine), case.run(host, keep, batch=batch), "from the training cache against anew")

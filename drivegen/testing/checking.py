@@ -15,7 +15,7 @@ from drivegen import datasets
 from drivegen.backbones.stable_diffusion import Backbone
 from drivegen.catalog import registry
 from drivegen.catalog.construct import construct_plugin
-from drivegen.host import boundary
+from drivegen.host import array_boundary, boundary
 from drivegen.plugin import Plugin
 from drivegen.plugin.inputs import read_inputs
 from drivegen.plugin.unknown import KNOWN
@@ -129,7 +129,7 @@ def _recorded(root: Path, case: Case) -> tuple[Frame, ...]:
         if found and len(frame.cameras) != len(found[0].cameras):
             continue
         given = frame.extras.get(kind) if case.user_input is None else case.user_input
-        if KNOWN not in boundary.prepare(kind, plugin.weightless(), frame, given):
+        if KNOWN not in array_boundary.prepare(kind, plugin.weightless(), frame, given):
             found.append(frame)
         if len(found) == 2:
             return tuple(found)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from drivegen.host import boundary
+from drivegen.host import array_boundary
 from drivegen.host.host import Host
 from drivegen.plugin import Plugin
 from drivegen.plugin.unknown import unmarked
@@ -141,9 +141,9 @@ def _arrays(name: str, plugin: Plugin, prepared: Mapping[str, Any], device: torc
     own = unmarked(arrays)
     if not own or not precomputes(plugin):
         return arrays
-    joined = boundary.collate(name, plugin, [own])
+    joined = array_boundary.collate(name, plugin, [own])
     batch = {k: torch.from_numpy(np.ascontiguousarray(v)).to(device) for k, v in joined.items()}
-    made = boundary.precompute(name, plugin, batch)
+    made = array_boundary.precompute(name, plugin, batch)
     mark = {k: v for k, v in arrays.items() if k not in own}
     return arrays if made is None else mark | {k: v[0].cpu().numpy() for k, v in made.items()}
 

@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from drivegen.diffusion.schedule import NoiseSchedule
+from drivegen.host import array_boundary, boundary
 from drivegen.host import batch as data
-from drivegen.host import boundary
 from drivegen.host.host import Host
 from drivegen.plugin import Grid, Plugin, Residuals, Signal, TrainingStep
 from drivegen.plugin.control_branch import control_branch, run_branch
@@ -128,7 +128,7 @@ PRECOMPUTED = {
 @pytest.mark.parametrize(("value", "said"), PRECOMPUTED.values(), ids=PRECOMPUTED)
 def test_precompute(value: Any, said: str) -> None:
     mine = plugin(precompute=giving(value))
-    says(rf"\.precompute: .*{said}", lambda: boundary.precompute("mine", mine, {"b": torch.zeros(2, 5)}))
+    says(rf"\.precompute: .*{said}", lambda: array_boundary.precompute("mine", mine, {"b": torch.zeros(2, 5)}))
 
 
 def tokens(*shape: int, mask: Any = None, **options: Any) -> Signal:
