@@ -54,6 +54,8 @@ def calling(name: str, plugin: Any, hook: str, arrays: Mapping[str, Any] | None 
     except Exception as error:
         if type(error).__module__ == "torch.utils.checkpoint":  # how a recomputation ends once it has what it needs
             raise
+        if str(error).startswith("DataLoader worker (pid"):  # torch's signal handler raises it wherever the main thread is
+            raise
         said = " ".join(str(error).split())[:300]
         given = ", ".join(f"{key} {tuple(a.shape)} {str(a.dtype).removeprefix('torch.')}" for key, a in (arrays or {}).items())
         of = f" (its arrays: {given})" if given else ""

@@ -463,3 +463,8 @@ def test_one_instance_stands_in_one_host_once() -> None:
 
 def test_a_name_that_is_no_text() -> None:
     says("plugin name 3 must be an identifier", lambda: Host(BACKBONE, {3: plugin()}))  # type: ignore[dict-item]
+
+
+def test_a_data_worker_that_dies_during_a_hook_is_no_mistake_of_the_plugin() -> None:
+    with pytest.raises(RuntimeError, match="^DataLoader worker"), boundary.calling("mine", Plugin(), "encode"):
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")

@@ -131,7 +131,8 @@ def test_writing_refuses_and_never_looks_complete(dataset: Path, tmp_path: Path,
 def run(out: Path, *more: str) -> subprocess.Popen[bytes]:
     """Start `drivegen world` in a session of its own."""
     command = [sys.executable, "-m", "drivegen.cli.main", "world", str(out), "--size", "64x112", "--seed", str(SEED), *more]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True)
+    heard = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731 (a shell's background job ignores Ctrl-C)
+    return subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True, preexec_fn=heard)
 
 
 def members(session: int) -> list[int]:
