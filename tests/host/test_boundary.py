@@ -466,5 +466,5 @@ def test_a_name_that_is_no_text() -> None:
 
 
 def test_a_data_worker_that_dies_during_a_hook_is_no_mistake_of_the_plugin() -> None:
-    with pytest.raises(RuntimeError, match="^DataLoader worker"), boundary.calling("mine", Plugin(), "encode"):
+    with pytest.raises(RuntimeError, match=r"^DataLoader worker"), boundary.calling("mine", Plugin(), "encode"):
         raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
