@@ -126,12 +126,13 @@ def world(
     seed: Annotated[int, typer.Option(help="Which city; the same seed gives the same bytes.")] = 0,
     size: Annotated[str, typer.Option(metavar="HEIGHTxWIDTH", help="Size of each image.")] = "128x224",
     workers: Annotated[int | None, typer.Option(help="Processes; default one per core.")] = None,
+    wording: Annotated[str, typer.Option(help="How scenes are described: plain, always in one form, or varied.")] = "plain",
 ) -> None:
     """Write a dataset of the procedural city in the nuScenes format."""
     from drivegen import world as city
     from drivegen.pipeline.spelling import read_size
 
-    city.write(out, scenes, frames, seed, read_size(size), workers)
+    city.write(out, scenes, frames, seed, read_size(size), workers, wording)
     _screen().line(f"{scenes} scenes of {frames} frames in {out}")
 
 

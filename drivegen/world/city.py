@@ -12,10 +12,11 @@ import shapely
 
 from drivegen.scene import Box3D, Camera, Frame, MapLine, MapPolygon, Scene, VectorMap
 from drivegen.scene.geometry import SE3, Array
-from drivegen.support.errors import InputError
+from drivegen.support.errors import InputError, nearest
 from drivegen.world.blocks import Blocks, draw_blocks
 from drivegen.world.conditions import Conditions
-from drivegen.world.describe import describe
+from drivegen.world.describe import facts, plain
+from drivegen.world.phrasing import varied
 from drivegen.world.rig import Mount, draw_rig
 from drivegen.world.streets import Plan, Road, draw_plan
 from drivegen.world.traffic import KINDS, SHORT_S, Track, box_pose, draw_tracks, keep_apart
@@ -161,7 +162,17 @@ class _Drive:
         return SE3.from_yaw(heading, (*(point + offset), 0.0))
 
 
-def build(seed: int, index: int, frames: int = 1, size: tuple[int, int] = (128, 224)) -> CityScene:
+WORDINGS = ("plain", "varied")
+"""How scenes are described: always in one form, or in many."""
+
+
+def check_wording(word: str) -> None:
+    """Raise InputError for a wording that there is not."""
+    if word not in WORDINGS:
+        raise InputError(f"wording is {word!r}; there are {' and '.join(WORDINGS)}{nearest(word, WORDINGS)}")
+
+
+def build(seed: int, index: int, frames: int = 1, size: tuple[int, int] = (128, 224), wording: str = "plain") -> CityScene:
     """Build a scene of the city; it depends on nothing but the arguments.
 
     Args:
@@ -169,9 +180,11 @@ def build(seed: int, index: int, frames: int = 1, size: tuple[int, int] = (128, 
         index: which of its scenes.
         frames: number of samples, at 2 Hz.
         size: (height, width) of each picture in pixels.
+        wording: of the description: always the plain sentence, or one of many that say the same. Nothing else changes.
 
     Raises InputError for a negative seed or index, no frames, or a size below 16 pixels.
     """
+    check_wording(wording)
     if seed < 0 or index < 0 or frames < 1 or min(size) < 16:
         raise InputError(
             f"cannot build a city scene from seed {seed}, index {index}, {frames} frames, size {size[0]}x{size[1]}; "
@@ -208,7 +221,8 @@ def build(seed: int, index: int, frames: int = 1, size: tuple[int, int] = (128, 
     world_map = vector_map(plan, location, offset, seed, index)
     made = [_frame(seed, index, i, near, rig, drive, offset, world_map, location) for i in range(frames)]
     first = made[len(made) // 2]
-    text = describe(conditions, plan, blocks.style, first.boxes, first.global_SE3_ego.translation[:2], offset)
+    said = facts(conditions, plan, blocks.style, first.boxes, first.global_SE3_ego.translation[:2], offset)
+    text = varied(said, np.random.default_rng([seed, index, 6])) if wording == "varied" else plain(said)
     name = f"scene-{index:04d}"
     done = tuple(replace(f, description=text, scene_name=name) for f in made)
     scene = Scene(name, done, text, location, token(seed, index, "scene"))

@@ -29,8 +29,3 @@ class Conditions:
         low, high = {"day": (28, 60), "dusk": (5, 10), "night": (35, 60)}[time]
         elevation = math.radians(rng.uniform(low, high))
         return cls(time, weather, float(rng.uniform(-math.pi, math.pi)), elevation, float(rng.uniform()))
-
-    @property
-    def words(self) -> str:
-        """Time and weather in fixed words: `Night, rain`."""
-        return f"{self.time_of_day.capitalize()}, {self.weather}"

@@ -15,7 +15,7 @@ from drivegen.support.files import make_subfolder, write_atomically
 from drivegen.support.locks import locked_folder
 from drivegen.support.progress import progress
 from drivegen.support.signals import raised_by_sigterm
-from drivegen.world.city import CityScene, build
+from drivegen.world.city import CityScene, build, check_wording
 from drivegen.world.journal import Journal, Levels, Settings
 from drivegen.world.kernels import sources_digest
 from drivegen.world.workers import in_processes, start_method
@@ -26,7 +26,13 @@ TABLES = "v1.0-mini"
 
 
 def write(
-    out: str | Path, scenes: int, frames: int, seed: int, size: tuple[int, int] = (128, 224), workers: int | None = None
+    out: str | Path,
+    scenes: int,
+    frames: int,
+    seed: int,
+    size: tuple[int, int] = (128, 224),
+    workers: int | None = None,
+    wording: str = "plain",
 ) -> None:
     """Render scenes of the city into a nuScenes dataset, with truth images and lidar.
 
@@ -40,6 +46,7 @@ def write(
         seed: which city; the same seed gives the same bytes.
         size: (height, width) of each picture in pixels.
         workers: number of processes; None takes one per available core. The bytes do not depend on it.
+        wording: of the scenes' descriptions, as in `build`.
 
     Raises InputError when `out` holds anything else, another run is writing into it, a number is out of range, or the disk is
     full.
@@ -50,12 +57,13 @@ def write(
             f"cannot write {scenes} scenes of {frames} frames, seed {seed}, size {size[0]}x{size[1]}; "
             "scenes and frames must be 1 or more, the seed 0 to 2^63 - 1, sizes 16 pixels or more"
         )
+    check_wording(wording)
     if workers is not None and workers < 1:
         raise InputError(f"workers is {workers}; give 1 or more, or leave it out")
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is a file; give a new folder")
     method = start_method()  # before anything starts a thread
-    settings = Settings(scenes, frames, seed, (size[0], size[1]), sources_digest())
+    settings = Settings(scenes, frames, seed, (size[0], size[1]), sources_digest(), wording)
     with raised_by_sigterm(), locked_folder(out):
         journal = Journal(out, settings)
         journal.begin()
@@ -93,7 +101,7 @@ def _scene(job: _Job) -> tuple[int, Scene]:
     """Render one scene, unless the journal has it whole; return it with its number, as it is annotated."""
     root, settings, index = job
     journal = Journal(root, settings)
-    city = build(settings.seed, index, settings.frames, settings.size)
+    city = build(settings.seed, index, settings.frames, settings.size, settings.wording)
     levels = journal.read(index, city, _paths)
     if levels is None:
         levels = [_draw(city, frame, root) for frame in city.scene.frames]

@@ -1,9 +1,10 @@
-"""The description of a scene."""
+"""What a scene's description says, and the plain sentence that says it."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -23,12 +24,24 @@ NEAR_M = 40.0
 """Only objects within this distance of the ego are described."""
 
 
-def describe(
-    conditions: Conditions, plan: Plan, style: Style, boxes: Iterable[Box3D], ego_xy: np.ndarray, offset: np.ndarray
-) -> str:
-    """Describe a frame: `Night, rain. Two-way street in a suburb with parked cars, a crossing, a bus and pedestrians.`
+@dataclass(frozen=True)
+class Facts:
+    """What is said of a scene, in the plain sentence's words."""
 
-    Only what lies within NEAR_M of the ego is named.
+    time_of_day: str
+    weather: str
+    street: str
+    """`Junction`, `Two-way street` or `One-way street`."""
+    where: str
+    """`in the city centre`, `in a suburb`, `between terraced houses` …"""
+    things: tuple[str, ...]
+    """`parked cars`, `a crossing`, `a bus`, `pedestrians` …"""
+
+
+def facts(
+    conditions: Conditions, plan: Plan, style: Style, boxes: Iterable[Box3D], ego_xy: np.ndarray, offset: np.ndarray
+) -> Facts:
+    """Find what there is to say of a frame; only what lies within NEAR_M of the ego is named.
 
     Args:
         conditions: time of day and weather.
@@ -63,5 +76,16 @@ def describe(
         style.name, f"in a{'n' if style.name[0] in 'aeiou' else ''} {style.name}"
     )
     where = "between terraced houses" if style.name == "terraced houses" else where
-    listed = f" with {', '.join(things[:-1])}{' and ' if len(things) > 1 else ''}{things[-1]}" if things else ""
-    return f"{conditions.words}. {street} {where}{listed}."
+    return Facts(conditions.time_of_day, conditions.weather, street, where, tuple(things))
+
+
+def plain(said: Facts) -> str:
+    """Say it in fixed words: `Night, rain. Two-way street in a suburb with parked cars, a crossing, a bus and pedestrians.`"""
+    return f"{said.time_of_day.capitalize()}, {said.weather}. {said.street} {said.where}{listed(said.things, ' with ')}."
+
+
+def listed(things: tuple[str, ...], begin: str = "") -> str:
+    """Join words: `a bus, cars and pedestrians`, after `begin`; nothing for none."""
+    if not things:
+        return ""
+    return f"{begin}{', '.join(things[:-1])}{' and ' if len(things) > 1 else ''}{things[-1]}"

@@ -34,6 +34,7 @@ class Settings:
     seed: int
     size: tuple[int, int]
     renderer: str
+    wording: str = "plain"
 
 
 class Journal:
