@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -122,7 +122,7 @@ def _log_line(street: str, things: tuple[str, ...], time: str, weather: str, rng
     return f"Log {int(rng.integers(1000)):03d}, {', '.join(words)}" if rng.uniform() < 0.5 else ", ".join(words)
 
 
-def _synonym(table: dict[str, tuple[str, ...]], word: str, rng: np.random.Generator) -> str:
+def _synonym(table: Mapping[str, tuple[str, ...]], word: str, rng: np.random.Generator) -> str:
     return str(rng.choice(table.get(word, (word,))))
 
 
