@@ -52,7 +52,7 @@ def test_only_day_and_clear_go_unsaid() -> None:
 
 
 def test_an_unknown_wording_is_named() -> None:
-    with pytest.raises(InputError, match="'vared'; there are plain and varied .did you mean 'varied'"):
+    with pytest.raises(InputError, match=r"'vared'; there are plain and varied \(did you mean 'varied'"):
         world.build(0, 0, wording="vared")
 
 
