@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,22 +19,25 @@ class Commits:
         self.out = out
         self.folder = make_subfolder(out, WORK, "units")
 
-    def add(self, token: str, lines: list[dict[str, Any]], files: dict[str, str]) -> None:
+    def add(
+        self, token: str, lines: list[dict[str, Any]], files: dict[str, str], boxes: Sequence[tuple[int, int] | None]
+    ) -> None:
         """Record a frame as complete.
 
         Args:
             token: its sample's.
             lines: the manifest's, one per image.
             files: the SHA-256 of each of its files, by name relative to the dataset.
+            boxes: what is true of each of its boxes (`truth.Truth.boxes`).
         """
-        write_json(self._path(token), {"lines": lines, "files": files})
+        write_json(self._path(token), {"lines": lines, "files": files, "boxes": boxes})
 
     def read(self, token: str) -> dict[str, Any] | None:
         """Return the record of a frame, None where it does not exist or one of its files has changed."""
         try:
             noted = json.loads(self._path(token).read_text(encoding="utf-8"))
             whole = all(sha256(self.out / name) == digest for name, digest in noted["files"].items())
-            noted["lines"]
+            noted["lines"], noted["boxes"]
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return None
         return noted if whole else None

@@ -5,75 +5,126 @@ Inserted boxes get their points where the sensor's own rays, those that returned
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from drivegen.scene import Box3D, Frame
+from drivegen.scene import Box3D
 from drivegen.scene.geometry import SE3, Array
+from drivegen.support.errors import InputError
+from drivegen.synthesis import sensor
+from drivegen.synthesis.rays import INSIDE_M, Rays
 
 Change = tuple[Box3D | None, Box3D | None]
 """A box before and after an edit; None where it is not there."""
 
 
-def derived_sweep(source: Path, frame: Frame, changes: list[Change]) -> bytes:
-    """Return the sweep, rows of five float32 in the lidar frame, of a frame whose boxes were changed.
+def read_sweep(path: Path) -> Array:
+    """Read a sweep's file: (N, 5) x, y, z, intensity, ring; raises InputError where it holds anything else."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"lidar file {path} cannot be read: {error.strerror or error}") from error
+    if len(data) % 20:
+        raise InputError(
+            f"lidar file {path} has {len(data) % 20} bytes more than whole points, which are rows of five float32: "
+            "x, y, z, intensity, ring; restore it, or remove it, so that a sweep is cast in its place"
+        )
+    return np.frombuffer(data, dtype="<f4").reshape(-1, 5).astype(np.float64)
+
+
+def derived(points: Array, global_SE3_lidar: SE3, changes: Sequence[Change], boxes: Sequence[Box3D]) -> Array:
+    """Return the sweep (N, 5), in the lidar frame, of a frame whose boxes were changed.
 
     A point belongs to the first changed box that holds it, and is scaled with it. Whether the ground below a box belongs to it
-    does not matter, as it is hidden by the box before and after.
+    does not matter, as it is hidden by the box before and after. A ray that met a box which is gone goes on, as far as an
+    inserted one.
 
     Args:
-        source: file of the sweep before.
-        frame: the frame; its lidar pose.
+        points: the sweep before.
+        global_SE3_lidar: the sensor's pose.
         changes: the changed boxes.
+        boxes: all boxes after the edit.
     """
-    points = np.fromfile(source, dtype=np.float32).reshape(-1, 5)
-    global_SE3_lidar = frame.global_SE3_ego @ frame.ego_SE3_lidar
-    places = points[:, :3].astype(np.float64)
-    owner = np.full(len(points), -1)
-    moved = places.copy()
+    places = global_SE3_lidar.transform(points[:, :3])
+    owner, moved = _carried(places, changes)
+    inserted = {id(after) for before, after in changes if before is None and after is not None}
+    other = [box for box in boxes if id(box) in inserted]
+    number = {id(box): i for i, box in enumerate(boxes)}
+    own = np.array([number.get(id(after), -1) for _, after in changes] + [-1])  # the last is that of owner -1
+
+    rays, eye = Rays(global_SE3_lidar.translation, places), global_SE3_lidar.translation
+    free = owner >= 0
+    shares, which = rays.first([*other, *(after for before, after in changes if before is not None and after is not None)])
+    hits = (which >= 0) & (which < len(other)) & ((shares < 1) | free)
+    blocked = (which >= len(other)) & (shares < 1) & ~free
+    if free.any() and hits.any():  # what hid them before may still stand in their way
+        further = np.flatnonzero(hits & free)
+        reach = Rays(eye, rays.at(shares[further], further))
+        hits[further[reach.hidden(boxes, np.array([number[id(other[i])] for i in which[further]]))]] = False
+
+    gone = np.array([after is None for _, after in changes] + [False])
+    stays = free & ~gone[owner]
+    carried = np.flatnonzero(stays)
+    stays[carried[Rays(eye, moved[carried]).hidden(boxes, own[owner[carried]])]] = False
+
+    still = ~free & ~hits & ~blocked
+    out = points.copy()
+    lidar_SE3_global = global_SE3_lidar.inverse()
+    out[stays, :3] = lidar_SE3_global.transform(moved[stays])
+    met = np.flatnonzero(hits)
+    new = points[met].copy()
+    new[:, :3] = lidar_SE3_global.transform(rays.at(shares[met], met))
+    order = np.concatenate([np.flatnonzero(still | stays), met])
+    return np.concatenate([out[still | stays], new])[np.argsort(order, kind="stable")]
+
+
+def _carried(places: Array, changes: Sequence[Change]) -> tuple[np.ndarray, Array]:
+    """Return which change each point belongs to, or -1, and where it is after it."""
+    owner, moved = np.full(len(places), -1), places.copy()
     for i, (before, after) in enumerate(changes):
         if before is None:
             continue
-        local = _in_box(before, global_SE3_lidar, places)
+        local = before.global_SE3_object.inverse().transform(places)
         inside = (np.abs(local) <= _half(before)).all(1) & (owner < 0)
         owner[inside] = i
         if after is not None:
-            scaled = local[inside] * (_half(after) / _half(before))
-            moved[inside] = (global_SE3_lidar.inverse() @ after.global_SE3_object).transform(scaled)
-    gone = np.array([after is None for _, after in changes], dtype=bool)
-    keep = ~((owner >= 0) & gone[owner]) if len(gone) else np.ones(len(points), dtype=bool)
-    touched = owner >= 0
-    for i, (before, after) in enumerate(changes):
-        if before is not None and after is not None:
-            keep &= (_reach(after, global_SE3_lidar, moved) >= 1) | (owner == i)
-    reach = np.ones(len(points))
-    for before, after in changes:
-        if before is None and after is not None:
-            reach = np.minimum(reach, _reach(after, global_SE3_lidar, moved))
-    moved, touched = moved * reach[:, None], touched | (reach < 1)
-    out = points.copy()
-    out[touched, :3] = moved[touched].astype(np.float32)
-    return out[keep].tobytes()
+            scaled = (local[inside] * (_half(after) / _half(before))).clip(INSIDE_M - _half(after), _half(after) - INSIDE_M)
+            moved[inside] = after.global_SE3_object.transform(scaled)
+    return owner, moved
 
 
 def _half(box: Box3D) -> Array:
     return np.asarray(box.size_wlh_m[[1, 0, 2]] / 2)
 
 
-def _in_box(box: Box3D, global_SE3_lidar: SE3, places: Array) -> Array:
-    """Bring points of the lidar frame into the box's own frame."""
-    return (box.global_SE3_object.inverse() @ global_SE3_lidar).transform(places)
+def touched(box: Box3D, boxes: Sequence[Box3D], global_SE3_lidar: SE3, seen: Array) -> Array:
+    """Return points (K, 5), K > 0, of a box that cameras see, for a sweep that has none: where the sensor's rays meet it.
 
+    Between the rays of a sensor such as nuScenes' there is room for what is far or small: then it is the part that the sensor
+    would see, and where other boxes hide all of that, a place that a camera sees.
 
-def _reach(box: Box3D, global_SE3_lidar: SE3, places: Array) -> Array:
-    """Return, of the way from the lidar to each point, the share at which it enters a box; 1 where it does not.
-
-    Slabs of Kay and Kajiya (1986); a box about the lidar itself hides nothing.
+    Args:
+        box: one of boxes.
+        boxes: all that may hide it.
+        global_SE3_lidar: the sensor's pose.
+        seen: (P, 3) places on the box that cameras see, in the global frame, P > 0.
     """
-    ends, start = _in_box(box, global_SE3_lidar, places), _in_box(box, global_SE3_lidar, np.zeros((1, 3)))[0]
-    way = ends - start
-    with np.errstate(divide="ignore", invalid="ignore"):
-        a, b = (-_half(box) - start) / way, (_half(box) - start) / way
-    enter, leave = np.fmax.reduce(np.minimum(a, b), axis=1), np.fmin.reduce(np.maximum(a, b), axis=1)
-    return np.where((enter <= leave) & (enter > 0) & (enter < 1), enter, 1.0)
+    number = next(i for i, other in enumerate(boxes) if other is box)
+    turn, ring = sensor.rays(global_SE3_lidar, box)
+    shares, which = turn.first(boxes)
+    met = np.flatnonzero(which == number)
+    if len(met):
+        return sensor.measured(turn.at(shares[met], met), ring[met], global_SE3_lidar)
+    eye = global_SE3_lidar.translation
+    to_it = Rays(eye, seen)
+    shares, which = to_it.first(boxes)
+    met = np.flatnonzero((which == number) & (shares <= 1))[:1]
+    place = to_it.at(shares[met], met) if len(met) else _within(box, seen[len(seen) // 2])[None]
+    return sensor.measured(place, np.zeros(len(place)), global_SE3_lidar)
+
+
+def _within(box: Box3D, place: Array) -> Array:
+    local = box.global_SE3_object.inverse().transform(place)
+    return box.global_SE3_object.transform(local.clip(INSIDE_M - _half(box), _half(box) - INSIDE_M))

@@ -133,7 +133,7 @@ class Variant:
     """One way to change a scene; seeds is the number of versions, each with its own draws and noise.
 
     prompt replaces the description, and may contain it as {description}; time and weather replace the description's own words
-    for them. scales are the plugins'.
+    for them. scales are the plugins'. With only_seen, annotations of a frame that none of its cameras sees are left out.
     """
 
     seeds: int = field(default=1, metadata={"ge": 1, "le": 10_000})
@@ -144,6 +144,7 @@ class Variant:
     scales: Mapping[str, float] = field(default_factory=dict)
     boxes: Boxes = field(default_factory=Boxes)
     cameras: tuple[CameraEdit, ...] = ()
+    only_seen: bool = False
 
     def __post_init__(self) -> None:
         if self.prompt is not None and (self.time is not None or self.weather is not None):

@@ -20,10 +20,10 @@ from drivegen.support.signals import TERMINATED, noted_sigterm
 from drivegen.synthesis import tables
 from drivegen.synthesis.commits import Commits
 from drivegen.synthesis.files import lidar_name, picture_name
-from drivegen.synthesis.lidar import derived_sweep
 from drivegen.synthesis.plan import Plan, settings_of, unit_seed
 from drivegen.synthesis.provenance import encode, provenance
 from drivegen.synthesis.recipe import Recipe
+from drivegen.synthesis.truth import annotated, truth
 from drivegen.synthesis.variants import Varied, sample_token, vary
 
 SPARE_BYTES = 50_000_000
@@ -99,29 +99,21 @@ def unit(
     """
     settings = settings_of(recipe, recipe.variants[varied.variant], unit_seed(recipe, varied, number))
     try:
-        (planned,) = pipe.plans(frame, pipe.settings(settings))
+        found = truth(frame, varied.edits[number], recipe.variants[varied.variant].only_seen)
+        (planned,) = pipe.plans(annotated(frame, found.boxes), pipe.settings(settings))
         views = pipe.run(planned)
     except InputError as error:
         raise InputError(f"scene {varied.scene.name!r}, source sample {varied.sources[number]}: {error}") from error
-    about = provenance(plan, varied, number, views.settings, planned.digest())
+    about = provenance(plan, varied, number, views.settings, planned.digest()) | {"lidar": found.lidar}
     files, lines = {}, []
     for channel, image in views.pictures().items():
         own = {"sample_token": frame.token, "camera": channel, **about}
         name = picture_name(varied.scene, frame, channel, recipe.images)
         files[name] = _write(out, name, encode(image, recipe.images, own))
         lines.append({"file": name, "sha256": files[name], **own})
-    sweep = _sweep(frame, varied, number)
-    if sweep is not None:
-        name = lidar_name(varied.scene, frame)
-        files[name] = _write(out, name, sweep)
-    commits.add(frame.token, lines, files)
-
-
-def _sweep(frame: Frame, varied: Varied, number: int) -> bytes | None:
-    path, changes = frame.lidar_path, varied.changes[number]
-    if path is None or not path.is_file():
-        return None
-    return derived_sweep(path, frame, changes) if changes else path.read_bytes()
+    name = lidar_name(varied.scene, frame)
+    files[name] = _write(out, name, found.sweep)
+    commits.add(frame.token, lines, files, found.boxes)
 
 
 def _write(out: Path, name: str, data: bytes) -> str:

@@ -17,6 +17,7 @@ from drivegen.synthesis.commits import Commits
 from drivegen.synthesis.files import lidar_name, picture_name
 from drivegen.synthesis.plan import WORK, Plan, validation_scenes
 from drivegen.synthesis.recipe import Recipe
+from drivegen.synthesis.truth import annotated
 from drivegen.synthesis.variants import vary
 
 MANIFEST = "manifest.jsonl"
@@ -51,8 +52,10 @@ def finish(source: SceneSource, out: Path, recipe: Recipe, plan: Plan, commits: 
         read = source.scene(name)
         for variant, label in recipe.labels:
             varied = vary(read, recipe, variant, label, plan.run)
-            lines += [line for frame in varied.scene.frames for line in commits.get(frame.token)["lines"]]
-            scenes.append(_recorded(varied.scene, out, recipe, width, height))
+            records = [commits.get(frame.token) for frame in varied.scene.frames]
+            lines += [line for record in records for line in record["lines"]]
+            frames = map(annotated, varied.scene.frames, (record["boxes"] for record in records))
+            scenes.append(_recorded(replace(varied.scene, frames=tuple(frames)), out, recipe, width, height))
             splits[VALIDATION if name in held_out else TRAIN].append(varied.scene.name)
     for folder in {path.parent for name in ("samples", "maps", WORK) for path in (out / name).rglob("*")}:
         sweep(folder, again=True)
@@ -88,8 +91,6 @@ def _recorded(scene: Scene, out: Path, recipe: Recipe, width: int, height: int) 
 
     def one(frame: Frame) -> Frame:
         pictures: dict[str, Any] = {c: out / picture_name(scene, frame, c, recipe.images) for c in frame.channels}
-        lidar = out / lidar_name(scene, frame)
-        resized = frame.resized(width, height).with_pictures(pictures)
-        return replace(resized, lidar_path=lidar if lidar.is_file() else None)
+        return replace(frame.resized(width, height).with_pictures(pictures), lidar_path=out / lidar_name(scene, frame))
 
     return replace(scene, frames=tuple(map(one, scene.frames)))

@@ -13,23 +13,32 @@ from drivegen.datasets.nuscenes.schema import make_token
 from drivegen.scene import Box3D, Frame, Scene
 from drivegen.synthesis.box_edits import Skipped, edit_boxes
 from drivegen.synthesis.lidar import Change
-from drivegen.synthesis.recipe import CameraEdit, Recipe, Variant
-from drivegen.synthesis.visibility import level, seen_shares
+from drivegen.synthesis.recipe import CameraEdit, Recipe
 from drivegen.synthesis.wording import described
 
 
 @dataclass(frozen=True, eq=False)
+class Edited:
+    """What was changed in a frame: the boxes before, those that changed, each with what it is now, and whether cameras did."""
+
+    before: tuple[Box3D, ...]
+    changes: tuple[Change, ...]
+    other_rig: bool
+
+
+@dataclass(frozen=True, eq=False)
 class Varied:
-    """A variant of a scene: `scene` as it will be in the dataset, and per frame what changed among the boxes.
+    """A variant of a scene: `scene` as it will be in the dataset, and per frame what was changed.
 
     sources are the source's sample tokens, frame by frame; label is the variant's name, numbered where it has several seeds.
+    How much is seen of boxes, and their points, are the source's still (`truth`).
     """
 
     scene: Scene
     sources: tuple[str, ...]
     variant: str
     label: str
-    changes: tuple[list[Change], ...]
+    edits: tuple[Edited, ...]
     skipped: Skipped
 
 
@@ -60,48 +69,35 @@ def vary(scene: Scene, recipe: Recipe, name: str, label: str, run: str) -> Varie
     tracks, skipped = edit_boxes(scene, variant.boxes, (recipe.seed, scene.name, label))
     skipped = skipped + _missing_channels(scene, variant.cameras)
     new = f"{scene.name}__{label}"
-    frames, changes = [], []
+    frames, edits = [], []
     for source, boxes in zip(scene.frames, tracks.frames, strict=True):
-        frame, changed = _frame(source, boxes, variant)
+        named = {key: _renamed(box, key, run, label, scene.name) for key, box in boxes.items()}
         frame = replace(
-            frame, token=sample_token(run, label, source.token), scene_name=new,
+            source, token=sample_token(run, label, source.token), scene_name=new, boxes=tuple(named.values()),
             description=described(source.description, variant),
-            boxes=tuple(_renamed(box, key, run, label, scene.name) for key, box in zip(boxes, frame.boxes, strict=True)),
         )  # fmt: skip
-        frames.append(frame)
-        changes.append(changed)
+        rig = _rig(frame, variant.cameras)
+        frames.append(rig)
+        edits.append(Edited(source.boxes, _changes(source, boxes, named), rig is not frame))
     out = Scene(
         new, tuple(frames), described(scene.description, variant), scene.location, make_token("synthesis", run, label, new)
     )
-    return Varied(out, tuple(frame.token for frame in scene.frames), name, label, tuple(changes), skipped)
+    return Varied(out, tuple(frame.token for frame in scene.frames), name, label, tuple(edits), skipped)
 
 
 def _renamed(box: Box3D, key: str, run: str, label: str, scene: str) -> Box3D:
     return replace(box, token="", instance=make_token("synthesis", run, label, scene, "instance", key))
 
 
-def _frame(source: Frame, boxes: dict[str, Box3D], variant: Variant) -> tuple[Frame, list[Change]]:
-    """Return a frame with its edits, and the boxes that are others than before."""
+def _changes(source: Frame, boxes: dict[str, Box3D], named: dict[str, Box3D]) -> tuple[Change, ...]:
+    """List the boxes of a frame that are others than before, as they were and as they are named now."""
     before = {box.instance or f"{source.token}/{i}": box for i, box in enumerate(source.boxes)}
     changes: list[Change] = []
-    for name in dict.fromkeys((*before, *boxes)):
-        old, new = before.get(name), boxes.get(name)
+    for key in dict.fromkeys((*before, *boxes)):
+        old, new = before.get(key), boxes.get(key)
         if old is not new and (old is None or new is None or _shape(old) != _shape(new)):
-            changes.append((old, new))
-    frame = replace(source, boxes=tuple(boxes.values()))
-    rig = _rig(frame, variant.cameras)
-    other_rig = rig is not frame
-    if not changes and not other_rig:
-        return rig, changes
-    moved = {id(new) for _, new in changes}
-    lidar = bool(changes) and source.lidar_path is not None and source.lidar_path.is_file()
-    found = []
-    for box, share in zip(rig.boxes, seen_shares(rig), strict=True):
-        seen = level(share)
-        if id(box) not in moved and not other_rig and box.visibility is not None:
-            seen = min(seen, box.visibility)  # walls, too, hide: of what stands where it stood no more is seen
-        found.append(replace(box, visibility=seen, num_lidar_pts=None if lidar else box.num_lidar_pts))
-    return replace(rig, boxes=tuple(found)), changes
+            changes.append((old, named.get(key)))
+    return tuple(changes)
 
 
 def _shape(box: Box3D) -> tuple[bytes, bytes]:

@@ -10,11 +10,11 @@ import pytest
 from drivegen.scene import Box3D, Frame, Scene, VectorMap
 from drivegen.scene.geometry import SE3
 from drivegen.support import strict_yaml
-from drivegen.synthesis.lidar import derived_sweep
+from drivegen.synthesis.lidar import Change, derived, read_sweep
 from drivegen.synthesis.recipe import Recipe, Variant
 from drivegen.synthesis.tracks import footprint
 from drivegen.synthesis.variants import Varied, vary
-from drivegen.synthesis.visibility import level, seen_shares
+from drivegen.synthesis.visibility import level, seen
 from drivegen.synthesis.wording import described
 from tests.street import camera, street_frame, street_map, street_scene
 
@@ -54,7 +54,7 @@ def test_what_would_overlap_stays_and_is_counted() -> None:
     scene = row(box(330, 297, "a"), box(340, 297, "b"), box(338, 300, "c"))
     move = varied(scene, "boxes: {move: [{classes: [car], forward_m: [8, 8]}]}")
     assert move.skipped == {"move: would overlap another object": 1}  # a into b; then b and c move on
-    assert [len(changes) for changes in move.changes] == [2, 2]
+    assert [len(edit.changes) for edit in move.edits] == [2, 2]
     # What touches in the source may stay that way.
     touching = row(box(330, 297, "a"), box(333, 297, "b"))
     assert varied(touching, "boxes: {move: [{forward_m: [0.1, 0.1]}]}").skipped == {}
@@ -114,7 +114,7 @@ def test_inserted_boxes_are_met_by_the_rays(tmp_path: Path) -> None:
     behind = tuple(eye + 1.5 * (np.array([330, 298, 0.6]) - eye))
     path = sweep(tmp_path, frame, behind, (320, 298, 1), (340, 320, 0.1))
     new = box(330, 298, "new")
-    found = np.frombuffer(derived_sweep(path, frame, [(None, new)]), np.float32).reshape(-1, 5)
+    found = edited(path, frame, (None, new))
     assert found[:, 4].tolist() == [0, 1, 2]
     places = (frame.global_SE3_ego @ frame.ego_SE3_lidar).transform(found[:, :3])
     assert places[0][0] == pytest.approx(328, abs=1e-3)  # its rear, on the same ray
@@ -132,6 +132,12 @@ def sweep(folder: Path, frame: Frame, *places: tuple[float, float, float]) -> Pa
     return path
 
 
+def edited(path: Path, frame: Frame, *changes: Change) -> np.ndarray:
+    """A sweep after changes of boxes, as the file holds it."""
+    boxes = [after for _, after in changes if after is not None]
+    return derived(read_sweep(path), frame.global_SE3_ego @ frame.ego_SE3_lidar, changes, boxes).astype(np.float32)
+
+
 def test_points_go_with_their_boxes(tmp_path: Path) -> None:
     frame = street_frame(0)
     moved, gone = box(320, 298, "moved"), box(320, 305, "gone")
@@ -139,24 +145,27 @@ def test_points_go_with_their_boxes(tmp_path: Path) -> None:
     eye = (frame.global_SE3_ego @ frame.ego_SE3_lidar).translation
     behind = tuple(eye + 1.5 * (np.array([330, 298, 0.6]) - eye))
     path = sweep(tmp_path, frame, (321, 298.5, 1.5), (320, 305, 1), behind, (340, 320, 0.1), (330, 298, 1))
-    found = np.frombuffer(derived_sweep(path, frame, [(moved, after), (gone, None)]), np.float32).reshape(-1, 5)
+    found = edited(path, frame, (moved, after), (gone, None))
     # Ring numbers stand for the points: the car's own stays with it; the removed one's, the shadow's and what was there go.
     assert found[:, 4].tolist() == [0, 3]
     place = (frame.global_SE3_ego @ frame.ego_SE3_lidar).transform(found[0, :3])
     np.testing.assert_allclose(place, (331, 298.5, 1.5), atol=1e-4)
     wide = replace(moved, size_wlh_m=np.array([4.0, 4.0, 2.0]))
-    found = np.frombuffer(derived_sweep(path, frame, [(moved, wide)]), np.float32).reshape(-1, 5)
+    found = edited(path, frame, (moved, wide))
     place = (frame.global_SE3_ego @ frame.ego_SE3_lidar).transform(found[0, :3])
     np.testing.assert_allclose(place, (321, 299, 1.5), atol=1e-4)  # twice as far to the side
+
+
+def shares(frame: Frame) -> list[float | None]:
+    return [view.share for view in seen(frame, frame.boxes)]
 
 
 def test_what_is_hidden_is_said_to_be_less_visible() -> None:
     cameras = (camera("CAM_FRONT", 0, SE3.identity()),)
     near, far, beside = box(15, 0, "near", size=(3, 4, 3)), box(30, 0, "far", size=(2, 4, 1.5)), box(-20, 0, "beside")
     frame = Frame("f", cameras, (near, far, beside))
-    shares = seen_shares(frame)
-    assert shares == [1.0, 0.0, None]
-    assert seen_shares(frame.remove_box("near")) == [1.0, None]
+    assert shares(frame) == [1.0, 0.0, None]
+    assert shares(frame.remove_box("near")) == [1.0, None]
     assert [level(share) for share in (None, 0.0, 0.39, 0.4, 0.7, 1.0)] == [1, 1, 1, 2, 3, 4]
 
 

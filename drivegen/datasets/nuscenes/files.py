@@ -9,8 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from drivegen.datasets.nuscenes.making import Making
@@ -105,6 +107,12 @@ def count_points(frame: Frame) -> list[int]:
         return [int(count or 0) for count in known]
     points = np.fromfile(frame.lidar_path, dtype=np.float32).reshape(-1, 5)[:, :3]
     return [_count(frame, i, points) if count is None else int(count) for i, count in enumerate(known)]
+
+
+def points_per_box(frame: Frame, points: NDArray[Any]) -> list[int]:
+    """Count the points (N, 3 or more) of a sweep, in the lidar frame, in each of a frame's boxes, as a file would hold them."""
+    rounded = points[:, :3].astype(np.float32)
+    return [_count(frame, i, rounded) for i in range(len(frame.boxes))]
 
 
 def _count(frame: Frame, index: int, points: np.ndarray) -> int:
