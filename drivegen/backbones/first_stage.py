@@ -1,4 +1,4 @@
-"""A VAE that replaces a model's own: AutoencoderKL or AutoencoderTiny, from a folder of diffusers or a single file."""
+"""A VAE that replaces a model's own: AutoencoderKL, AutoencoderTiny or VQModel, from a folder of diffusers or a single file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from drivegen.backbones.networks import build_model, load_model
 from drivegen.support import weights
 from drivegen.support.errors import InputError
 
-CLASSES = ("AutoencoderKL", "AutoencoderTiny")
+CLASSES = ("AutoencoderKL", "AutoencoderTiny", "VQModel")
+"""First stages that the host works in the latents of; the first is meant where a folder does not say."""
 
 _PARTS = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
 _LDM = "first_stage_model."
@@ -56,7 +57,7 @@ def _from_folder(path: Path, own: Any) -> Any:
     config = weights.read_object(path / "config.json")
     name = str(config.get("_class_name"))
     if name not in CLASSES:
-        raise InputError(f"{path / 'config.json'} is of a {name}, and {' or '.join(CLASSES)} is needed")
+        raise InputError(f"{path / 'config.json'} is of a {name}, and {', '.join(CLASSES[:-1])} or {CLASSES[-1]} is needed")
     vae: Any = load_model(path, name)
     scaling, ours = vae.config.scaling_factor, own.config.scaling_factor
     if name == type(own).__name__ and scaling != ours:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from drivegen import lora
+from drivegen.backbones.first_stage import CLASSES
 from drivegen.backbones.networks import load_model
 from drivegen.backbones.schedulers import scheduler_class
 from drivegen.backbones.stable_diffusion import Backbone
@@ -179,12 +180,21 @@ def build_first_stage(settings: AutoencoderConfig, seed: int) -> Any:
     return network
 
 
-def load_first_stage(folder: str, class_name: str = "AutoencoderKL") -> Any:
-    """Load a network from its folder, or from the ``vae`` of a model folder; raises InputError when it is of another class."""
+def load_first_stage(folder: str, class_name: str | None = None) -> Any:
+    """Load a network from its folder, or from the ``vae`` of a model folder.
+
+    Args:
+        folder: a first stage's, or a model's.
+        class_name: the class that it must be of; None takes any first stage that is hosted.
+
+    Raises InputError when it is of another class.
+    """
     path = models.locate(folder)
     if not (path / "config.json").is_file() and (path / "vae" / "config.json").is_file():
         path = path / "vae"
     config = weights.read_json(path / "config.json")
-    if config.get("_class_name", class_name) != class_name:
-        raise InputError(f"{path} holds a {config['_class_name']}, and a {class_name} is needed")
-    return load_model(path, class_name).eval()
+    allowed = CLASSES if class_name is None else (class_name,)
+    found = config.get("_class_name", allowed[0])
+    if found not in allowed:
+        raise InputError(f"{path} holds a {found}, and {', '.join(allowed)} is needed")
+    return load_model(path, found).eval()

@@ -31,7 +31,7 @@ class ModelConfig:
     base: str | None = None
     """A diffusers or drivegen model folder, or ``tiny`` (the embedded model); its plugins come along, frozen unless listed."""
     vae: str | None = None
-    """Folder of an AutoencoderKL (what a first stage wrote), in place of the base's."""
+    """Folder of an AutoencoderKL, VQModel or AutoencoderTiny (such as a first stage wrote), in place of the base's."""
     components: dict[str, str] = field(default_factory=dict)
     """Folders of further networks that plugins require and the base does not have, such as ``image_encoder``."""
     image_encoder: dict[str, Any] = field(default_factory=dict)
