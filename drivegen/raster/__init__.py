@@ -5,9 +5,9 @@ from drivegen.raster.boxes import Face, box_edges, box_faces
 from drivegen.raster.heat import SeenBox, heat_map, seen_boxes
 from drivegen.raster.pictures import PICTURES, Picture, picture
 from drivegen.raster.region import region_mask
-from drivegen.raster.view import MAX_BOXES, OTHER_CLASS, Layout, layout
+from drivegen.raster.view import MAX_BOXES, OTHER_CLASS, Layout, box_numbers, layout
 
 __all__ = [
-    "MAX_BOXES", "OTHER_CLASS", "PICTURES", "Face", "Layout", "Picture", "SeenBox", "bev", "box_edges", "box_faces", "heat_map",
-    "layout", "picture", "region_mask", "seen_boxes",
+    "MAX_BOXES", "OTHER_CLASS", "PICTURES", "Face", "Layout", "Picture", "SeenBox", "bev", "box_edges", "box_faces",
+    "box_numbers", "heat_map", "layout", "picture", "region_mask", "seen_boxes",
 ]  # fmt: skip

@@ -70,12 +70,25 @@ def layout(frame: Frame, camera: Camera, size: tuple[int, int] | None = None) ->
     depth = np.zeros((height, width), np.float32)
     bits = _ground_bits(frame, camera, K, depth)
     found = _Boxes(height, width)
-    for box, rectangle in _visible(frame, camera, K, width, height):
-        found.add(camera, K, box, rectangle)
+    for number, rectangle in _visible(frame, camera, K, width, height):
+        found.add(camera, K, frame.boxes[number], rectangle, number)
     hit = found.box_class > 0
     bits[hit] = 0
     depth[hit] = found.depth[hit]
     return Layout(bits, found.box_class, found.heading, found.side, found.visibility, depth.astype(np.float16))
+
+
+def box_numbers(frame: Frame, camera: Camera) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """Return which of a frame's boxes is in front at each pixel of a camera's generated image, and how far away.
+
+    Both are (H, W): the index into `frame.boxes`, -1 for none, and the distance in metres along the optical axis, inf for none;
+    found as `layout` finds boxes.
+    """
+    width, height = camera.image_size
+    found = _Boxes(height, width)
+    for number, rectangle in _visible(frame, camera, camera.K_image, width, height):
+        found.add(camera, camera.K_image, frame.boxes[number], rectangle, number)
+    return found.number, found.depth
 
 
 def _rays(K: Array, columns: Array, rows: Array) -> Array:
@@ -125,8 +138,10 @@ def _lookup(frame: Frame, points: Array) -> NDArray[np.uint8]:
     return out
 
 
-def _visible(frame: Frame, camera: Camera, K: Array, width: int, height: int) -> list[tuple[Box3D, tuple[int, int, int, int]]]:
-    """Boxes of which something may be in the picture, nearest first, each with its rectangle (left, top, right, bottom)."""
+def _visible(frame: Frame, camera: Camera, K: Array, width: int, height: int) -> list[tuple[int, tuple[int, int, int, int]]]:
+    """Numbers of the boxes of which something may be in the picture, nearest first, each with its rectangle (left, top, right,
+    bottom).
+    """
     if not frame.boxes:
         return []
     camera_SE3_global = camera.global_SE3_camera.inverse()
@@ -146,7 +161,7 @@ def _visible(frame: Frame, camera: Camera, K: Array, width: int, height: int) ->
             stacklevel=3,
         )
         order = order[:MAX_BOXES]
-    return [(frame.boxes[kept[i]], (*first[i].tolist(), *last[i].tolist())) for i in order]
+    return [(int(kept[i]), (*first[i].tolist(), *last[i].tolist())) for i in order]
 
 
 class _Boxes:
@@ -154,13 +169,22 @@ class _Boxes:
 
     def __init__(self, height: int, width: int) -> None:
         self.depth = np.full((height, width), np.inf, np.float32)
+        self.number = np.full((height, width), -1, np.int32)
         self.box_class = np.zeros((height, width), np.uint8)
         self.side = np.zeros((height, width), np.uint8)
         self.visibility = np.zeros((height, width), np.uint8)
         self.heading = np.zeros((2, height, width), np.float16)
 
-    def add(self, camera: Camera, K: Array, box: Box3D, rectangle: tuple[int, int, int, int]) -> None:
-        """Draw one box (the slab test of Kay and Kajiya 1986, in the object's frame)."""
+    def add(self, camera: Camera, K: Array, box: Box3D, rectangle: tuple[int, int, int, int], number: int) -> None:
+        """Draw one box (the slab test of Kay and Kajiya 1986, in the object's frame).
+
+        Args:
+            camera: the view.
+            K: its intrinsics at the arrays' size.
+            box: the box.
+            rectangle: the part of the picture that it may be in.
+            number: its index.
+        """
         left, top, right, bottom = rectangle
         object_SE3_camera = box.global_SE3_object.inverse() @ camera.global_SE3_camera
         w, l, h = box.size_wlh_m / 2
@@ -179,6 +203,7 @@ class _Boxes:
         if not hit.any():
             return
         self.depth[window][hit] = near[hit]
+        self.number[window][hit] = number
         name = box.detection_class
         self.box_class[window][hit] = OTHER_CLASS if name is None else 1 + DETECTION_CLASSES.index(name)
         # A box that someone adds has no level, and is meant to be seen.

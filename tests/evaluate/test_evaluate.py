@@ -397,12 +397,12 @@ def test_renders_score_one(tmp_path):
 
 
 def test_expected_places_of_real_scenes():
-    from drivegen.evaluate.pandaset import expected
+    from drivegen.evaluate.metrics.expected import expected
 
     frame: Frame = street_frame()
-    masks = expected(frame, "CAM_FRONT")
-    assert masks["vehicle"].any()
-    assert masks["drivable"].any()
-    assert not (masks["vehicle"] & masks["drivable"]).any()
-    bare = replace(frame, boxes=())
-    assert not expected(bare, "CAM_FRONT")["vehicle"].any()
+    view = expected(frame, "CAM_FRONT")
+    assert view.vehicle.any()
+    assert view.drivable is not None
+    assert view.drivable.any()
+    assert not (view.vehicle & view.drivable).any()
+    assert not expected(replace(frame, boxes=()), "CAM_FRONT").vehicle.any()

@@ -1,4 +1,4 @@
-"""Agreement of overlapping views: colour errors at corresponding points that both cameras see."""
+"""Agreement of overlapping views, and of a track's views from frame to frame: colour errors at corresponding points."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from drivegen.scene import Camera, Frame, ring_neighbours
+from drivegen.evaluate.metrics.expected import Expected
+from drivegen.scene import Box3D, Camera, Frame, ring_neighbours
 from drivegen.scene.geometry import Array, project
 
 FAR_M = 80.0
@@ -41,19 +42,69 @@ def correspond(a: Camera, b: Camera, depth_a_m: NDArray[np.float32], depth_b_m: 
         depth_b_m: (H, W) true depth along b's optical axis.
     """
     rows, columns = np.nonzero(np.isfinite(depth_a_m) & (depth_a_m < FAR_M))
-    z = depth_a_m[rows, columns].astype(np.float64)
-    rays = np.stack([columns + 0.5, rows + 0.5, np.ones(len(rows))], -1) @ np.linalg.inv(a.K_image).T
-    points = b.global_SE3_camera.inverse().transform(a.global_SE3_camera.transform(rays * z[:, None]))
-    pixels, depth = project(b.K_image, points)
+    points = _points(a, rows, columns, depth_a_m[rows, columns])
+    positions, depth, kept = _seen_from(b, points, depth_b_m.shape)
+    rows, columns = rows[kept], columns[kept]
+    nearest = positions.round().astype(int)
+    agrees = _near(depth_b_m[nearest[:, 1], nearest[:, 0]], depth)
+    return Correspondence(a.channel, b.channel, rows[agrees], columns[agrees], positions[agrees])
+
+
+def follow(a: Camera, b: Camera, seen_a: Expected, seen_b: Expected, frame_a: Frame, frame_b: Frame) -> Correspondence:
+    """Find the points on boxes of view a that view b of another moment sees too: a point moves with its box.
+
+    Boxes are the same object where they are of one instance. Hidden are points behind another box, at b's nearest pixel.
+
+    Args:
+        a: the first camera.
+        b: the second camera.
+        seen_a: the boxes in a.
+        seen_b: the boxes in b.
+        frame_a: a's frame.
+        frame_b: b's frame.
+    """
+    there = {box.instance: i for i, box in enumerate(frame_b.boxes) if box.instance}
+    partner = np.array([there.get(box.instance, -1) for box in frame_a.boxes] + [-1])
+    rows, columns = np.nonzero(partner[seen_a.numbers] >= 0)
+    numbers = seen_a.numbers[rows, columns]
+    points = _points(a, rows, columns, seen_a.box_depth_m[rows, columns])
+    for i in np.unique(numbers):
+        own, other = frame_a.boxes[i], frame_b.boxes[partner[i]]
+        mine = numbers == i
+        # A track's size may differ a little from frame to frame; its surface is what corresponds.
+        at = own.global_SE3_object.inverse().transform(points[mine]) * (_xyz(other) / _xyz(own))
+        points[mine] = other.global_SE3_object.transform(at)
+    positions, depth, kept = _seen_from(b, points, seen_b.numbers.shape)
+    rows, columns, numbers = rows[kept], columns[kept], numbers[kept]
+    nearest = positions.round().astype(int)
+    there_number = seen_b.numbers[nearest[:, 1], nearest[:, 0]]
+    agrees = (there_number == partner[numbers]) & _near(seen_b.box_depth_m[nearest[:, 1], nearest[:, 0]], depth)
+    return Correspondence(a.channel, b.channel, rows[agrees], columns[agrees], positions[agrees])
+
+
+def _xyz(box: Box3D) -> Array:
+    """Length, width and height: the size along the object's own axes."""
+    return box.size_wlh_m[[1, 0, 2]]
+
+
+def _points(camera: Camera, rows: NDArray[np.intp], columns: NDArray[np.intp], depth_m: NDArray[np.float32]) -> Array:
+    """(P, 3) in the global frame, of pixels and their depths along the optical axis."""
+    rays = np.stack([columns + 0.5, rows + 0.5, np.ones(len(rows))], -1) @ np.linalg.inv(camera.K_image).T
+    return camera.global_SE3_camera.transform(rays * depth_m.astype(np.float64)[:, None])
+
+
+def _seen_from(camera: Camera, points: Array, shape: tuple[int, ...]) -> tuple[Array, Array, NDArray[np.bool_]]:
+    """Project (P, 3) into a picture; return position and depth of those that are inside of it, and which (P,) they are."""
+    pixels, depth = project(camera.K_image, camera.global_SE3_camera.inverse().transform(points))
     positions = pixels - 0.5
-    height, width = depth_b_m.shape
+    height, width = shape
     with np.errstate(invalid="ignore"):
         kept = (depth > 0.1) & (positions >= 0).all(-1) & (positions <= (width - 1, height - 1)).all(-1)
-    rows, columns, positions, depth = rows[kept], columns[kept], positions[kept], depth[kept]
-    nearest = positions.round().astype(int)
-    seen = depth_b_m[nearest[:, 1], nearest[:, 0]]
-    agrees = np.abs(seen - depth) <= TOLERANCE * depth + 0.05
-    return Correspondence(a.channel, b.channel, rows[agrees], columns[agrees], positions[agrees])
+    return positions[kept], depth[kept], kept
+
+
+def _near(seen_m: NDArray[np.float32], depth_m: Array) -> NDArray[np.bool_]:
+    return np.abs(seen_m - depth_m) <= TOLERANCE * depth_m + 0.05
 
 
 def correspondences(frame: Frame, depths_m: Mapping[str, NDArray[np.float32]]) -> tuple[Correspondence, ...]:
