@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, AutoencoderTiny, StableDiffusionPipeline, VQModel
+from diffusers import AutoencoderKL, AutoencoderOobleck, AutoencoderTiny, StableDiffusionPipeline, VQModel
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -164,7 +164,8 @@ def test_a_pipeline_with_another_vae_equals_diffusers(make, tmp_path) -> None:
         (lambda p: save(kl(latent_channels=16), p), "latent channels 16, and this model's 4"),
         (lambda p: save(taesd(levels=3), p), "pixels per latent 4, and this model's 8"),
         (lambda p: write(p / "v.pt", kl(latent_channels=8).state_dict()), "latent channels 8, and this model's 4"),
-        (lambda p: save(VQModel(norm_num_groups=4, block_out_channels=(8,)), p), "is of a VQModel"),
+        (lambda p: save(VQModel(norm_num_groups=4, block_out_channels=(8,)), p), "latent channels 3, and this model's 4"),
+        (lambda p: save(AutoencoderOobleck(encoder_hidden_size=8, decoder_channels=8), p), "is of a AutoencoderOobleck"),
         (lambda p: write(p / "v.pt", {"decoder.conv_in.bias": torch.ones(1)}), "v.pt is not a file of an AutoencoderKL"),
         (lambda p: write(p / "v.pt", {"conv.weight": torch.ones(1)}), "is not a file of an AutoencoderKL or AutoencoderTiny"),
         (lambda p: write(p / "v.pt", cut(kl().state_dict(), "decoder.conv_in.weight")), "lacks 'decoder.conv_in.weight'"),
