@@ -13,20 +13,23 @@ SCORES_BYTES = 2**25
 """Scores that `attention_by_parts` computes at one time; more of them leave a processor's caches."""
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Scaled dot-product attention without a mask: (N, H, L, d).
+def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Scaled dot-product attention: (N, H, L, d).
 
     Args:
         q: queries (N, H, L, d).
         k: keys (N, H, S, d).
         v: values (N, H, S, d).
+        mask: (N, 1, 1, S) bool, True = attended to, at least one per row; None = all.
     """
     learns = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
     if not learns or q.device.type != "cpu" or q.dtype != torch.bfloat16 or max(q.shape[-2], k.shape[-2]) > SHORT:
-        return F.scaled_dot_product_attention(q, k, v)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     flat = [z.flatten(0, 1) for z in (q, k, v)]
-    weights = torch.bmm(flat[0] * q.shape[-1] ** -0.5, flat[1].transpose(1, 2)).softmax(-1)
-    return torch.bmm(weights, flat[2]).unflatten(0, q.shape[:2])
+    scores = torch.bmm(flat[0] * q.shape[-1] ** -0.5, flat[1].transpose(1, 2))
+    if mask is not None:
+        scores = scores.masked_fill(~mask.expand(*q.shape[:2], 1, -1).flatten(0, 1), -torch.inf)
+    return torch.bmm(scores.softmax(-1), flat[2]).unflatten(0, q.shape[:2])
 
 
 def attention_by_parts(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -12,7 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from drivegen.plugin import Arrays, Plugin, Signal
+from drivegen.plugin.class_tokens import class_tokens
 from drivegen.plugin.fourier import fourier_features
+from drivegen.plugin.slots import stack_slots
 from drivegen.scene import DETECTION_CLASSES, FACES, Box3D, Camera, Frame
 from drivegen.scene.geometry import SE3, clip_polygon, project
 from drivegen.support.errors import InputError, at_least
@@ -133,14 +135,8 @@ class BoxTokens(Plugin):
 
     def collate(self, items: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
         # Without a mask every slot is attended to, so that no box must be no slot; a mask needs one slot for the null view.
-        slots = max(int(self.masked), self.pad_to, *(item["mask"].shape[1] for item in items))
-        fill = {"corners": 0.0, "classes": -1, "mask": False}
-
-        def pad(array: np.ndarray, value: Any) -> np.ndarray:
-            widths = [(0, 0), (0, slots - array.shape[1]), *[(0, 0)] * (array.ndim - 2)]
-            return np.pad(array, widths, constant_values=value)
-
-        return {key: np.stack([pad(item[key], value) for item in items]) for key, value in fill.items()}
+        least = max(int(self.masked), self.pad_to)
+        return stack_slots(items, {"corners": 0.0, "classes": -1, "mask": False}, least)
 
     def encode(self, arrays: Arrays, keep: Tensor) -> Signal:
         corners, classes, mask = (arrays[key].flatten(0, 1) for key in ("corners", "classes", "mask"))
@@ -202,18 +198,3 @@ def _reaches(camera: Camera, points_camera: np.ndarray) -> bool:
             if low[0] < width and low[1] < height and high[0] > 0 and high[1] > 0:
                 return True
     return False
-
-
-@torch.no_grad()
-def class_tokens(backbone: Any, width: int) -> Tensor:
-    """Return the (10, width) pooled text embeddings of the bare class names; random where the text encoder has another
-    width.
-    """
-    encoder = backbone.text_encoder
-    if encoder.config.hidden_size != width:
-        return torch.randn(len(DETECTION_CLASSES), width)
-    ids = backbone.tokenizer(
-        list(DETECTION_CLASSES), padding="max_length", truncation=True, max_length=min(backbone.tokenizer.model_max_length, 77)
-    )
-    pooled: Tensor = encoder(torch.tensor(ids["input_ids"], device=next(encoder.parameters()).device)).pooler_output
-    return pooled.float().cpu().clone()

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from drivegen.plugin import Arrays, Now, Plugin, Signal
-from drivegen.plugin.attention import attention
 from drivegen.plugin.control_branch import zero
-from drivegen.scene import Frame, ring_neighbours
+from drivegen.plugin.view_attention import attend_to_neighbours, neighbour_table
+from drivegen.scene import Frame
 from drivegen.support.errors import InputError
 
 Attention = Literal["add", "concat", "self"]
@@ -49,10 +49,7 @@ class CrossView(Plugin):
     def prepare(self, frame: Frame, user_input: Any = None) -> dict[str, np.ndarray]:
         if self.attention == "self":  # to all views
             return {"neighbours": np.zeros((len(frame.cameras), 0), dtype=np.int64)}
-        table = np.full((len(frame.cameras), 2), -1, dtype=np.int64)
-        for i, others in enumerate(ring_neighbours(frame.cameras)):
-            table[i, : len(others)] = others
-        return {"neighbours": table}
+        return {"neighbours": neighbour_table(frame.cameras)}
 
     def encode(self, arrays: Arrays, keep: Tensor) -> Signal:
         neighbours = arrays["neighbours"]
@@ -179,20 +176,9 @@ class CrossViewLayer(nn.Module):
 
     def _add(self, q: Tensor, k: Tensor, v: Tensor, neighbours: Tensor, whole: bool) -> tuple[Tensor, Tensor | int]:
         """Sum over neighbours of attention to each (B, V, H, L, d)."""
-        scenes, views, most = neighbours.shape
-        first = views * torch.arange(scenes, device=q.device)[:, None]
-        present = (neighbours >= 0).to(q.dtype)
-        queries = rearrange(q, "n l (h d) -> n h l d", h=self.heads)
-        total: Tensor | None = None
-        for each, there in zip(neighbours.clamp(min=0).unbind(2), present.unbind(2), strict=True):
-            # Whole rows are gathered before heads are told apart: that is a plain copy.
-            rows = (first + each).flatten()
-            keys, values = (rearrange(z.index_select(0, rows), "n l (h d) -> n h l d", h=self.heads) for z in (k, v))
-            one = attention(queries, keys, values)
-            one = one if whole else one * there.view(-1, 1, 1, 1)
-            total = one if total is None else total + one
-        total = torch.zeros_like(queries) if total is None else total
-        return total.unflatten(0, (scenes, views)), most if whole else present.sum(2)[..., None, None]
+        total = attend_to_neighbours(q, k, v, neighbours, self.heads, whole)
+        count = neighbours.shape[2] if whole else (neighbours >= 0).to(q.dtype).sum(2)[..., None, None]
+        return total.unflatten(0, neighbours.shape[:2]), count
 
     def _mix(self, q: Tensor, k: Tensor, v: Tensor, neighbours: Tensor, whole: bool) -> tuple[Tensor, Tensor | int]:
         """Attention to all that are seen at once (B, V, H, L, d)."""

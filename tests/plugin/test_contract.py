@@ -10,6 +10,7 @@ from drivegen.catalog import registry
 from drivegen.testing import CHECKS, Case, tiny_backbone
 
 OPTIONS = {
+    "bevcontrol": [{"channels": [8, 8]}, {"channels": [8], "coordinator": False}],
     "bev_map": [
         {"pixels": [40, 40], "channels": [8, 8, 16, 16]},
         {"pixels": [40, 40], "channels": [8, 8, 16, 16], "width": 0.5},
