@@ -63,7 +63,8 @@ def heat_map(
 ) -> NDArray[np.float32]:
     """Draw each box that a camera sees as strong as it is important, nearer ones over further ones: (h, w), 0 where none is.
 
-    One with joints has, in place of its sides, a Gaussian about each joint that is known, of JOINT_M there or a pixel.
+    A person with joints has, in place of its sides, a Gaussian about each joint that is known, of JOINT_M there or a pixel; a
+    vehicle whose rider has joints is drawn by its sides, which they lie within.
 
     Args:
         frame: the scene.
@@ -77,7 +78,7 @@ def heat_map(
     out = np.zeros((height, width), np.float32)
     for seen in seen_boxes(frame, camera):
         strength = float(importance(seen))
-        joints = seen.box.joints()
+        joints = seen.box.joints() if seen.box.is_person else None
         if joints is not None:
             np.maximum(out, strength * _about(camera, joints, out.shape), out=out)
             continue

@@ -100,16 +100,17 @@ def _pose(frame: Frame, camera: Camera) -> Drawn:
 
 
 def _edges(frame: Frame, camera: Camera, skeletons: bool) -> Drawn:
-    """Draw boxes' edges, furthest first; with skeletons the limbs of those that have joints in their place."""
+    """Draw boxes' edges, furthest first; with skeletons the limbs of those that have joints, in their place for a person."""
     width, height = camera.image_size
     out = np.zeros((height, width, 3), np.uint8)
     here = camera.global_SE3_camera.translation
     for box in sorted(frame.boxes, key=lambda b: -float(np.linalg.norm(b.global_SE3_object.translation - here))):
         joints = box.joints() if skeletons else None
-        if joints is None:
-            lines = [(segment, _colour(box)) for segment in box_edges(camera, box)]
-        else:
-            lines = list(zip(_limbs(camera, joints), LIMB_COLOURS, strict=True))
+        lines = []
+        if joints is None or not box.is_person:
+            lines += [(segment, _colour(box)) for segment in box_edges(camera, box)]
+        if joints is not None:
+            lines += list(zip(_limbs(camera, joints), LIMB_COLOURS, strict=True))
         for segment, colour in lines:
             if not np.isfinite(segment).all():
                 continue
@@ -205,5 +206,6 @@ PICTURES: dict[str, Picture] = {
     "bev_channels": Picture(len(BEV_CLASSES) + len(DETECTION_CLASSES) + 1, _bev_channels),
 }
 """The closed table: layout (ground and boxes in ADE20K's colours), layout_channels (one channel per class, and nearness), boxes
-(edges), pose (limbs of boxes with joints, edges of the others), lanes (dividers, crossings, stop lines), depth and box_depth
-(near is white), bev (ahead of the camera from above, its axis up) and bev_channels (one channel per class)."""
+(edges), pose (limbs of people with joints, limbs and edges of vehicles whose riders have them, edges of the others), lanes
+(dividers, crossings, stop lines), depth and box_depth (near is white), bev (ahead of the camera from above, its axis up) and
+bev_channels (one channel per class)."""

@@ -73,6 +73,11 @@ class Box3D:
         """One of DETECTION_CLASSES, or None for a category outside of them."""
         return detection_class(self.category)
 
+    @property
+    def is_person(self) -> bool:
+        """Whether the object is a person, rather than something that may carry one."""
+        return self.detection_class == "pedestrian" or self.category.startswith("human.")
+
     def corners(self) -> Array:
         """(8, 3) corners in the global frame: the front face's four, then the rear's.
 

@@ -18,6 +18,7 @@ from drivegen.world.conditions import Conditions
 from drivegen.world.describe import facts, plain
 from drivegen.world.phrasing import varied
 from drivegen.world.rig import Mount, draw_rig
+from drivegen.world.shapes import joints_of
 from drivegen.world.streets import Plan, Road, draw_plan
 from drivegen.world.traffic import KINDS, SHORT_S, Track, box_pose, draw_tracks, keep_apart
 
@@ -80,6 +81,22 @@ class CityScene:
         if self._prepared is None or self._prepared.frame is not frame:
             self._prepared = prepare(self, frame, self._prepared)
         return self._prepared
+
+
+def with_joints(frame: Frame, offset: Array) -> Frame:
+    """Give the boxes of people and of riders the joints of the figures that are drawn for them, and other boxes none.
+
+    Args:
+        frame: of the city, edited or not.
+        offset: (2,) metres, from the plan's coordinates to the global ones.
+    """
+    local = SE3(np.eye(3), np.array([-offset[0], -offset[1], 0.0]))
+    joints = [joints_of(box, i, local @ box.global_SE3_object) for i, box in enumerate(frame.boxes)]
+    boxes = (
+        box if box.joints_m is None and found is None else replace(box, joints_m=found)
+        for box, found in zip(frame.boxes, joints, strict=True)
+    )
+    return replace(frame, boxes=tuple(boxes))
 
 
 def token(*parts: object) -> str:
@@ -259,7 +276,8 @@ def _frame(
                 token(seed, index, "box", k, i), found[1], attribute=track.attribute,
             )
         )  # fmt: skip
-    return Frame(
+    frame = Frame(
         token(seed, index, "sample", i), tuple(cameras), tuple(boxes), world_map, location=location, timestamp_us=stamp,
         global_SE3_ego=ego,
     )  # fmt: skip
+    return with_joints(frame, offset)

@@ -15,7 +15,7 @@ from drivegen.support.files import make_subfolder, write_atomically
 from drivegen.support.locks import locked_folder
 from drivegen.support.progress import progress
 from drivegen.support.signals import raised_by_sigterm
-from drivegen.world.city import CityScene, build, check_wording
+from drivegen.world.city import CityScene, build, check_wording, with_joints
 from drivegen.world.journal import Journal, Levels, Settings
 from drivegen.world.kernels import sources_digest
 from drivegen.world.workers import in_processes, start_method
@@ -153,6 +153,7 @@ def _annotated(city: CityScene, frame: Frame, root: Path, levels: Levels) -> Fra
     for camera in frame.cameras:
         name = _name(city, frame, camera.channel, camera.timestamp_us)
         cameras.append(replace(camera, image_path=picture_path(root, camera.channel, name)))
+    frame = with_joints(frame, city.offset)  # an edited figure walks as its place has it
     boxes: list[Box3D] = [replace(frame.boxes[i], visibility=level) for i, level in levels]
     return replace(frame, cameras=tuple(cameras), boxes=tuple(boxes), lidar_path=_lidar_path(city, frame, root))
 

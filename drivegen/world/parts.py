@@ -50,6 +50,8 @@ class Builder:
         self.pose, self.category, self.instance, self.seed = pose, category, instance, seed
         self.numbers: list[Array] = []
         self.labels: list[tuple[int, int, int, int, int]] = []
+        self.joints: dict[str, tuple[float, float, float]] = {}
+        """Places of a figure's joints by name, in the object's frame, before it is squeezed."""
 
     def put(
         self, shape: int, centre: tuple[float, float, float], half: tuple[float, float, float], colour: Colour,
@@ -124,12 +126,9 @@ class Builder:
 
     def done(self, limit: Array | None = None) -> Parts:
         """Return what was collected, squeezed along the object's axes into half-sizes `limit` (3,) where it sticks out."""
-        rows = np.array(self.numbers).reshape(-1, WIDTH)
-        labels = np.array(self.labels, dtype=np.int32).reshape(-1, 5)
-        axes = rows[:, 22:31].reshape(-1, 3, 3)  # rows: the primitive's own axes times its half-sizes
+        rows, labels, axes = self._arrays()
         if limit is not None and len(rows):
-            reach = np.abs(rows[:, :3]) + _reach(axes, labels[:, SHAPE])
-            squeeze = np.minimum(1.0, limit / reach.max(0))
+            squeeze = self.squeeze(limit)
             rows[:, :3] *= squeeze
             axes = axes * squeeze
         axes = axes @ self.pose.rotation.T
@@ -137,6 +136,17 @@ class Builder:
         rows[:, 22:31] = axes.reshape(-1, 9)
         rows[:, 3:12] = np.linalg.inv(axes.transpose(0, 2, 1)).reshape(-1, 9)
         return Parts(rows, labels)
+
+    def squeeze(self, limit: Array) -> Array:
+        """Return the factors (3,) that squeeze what was collected into half-sizes `limit` (3,), 1 where it fits."""
+        rows, labels, axes = self._arrays()
+        return np.minimum(1.0, limit / (np.abs(rows[:, :3]) + _reach(axes, labels[:, SHAPE])).max(0))
+
+    def _arrays(self) -> tuple[Array, NDArray[np.int32], Array]:
+        """Numbers, labels, and each primitive's own axes times its half-sizes (N, 3, 3), as rows."""
+        rows = np.array(self.numbers).reshape(-1, WIDTH)
+        labels = np.array(self.labels, dtype=np.int32).reshape(-1, 5)
+        return rows, labels, rows[:, 22:31].reshape(-1, 3, 3)
 
 
 def _reach(axes: Array, shape: NDArray[np.int32]) -> Array:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import colorsys
 import math
-import zlib
 from collections.abc import Callable
 
 import numpy as np
 
-from drivegen.scene import Box3D
-from drivegen.scene.geometry import SE3
+from drivegen.scene import JOINTS, Box3D
+from drivegen.scene.geometry import SE3, Array
 from drivegen.world.classes import CLASSES
+from drivegen.world.look import DARK, Look
 from drivegen.world.parts import BALL, BOX, CONE, CYLINDER, GLASS, LIGHT, MATTE, PAINT, STRIPED, TAPERED, Builder, Colour, Parts
+from drivegen.world.people import person
 
-_DARK: Colour = (0.03, 0.03, 0.035)
 _TINT: Colour = (0.04, 0.05, 0.06)
 _LAMP: Colour = (1.0, 0.95, 0.8)
 _TAIL: Colour = (0.75, 0.02, 0.02)
@@ -28,26 +27,6 @@ _CAR_COLOURS: tuple[Colour, ...] = (
 
 MARGIN_M = 0.004
 """Objects end this far inside their boxes, so that lidar points on them are inside whatever the rounding."""
-
-
-class Look:
-    """Draws an object's appearance from its instance name alone, so that it is the same in every frame."""
-
-    def __init__(self, name: str) -> None:
-        self.seed = zlib.crc32(name.encode()) & 0x7FFFFFFF
-        self._rng = np.random.default_rng(self.seed)
-
-    def uniform(self, low: float = 0.0, high: float = 1.0) -> float:
-        """Draw a number in [low, high)."""
-        return float(self._rng.uniform(low, high))
-
-    def pick(self, colours: tuple[Colour, ...]) -> Colour:
-        """Draw one of some colours."""
-        return colours[int(self._rng.integers(len(colours)))]
-
-    def vivid(self, value: float = 0.5) -> Colour:
-        """Draw a saturated colour."""
-        return colorsys.hsv_to_rgb(self.uniform(), self.uniform(0.6, 0.95), value * self.uniform(0.7, 1.3))
 
 
 def _lights(b: Builder, l: float, w: float, front_z: float, rear_z: float, size: float, moving: bool) -> None:
@@ -65,7 +44,7 @@ def _car(b: Builder, look: Look, l: float, w: float, h: float, moving: bool) -> 
     floor = -h + radius * 0.62
     waist = -h + 2 * h * (0.56 if kind < 0.75 else 0.52)
     b.put(TAPERED, (0, 0, (floor + waist) / 2), (l - 0.05, w - 0.02, (waist - floor) / 2), paint, PAINT, (0.06, 0.08))
-    b.put(BOX, (0, 0, floor + 0.06), (l - 0.02, w - 0.05, 0.07), _DARK)
+    b.put(BOX, (0, 0, floor + 0.06), (l - 0.02, w - 0.05, 0.07), DARK)
     if kind < 0.45:  # saloon
         middle, reach, slope = -0.1 * l, 0.56 * l, 0.42
     elif kind < 0.75:  # hatchback
@@ -87,7 +66,7 @@ def _car(b: Builder, look: Look, l: float, w: float, h: float, moving: bool) -> 
     for x in (0.6, -0.6):
         for y in (1, -1):
             b.wheel(x * l, y * (w - 0.13), -h + radius, radius, 0.24)
-    b.put(BOX, (l - 0.03, 0, (floor + waist) / 2 - 0.02), (0.02, w * 0.42, 0.09), _DARK)
+    b.put(BOX, (l - 0.03, 0, (floor + waist) / 2 - 0.02), (0.02, w * 0.42, 0.09), DARK)
     b.put(BOX, (-l + 0.03, 0, (floor + waist) / 2), (0.02, w * 0.3, 0.06), (0.6, 0.6, 0.55))
     _lights(b, l, w, waist - 0.2, waist - 0.18, 0.085, moving)
 
@@ -125,7 +104,7 @@ def _truck(b: Builder, look: Look, l: float, w: float, h: float, moving: bool) -
             (0.3, 0.18, 0.08),
         )
         b.put(BOX, (front - 0.2, 0, -0.1 * h), (0.06, w - 0.05, h * 0.75), _STEEL)
-    b.put(BOX, (0, 0, -h + 0.65), (l - 0.1, w * 0.45, 0.16), _DARK)
+    b.put(BOX, (0, 0, -h + 0.65), (l - 0.1, w * 0.45, 0.16), DARK)
     for x in (l - 1.2, -l + 1.1, -l + 2.2):
         for y in (1, -1):
             b.wheel(x, y * (w - 0.2), -h + 0.48, 0.48, 0.34)
@@ -159,7 +138,7 @@ def _trailer(b: Builder, look: Look, l: float, w: float, h: float, moving: bool)
     b.put(BOX, (0, 0, 0.45), (l - 0.02, w - 0.02, h - 0.5), skin)
     band = look.vivid(0.5)
     b.put(BOX, (0, 0, 0.55), (l * 0.6, w - 0.01, h * 0.24), band)
-    b.put(BOX, (0, 0, -h + 0.8), (l - 0.1, w * 0.5, 0.14), _DARK)
+    b.put(BOX, (0, 0, -h + 0.8), (l - 0.1, w * 0.5, 0.14), DARK)
     for i in range(int(l)):  # ribs
         b.put(BOX, (-l + 0.6 + i * 2.0, 0, 0.45), (0.04, w - 0.012, h - 0.52), (skin[0] * 0.6, skin[1] * 0.6, skin[2] * 0.6))
     for x in (-l + 1.0, -l + 2.1):
@@ -174,7 +153,7 @@ def _trailer(b: Builder, look: Look, l: float, w: float, h: float, moving: bool)
 def _digger(b: Builder, look: Look, l: float, w: float, h: float, moving: bool) -> None:
     body = look.pick(((0.8, 0.48, 0.02), (0.8, 0.3, 0.02), (0.75, 0.6, 0.05)))
     for y in (1, -1):
-        b.put(BOX, (-0.28 * l, y * w * 0.74, -h + 0.36), (l * 0.68, w * 0.23, 0.34), _DARK)
+        b.put(BOX, (-0.28 * l, y * w * 0.74, -h + 0.36), (l * 0.68, w * 0.23, 0.34), DARK)
         for x in (-0.9, 0.33):
             b.put(
                 CYLINDER,
@@ -194,50 +173,11 @@ def _digger(b: Builder, look: Look, l: float, w: float, h: float, moving: bool) 
     b.put(CYLINDER, (-0.12 * l, w * 0.4, 0.72 * h + 0.13), (0.09, 0.09, 0.07), (1.0, 0.5, 0.05), LIGHT, night=5, day=0.8)
 
 
-def _person(
-    b: Builder,
-    look: Look,
-    x: float,
-    hip: float,
-    top: float,
-    lean: float,
-    legs: tuple[tuple[float, float], ...],
-    foot: float,
-    w: float,
-) -> None:
-    """A figure from hip height to `top`; legs are (forward, side) places of the feet."""
-    shirt, trousers = look.vivid(0.55), look.pick(((0.03, 0.04, 0.1), (0.05, 0.05, 0.05), (0.2, 0.15, 0.1), (0.15, 0.16, 0.18)))
-    skin = look.pick(((0.55, 0.33, 0.22), (0.3, 0.16, 0.09), (0.62, 0.42, 0.3), (0.12, 0.06, 0.04)))
-    head = min(0.13, w * 0.45)
-    neck = top - 2 * head
-    for forward, side in legs:
-        knee = (x + forward * 0.45 + (0.06 if abs(forward) > 0.02 else 0.0), side, (hip + foot) / 2)
-        b.beam((x, side * 0.8, hip), knee, (w * 0.24, w * 0.24), trousers, CYLINDER)
-        b.beam(knee, (x + forward, side, foot), (w * 0.19, w * 0.19), trousers, CYLINDER)
-    shoulder = (x + lean, 0.0, neck)
-    b.beam((x, 0, hip - 0.06), shoulder, (w * 0.36, w * 0.62), shirt, BALL)
-    b.put(BALL, (x + lean * 0.9, 0, neck - 0.12), (w * 0.36, w * 0.74, 0.14), shirt)
-    for side in (1, -1):
-        hand = (
-            x + lean + (0.3 if lean > 0.12 else side * legs[0][0] * 0.5),
-            side * w * 0.74,
-            (hip + neck) / 2 - (0.0 if lean > 0.12 else 0.14),
-        )
-        b.beam((x + lean, side * w * 0.72, neck - 0.1), hand, (w * 0.17, w * 0.17), shirt, CYLINDER)
-    b.put(BALL, (x + lean * 1.15, 0, top - head), (head * 0.95, head * 0.85, head), skin)
-    b.put(
-        BALL,
-        (x + lean * 1.15 - 0.02, 0, top - head * 0.8),
-        (head * 0.95, head * 0.9, head * 0.8),
-        look.pick((_DARK, (0.12, 0.06, 0.02), (0.4, 0.3, 0.12))),
-    )
-
-
 def _pedestrian(b: Builder, look: Look, l: float, w: float, h: float, moving: bool) -> None:
     # the gait follows the place, so it moves on from frame to frame
     place = b.pose.translation
     stride = math.sin((place[0] + place[1]) * 2.1 + look.uniform(0, 6)) * l * 0.62 if moving else 0.04
-    _person(b, look, 0.0, -h * 0.06, h - 0.01, 0.0, ((stride, w * 0.24), (-stride, -w * 0.24)), -h + 0.03, w * 0.72)
+    person(b, look, 0.0, -h * 0.06, h - 0.01, 0.0, ((stride, w * 0.24), (-stride, -w * 0.24)), -h + 0.03, w * 0.72)
 
 
 def _two_wheels(b: Builder, look: Look, l: float, w: float, h: float, motor: bool, moving: bool, rider: bool) -> None:
@@ -247,7 +187,7 @@ def _two_wheels(b: Builder, look: Look, l: float, w: float, h: float, motor: boo
         b.wheel(x, 0.0, -h + radius, radius, 0.14 if motor else 0.06)
     if motor:
         b.put(TAPERED, (0.05 * l, 0, -h + 0.6), (l * 0.5, 0.15, 0.2), colour, PAINT, (0.2, 0.3))
-        b.put(BOX, (-0.35 * l, 0, -h + 0.82), (l * 0.32, 0.13, 0.05), _DARK)
+        b.put(BOX, (-0.35 * l, 0, -h + 0.82), (l * 0.32, 0.13, 0.05), DARK)
         b.put(BALL, (0.62 * l, 0, -h + 0.9), (0.13, 0.12, 0.12), _LAMP, LIGHT, night=9.0 * moving, day=0.4)
         b.put(BOX, (-0.75 * l, 0, -h + 0.75), (0.03, 0.08, 0.05), _TAIL, LIGHT, night=4.0 * moving, day=0.3)
         b.beam((0.66 * l, 0, -h + radius), (0.42 * l, 0, -h + 1.0), (0.05, 0.05), _STEEL)
@@ -259,13 +199,13 @@ def _two_wheels(b: Builder, look: Look, l: float, w: float, h: float, motor: boo
         )  # fmt: skip
         for a, c in tubes:
             b.beam((a[0] * l, 0, a[1]), (c[0] * l, 0, c[1]), (0.028, 0.028), colour)
-        b.put(BOX, (-0.2 * l, 0, top + 0.03), (0.12, 0.07, 0.03), _DARK)
+        b.put(BOX, (-0.2 * l, 0, top + 0.03), (0.12, 0.07, 0.03), DARK)
         b.put(BOX, (-l + 0.06, 0, -h + 0.62), (0.03, 0.05, 0.05), _TAIL, LIGHT, night=2.5 * moving, day=0.3)
     bar = -h + (1.02 if motor else 1.0)
-    b.put(BOX, (0.42 * l, 0, bar), (0.04, w - 0.03, 0.025), _DARK)
+    b.put(BOX, (0.42 * l, 0, bar), (0.04, w - 0.03, 0.025), DARK)
     if rider:
         seat = -h + (0.86 if motor else 0.92)
-        _person(b, look, -0.22 * l, seat, h - 0.01, 0.26, ((0.18, 0.17), (0.1, -0.17)), -h + 0.28, min(w, 0.36) * 0.85)
+        person(b, look, -0.22 * l, seat, h - 0.01, 0.26, ((0.18, 0.17), (0.1, -0.17)), -h + 0.28, min(w, 0.36) * 0.85)
 
 
 def _barrier(b: Builder, look: Look, l: float, w: float, h: float, moving: bool) -> None:
@@ -274,7 +214,7 @@ def _barrier(b: Builder, look: Look, l: float, w: float, h: float, moving: bool)
             b.put(BOX, (0, 0, z * h), (min(l, 0.09), w - 0.01, h * 0.26), (0.8, 0.04, 0.03), STRIPED)
         for y in (1, -1):
             b.put(BOX, (0, y * w * 0.86, -0.1 * h), (0.05, 0.06, h * 0.88), (0.6, 0.6, 0.58))
-            b.put(BOX, (0, y * w * 0.86, -h + 0.06), (l - 0.01, 0.12, 0.05), _DARK)
+            b.put(BOX, (0, y * w * 0.86, -h + 0.06), (l - 0.01, 0.12, 0.05), DARK)
     else:
         b.put(TAPERED, (0, 0, -0.4 * h), (l - 0.01, w - 0.01, h * 0.59), (0.5, 0.49, 0.46), MATTE, (0.55, 0.0))
         b.put(
@@ -298,6 +238,9 @@ _MAKERS: dict[str, _Maker] = {
 }  # fmt: skip
 
 
+_WITH_PEOPLE = ("pedestrian", "motorcycle", "bicycle")
+
+
 def shape_of(box: Box3D, number: int, pose: SE3) -> Parts | None:
     """Build the object of a box; None without a detection class.
 
@@ -306,6 +249,33 @@ def shape_of(box: Box3D, number: int, pose: SE3) -> Parts | None:
         number: index of the box in its frame; the object is labelled number + 1.
         pose: of the box, in the renderer's frame.
     """
+    built = _built(box, number, pose)
+    return None if built is None else built.done(_limit(box))
+
+
+def joints_of(box: Box3D, number: int, pose: SE3) -> Array | None:
+    """Return the joints (17, 3) of the person whom `shape_of` draws for a box, in the box's frame; None where it draws none.
+
+    Args:
+        box: the annotated object.
+        number: index of the box in its frame.
+        pose: of the box, in the renderer's frame: the gait follows the place.
+    """
+    if box.detection_class not in _WITH_PEOPLE:
+        return None
+    built = _built(box, number, pose)
+    if built is None or not built.joints:
+        return None
+    return np.array([built.joints[name] for name in JOINTS]) * built.squeeze(_limit(box))
+
+
+def _limit(box: Box3D) -> Array:
+    """Half-sizes along the object's axes that it is squeezed into."""
+    w, l, h = (float(v) / 2 for v in box.size_wlh_m)
+    return np.array([l, w, h]) - MARGIN_M
+
+
+def _built(box: Box3D, number: int, pose: SE3) -> Builder | None:
     name = box.detection_class
     if name is None:
         return None
@@ -317,4 +287,4 @@ def shape_of(box: Box3D, number: int, pose: SE3) -> Parts | None:
         _two_wheels(builder, look, l, w, h, name == "motorcycle", moving, box.attribute != "cycle.without_rider")
     else:
         _MAKERS[name](builder, look, l, w, h, moving)
-    return builder.done(np.array([l, w, h]) - MARGIN_M)
+    return builder

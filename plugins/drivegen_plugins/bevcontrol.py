@@ -81,7 +81,13 @@ class BEVControl(Plugin):
                 classes[v, m] = DETECTION_CLASSES.index(str(box.detection_class))
         ground = replace(frame, boxes=())  # the map is drawn as if nothing stood on it: boxes are the foreground's
         maps = np.stack([raster.layout(ground, camera).map_bits for camera in frame.cameras])
-        arrays = {"corners": corners, "heading": heading, "classes": classes, "mask": classes >= 0, "map": maps}
+        arrays: dict[str, np.ndarray] = {
+            "corners": corners,
+            "heading": heading,
+            "classes": classes,
+            "mask": classes >= 0,
+            "map": maps,
+        }
         if self.coordinator:
             arrays["null_neighbours"] = neighbour_table(frame.cameras)  # the rig is known also where the scene is not
         return arrays

@@ -132,3 +132,14 @@ def test_the_picture_of_poses_has_limbs_for_edges_where_there_are_joints() -> No
 def test_joints_that_are_none_are_refused(joints, words: str) -> None:
     with pytest.raises(InputError, match=words):
         replace(box(10), joints_m=joints)
+
+
+def test_a_rider_is_drawn_over_the_edges_and_within_the_heat_of_what_carries_it() -> None:
+    walker = person(6.0, left_shoulder=(0, 0.3, 0.5), right_shoulder=(0, -0.3, 0.5), left_hip=(0, 0.2, -0.1))
+    rider = replace(walker, category="vehicle.bicycle")
+    bare = replace(rider, joints_m=None)
+    heats = [raster.heat_map(scene(each), AHEAD, lambda seen: 1.0) for each in (rider, bare)]
+    np.testing.assert_array_equal(*heats)
+    both, edges, limbs = (raster.picture("pose").draw(scene(each), AHEAD).any(0) for each in (rider, bare, walker))
+    np.testing.assert_array_equal(both, edges | limbs)
+    assert (limbs & ~edges).any()

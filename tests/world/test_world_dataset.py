@@ -37,6 +37,19 @@ def files(root: Path) -> dict[str, str]:
     }
 
 
+def test_joints_are_read_as_they_were_built(dataset: Path) -> None:
+    source, counted = nuscenes.open(dataset), 0
+    built = [world.build(SEED, index, 2, SIZE) for index in range(3)]
+    for token, frame in ((frame.token, frame) for city in built for frame in city.scene.frames):
+        for box in source.frame(token).boxes:
+            joints = frame.box(box.instance).joints_m
+            assert (box.joints_m is None) == (joints is None)
+            if joints is not None:
+                np.testing.assert_array_equal(box.joints_m, joints)
+                counted += 1
+    assert counted
+
+
 @pytest.mark.slow
 def test_bytes_do_not_depend_on_the_number_of_workers(dataset: Path, tmp_path: Path) -> None:
     world.write(tmp_path / "again", scenes=3, frames=2, seed=SEED, size=SIZE, workers=1)
