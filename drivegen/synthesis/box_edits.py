@@ -12,11 +12,13 @@ import numpy as np
 from drivegen.scene import Box3D, Scene
 from drivegen.scene.boxes import detection_class
 from drivegen.scene.geometry import SE3
+from drivegen.synthesis.course import course, shifted
 from drivegen.synthesis.draws import draw
-from drivegen.synthesis.insert import inserted
+from drivegen.synthesis.insert import Inserter
+from drivegen.synthesis.lanes import Road
 from drivegen.synthesis.recipe import BoxEdit, Boxes, Drop, Jitter, Move, Range, Swap
 from drivegen.synthesis.sizes import USUAL_SIZE_M
-from drivegen.synthesis.tracks import Lanes, Track, Tracks
+from drivegen.synthesis.tracks import Surroundings, Track, Tracks
 
 _KINDS = ({"car", "truck", "construction_vehicle", "bus", "trailer"}, {"motorcycle", "bicycle"}, {"pedestrian"})
 """Classes that have their attributes in common."""
@@ -33,7 +35,7 @@ def edit_boxes(scene: Scene, edits: Boxes, purpose: tuple[object, ...]) -> tuple
         edits: what the recipe says.
         purpose: names the draws: run seed, scene, variant.
     """
-    tracks, lanes, skipped = Tracks(scene), Lanes(scene), Skipped()
+    tracks, road, around, skipped = Tracks(scene), Road(scene), Surroundings(scene), Skipped()
     for kind in ("drop", "swap", "move", "jitter"):
         for number, edit in enumerate(getattr(edits, kind)):
             for name in tracks.names():
@@ -44,26 +46,29 @@ def edit_boxes(scene: Scene, edits: Boxes, purpose: tuple[object, ...]) -> tuple
                 if isinstance(edit, Drop):
                     tracks.remove(name)
                     continue
-                changed = _changed(edit, track, rng, lanes)
+                changed = _changed(edit, track, rng, road)
                 if isinstance(changed, dict) and not tracks.fits(name, changed):
                     changed = "would overlap another object"
+                if isinstance(changed, dict) and isinstance(edit, Move) and _collides(changed, around):
+                    changed = "would stand in something that the lidar saw"
                 if isinstance(changed, str):
                     skipped[f"{kind}: {changed}"] += 1
                 else:
                     tracks.put(name, changed)
-    _insert(tracks, lanes, edits, purpose, skipped)
-    return tracks, skipped
-
-
-def _insert(tracks: Tracks, lanes: Lanes, edits: Boxes, purpose: tuple[object, ...], skipped: Skipped) -> None:
+    inserter = Inserter(tracks, road, around)
     for number, edit in enumerate(edits.insert):
         rng = draw(*purpose, "insert", number)
         for k in range(rng.randint(*edit.count)):
-            found = inserted(edit, tracks, lanes, draw(*purpose, "insert", number, k))
+            found = inserter.insert(edit, draw(*purpose, "insert", number, k))
             if isinstance(found, str):
                 skipped[f"insert: {found}"] += 1
             else:
                 tracks.put(f"inserted {number} {k}", found)
+    return tracks, skipped
+
+
+def _collides(track: Track, around: Surroundings) -> bool:
+    return any(around.occupied(i, box) for i, box in track.items())
 
 
 def _is_meant(edit: BoxEdit, box: Box3D) -> bool:
@@ -72,11 +77,11 @@ def _is_meant(edit: BoxEdit, box: Box3D) -> bool:
     return not edit.classes or box.category in edit.classes or box.detection_class in edit.classes
 
 
-def _changed(edit: BoxEdit, track: Track, rng: Random, lanes: Lanes) -> Track | str:
+def _changed(edit: BoxEdit, track: Track, rng: Random, road: Road) -> Track | str:
     if isinstance(edit, Swap):
         return _swapped(edit, track)
     if isinstance(edit, Move):
-        return _moved(edit, track, rng, lanes)
+        return _moved(edit, track, rng, road)
     assert isinstance(edit, Jitter)
     a, b = (rng.uniform(-edit.position_m, edit.position_m) for _ in range(2))
     step = SE3.from_yaw(math.radians(rng.uniform(-edit.heading_deg, edit.heading_deg)), (a, b, 0.0))
@@ -97,18 +102,23 @@ def _swapped(edit: Swap, track: Track) -> Track | str:
     return out
 
 
-def _moved(edit: Move, track: Track, rng: Random, lanes: Lanes) -> Track | str:
+def _moved(edit: Move, track: Track, rng: Random, road: Road) -> Track | str:
     forward, left, turn = (_between(rng, range_) for range_ in (edit.forward_m, edit.left_m, edit.turn_deg))
-    step = SE3.from_yaw(math.radians(turn), (forward, left, 0.0))
-    moved = {i: _stepped(box, step) for i, box in track.items()}
+    step = SE3.from_yaw(math.radians(turn), (0.0 if edit.on_lane else forward, left, 0.0))
     if edit.on_lane:
-        if not lanes.there:
+        if not road.lanes_there:
             return "the map has no lanes"
-        if not all(map(lanes.hold, track.values())):
+        if not all(map(road.on_lane, track.values())):
             return "is not on a lane"
-        if not all(map(lanes.hold, moved.values())):
+        way = course(track, road, lanes=True)
+        moved = {}
+        for i, box in track.items():
+            if way is not None and (pose := shifted(way, box.global_SE3_object, forward)) is not None:
+                moved[i] = _stepped(replace(box, global_SE3_object=pose), step)
+        if len(moved) < len(track) or not all(map(road.on_lane, moved.values())):
             return "would leave the lane"
-    return moved
+        return moved
+    return {i: _stepped(box, step) for i, box in track.items()}
 
 
 def _between(rng: Random, range_: Range) -> float:

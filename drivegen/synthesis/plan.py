@@ -26,6 +26,7 @@ from drivegen.support.progress import progress
 from drivegen.synthesis.digest import SceneDigest
 from drivegen.synthesis.draws import seed_of
 from drivegen.synthesis.recipe import Recipe, Variant
+from drivegen.synthesis.references import opened
 from drivegen.synthesis.variants import Varied, vary
 
 NAME = "plan.json"
@@ -170,7 +171,7 @@ def settings_of(recipe: Recipe, variant: Variant, seed: int = 0) -> GenerationSe
     """
     return GenerationSettings(
         negative_prompt=variant.negative_prompt, steps=recipe.steps, guidance=recipe.guidance, sampler=recipe.sampler,
-        size=recipe.size, scales=dict(variant.scales) or None, seed=seed,
+        size=recipe.size, scales=dict(variant.scales) or None, inputs=opened(variant.inputs) or None, seed=seed,
     )  # fmt: skip
 
 

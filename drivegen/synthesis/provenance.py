@@ -42,7 +42,8 @@ def provenance(plan: Plan, varied: Varied, number: int, used: UsedSettings, cond
         "generated_by": "drivegen", "recipe": recipe["name"], "recipe_sha256": facts["recipe_sha256"], "variant": varied.label,
         "source_scene": varied.scene.name.removesuffix(f"__{varied.label}"), "source_sample": varied.sources[number],
         "source_licence": recipe["licence"], **facts["model"], "conditions_sha256": conditions,
-        **{name: record.plain(getattr(used, name)) for name in _SETTINGS}, "versions": facts["versions"],
+        **{name: record.plain(getattr(used, name)) for name in _SETTINGS},
+        "inputs": recipe["variants"][varied.variant]["inputs"], "versions": facts["versions"],
     }  # fmt: skip
 
 

@@ -16,6 +16,8 @@ from drivegen.sampling import MAX_SEED
 from drivegen.scene import DETECTION_CLASSES
 from drivegen.support import strict_yaml
 from drivegen.support.errors import InputError, nearest
+from drivegen.synthesis import references
+from drivegen.synthesis.rigs import Calibration
 
 Range = tuple[float, float]
 """(lowest, highest) of an even draw."""
@@ -68,7 +70,7 @@ class Swap(BoxEdit):
 
 @dataclass(frozen=True, kw_only=True)
 class Move(BoxEdit):
-    """Move objects in their own frame; with on_lane only those that are on a lane and stay on one, where the map has lanes."""
+    """Move objects in their own frame; with on_lane along the lane, and only those that are on one and stay on one."""
 
     forward_m: Range = (0.0, 0.0)
     left_m: Range = (0.0, 0.0)
@@ -92,9 +94,13 @@ class Jitter(BoxEdit):
 
 @dataclass(frozen=True, kw_only=True)
 class Insert:
-    """Put vehicles of class `to` on lanes, as many as an even draw from count, gap_m before or behind another vehicle."""
+    """Put vehicles of class `to` on lanes, as many as an even draw from count, gap_m before or behind another vehicle.
 
-    to: Literal["car", "truck", "construction_vehicle", "bus", "trailer", "motorcycle"]
+    With where "road" the drivable area is enough, on which they follow the courses of others: for maps without lanes.
+    """
+
+    to: Literal["car", "truck", "construction_vehicle", "bus", "trailer", "motorcycle", "bicycle"]
+    where: Literal["lane", "road"] = "lane"
     count: tuple[int, int] = field(default=(1, 1), metadata={"ge": 0, "le": 100})
     gap_m: Range = field(default=(2.0, 25.0), metadata={"ge": 0.5, "le": 100.0})
 
@@ -133,7 +139,9 @@ class Variant:
     """One way to change a scene; seeds is the number of versions, each with its own draws and noise.
 
     prompt replaces the description, and may contain it as {description}; time and weather replace the description's own words
-    for them. scales are the plugins'. With only_seen, annotations of a frame that none of its cameras sees are left out.
+    for them. scales are the plugins', inputs what each is given, with {"file": name} for what a file holds, such as reference
+    pictures. rig replaces the source's cameras, and cameras edits those that are there then. With only_seen, annotations of a
+    frame that none of its cameras sees are left out.
     """
 
     seeds: int = field(default=1, metadata={"ge": 1, "le": 10_000})
@@ -142,7 +150,9 @@ class Variant:
     weather: str | None = None
     negative_prompt: str | None = None
     scales: Mapping[str, float] = field(default_factory=dict)
+    inputs: dict[str, Any] = field(default_factory=dict)
     boxes: Boxes = field(default_factory=Boxes)
+    rig: dict[str, Calibration] = field(default_factory=dict)
     cameras: tuple[CameraEdit, ...] = ()
     only_seen: bool = False
 
@@ -184,9 +194,9 @@ class Recipe:
 
     @classmethod
     def read(cls, path: str | Path) -> Recipe:
-        """Read a YAML file; raises InputError naming path, value and what is allowed."""
+        """Read a YAML file, and what it names: other rigs, files; raises InputError naming path, value and what is allowed."""
         try:
-            return strict_yaml.build(cls, strict_yaml.read(Path(path)))
+            return strict_yaml.build(cls, references.resolved(strict_yaml.read(Path(path)), Path(path).parent))
         except InputError as error:
             raise InputError(f"recipe {path}: {error}") from error
 
@@ -200,8 +210,10 @@ class Recipe:
         ]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the recipe as JSON values."""
+        """Return the recipe as JSON values; of files the names and digests, not the folder."""
         found: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
+        for variant in found["variants"].values():
+            variant["inputs"] = references.named(variant["inputs"])
         return found
 
     @property

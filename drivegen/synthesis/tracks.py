@@ -6,12 +6,12 @@ from collections.abc import Mapping
 
 import numpy as np
 from shapely import Polygon
-from shapely import union_all as union
 from shapely.geometry.base import BaseGeometry
-from shapely.prepared import prep
 
 from drivegen.scene import Box3D, Scene
-from drivegen.scene.geometry import SE3
+from drivegen.scene.geometry import SE3, Array
+from drivegen.synthesis.lidar import read_sweep
+from drivegen.synthesis.walls import ABOUT_BOX_M, RAISED_M
 
 EGO_SIZE_M = (1.73, 4.08, 1.56)
 """(width, length, height) of nuScenes' vehicle, a Renault Zoe, which nothing may be moved into."""
@@ -19,7 +19,8 @@ EGO_SIZE_M = (1.73, 4.08, 1.56)
 EGO_CENTRE_M = 1.3
 """How far its middle is before the rear axle, the origin of the ego frame."""
 
-LANE_LAYERS = ("lane", "lane_connector")
+RETURNS = 3
+"""So many returns of a sweep show that something stands there."""
 
 Track = dict[int, Box3D]
 """An object's boxes by number of the frame."""
@@ -33,6 +34,7 @@ class Tracks:
         for frame in scene.frames:
             named = {box.instance or f"{frame.token}/{i}": box for i, box in enumerate(frame.boxes)}
             self.frames.append(named)
+        self.times_s = np.array([frame.timestamp_us for frame in scene.frames]) / 1e6
         self.ego: Track = dict(enumerate(_ego_box(frame.global_SE3_ego) for frame in scene.frames))
 
     def names(self) -> list[str]:
@@ -66,26 +68,38 @@ class Tracks:
         return True
 
 
-class Lanes:
-    """The lanes of a scene's map."""
+class Surroundings:
+    """What stands around a scene's vehicle and is no object, as far as the sweeps of its key frames show it."""
 
     def __init__(self, scene: Scene) -> None:
-        area = next((frame.map for frame in scene.frames if frame.map is not None), None)
-        polygons = [] if area is None else [p for layer in LANE_LAYERS for p in area.polygons.get(layer, ())]
-        if area is not None and polygons:
-            centre = np.mean([frame.global_SE3_ego.translation[:2] for frame in scene.frames], axis=0)
-            reach = max(float(np.abs(frame.global_SE3_ego.translation[:2] - centre).max()) for frame in scene.frames) + 150
-            near = area.near(centre, reach)
-            polygons = [p for layer in LANE_LAYERS for p in near.polygons.get(layer, ())]
-        shapes = [Polygon(p.exterior, p.holes).buffer(0) for p in polygons]
-        self.there = bool(shapes)
-        self._area = prep(union(shapes)) if shapes else None
+        self._scene = scene
+        self._places: dict[int, Array] = {}
 
-    def hold(self, box: Box3D) -> bool:
-        """Tell whether a box's middle is on a lane."""
-        from shapely import Point
+    def occupied(self, number: int, box: Box3D) -> bool:
+        """Tell whether the lidar saw something in the place of a box that belongs to none of the scene's own.
 
-        return self._area is not None and bool(self._area.contains(Point(box.global_SE3_object.translation[:2])))
+        Args:
+            number: of the key frame.
+            box: as it would stand there.
+        """
+        half = box.size_wlh_m[[1, 0, 2]] / 2
+        local = box.global_SE3_object.inverse().transform(near := self._near(number, box))
+        found = near[(np.abs(local[:, :2]) < half[:2]).all(1) & (local[:, 2] > RAISED_M - half[2]) & (local[:, 2] < half[2])]
+        for own in self._scene.frames[number].boxes if len(found) >= RETURNS else ():
+            there = np.abs(own.global_SE3_object.inverse().transform(found))
+            found = found[(there > own.size_wlh_m[[1, 0, 2]] / 2 + ABOUT_BOX_M).any(1)]
+        return len(found) >= RETURNS
+
+    def _near(self, number: int, box: Box3D) -> Array:
+        """Return the returns about a box, in the global frame."""
+        if number not in self._places:
+            frame = self._scene.frames[number]
+            there = frame.lidar_path is not None and frame.lidar_path.is_file()
+            local = read_sweep(frame.lidar_path)[:, :3] if frame.lidar_path is not None and there else np.zeros((0, 3))
+            self._places[number] = (frame.global_SE3_ego @ frame.ego_SE3_lidar).transform(local)
+        places = self._places[number]
+        away = np.abs(places - box.global_SE3_object.translation).max(1)
+        return np.asarray(places[away < np.linalg.norm(box.size_wlh_m) / 2])
 
 
 def footprint(box: Box3D) -> BaseGeometry:

@@ -13,7 +13,8 @@ from drivegen.datasets.nuscenes.schema import make_token
 from drivegen.scene import Box3D, Frame, Scene
 from drivegen.synthesis.box_edits import Skipped, edit_boxes
 from drivegen.synthesis.lidar import Change
-from drivegen.synthesis.recipe import CameraEdit, Recipe
+from drivegen.synthesis.recipe import CameraEdit, Recipe, Variant
+from drivegen.synthesis.rigs import mounted
 from drivegen.synthesis.wording import described
 
 
@@ -67,7 +68,7 @@ def vary(scene: Scene, recipe: Recipe, name: str, label: str, run: str) -> Varie
     """
     variant = recipe.variants[name]
     tracks, skipped = edit_boxes(scene, variant.boxes, (recipe.seed, scene.name, label))
-    skipped = skipped + _missing_channels(scene, variant.cameras)
+    skipped = skipped + _missing_channels(scene, variant)
     new = f"{scene.name}__{label}"
     frames, edits = [], []
     for source, boxes in zip(scene.frames, tracks.frames, strict=True):
@@ -76,7 +77,7 @@ def vary(scene: Scene, recipe: Recipe, name: str, label: str, run: str) -> Varie
             source, token=sample_token(run, label, source.token), scene_name=new, boxes=tuple(named.values()),
             description=described(source.description, variant),
         )  # fmt: skip
-        rig = _rig(frame, variant.cameras)
+        rig = _rig(mounted(frame, variant.rig) if variant.rig else frame, variant.cameras)
         frames.append(rig)
         edits.append(Edited(source.boxes, _changes(source, boxes, named), rig is not frame))
     out = Scene(
@@ -120,7 +121,9 @@ def _rig(frame: Frame, edits: tuple[CameraEdit, ...]) -> Frame:
     return frame
 
 
-def _missing_channels(scene: Scene, edits: tuple[CameraEdit, ...]) -> Skipped:
-    """Count edits of cameras that a scene does not have."""
-    channels = {channel for frame in scene.frames for channel in frame.channels}
-    return Counter(f"cameras: no camera {edit.channel!r}" for edit in edits if not fnmatch.filter(channels, edit.channel))
+def _missing_channels(scene: Scene, variant: Variant) -> Skipped:
+    """Count edits of cameras that there are not."""
+    channels = set(variant.rig) or {channel for frame in scene.frames for channel in frame.channels}
+    return Counter(
+        f"cameras: no camera {edit.channel!r}" for edit in variant.cameras if not fnmatch.filter(channels, edit.channel)
+    )

@@ -1,16 +1,23 @@
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from drivegen.scene import Box3D, Frame, Scene, VectorMap
+from drivegen.datasets import nuscenes
+from drivegen.scene import Box3D, Frame, MapPolygon, Scene, VectorMap
 from drivegen.scene.geometry import SE3
 from drivegen.support import strict_yaml
+from drivegen.support.errors import InputError
+from drivegen.synthesis import rigs
 from drivegen.synthesis.lidar import Change, derived, read_sweep
+from drivegen.synthesis.plan import settings_of
 from drivegen.synthesis.recipe import Recipe, Variant
 from drivegen.synthesis.tracks import footprint
 from drivegen.synthesis.variants import Varied, vary
@@ -106,6 +113,130 @@ def test_inserted_vehicles_follow_others_on_their_lane() -> None:
     assert varied(row(leader[0], vector_map=bare), "boxes: {insert: [{to: car, count: [2, 2]}]}").skipped == {
         "insert: the map has no lanes": 2
     }
+
+
+def bend(radius: float = 30.0, width: float = 3.6) -> MapPolygon:
+    """A lane that turns left by 90 degrees about (0, 30), from (0, 0) heading along x."""
+    turn = np.linspace(0, np.pi / 2, 40)
+    inner, outer = (
+        np.stack([r * np.sin(turn), radius - r * np.cos(turn)], -1) for r in (radius - width / 2, radius + width / 2)
+    )
+    return MapPolygon(np.concatenate([outer, inner[::-1]]))
+
+
+def on_bend(turn_rad: float, aside_m: float = 0.0, name: str = "car") -> Box3D:
+    r = 30 - aside_m
+    place = (r * np.sin(turn_rad), 30 - r * np.cos(turn_rad), 1.0)
+    return Box3D("car", SE3.from_yaw(turn_rad, place), np.array([2.0, 4, 2]), name, attribute="vehicle.moving")
+
+
+def bend_scene(count: int, *cars: list[Box3D], **layers: tuple[MapPolygon, ...]) -> Scene:
+    shared = VectorMap("boston-seaport", layers)
+    frames = (street_frame(i, vector_map=shared) for i in range(count))
+    away = SE3.from_yaw(0, (-60, 0, 0))
+    moments = zip(*cars, strict=True)
+    boxed = [replace(f, boxes=tuple(b for b in m if b), global_SE3_ego=away) for f, m in zip(frames, moments, strict=True)]
+    return Scene("bend", tuple(boxed), "day", "boston-seaport")
+
+
+def test_moves_follow_the_curve_of_a_lane() -> None:
+    driving = [on_bend(0.2 + 0.1 * i, 0.5) for i in range(3)]
+    scene = bend_scene(3, driving, lane=(bend(),))
+    found = varied(scene, "boxes: {move: [{forward_m: [9, 9], on_lane: true}]}")
+    assert found.skipped == {}
+    for before, frame in zip(driving, found.scene.frames, strict=True):
+        pose = frame.boxes[0].global_SE3_object
+        way = np.array([0, 30, 1]) - pose.translation
+        assert np.linalg.norm(way) == pytest.approx(29.5, abs=0.1)  # as far beside the middle of the lane
+        turned = pose.yaw_rad - before.global_SE3_object.yaw_rad
+        assert turned == pytest.approx(9 / 29.5, abs=0.05)
+        assert np.arctan2(-way[0], way[1]) == pytest.approx(pose.yaw_rad, abs=0.05)
+    assert varied(scene, "boxes: {move: [{forward_m: [60, 60], on_lane: true}]}").skipped == {"move: would leave the lane": 1}
+
+
+@pytest.mark.parametrize("place", ["lane", "road"])
+def test_an_inserted_vehicle_is_there_throughout(place: str) -> None:
+    # Seen in two of four key frames; the inserted one is there in all, and goes round the bend with it.
+    driving = [None, *(on_bend(0.5 + 0.1 * i) for i in range(2)), None]
+    layers = {"lane": (bend(),), "drivable_area": (bend(width=8),)} if place == "lane" else {"drivable_area": (bend(width=9),)}
+    scene = bend_scene(4, driving, **layers)
+    found = varied(scene, f"boxes: {{insert: [{{to: car, gap_m: [1, 3], where: {place}}}]}}")
+    assert found.skipped == {}
+    new = [frame.boxes[-1].global_SE3_object for frame in found.scene.frames]
+    assert len({frame.boxes[-1].instance for frame in found.scene.frames}) == 1
+    for pose in new:
+        assert np.linalg.norm(pose.translation[:2] - (0, 30)) == pytest.approx(30, abs=2.0 if place == "road" else 0.2)
+    steps = [np.linalg.norm((b.translation - a.translation)[:2]) for a, b in pairwise(new)]
+    assert steps == pytest.approx([3, 3, 3], abs=0.2)
+    wrong = "lane" if place == "road" else "road"
+    bare = bend_scene(4, driving, **{k: v for k, v in layers.items() if (k == "lane") == (place == "lane")})
+    there = "lanes" if wrong == "lane" else "drivable area"
+    assert varied(bare, f"boxes: {{insert: [{{to: car, where: {wrong}}}]}}").skipped == {f"insert: the map has no {there}": 1}
+
+
+def test_nothing_is_put_where_the_lidar_saw_something(tmp_path: Path) -> None:
+    leader = box(250, 302.5, "leader")
+    scene = row(leader)
+    insert = "boxes: {insert: [{to: car, gap_m: [2, 2.01]}], move: [{forward_m: [9, 9]}]}"
+    assert varied(scene, insert).skipped == {}
+    poles = [(250 + away, 302.5, z) for away in range(-40, 41, 2) for z in (0.9, 1.1, 1.3) if abs(away) > 2]
+    frames = tuple(replace(frame, lidar_path=sweep(tmp_path, frame, *poles)) for frame in scene.frames)
+    assert varied(replace(scene, frames=frames), insert).skipped == {
+        "insert: no free place on a lane": 1, "move: would stand in something that the lidar saw": 1
+    }  # fmt: skip
+
+
+def test_another_rig_takes_the_place_of_the_cameras(tmp_path: Path) -> None:
+    nuscenes.write([street_scene(1)], tmp_path / "other")
+    folder, known = tmp_path / "recipes", rigs.read(tmp_path / "other")
+    folder.mkdir()
+    (folder / "rig.json").write_text(json.dumps({"CAM_FRONT": known["CAM_FRONT"], "CAM_TOP": known["CAM_BACK"]}))
+    path = folder / "r.yaml"
+    cameras = "[{channel: CAM_TOP, focal: 2}, {channel: CAM_BACK, drop: true}]"
+    text = f"name: r\nvariants: {{a: {{rig: ../other}}, b: {{rig: rig.json, cameras: {cameras}}}}}\n"
+    path.write_text(text)
+    recipe, scene = Recipe.read(path), street_scene(2)
+    assert str(tmp_path) not in json.dumps(recipe.to_dict())
+    same = vary(scene, recipe, "a", "a", "").scene
+    for old, new in zip(scene.frames, same.frames, strict=True):
+        assert new.channels == old.channels
+        for a, b in zip(old.cameras, new.cameras, strict=True):
+            np.testing.assert_allclose(a.global_SE3_camera.matrix, b.global_SE3_camera.matrix, atol=1e-9)
+            assert (a.timestamp_us, a.width_px) == (b.timestamp_us, b.width_px)
+    other = vary(scene, recipe, "b", "b", "")
+    assert other.skipped == {"cameras: no camera 'CAM_BACK'": 1}
+    assert [edit.other_rig for edit in other.edits] == [True, True]
+    front, top = (other.scene.frames[1].camera(channel) for channel in ("CAM_FRONT", "CAM_TOP"))
+    assert top.K_native[0, 0] == 2 * front.K_native[0, 0]
+    assert top.timestamp_us == scene.frames[1].timestamp_us
+    for broken, said in (
+        ("[]", "must hold calibrations"), ('{"A": {"translation": [0, 0, 0]}}', "rotation is missing"), ("{", "is not JSON"),
+        (json.dumps({"A": known["CAM_FRONT"] | {"rotation": [1, 1, 0, 0]}}), "unit length"),
+    ):  # fmt: skip
+        (folder / "rig.json").write_text(broken)
+        with pytest.raises(InputError, match=said):
+            Recipe.read(path)
+    path.write_text(text.replace("rig.json", "none.json"))
+    with pytest.raises(InputError, match=r"variants\.b\.rig: rig .*none\.json does not exist"):
+        Recipe.read(path)
+
+
+def test_files_are_given_to_plugins_and_are_part_of_the_recipe(tmp_path: Path) -> None:
+    Image.new("RGB", (4, 2), (9, 8, 7)).save(tmp_path / "dusk.png")
+    path = tmp_path / "r.yaml"
+    path.write_text("name: r\nvariants: {a: {inputs: {image_prompt: {images: [{file: dusk.png}, own], scale: 0.5}}}}\n")
+    recipe = Recipe.read(path)
+    given = settings_of(recipe, recipe.variants["a"]).inputs["image_prompt"]
+    assert given["images"][0].getpixel((0, 0)) == (9, 8, 7)
+    assert (given["images"][1], given["scale"]) == ("own", 0.5)
+    assert str(tmp_path) not in json.dumps(recipe.to_dict())
+    Image.new("RGB", (4, 2)).save(tmp_path / "dusk.png")
+    assert Recipe.read(path).sha256 != recipe.sha256
+    with pytest.raises(InputError, match="has changed since the recipe was read"):
+        settings_of(recipe, recipe.variants["a"])
+    path.write_text("name: r\nvariants: {a: {inputs: {image_prompt: {file: none.png}}}}\n")
+    with pytest.raises(InputError, match=r"none\.png does not exist"):
+        Recipe.read(path)
 
 
 def test_inserted_boxes_are_met_by_the_rays(tmp_path: Path) -> None:
