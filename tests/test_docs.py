@@ -14,12 +14,13 @@ import pytest
 import typer
 
 from drivegen import world
-from drivegen.catalog import registry, samplers
+from drivegen.catalog import objectives, registry, samplers
 from drivegen.cli.main import app
 from drivegen.plugin.hooks import HOOKS
 from drivegen.saved import model
 from drivegen.support import strict_yaml
 from drivegen.testing import CHECKS, Case
+from drivegen.testing.objectives import CHECKS as objective_checks
 from drivegen.testing.samplers import CHECKS as sampler_checks
 from drivegen.training import config
 
@@ -71,7 +72,7 @@ def test_python_runs(page: Path, city: Path, tmp_path: Path, monkeypatch: pytest
     (tmp_path / "data" / "city").symlink_to(city)
     for name in ("configs", "scripts"):
         (tmp_path / name).symlink_to(HOUSE / name)
-    for offered in (registry, samplers):
+    for offered in (objectives, registry, samplers):
         monkeypatch.setattr(offered, "_local", dict(offered._local))
     # A module of its own, so that classes of the page can be pickled.
     module = types.ModuleType(f"page_{page.stem}")
@@ -187,6 +188,13 @@ def test_the_samplers_are_told_in_full() -> None:
     ours = [entry.kind for entry in samplers.offers() if entry.target.startswith("drivegen.")]
     assert sorted(re.findall(r"`([\w+]+)`", rows)) == sorted(ours)
     assert re.findall(r"^\| `(\w+)` \|", battery, re.MULTILINE) == list(sampler_checks)
+
+
+def test_the_objectives_are_told_in_full() -> None:
+    text, _, battery = (HOUSE / "docs" / "objectives.md").read_text(encoding="utf-8").partition("## Your own")
+    ours = [entry.kind for entry in objectives.offers() if entry.target.startswith("drivegen.")]
+    assert sorted(re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)) == sorted(ours)
+    assert re.findall(r"^\| `(\w+)` \|", battery.partition("Test it")[2], re.MULTILINE) == list(objective_checks)
 
 
 def test_the_embedded_models_data_is_told() -> None:

@@ -1,17 +1,17 @@
-"""What is installed, plugins and samplers, read from the source: nothing is imported, so nothing of theirs runs or breaks."""
+"""What is installed (plugins, samplers, objectives), read from the source: nothing is imported, so nothing of theirs runs."""
 
 from __future__ import annotations
 
 import ast
 from dataclasses import dataclass
 
-from drivegen.catalog import registry, samplers
+from drivegen.catalog import objectives, registry, samplers
 from drivegen.catalog.python_source import Class, Missing, Module, Reader, Unclear, exists
 
 
 @dataclass(frozen=True)
 class Listed:
-    """One plugin kind, or sampler: summary is its docstring's first line, parameters as they are written.
+    """One plugin kind, sampler or objective: summary is its docstring's first line, parameters as they are written.
 
     problem says why it cannot be used, unchecked what could not be found out without importing it.
     """
@@ -28,6 +28,7 @@ class Listed:
 
 _PLUGIN = ("drivegen.plugin.contract", "Plugin")
 _SAMPLER = ("drivegen.plugin.sampler", "Sampler")
+_OBJECTIVE = ("drivegen.objectives.contract", "Objective")
 _HOOKS = ("drivegen.plugin.hooks", "HOOKS")
 
 
@@ -39,6 +40,11 @@ def listed() -> tuple[Listed, ...]:
 def listed_samplers() -> tuple[Listed, ...]:
     """Describe all samplers that are on offer, importing nothing; parameters are their options."""
     return tuple(_read(entry, _SAMPLER) for entry in samplers.offers())
+
+
+def listed_objectives() -> tuple[Listed, ...]:
+    """Describe all objectives that are on offer, importing nothing; parameters are their options."""
+    return tuple(_read(entry, _OBJECTIVE) for entry in objectives.offers())
 
 
 def _read(entry: registry.Entry, base: tuple[str, str]) -> Listed:

@@ -405,6 +405,15 @@ def samplers() -> None:
     show_samplers(_screen())
 
 
+@app.command()
+@_guarded
+def objectives() -> None:
+    """List what a training may minimise, and the options. Imports none of them."""
+    from drivegen.cli.show import show_objectives
+
+    show_objectives(_screen())
+
+
 @plugins.command("preview")
 @_guarded
 def preview_plugin(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from drivegen.catalog.listing import Listed, listed, listed_samplers
+from drivegen.catalog.listing import Listed, listed, listed_objectives, listed_samplers
 from drivegen.cli.screen import Screen, text
 from drivegen.saved.contents import Contents, Part, contents
 
@@ -20,8 +20,17 @@ def show_plugins(screen: Screen) -> None:
 
 def show_samplers(screen: Screen) -> None:
     """Print every sampler with what it does and its options; the broken ones with why."""
-    rows = [(text((sampler.kind, "bold")), _about(sampler, "no options"), sampler.origin) for sampler in listed_samplers()]
-    screen.table(("sampler", "options", "origin"), rows)
+    _show_offers(screen, "sampler", listed_samplers())
+
+
+def show_objectives(screen: Screen) -> None:
+    """Print every objective with what it minimises and its options; the broken ones with why."""
+    _show_offers(screen, "objective", listed_objectives())
+
+
+def _show_offers(screen: Screen, what: str, found: Sequence[Listed]) -> None:
+    rows = [(text((each.kind, "bold")), _about(each, "no options"), each.origin) for each in found]
+    screen.table((what, "options", "origin"), rows)
 
 
 def show_plugin(screen: Screen, kind: str) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import hashlib
 import math
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
+from drivegen.objectives import GroupOptions
 from drivegen.support.errors import Diverged, InputError
 from drivegen.training.config import TrainConfig
 from drivegen.training.fast import speed_up
@@ -37,6 +38,25 @@ class TrainedModule(pl.LightningModule):
     def trained(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Name the trainable parameters."""
         return ((name, p) for name, p in self.named_parameters() if p.requires_grad)
+
+    def averaged(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Name those of the trainable parameters that a moving average is kept of: all, unless overridden."""
+        return self.trained()
+
+    def groups(self) -> Mapping[str, GroupOptions]:
+        """Return, by the beginning of their names, how some of the parameters are optimised otherwise than the settings say."""
+        return {}
+
+    def grouped(self) -> list[tuple[GroupOptions, list[nn.Parameter]]]:
+        """Return the trainable parameters of each group, those of no group first."""
+        left = dict(self.trained())
+        own = []
+        for prefix, options in self.groups().items():
+            own.append((options, [left.pop(name) for name in list(left) if name.startswith(prefix)]))
+        return [(GroupOptions(), list(left.values())), *own]
+
+    def stepped(self) -> None:
+        """Called after each step of the optimiser, except those that loss scaling skips."""
 
     def digest_frozen(self) -> dict[str, str]:
         """Return a digest per part that is not trained; a subclass overrides it to name its parts."""
@@ -63,15 +83,20 @@ class TrainedModule(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         s = self.settings
-        parameters = dict(self.trained())
-        if not parameters:
+        grouped = self.grouped()
+        if not grouped[0][1]:
             raise InputError("nothing trains: set train.unet, train.text_encoder, or train: true for a plugin")
-        groups = [
-            {"params": [p for p in parameters.values() if p.ndim > 1], "weight_decay": s.weight_decay},
-            {"params": [p for p in parameters.values() if p.ndim <= 1], "weight_decay": 0.0},
-        ]
+        groups: list[dict[str, Any]] = []
+        for options, parameters in grouped:
+            own = {name: value for name in ("lr", "betas") if (value := getattr(options, name)) is not None}
+            if options.weight_decay is not None:
+                groups.append({"params": parameters, "weight_decay": options.weight_decay, **own})
+                continue
+            groups.append({"params": [p for p in parameters if p.ndim > 1], "weight_decay": s.weight_decay, **own})
+            groups.append({"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0, **own})
         groups = [group for group in groups if group["params"]]
         optimizer = torch.optim.AdamW(groups, lr=s.lr, betas=s.betas, fused=s.precision != "fp16")
+        optimizer.register_step_post_hook(lambda *_: self.stepped())
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.rate)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -100,35 +125,52 @@ class TrainedModule(pl.LightningModule):
         np.random.seed(seed)
         random.seed(seed)
 
-    def checked(self, loss: Tensor, samples: tuple[str, ...]) -> Tensor:
-        """Return the loss; raises Diverged when it is not finite."""
+    def checked(self, loss: Tensor, samples: tuple[str, ...], parts: Mapping[str, Tensor] | None = None) -> Tensor:
+        """Return the loss; raises Diverged when it is not finite, naming which of its parts are not.
+
+        Args:
+            loss: the sum.
+            samples: the frames' tokens.
+            parts: what was summed, by name; None where the loss is one.
+        """
         self.samples = samples
         if not bool(torch.isfinite(loss)):
-            raise Diverged(f"the loss is {float(loss)} at step {self.global_step}, samples {', '.join(samples)}; {_ADVICE}")
+            wrong = [name for name, part in (parts or {}).items() if not bool(torch.isfinite(part))]
+            value = float(parts[wrong[0]]) if parts and wrong else float(loss)
+            named = f" of {', '.join(wrong)}" if len(parts or {}) > 1 and wrong else ""
+            where = f"at step {self.global_step}, samples {', '.join(samples)}"
+            raise Diverged(f"the loss{named} is {value} {where}; {_ADVICE}")
         self.log("loss", loss.detach(), prog_bar=True)
         return loss
 
     def configure_gradient_clipping(
         self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
-        """Clip gradients; raises Diverged when one is not finite, before the parameters see it.
+        """Clip gradients, each group that has a limit of its own by itself; raises Diverged when one is not finite, before the
+        parameters see it.
 
         Args:
             optimizer: not read; every parameter that trains is clipped.
             gradient_clip_val: the Trainer's limit, in place of ``settings.clip``; 0 is none.
             gradient_clip_algorithm: the Trainer's, ``norm`` (the default) or ``value``.
         """
-        parameters = [p for _, p in self.trained()]
+        by_itself = {prefix: options.clip for prefix, options in self.groups().items() if options.clip is not None}
+        together = [p for name, p in self.trained() if not name.startswith(tuple(by_itself))]
         limit = (self.settings.clip if gradient_clip_val is None else gradient_clip_val) or math.inf
         by_value = str(getattr(gradient_clip_algorithm, "value", gradient_clip_algorithm)) == "value"
+        self._clip(together, limit, by_value)
+        for prefix, own in by_itself.items():
+            self._clip([p for name, p in self.trained() if name.startswith(prefix)], own or math.inf, False, prefix)
+
+    def _clip(self, parameters: list[nn.Parameter], limit: float, by_value: bool, group: str = "") -> None:
         norm = nn.utils.clip_grad_norm_(parameters, math.inf if by_value else limit)
         if by_value and limit < math.inf:
             nn.utils.clip_grad_value_(parameters, limit)
         # Loss scaling of fp16 makes infinite gradients on purpose and skips the step.
         if self.settings.precision != "fp16" and not bool(torch.isfinite(norm)):
-            names = ", ".join(self.samples)
-            raise Diverged(f"the gradient is {float(norm)} at step {self.global_step}, samples {names}; {_ADVICE}")
-        self.log("gradient_norm", norm)
+            names, of = ", ".join(self.samples), f" of {group.rstrip('.')}" if group else ""
+            raise Diverged(f"the gradient{of} is {float(norm)} at step {self.global_step}, samples {names}; {_ADVICE}")
+        self.log(f"gradient_norm_{group.rstrip('.')}" if group else "gradient_norm", norm)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         kept = {name for name, _ in self.trained()}

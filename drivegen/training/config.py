@@ -66,6 +66,14 @@ class PluginConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ObjectiveConfig:
+    """What a step minimises: an objective by its name (``drivegen objectives``), and its constructor arguments."""
+
+    kind: str = "noise"
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
 class DropGroup:
     """Plugins that become null together, by one draw per scene, besides their own."""
 
@@ -179,6 +187,7 @@ class Config:
     """By instance name; the order is the order of their tokens."""
     drop_groups: tuple[DropGroup, ...] = ()
     lora: LoraConfig | None = None
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     data: DataConfig
     train: TrainConfig
     preview: PreviewConfig = field(default_factory=PreviewConfig)
@@ -199,6 +208,8 @@ class Config:
             raise InputError("model needs base, a model folder, or unet, text_encoder, tokenizer and vae from scratch")
         if self.lora is not None and (self.train.unet or self.train.text_encoder or self.stage != "model"):
             raise InputError("lora trains inside frozen networks: train.unet and train.text_encoder must be false")
+        if self.stage == "autoencoder" and self.objective != ObjectiveConfig():
+            raise InputError("objective is what a model trains by; stage: autoencoder has losses of its own, so leave it out")
         if self.stage == "autoencoder" and self.data.extras:
             raise InputError("data.extras is for plugins, which stage: autoencoder has none of; leave it out")
         for name in self.plugins:

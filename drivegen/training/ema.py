@@ -14,7 +14,7 @@ from drivegen.support.errors import InputError
 
 
 class EMA(pl.Callback):
-    """Keeps decay·average + (1 − decay)·parameter of the trainable parameters; the state is in the checkpoint.
+    """Keeps decay·average + (1 − decay)·parameter of what a module names (`averaged`); the state is in the checkpoint.
 
     The decay rises from 0.1 as (1 + n) / (10 + n), so that the initial values are forgotten soon.
     """
@@ -26,7 +26,7 @@ class EMA(pl.Callback):
 
     def setup(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
         if not self.average:
-            self.average = {name: p.detach().clone() for name, p in pl_module.trained()}
+            self.average = {name: p.detach().clone() for name, p in pl_module.averaged()}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         self.average = {name: v.to(pl_module.device) for name, v in self.average.items()}
@@ -39,7 +39,7 @@ class EMA(pl.Callback):
         self._step = trainer.global_step
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         self.updates += 1
-        parameters = dict(pl_module.trained())
+        parameters = dict(pl_module.averaged())
         torch._foreach_lerp_(list(self.average.values()), [parameters[name].detach() for name in self.average], 1 - decay)
 
     def state_dict(self) -> dict[str, Any]:

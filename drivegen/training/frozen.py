@@ -41,6 +41,19 @@ def module_digest(network: nn.Module) -> str:
     return _digest_of(_frozen(network))
 
 
+def own_digest(network: nn.Module, host: nn.Module, changing: Iterable[Tensor]) -> str:
+    """Return a digest of what a network beside the host has of its own and never changes; empty where there is nothing.
+
+    Args:
+        network: an objective, whose twins share most tensors with the host.
+        host: whose tensors are digested already.
+        changing: those that a checkpoint holds.
+    """
+    others = {id(tensor) for tensor in (*host.parameters(), *changing)}
+    own = ((name, p) for name, p in sorted(network.named_parameters()) if not p.requires_grad and id(p) not in others)
+    return _digest_of(own)
+
+
 def check_frozen(saved: Mapping[str, Any] | None, now: Mapping[str, str], where: str | Path) -> None:
     """Raise InputError that names the frozen parts replaced since a checkpoint was written.
 

@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from drivegen import lora
-from drivegen.diffusion.loss_weighting import min_snr_weights
 from drivegen.diffusion.schedule import NoiseSchedule
-from drivegen.host import boundary
 from drivegen.host.host import Host
-from drivegen.plugin import Arrays, Grid, TrainingStep
-from drivegen.plugin.unknown import known_part, neutral, unmarked
+from drivegen.objectives import GroupOptions, Lesson, Objective, boundary
+from drivegen.objectives.noise import Noise
+from drivegen.plugin import Grid
 from drivegen.sampling.noise import generator_of
 from drivegen.support.errors import InputError
 from drivegen.training.base import TrainedModule
 from drivegen.training.config import DropGroup, TrainConfig
 from drivegen.training.fill import to_unit
 from drivegen.training.frames import TrainBatch
-from drivegen.training.frozen import frozen_digests
+from drivegen.training.frozen import frozen_digests, own_digest
 from drivegen.training.noise import Rigs, training_noise
+from drivegen.training.randomness import same_randomness
 
 VALIDATION_TIMESTEPS = 4
 """Timesteps per validated frame, evenly apart: early and late ones differ tenfold in loss."""
@@ -40,11 +41,13 @@ class DriveModule(TrainedModule):
         drop_groups: plugins that become null together.
         train_plugins: names of the plugins to train, None = all; those of a loaded model, which are frozen, become trainable
             again.
+        objective: what a step minimises; None = the error of the prediction (`objectives.noise.Noise`).
     """
 
     def __init__(
         self, host: Host, settings: TrainConfig, drop: Mapping[str, float] | None = None,
         drop_groups: Sequence[DropGroup] = (), train_plugins: Collection[str] | None = None,
+        objective: Objective | None = None,
     ) -> None:  # fmt: skip
         super().__init__(settings)
         host.backbone.check()
@@ -76,6 +79,9 @@ class DriveModule(TrainedModule):
                 host.plugin(name).unfreeze()
         if settings.gradient_checkpointing:
             host.enable_gradient_checkpointing()
+        self.objective = Noise() if objective is None else objective
+        self.objective.attach(host, self.schedule)  # a teacher is the host as it is now, before a checkpoint is loaded
+        self._frozen += [part for part in self.objective.children() if not any(p.requires_grad for p in part.parameters())]
 
     def train(self, mode: bool = True) -> DriveModule:
         """Switch to training mode; frozen parts stay in evaluation mode."""
@@ -86,40 +92,55 @@ class DriveModule(TrainedModule):
 
     def digest_frozen(self) -> dict[str, str]:
         """Return a digest per part of the host that is not trained."""
-        return frozen_digests(self.host)
+        own = own_digest(self.objective, self.host, (value for _, value in self.objective.remembered()))
+        return frozen_digests(self.host) | ({"the objective's networks": own} if own else {})
 
     def training_step(self, batch: TrainBatch, batch_idx: int) -> Tensor:
-        """Return the loss of one batch."""
-        conditions = batch.conditions
-        grid = conditions.grid
+        """Return the loss of one batch: what the objective minimises, and what plugins add."""
         clean = self.latents(batch)
+        grid = batch.conditions.grid
         t = self._timesteps(grid).to(clean.device)
         noise = self._noise(clean, grid, batch.cameras)
-        encoded = self.host.encode(conditions.arrays, grid, self.draw_keep(grid))
-        loss, terms = self._loss(clean, noise, t, encoded, conditions.arrays)
-        for name, term in terms.items():
-            self.log(f"loss_{name}", term.detach())
-        return self.checked(loss, conditions.samples)
+        draw = partial(self._noise, clean, grid, batch.cameras)
+        lesson = self._lesson(clean, batch, t, noise, draw, self.draw_keep(grid))
+        losses = boundary.losses(self.objective, self.host, lesson)
+        for name, loss in losses.items():
+            self.log(f"loss_{name}", loss.detach())
+        return self.checked(sum(losses.values()), batch.conditions.samples, losses)  # type: ignore[arg-type]
 
-    def _loss(
-        self, clean: Tensor, noise: Tensor, t: Tensor, encoded: Any, arrays: Mapping[str, Arrays]
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the objective on latents (N, C, h, w) at timesteps (N,), and the terms of it that plugins added."""
-        noisy, target = self.schedule.add_noise(clean, noise, t), self.schedule.target(clean, noise, t)
-        prediction = self.host(noisy, t, encoded).float()
-        errors = (prediction - target).square()
-        step = TrainingStep(t, clean, noise, noisy, prediction.detach(), target, self.schedule)
-        if self.settings.weighting == "min_snr":
-            errors = errors * min_snr_weights(self.schedule, t, self.settings.gamma)[:, None, None, None]
-        terms = {}
-        for name in self.host.plugins:
-            plugin, own = self.host.plugin(name), arrays[name]
-            if (weight := boundary.weight(name, plugin, unmarked(own), step)) is not None:
-                errors = errors * neutral(own, weight)
-            part = known_part(own, prediction, target, t)
-            if part is not None and (term := boundary.loss(name, plugin, *part)) is not None:
-                terms[name] = term
-        return sum(terms.values(), errors.mean()), terms
+    def _lesson(
+        self, clean: Tensor, batch: TrainBatch, t: Tensor, noise: Tensor, draw: Callable[[], Tensor],
+        keep: Mapping[str, Tensor],
+    ) -> Lesson:  # fmt: skip
+        gamma = self.settings.gamma if self.settings.weighting == "min_snr" else None
+        conditions = batch.conditions
+        return Lesson(clean, conditions.grid, conditions.arrays, keep, t, noise, self.schedule, draw, gamma)
+
+    def stepped(self) -> None:
+        """Let the objective follow the host."""
+        self.objective.after(self.host)
+
+    def groups(self) -> Mapping[str, GroupOptions]:
+        """Return how the objective's own parameters are optimised."""
+        return {f"objective.{prefix}": options for prefix, options in boundary.groups(self.objective).items()}
+
+    def averaged(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Name the host's parameters alone: the objective's own are left behind when the training ends."""
+        return ((name, p) for name, p in self.trained() if name.startswith("host."))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        if remembered := {name: value.detach().clone() for name, value in self.objective.remembered()}:
+            checkpoint["objective"] = remembered
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        own, saved = dict(self.objective.remembered()), checkpoint.get("objective", {})
+        if {n: v.shape for n, v in own.items()} != {n: v.shape for n, v in saved.items()}:
+            raise InputError("the checkpoint's objective is another, or has other options, than the one here")
+        with torch.no_grad():
+            for name, value in saved.items():
+                own[name].copy_(value)
 
     def validation_step(self, batch: TrainBatch, batch_idx: int) -> None:
         """Log ``val_loss``, its mean over the held-out frames."""
@@ -135,19 +156,25 @@ class DriveModule(TrainedModule):
         conditions = batch.conditions
         grid = conditions.grid
         clean = self.latents(batch, mean=True)
-        encoded = self.host.encode(conditions.arrays, grid)
         one, views = Grid(1, 1, grid.views), grid.views
         generators = [generator_of(f"validation/{token}") for token in conditions.samples]
         starts = torch.cat([torch.rand(1, generator=generator) for generator in generators])
-        losses = []
-        for k in range(VALIDATION_TIMESTEPS):
-            t = ((starts + k / VALIDATION_TIMESTEPS) % 1 * self.schedule.steps).long().clamp(max=self.schedule.steps - 1)
+
+        def draw() -> Tensor:
             noise = []
             for i, generator in enumerate(generators):
                 rig = None if batch.cameras is None else [batch.cameras[i]]
                 noise.append(training_noise(self.settings.noise, one, _shape(clean), rig, generator))
+            return torch.cat(noise).to(clean)
+
+        losses = []
+        for k in range(VALIDATION_TIMESTEPS):
+            t = ((starts + k / VALIDATION_TIMESTEPS) % 1 * self.schedule.steps).long().clamp(max=self.schedule.steps - 1)
             at = t.repeat_interleave(views).to(clean.device)
-            losses.append(self._loss(clean, torch.cat(noise).to(clean), at, encoded, conditions.arrays)[0])
+            lesson = self._lesson(clean, batch, at, draw(), draw, {})
+            with same_randomness():  # what an objective draws besides depends on the first frame
+                torch.manual_seed(generator_of(f"validation/{conditions.samples[0]}/{k}").initial_seed())
+                losses.append(self.objective.validate(self.host, lesson) + sum(lesson.terms.values()))
         return torch.stack(losses).mean()
 
     @torch.no_grad()

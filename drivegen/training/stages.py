@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ import torch
 from PIL import Image
 
 from drivegen import lora
+from drivegen.catalog import objectives
+from drivegen.sampling import Sampling
 from drivegen.saved import model as models
 from drivegen.support import files, runtime
 from drivegen.support.errors import InputError
@@ -28,11 +31,13 @@ class ModelStage:
 
         self.config = config
         self.model = build_model(config)
-        self.host, self.sampling = self.model.host, self.model.sampling
+        self.host = self.model.host
         plugins, train = config.plugins, config.train
         drop = {name: settings.drop for name, settings in plugins.items()}
         trained = [name for name, settings in plugins.items() if settings.train]
-        self.module = DriveModule(self.host, train, drop, config.drop_groups, trained)
+        self.objective = objectives.make(config.objective.kind, config.objective.options)
+        self.module = DriveModule(self.host, train, drop, config.drop_groups, trained, self.objective)
+        self.sampling  # noqa: B018  # what is saved with the model is refused now, not at the end
         data = config.data
         self.data = DriveData(
             data.roots, self.host, size=data.size, images=train.images, version=data.version, val_scenes=data.val_scenes,
@@ -42,13 +47,24 @@ class ModelStage:
             extras={name: Path(folder).expanduser() for name, folder in data.extras.items()},
         )  # fmt: skip
 
+    @property
+    def sampling(self) -> Sampling:
+        """What the model is sampled with at this point of the training: the configuration's words, then the objective's, then
+        the base's.
+        """
+        said = self.config.sampling
+        asked = {name: value for name, value in self.objective.sampling().items() if name not in said}
+        if "sampler" in said:
+            asked.pop("sampler_options", None)  # of the objective's own sampler
+        return self.model.sampling.replaced(**asked)
+
     def draw(self) -> Rows:
         """Draw the pictures of held-out frames and, below each row, those generated from the same conditions."""
         from drivegen.pipeline.pipeline import Pipeline
         from drivegen.scene.pictures import load_image
 
         rows: list[list[Image.Image]] = []
-        pipe = Pipeline(self.model)
+        pipe = Pipeline(replace(self.model, sampling=self.sampling))
         given = {name: self.host.plugin(name).training_input for name in self.host.plugins}
         for frame in held_out(self.data, self.config):
             rows.append([load_image(camera) for camera in frame.cameras])

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from drivegen.objectives import GroupOptions
 from drivegen.support.errors import InputError
 from drivegen.training.base import TrainedModule
 from drivegen.training.config import TrainConfig
@@ -63,7 +65,7 @@ class FirstStageModule(TrainedModule):
             parts |= {"adversarial": opinion, "adversarial_weight": weight, "discriminator": judged}
         self.log_dict({name: value.detach() for name, value in parts.items()})
         back = (made.float() * gradient).sum()  # its gradient at the picture is `gradient`; its value is not used
-        return self.checked(total + judged + (back - back.detach()), batch.samples)
+        return self.checked(total + judged + (back - back.detach()), batch.samples, parts)
 
     def digest_frozen(self) -> dict[str, str]:
         """Return a digest of the network whose features are compared, where there is one."""
@@ -116,25 +118,12 @@ class FirstStageModule(TrainedModule):
         done = self.global_step / self.settings.steps - settings.start
         return settings.weight * (float(done >= 0) if settings.ramp == 0 else min(1.0, max(0.0, done / settings.ramp)))
 
-    def configure_optimizers(self) -> Any:
-        configured = super().configure_optimizers()
+    def groups(self) -> Mapping[str, GroupOptions]:
+        """Return how the discriminator is optimised, where there is one; its gradients are clipped with the network's."""
         settings = self.loss.adversarial
         if self.discriminator is None or settings is None:
-            return configured
-        judges = {id(p) for p in self.discriminator.parameters()}
-        groups = [
-            {**group, "params": [p for p in group["params"] if id(p) not in judges]}
-            for group in configured["optimizer"].param_groups
-        ]
-        for group in groups:
-            group.pop("initial_lr", None)
-        groups.append(
-            {"params": list(self.discriminator.parameters()), "lr": settings.lr, "betas": settings.betas, "weight_decay": 0.0}
-        )
-        fused = self.settings.precision != "fp16"
-        optimizer = torch.optim.AdamW(groups, lr=self.settings.lr, betas=self.settings.betas, fused=fused)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.rate)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+            return {}
+        return {"discriminator.": GroupOptions(lr=settings.lr, betas=settings.betas, weight_decay=0.0)}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)

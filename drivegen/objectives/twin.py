@@ -1,0 +1,35 @@
+"""A second host beside the one that learns: a teacher, or an average that follows it."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+
+from drivegen.host.host import Host
+
+
+def twin(host: Host) -> Host:
+    """Return a copy of a host, without gradients and in evaluation mode, that shares every tensor which does not learn.
+
+    It has hooks of its own, and its own copies of what learns as they are now: beside a LoRA it costs a second LoRA.
+    """
+    shared = {id(p): p for p in host.parameters() if not p.requires_grad} | {id(b): b for b in host.buffers()}
+    memo: dict[int, Any] = {**shared, id(host.backbone.tokenizer): host.backbone.tokenizer}
+    return copy.deepcopy(host, memo).requires_grad_(False).eval()
+
+
+@torch.no_grad()
+def follow(other: Host, host: Host, decay: float = 0.0) -> None:
+    """Move what a twin has of its own towards what the host has learned.
+
+    Args:
+        other: the twin.
+        host: the network that learns.
+        decay: share of itself that the twin keeps; 0 makes it equal.
+    """
+    own = dict(other.named_parameters())
+    for name, parameter in host.named_parameters():
+        if parameter.requires_grad:
+            own[name].lerp_(parameter.detach(), 1 - decay) if decay else own[name].copy_(parameter.detach())
