@@ -58,12 +58,18 @@ def check_sizes(config: Any) -> None:
                 raise InputError(f"{key} = {number} is out of range; allowed: up to {most}")
 
 
-def build_from_folder(folder: Path, class_name: str) -> nn.Module:
-    """Construct a model as the config.json of a folder says, freshly initialised; raises InputError where it cannot."""
+def build_from_folder(folder: Path, class_name: str, changes: Mapping[str, Any] | None = None) -> nn.Module:
+    """Construct a model as the config.json of a folder says, freshly initialised; raises InputError where it cannot.
+
+    Args:
+        folder: of config.json.
+        class_name: one of MODELS.
+        changes: settings that replace the folder's; None for none.
+    """
     config = weights.read_json(folder / "config.json")
     try:
         check_sizes(config)
-        return build_model(class_name, config)
+        return build_model(class_name, {**config, **changes} if changes and isinstance(config, Mapping) else config)
     except InputError as error:
         raise InputError(f"{folder / 'config.json'}: {error}") from error
 
@@ -85,10 +91,16 @@ def load_model(folder: Path, class_name: str, variant: str | None = None) -> nn.
     return model
 
 
-def build_outline(folder: Path, class_name: str) -> nn.Module:
-    """Construct a folder's model on the meta device, so that a wrong size is found before memory is allocated."""
+def build_outline(folder: Path, class_name: str, changes: Mapping[str, Any] | None = None) -> nn.Module:
+    """Construct a folder's model on the meta device, so that a wrong size is found before memory is allocated.
+
+    Args:
+        folder: of config.json.
+        class_name: one of MODELS.
+        changes: settings that replace the folder's; None for none.
+    """
     with torch.device("meta"):
-        return build_from_folder(folder, class_name)
+        return build_from_folder(folder, class_name, changes)
 
 
 def _read_state(folder: Path, class_name: str, variant: str | None, model: nn.Module) -> weights.State:

@@ -34,6 +34,9 @@ _OTHERS = {
 """What other files are, by what the name of a tensor begins with; the first that is found."""
 
 
+_ENDS = ("model.diffusion_model.input_blocks.0.0.weight", "model.diffusion_model.out.2.weight")
+"""The UNet's first and last convolution."""
+
 _UNFED = {
     "model.diffusion_model.time_embed.cond_proj.": "an LCM-distilled UNet with a guidance embedding",
     "model.diffusion_model.label_emb.": "a UNet with a class or image embedding, as unCLIP and upscalers have",
@@ -84,13 +87,35 @@ def read(path: Path) -> State:
     return state
 
 
+def narrowed(state: Mapping[str, Tensor], path: Path) -> State:
+    """Leave out the UNet's input channels beyond those of its latents, which a plugin takes over.
+
+    state holds the tensors of the file at path. Raises InputError where there are none.
+    """
+    wide, last = (state.get(key) for key in _ENDS)
+    if wide is None or last is None or wide.ndim != 4:
+        raise InputError(f"{path} lacks {' or '.join(_ENDS)}: it has no UNet of Stable Diffusion")
+    latents = int(last.shape[0])
+    if wide.shape[1] <= latents:
+        raise InputError(
+            f"{path}: its UNet has {wide.shape[1]} input channels and {latents} of latents, so nothing is joined to them; a "
+            "plain model needs no conversion: name it with --model"
+        )
+    return {**state, _ENDS[0]: wide[:, :latents].clone()}
+
+
+def latents_of(state: Mapping[str, Tensor]) -> int:
+    """Return the channels of what a file's UNet predicts."""
+    return int(state[_ENDS[1]].shape[0])
+
+
 def check_network(state: Mapping[str, Tensor], path: Path) -> None:
     """Refuse an unsupported UNet before the hub is asked or a network is built; raises InputError."""
     for beginning, what in _UNFED.items():
         key = next((key for key in state if key.startswith(beginning)), None)
         if key is not None:
             raise InputError(f"{path}: this is {what} ({key}), which is not hosted")
-    shapes = [state.get(key) for key in ("model.diffusion_model.input_blocks.0.0.weight", "model.diffusion_model.out.2.weight")]
+    shapes = [state.get(key) for key in _ENDS]
     latents = state.get("first_stage_model.decoder.conv_in.weight")
     quantised = state.get("first_stage_model.post_quant_conv.weight", latents)
     if quantised is None or any(shape is None or shape.ndim != 4 for shape in (*shapes, quantised)):

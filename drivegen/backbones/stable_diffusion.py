@@ -153,7 +153,8 @@ class Backbone(nn.Module):
 
     @classmethod
     def from_single_file(
-        cls, path: str | Path, config_folder: str | Path | None = None, prediction_type: str | None = None
+        cls, path: str | Path, config_folder: str | Path | None = None, prediction_type: str | None = None,
+        narrow: bool = False,
     ) -> Backbone:  # fmt: skip
         """Load a single-file Stable Diffusion 1.x/2.x checkpoint (LDM keys), in fp32.
 
@@ -162,6 +163,7 @@ class Backbone(nn.Module):
             config_folder: a diffusers folder with the configurations and the tokenizer, whose weights are not read; None takes
                 diffusers' choice from its hub.
             prediction_type: what the UNet predicts, replacing the configuration's; None keeps it.
+            narrow: leave out input channels beyond those of the latents, which inpainting UNets and others have.
 
         Raises InputError for another file, and for one that does not say what it predicts where two readings are possible.
         """
@@ -169,6 +171,8 @@ class Backbone(nn.Module):
         if config_folder is not None and not Path(config_folder).is_dir():
             raise InputError(f"there is no folder of configurations at {str(config_folder)!r}")
         state = single_file.read(path)
+        if narrow:
+            state = single_file.narrowed(state, path)
         single_file.check_network(state, path)
         configured = None
         if config_folder is not None:
@@ -178,12 +182,13 @@ class Backbone(nn.Module):
         kind = training.get("prediction_type")
         folder = single_file.hub_folder(path, state, kind) if config_folder is None else Path(config_folder)
         index = _read_index(folder)
-        _check_configurations(folder)
+        _check_configurations(folder, with_unet=not narrow)
         scheduler, tokenizer = load_scheduler(folder, index, training), load_tokenizer(folder / "tokenizer")
         loaded: dict[str, Any] = {}
         for name, prefix in zip(_NETWORKS, single_file.PREFIXES, strict=True):
             where = f"{path}, as {folder / name} configures it,"
-            outline = build_outline(folder / name, index[name][1])
+            changes = {"in_channels": single_file.latents_of(state)} if narrow and name == "unet" else None
+            outline = build_outline(folder / name, index[name][1], changes)
             try:
                 own = single_file.from_ldm(name, state, outline)
             except KeyError as error:
@@ -192,7 +197,7 @@ class Backbone(nn.Module):
             weights.check_finite(own, str(path))
             if name == "unet" and (left := single_file.unread(state, own, prefix)):
                 raise InputError(f"{where} has weights that the network does not: {', '.join(left[:10])}")
-            loaded[name] = build_from_folder(folder / name, index[name][1])
+            loaded[name] = build_from_folder(folder / name, index[name][1], changes)
             weights.load_strict(loaded[name], own, where)
         return cls._checked(str(path), **loaded, tokenizer=tokenizer, scheduler=scheduler)
 

@@ -282,7 +282,7 @@ def t2i_adapter(
 @_guarded
 def concat(
     src: Annotated[
-        Path, typer.Argument(parser=path, help="A folder of diffusers whose UNet has more inputs: inpainting, depth.")
+        Path, typer.Argument(parser=path, help="A folder of diffusers, or a single file, whose UNet has more inputs.")
     ],
     out: Annotated[Path, typer.Argument(parser=path, help="Model folder to write.")],
     picture: Annotated[str, typer.Option(help="What it reads: layout, boxes, lanes, depth, bev …, or 'given'.")] = "given",
@@ -291,13 +291,19 @@ def concat(
         typer.Option("--scaled/--unscaled", help="Unscaled: joined latents as the VAE gives them (InstructPix2Pix)."),
     ] = True,
     dtype: Annotated[str, typer.Option(help="Number format of the weights: float32, bfloat16 or float16.")] = "float32",
+    config: Annotated[
+        Path | None, typer.Option(parser=path, help="For a single file: a diffusers folder with its configurations.")
+    ] = None,
+    prediction_type: Annotated[
+        str | None, typer.Option(help="For a single file: epsilon or v_prediction, where it does not say.")
+    ] = None,
 ) -> None:
-    """Write a model with a wider UNet as a plain one and a concat plugin."""
+    """Write a model with a wider UNet (inpainting, depth, HumanSD) as a plain one and a concat plugin."""
     from drivegen.convert import wider_unet as work
     from drivegen.support.runtime import parse_dtype
 
     _quiet()
-    work.convert(work.read(src, picture, scaled), out, parse_dtype(dtype))
+    work.convert(work.read(src, picture, scaled, config, prediction_type), out, parse_dtype(dtype))
     _screen().line(f"wrote {out}")
 
 

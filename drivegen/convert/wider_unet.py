@@ -20,17 +20,43 @@ NAME = "concat"
 """The plugin's name in the model."""
 
 
-def read(folder: str | Path, picture: str = "given", scaled: bool = True) -> Host:
+def read(
+    source: str | Path, picture: str = "given", scaled: bool = True, config_folder: str | Path | None = None,
+    prediction_type: str | None = None,
+) -> Host:  # fmt: skip
     """Split a model into its UNet without the extra channels and the plugins text and concat; fp32.
 
     Args:
-        folder: a diffusers folder (`model_index.json`) whose UNet has more input channels than latents.
+        source: a diffusers folder (`model_index.json`) whose UNet has more input channels than latents, or a single file of
+            such a model in the original layout.
         picture: one of `raster.PICTURES`, or "given".
         scaled: whether joined latents are scaled as the noisy ones are; InstructPix2Pix's are not.
+        config_folder: configurations for a single file, as `Backbone.from_single_file` takes them.
+        prediction_type: what a single file's UNet predicts where it does not say so.
 
-    Raises InputError on anything else than such a folder.
+    Raises InputError on anything else than such a folder or file.
     """
-    folder = Path(folder).expanduser()
+    source = Path(source).expanduser()
+    options: dict[str, Any] = {} if scaled else {"scaled": False}
+    if picture != "given":
+        options["picture"] = picture
+    if source.is_file():
+        backbone = Backbone.from_single_file(source, config_folder, prediction_type, narrow=True)
+        found, where = released.read(source, "concat", options), source
+    else:
+        if config_folder is not None or prediction_type is not None:
+            raise InputError(f"{source} is no file; --config and --prediction-type are for single files, which lack both")
+        backbone, found = _split(source, options)
+        where = source / "unet"
+    host = Host(backbone, {"text": registry.load("text")()})
+    settings = source if source.is_file() else where / "config.json"
+    plugin = model.attach(host, NAME, found.cls, found.released.arguments, dict(found.released.state), where, settings)
+    plugin.__dict__["_saved"] = {"kind": found.kind, "name": NAME, "training": dict(found.released.training)}
+    return host.eval().requires_grad_(False)
+
+
+def _split(folder: Path, options: dict[str, Any]) -> tuple[Backbone, released.Found]:
+    """Split a diffusers folder into its networks with a plain UNet, and what the plugin is made of."""
     config = weights.read_json(folder / "unet" / "config.json")
     latents = config.get("out_channels", 4) if isinstance(config, dict) else None
     if not isinstance(latents, int) or not isinstance(config, dict) or config.get("in_channels", 4) == latents:
@@ -38,26 +64,12 @@ def read(folder: str | Path, picture: str = "given", scaled: bool = True) -> Hos
             f"{folder / 'unet' / 'config.json'} is of no UNet with more input channels than latents; a plain model needs no "
             "conversion: name it with --model"
         )
-    options: dict[str, Any] = {} if scaled else {"scaled": False}
-    if picture != "given":
-        options["picture"] = picture
     found = released.read(folder / "unet", "concat", options)
     state = load_model(folder / "unet", "UNet2DConditionModel").state_dict()
     unet = build_model("UNet2DConditionModel", {**config, "in_channels": latents})
     narrow = {**state, "conv_in.weight": state["conv_in.weight"][:, :latents].clone()}
     weights.load_strict(unet, narrow, str(folder / "unet"))
-    host = Host(Backbone.from_folder(folder, unet=unet), {"text": registry.load("text")()})
-    plugin = model.attach(
-        host,
-        NAME,
-        found.cls,
-        found.released.arguments,
-        dict(found.released.state),
-        folder / "unet",
-        folder / "unet" / "config.json",
-    )
-    plugin.__dict__["_saved"] = {"kind": found.kind, "name": NAME, "training": dict(found.released.training)}
-    return host.eval().requires_grad_(False)
+    return Backbone.from_folder(folder, unet=unet), found
 
 
 def convert(host: Host, out: str | Path, dtype: torch.dtype | None = None) -> Path:
