@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -13,6 +14,11 @@ from drivegen.support.errors import InputError
 Model = Annotated[str, typer.Argument(help="'tiny', a model folder, or what `drivegen generate --model` takes")]
 Seed = Annotated[int, typer.Option(help="seed of the city; models must not have been trained on it")]
 Steps = Annotated[int | None, typer.Option(help="sampling steps; the model's own if left out")]
+TrainData = Annotated[Path, typer.Option("--data", help="dataset of the city to train on; rendered where it is missing")]
+TrainScenes = Annotated[int, typer.Option(help="scenes of one frame to render there")]
+DataSeed = Annotated[int, typer.Option(help="their city")]
+Cache = Annotated[Path, typer.Option(help="latents and arrays; may be shared with other trainings")]
+Minutes = Annotated[float | None, typer.Option(help="after which nothing more begins; all of it if left out")]
 UNSEEN = 20261
 """The city's seed that models are measured on."""
 

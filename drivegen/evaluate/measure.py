@@ -18,7 +18,7 @@ from drivegen.evaluate.cities import City, open_city, plain_city, turned_city
 from drivegen.evaluate.figures import Figure, Truth
 from drivegen.evaluate.images import Job, Store, generate, reconstruct
 from drivegen.evaluate.labels import Judged
-from drivegen.evaluate.metrics.consistency import colour_error, correspondences
+from drivegen.evaluate.metrics.consistency import correspondences, disagreement
 from drivegen.evaluate.referee import Referee
 from drivegen.evaluate.renders import conditions_of
 from drivegen.evaluate.variants import (
@@ -204,12 +204,8 @@ class Measurement:
                 continue
             views = {c: self.city.view(key, c) for c in frame.channels}
             one, two = self.store.load(plain, key.name, frame), self.store.load(second.name, key.name, frame)
-            row = np.zeros(6)
-            for pair in correspondences(frame, {c: view.depth_m for c, view in views.items()}):
-                row[0:2] += colour_error(pair, one[pair.a], one[pair.b])
-                row[2:4] += colour_error(pair, one[pair.a], two[pair.b])
-                row[4:6] += colour_error(pair, views[pair.a].rgb, views[pair.b].rgb)
-            rows[key] = row
+            pairs = correspondences(frame, {c: view.depth_m for c, view in views.items()})
+            rows[key] = disagreement(pairs, one, two, {c: view.rgb for c, view in views.items()})
         return rows
 
     def figures(self) -> list[Figure]:

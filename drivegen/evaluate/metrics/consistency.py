@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 from drivegen.evaluate.metrics.expected import Expected
 from drivegen.scene import Box3D, Camera, Frame, ring_neighbours
 from drivegen.scene.geometry import Array, project
+
+Pictures = Mapping[str, NDArray[np.uint8]]
+"""Pictures (H, W, 3) by camera channel."""
 
 FAR_M = 80.0
 TOLERANCE = 0.03
@@ -128,6 +131,23 @@ def colour_error(pair: Correspondence, image_a: NDArray[np.uint8], image_b: NDAr
     at = image_a[pair.rows, pair.columns].astype(np.float64)
     there = _bilinear(image_b, pair.positions)
     return np.array([np.abs(at - there).mean(-1).sum() / 255, len(at)])
+
+
+def disagreement(pairs: Iterable[Correspondence], one: Pictures, other: Pictures, renders: Pictures) -> Array:
+    """Sum the colour errors of a frame's overlaps: (6,), sum and count within one generation, across two, and in the renders.
+
+    Args:
+        pairs: the frame's corresponding points.
+        one: pictures (H, W, 3) by camera channel.
+        other: those of another noise.
+        renders: those of the city.
+    """
+    row = np.zeros(6)
+    for pair in pairs:
+        row[0:2] += colour_error(pair, one[pair.a], one[pair.b])
+        row[2:4] += colour_error(pair, one[pair.a], other[pair.b])
+        row[4:6] += colour_error(pair, renders[pair.a], renders[pair.b])
+    return row
 
 
 def _bilinear(image: NDArray[np.uint8], positions: Array) -> Array:
