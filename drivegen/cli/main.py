@@ -164,20 +164,31 @@ def synthesize(
     plan: Annotated[bool, typer.Option("--plan", help="Say what would be made, and stop.")] = False,
     version: Annotated[str | None, typer.Option(help="Dataset version, where the source has several.")] = None,
     model: Annotated[str, typer.Option(help="'tiny', a model folder, or a single-file checkpoint.")] = "tiny",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps; several, one worker each, as cuda:0,cuda:1.")] = "auto",
     dtype: Annotated[
         str, typer.Option(help="auto (bfloat16 where the processor has it), float32, bfloat16 or float16.")
     ] = "auto",
     threads: Annotated[
-        int | None, typer.Option(min=1, help="Threads of the networks. Default: those of the plan, else one per core.")
+        int | None, typer.Option(min=1, help="Threads of each worker's networks. Default: those of the plan, else 1.")
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Processes. Default: one per device; on the CPU one per core, as far as memory allows."),
+    ] = None,
+    engine: Annotated[str, typer.Option(help="local: processes of this machine; ray: tasks of Ray Core.")] = "local",
+    address: Annotated[
+        str | None, typer.Option(help="Of a Ray cluster that sees the same folders. Default: Ray is started here.")
     ] = None,
 ) -> None:
-    """Make a labelled dataset of another one: edited scenes, generated images, annotations that follow."""
+    """Make a labelled dataset of another one: edited scenes, generated images, annotations that follow.
+
+    The same command goes on after an end of any kind. The status is 1 when frames failed three times and were set aside.
+    """
     from drivegen.cli import synthesize as work
-    from drivegen.cli.generate import Where
 
     _quiet()
-    work.synthesize(dataroot, out, recipe, plan, version, Where(model, device, dtype), threads, _screen())
+    hands = work.Hands(workers, threads, device, engine, address)
+    work.synthesize(dataroot, out, recipe, plan, version, model, dtype, hands, _screen())
 
 
 @app.command()

@@ -2,21 +2,60 @@
 
 from __future__ import annotations
 
+import os
+from dataclasses import dataclass
 from pathlib import Path
 
 from drivegen import datasets, synthesis
 from drivegen.cli.generate import Where
 from drivegen.cli.screen import Screen
+from drivegen.datasets import SceneSource
+from drivegen.pipeline.pipeline import Pipeline
 from drivegen.support.errors import InputError
+from drivegen.support.runtime import choose_devices, memory_bytes
 from drivegen.synthesis import Plan, Recipe
 from drivegen.synthesis.plan import NAME, read
+from drivegen.synthesis.run import ENGINES
+from drivegen.synthesis.seconds import seconds_per_frame
 
 LISTED = 20
 """Scenes of a plan are listed, as far as one can read them."""
 
 
+@dataclass(frozen=True)
+class Hands:
+    """Who does the work: number of processes, threads of each, devices (comma-separated), engine, address of its cluster."""
+
+    workers: int | None = None
+    threads: int | None = None
+    device: str = "auto"
+    engine: str = "local"
+    address: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.engine not in ENGINES:
+            raise InputError(f"--engine {self.engine!r} is none of {', '.join(ENGINES)}")
+        if self.address is not None and self.engine != "ray":
+            raise InputError(f"--address {self.address} is a Ray cluster's; give --engine ray too")
+
+    def count(self, pipe: Pipeline, devices: tuple[str, ...], threads: int) -> int:
+        """Return the number of processes: as asked; else one per device, or on the CPU one per core that memory is left for.
+
+        Args:
+            pipe: the model, loaded here.
+            devices: of the workers.
+            threads: of each.
+        """
+        if self.workers is not None:
+            return self.workers
+        if len(devices) > 1 or pipe.device.type != "cpu":
+            return len(devices)
+        own, free = memory_bytes()
+        return max(1, min(len(os.sched_getaffinity(0)) // threads, int(free / max(own, 1))))
+
+
 def synthesize(
-    dataroot: Path, out: Path, recipe: Path, only_plan: bool, version: str | None, where: Where, threads: int | None,
+    dataroot: Path, out: Path, recipe: Path, only_plan: bool, version: str | None, model: str, dtype: str, hands: Hands,
     screen: Screen,
 ) -> None:  # fmt: skip
     """Plan a dataset, say what it will be, and make it.
@@ -27,24 +66,27 @@ def synthesize(
         recipe: its YAML file.
         only_plan: stop before anything is written.
         version: the source's, where it has several.
-        where: the model, and on what it computes.
-        threads: of the networks; None takes those of the plan in `out`, else torch's.
+        model: "tiny", or a folder or file.
+        dtype: the number format.
+        hands: who makes it.
         screen: where it is said.
     """
-    import torch
-
     read_recipe = Recipe.read(recipe)
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is a file; give a folder")
+    devices = choose_devices(hands.device)
     source = datasets.open(dataroot, version)
-    pipe = where.pipeline()
+    pipe = Where(model, devices[0], dtype).pipeline()
+    threads = hands.threads
     if threads is None:
-        threads = read(out).facts["computing"]["threads"] if (out / NAME).is_file() else torch.get_num_threads()
+        threads = int(read(out).facts["computing"]["threads"]) if (out / NAME).is_file() else 1
     planned = synthesis.plan.make(source, read_recipe, pipe, threads)
+    count = hands.count(pipe, devices, threads)
     show_plan(screen, planned)
     if only_plan:
+        show_time(screen, source, read_recipe, pipe, planned, count)
         return
-    made = synthesis.synthesize(source, out, read_recipe, pipe, planned)
+    made = synthesis.synthesize(source, out, read_recipe, pipe, planned, count, devices, hands.engine, hands.address)
     if not made:
         screen.line(f"{out} was whole already")
         return
@@ -65,3 +107,21 @@ def show_plan(screen: Screen, plan: Plan) -> None:
     )
     for what, number in plan.facts["skipped"].items():
         screen.line(("left out", "yellow"), f" {number} × {what}")
+
+
+def show_time(screen: Screen, source: SceneSource, recipe: Recipe, pipe: Pipeline, plan: Plan, count: int) -> None:
+    """Generate the first frame with a few steps, and print how long all would take.
+
+    Args:
+        screen: where it is said.
+        source: the dataset.
+        recipe: the plan's.
+        pipe: the model.
+        plan: the run's.
+        count: number of processes.
+    """
+    each = seconds_per_frame(source, recipe, pipe, plan)
+    total = each * plan.units / min(count, plan.units)
+    long = f"{total / 3600:.1f} hours" if total > 5400 else f"{total / 60:.0f} minutes" if total > 90 else f"{total:.0f} s"
+    by = "1 worker" if count == 1 else f"{count} workers side by side"
+    screen.line(f"about {long} with {by}: a frame takes about {each:.1f} s here")

@@ -18,6 +18,10 @@ class InputError(ValueError):
         super().__init__(printable(str(message)))
 
 
+class CannotWrite(InputError):
+    """A file or folder that cannot be written, as the disk is full or may not be written to: other files would fare alike."""
+
+
 class CannotGoOn(RuntimeError):
     """Work that cannot continue for a reason outside its input; the message is one sentence, and the exit status 1."""
 

@@ -14,9 +14,9 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from drivegen.support.errors import InputError
+from drivegen.support.errors import CannotWrite, InputError
 
 _TEMPORARY = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{16}\.(?P<end>tmp|new|old)")
 _swept: set[tuple[int, Path]] = set()
@@ -36,14 +36,26 @@ def write_atomically(path: Path, data: bytes | memoryview, sync: bool = True) ->
         data: its new content.
         sync: wait until the data is on the disk, so that it survives a loss of power.
 
-    Raises InputError naming the path where the disk is full or the folder cannot be written to.
+    Raises CannotWrite, an InputError, naming the path where the disk is full or the folder cannot be written to.
+    """
+    with streamed(path, sync) as file:
+        file.write(data)
+
+
+@contextmanager
+def streamed(path: Path, sync: bool = True) -> Iterator[BinaryIO]:
+    """Give a file to write into piece by piece, which is at its path, as with `write_atomically`, after the block.
+
+    Args:
+        path: the file; its folder must exist.
+        sync: wait until the data is on the disk.
     """
     try:
         sweep(path.parent)
         temporary, handle = _new_file(path)
         try:
             with open(handle, "wb") as file:
-                file.write(data)
+                yield file
                 if sync:
                     file.flush()
                     os.fsync(file.fileno())
@@ -54,7 +66,7 @@ def write_atomically(path: Path, data: bytes | memoryview, sync: bool = True) ->
         if sync:
             sync_folder(path.parent)
     except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror or error}") from error
+        raise CannotWrite(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def sha256(path: Path) -> str:
@@ -97,7 +109,7 @@ def make_subfolder(root: Path, *names: str) -> Path:
             folder = refuse_link(folder / name)
             folder.mkdir(exist_ok=True)
     except OSError as error:
-        raise InputError(f"cannot make the folder {folder}: {error.strerror or error}") from error
+        raise CannotWrite(f"cannot make the folder {folder}: {error.strerror or error}") from error
     return folder
 
 

@@ -1,7 +1,7 @@
 """Progress: every room reports how far its work is; where reports go is decided here.
 
-On a terminal a progress bar is shown; elsewhere nothing, or lines of JSON with ``DRIVEGEN_PROGRESS=json``. A Python caller
-receives or silences the reports with `report_to`.
+On a terminal a progress bar is shown; elsewhere lines of JSON for work of hours, and for all work with
+``DRIVEGEN_PROGRESS=json``. A Python caller receives or silences the reports with `report_to`.
 """
 
 from __future__ import annotations
@@ -28,13 +28,18 @@ VARIABLE = "DRIVEGEN_PROGRESS"
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a task is: `done` of `total` (None = unknown) in `unit`; a note says more, such as the loss."""
+    """How far a task is: `done` of `total` (None = unknown) in `unit`; a note says more, such as the loss.
+
+    per_s is how many were done in a second since the task began here; left_s how many seconds are left at that rate.
+    """
 
     task: str
     done: int
     total: int | None = None
     unit: str = ""
     note: str = ""
+    per_s: float | None = None
+    left_s: float | None = None
 
 
 Reporter = Callable[[Progress], None]
@@ -61,6 +66,7 @@ class Advance:
 
     def __init__(self, start: Progress, report: Reporter) -> None:
         self.state, self._report = start, report
+        self._began, self._at = time.monotonic(), start.done
         report(start)
 
     def __call__(self, by: int = 1, *, to: int | None = None, note: str | None = None) -> None:
@@ -72,12 +78,16 @@ class Advance:
             note: what to show beside it from now on; None leaves what is there.
         """
         done = self.state.done + by if to is None else to
-        self.state = replace(self.state, done=done, note=self.state.note if note is None else note)
+        took, more = time.monotonic() - self._began, done - self._at
+        rate = more / took if took > 0 and more > 0 else None
+        left = None if rate is None or self.state.total is None else round(max(self.state.total - done, 0) / rate, 1)
+        note = self.state.note if note is None else note
+        self.state = replace(self.state, done=done, note=note, per_s=rate and float(f"{rate:.4g}"), left_s=left)
         self._report(self.state)
 
 
 @contextmanager
-def progress(task: str, total: int | None = None, unit: str = "", done: int = 0) -> Iterator[Advance]:
+def progress(task: str, total: int | None = None, unit: str = "", done: int = 0, lines: bool = False) -> Iterator[Advance]:
     """Report a task: ``with progress("rendering", 8, "frames") as advance: ...; advance()``.
 
     Args:
@@ -85,13 +95,14 @@ def progress(task: str, total: int | None = None, unit: str = "", done: int = 0)
         total: number of steps; None where it is unknown.
         unit: what a step is, in the plural.
         done: steps done earlier, in a resumed run.
+        lines: work of hours: without a terminal it is reported by lines of JSON, unless DRIVEGEN_PROGRESS says otherwise.
     """
     start = Progress(printable(task), done, total, unit)
     chosen = _reporter.get()
     if chosen is None or callable(chosen):
         yield Advance(start, chosen or _nobody)
         return
-    where = _where()
+    where = _where(lines)
     if where == "bar":
         with _bars.shown(start) as report:
             yield Advance(start, report)
@@ -99,7 +110,7 @@ def progress(task: str, total: int | None = None, unit: str = "", done: int = 0)
         yield Advance(start, _JsonLines() if where == "json" else _nobody)
 
 
-def track(items: Iterable[T], task: str, total: int | None = None, unit: str = "") -> Iterator[T]:
+def track(items: Iterable[T], task: str, total: int | None = None, unit: str = "", lines: bool = False) -> Iterator[T]:
     """Yield items, and report how many the caller has processed.
 
     Args:
@@ -107,9 +118,10 @@ def track(items: Iterable[T], task: str, total: int | None = None, unit: str = "
         task: what is done, as a word or two.
         total: number of items; None takes their length, where they have one.
         unit: what an item is, in the plural.
+        lines: as of `progress`.
     """
     count = len(items) if total is None and isinstance(items, Sized) else total
-    with progress(task, count, unit) as advance:
+    with progress(task, count, unit, lines=lines) as advance:
         for item in items:
             yield item
             advance()
@@ -121,12 +133,14 @@ def is_shown() -> bool:
     return callable(chosen) or (chosen is not None and _where() != "none")
 
 
-def _where() -> str:
+def _where(lines: bool = False) -> str:
     """Choose among bar, json and none."""
     asked = os.environ.get(VARIABLE) or "auto"
     if asked not in ("auto", "json", "none"):
         raise InputError(f"the environment variable {VARIABLE} is {asked!r}; it may be auto, json or none")
-    return asked if asked != "auto" else "bar" if sys.stderr is not None and sys.stderr.isatty() else "none"
+    if asked != "auto":
+        return asked
+    return "bar" if sys.stderr is not None and sys.stderr.isatty() else "json" if lines else "none"
 
 
 def _nobody(state: Progress) -> None:
@@ -163,10 +177,11 @@ class _Bars:
                 self._display.start()
             self._tasks += 1
             display = self._display
-            task = display.add_task(start.task, total=start.total, completed=start.done, unit=start.unit, note="")
+            task = display.add_task(start.task, total=start.total, completed=start.done, unit=start.unit, note="", rate="")
 
         def report(state: Progress) -> None:
-            display.update(task, completed=state.done, note=printable(state.note), unit=state.unit)
+            rate = "" if state.per_s is None else f"{state.per_s:.3g}/s"
+            display.update(task, completed=state.done, note=printable(state.note), unit=state.unit, rate=rate)
 
         try:
             yield report
@@ -190,5 +205,6 @@ def _display() -> Any:
     return Progress(
         TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(),
         TextColumn("{task.fields[unit]}", markup=False), TextColumn("{task.fields[note]}", markup=False),
-        TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True), transient=True,
+        TextColumn("{task.fields[rate]}", markup=False), TimeElapsedColumn(), TimeRemainingColumn(),
+        console=Console(stderr=True), transient=True,
     )  # fmt: skip

@@ -35,6 +35,28 @@ def choose_device(name: str | torch.device = "auto") -> torch.device:
     return device
 
 
+def choose_devices(names: str) -> tuple[str, ...]:
+    """Return several available devices of one kind, from ``cuda:0,cuda:1``, or the one that "auto" chooses."""
+    found = tuple(str(choose_device(name.strip())) for name in text(names, "device").split(","))
+    kinds = sorted({name.split(":")[0] for name in found})
+    if len(kinds) > 1:
+        raise InputError(
+            f"devices {names!r} are of several kinds ({', '.join(kinds)}), which compute other bits; give one kind"
+        )
+    return found
+
+
+def memory_bytes() -> tuple[int, int]:
+    """Return the memory that this process takes, and what is available to others; equal where that is not known."""
+    try:
+        with open("/proc/self/status", encoding="ascii") as status, open("/proc/meminfo", encoding="ascii") as machine:
+            lines = dict(line.split(":", 1) for line in (*status, *machine))
+        own, free = (int(lines[name].split()[0]) * 1024 for name in ("VmRSS", "MemAvailable"))
+    except (OSError, KeyError, ValueError):
+        return 1, 1
+    return own, free
+
+
 def choose_dtype(name: str | torch.dtype, device: torch.device) -> torch.dtype:
     """Return a number format to compute in: "auto" is bfloat16 where the processor supports it, else float32."""
     if isinstance(name, str) and name == "auto":

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from drivegen.datasets.nuscenes.parts import Part
 from drivegen.support.errors import InputError
-from drivegen.support.files import make_subfolder, sha256, write_json
+from drivegen.support.files import make_subfolder, sha256, write_atomically
 from drivegen.synthesis.plan import WORK
 
 
@@ -17,30 +17,32 @@ class Commits:
 
     def __init__(self, out: Path) -> None:
         self.out = out
-        self.folder = make_subfolder(out, WORK, "units")
+        self.folder = out / WORK / "units"
 
-    def add(
-        self, token: str, lines: list[dict[str, Any]], files: dict[str, str], boxes: Sequence[tuple[int, int] | None]
-    ) -> None:
+    def begin(self) -> None:
+        """Make the folder; it is not made again by a process that outlives the run."""
+        make_subfolder(self.out, WORK, "units")
+
+    def add(self, token: str, lines: list[dict[str, Any]], files: dict[str, str], rows: Part) -> None:
         """Record a frame as complete.
 
         Args:
             token: its sample's.
             lines: the manifest's, one per image.
             files: the SHA-256 of each of its files, by name relative to the dataset.
-            boxes: what is true of each of its boxes (`truth.Truth.boxes`).
+            rows: its rows in the tables.
         """
-        write_json(self._path(token), {"lines": lines, "files": files, "boxes": boxes})
+        noted = {"lines": lines, "files": files, "rows": rows}
+        write_atomically(self._path(token), json.dumps(noted, ensure_ascii=False).encode())
 
-    def read(self, token: str) -> dict[str, Any] | None:
-        """Return the record of a frame, None where it does not exist or one of its files has changed."""
+    def whole(self, token: str) -> bool:
+        """Tell whether a frame is complete: it is recorded, and its files are as they were written."""
         try:
             noted = json.loads(self._path(token).read_text(encoding="utf-8"))
-            whole = all(sha256(self.out / name) == digest for name, digest in noted["files"].items())
-            noted["lines"], noted["boxes"]
+            noted["lines"], noted["rows"]
+            return all(sha256(self.out / name) == digest for name, digest in noted["files"].items())
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            return None
-        return noted if whole else None
+            return False
 
     def get(self, token: str) -> dict[str, Any]:
         """Return the record of a complete frame."""
@@ -49,6 +51,10 @@ class Commits:
         except (OSError, ValueError) as error:
             raise InputError(f"{self._path(token)} cannot be read: {error}; run it again") from error
         return found
+
+    def is_there(self, token: str) -> bool:
+        """Tell whether a frame is recorded, without reading its files."""
+        return self._path(token).is_file()
 
     def _path(self, token: str) -> Path:
         return self.folder / f"{token}.json"

@@ -8,17 +8,18 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from drivegen.datasets import SceneSource
-from drivegen.datasets.nuscenes.rows import Rows
+from drivegen.datasets.nuscenes.rows import Rows, scene_location
+from drivegen.datasets.nuscenes.vectormap import merge_maps
 from drivegen.pipeline.manifest import model_facts
 from drivegen.pipeline.pipeline import Pipeline
 from drivegen.pipeline.settings import GenerationSettings
 from drivegen.saved.model import library_versions
-from drivegen.scene import Frame, Scene
+from drivegen.scene import Frame, Scene, VectorMap
 from drivegen.support.errors import InputError, nearest
 from drivegen.support.files import refuse_link, write_json
 from drivegen.support.locks import LOCK
@@ -47,10 +48,11 @@ class Plan:
     """Everything that the bytes of the dataset depend on, and counts.
 
     facts are JSON values: the recipe, digests of source, model and plan, device and threads, scenes with their units, counts,
-    an estimate of bytes, skipped edits.
+    an estimate of bytes, skipped edits. maps are those of the source's locations, for the end of the run.
     """
 
     facts: Mapping[str, Any]
+    maps: Mapping[str, VectorMap] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def run(self) -> str:
@@ -134,10 +136,14 @@ def make(source: SceneSource, recipe: Recipe, pipe: Pipeline, threads: int) -> P
     counts, skipped, scenes, sweeps = Counter[str](), Counter[str](), [], 0
     rows = Rows(Path("dataset"))
     jobs = recipe.labels
+    maps: dict[str, dict[int, VectorMap]] = {}
     with progress("planning", len(names), "scenes") as advance:
         for name in names:
             scene = source.scene(name)
             digests[scene.name] = digest.of(scene)
+            found = {id(frame.map): frame.map for frame in scene.frames if frame.map is not None}
+            if found:
+                maps.setdefault(scene_location(scene), {}).update(found)
             for variant, label in jobs:
                 varied = vary(scene, recipe, variant, label, "")
                 rows.add_scene(_without_files(varied.scene))
@@ -158,7 +164,8 @@ def make(source: SceneSource, recipe: Recipe, pipe: Pipeline, threads: int) -> P
         "source_sha256": digests, "run": hashlib.sha256(identity.encode()).hexdigest(),
         "counts": {"scenes": len(scenes), **counts}, "bytes": size, "scenes": scenes, "skipped": dict(sorted(skipped.items())),
     }  # fmt: skip
-    return Plan(json.loads(json.dumps(facts)))
+    merged = {where: merge_maps(list(several.values()), where) for where, several in maps.items()}
+    return Plan(json.loads(json.dumps(facts)), merged)
 
 
 def settings_of(recipe: Recipe, variant: Variant, seed: int = 0) -> GenerationSettings:

@@ -1,37 +1,47 @@
-"""Generates the dataset: frames in order, each written completely, then the tables."""
+"""Generates the dataset: its frames, by one process or many, each written completely, then the tables."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from drivegen.datasets import SceneSource
 from drivegen.pipeline.pipeline import Pipeline
-from drivegen.scene import Frame
-from drivegen.support.errors import InputError
-from drivegen.support.files import make_subfolder, sha256, write_atomically
+from drivegen.support.errors import CannotGoOn, InputError
 from drivegen.support.locks import locked_folder
-from drivegen.support.progress import progress
+from drivegen.support.progress import progress, track
 from drivegen.support.signals import TERMINATED, noted_sigterm
-from drivegen.synthesis import tables
+from drivegen.synthesis import set_aside, tables
 from drivegen.synthesis.commits import Commits
-from drivegen.synthesis.files import lidar_name, picture_name
-from drivegen.synthesis.plan import Plan, settings_of, unit_seed
-from drivegen.synthesis.provenance import encode, provenance
+from drivegen.synthesis.plan import Plan, validation_scenes
 from drivegen.synthesis.recipe import Recipe
-from drivegen.synthesis.truth import annotated, truth
-from drivegen.synthesis.variants import Varied, sample_token, vary
+from drivegen.synthesis.unit import Units, setup
+from drivegen.synthesis.variants import sample_token
+from drivegen.workers import Crew, Here, LocalCrew, carry_out
 
 SPARE_BYTES = 50_000_000
 """Left free on the disk."""
 
+HOPELESS = 10
+"""So many frames set aside before one was made end the run: it is not the frames."""
 
-def synthesize(source: SceneSource, out: Path, recipe: Recipe, pipe: Pipeline, plan: Plan) -> int:
+ENGINES = ("local", "ray")
+
+TARGET = "drivegen.synthesis.unit:begin"
+"""What other processes begin with."""
+
+
+def synthesize(
+    source: SceneSource, out: Path, recipe: Recipe, pipe: Pipeline, plan: Plan, workers: int = 1,
+    devices: Sequence[str] = (), engine: str = "local", address: str | None = None,
+) -> int:  # fmt: skip
     """Make the planned dataset in a folder; a run that was ended in any way goes on, and ends with the same bytes.
+
+    The bytes do not depend on the number of workers, their devices' numbers, or the engine.
 
     Args:
         source: the dataset that the plan was made for.
@@ -39,92 +49,75 @@ def synthesize(source: SceneSource, out: Path, recipe: Recipe, pipe: Pipeline, p
         recipe: the plan's.
         pipe: the plan's model.
         plan: what `plan.make` returned.
+        workers: number of processes; 1 without devices is this one.
+        devices: of the workers, in turn, all of the plan's kind: ("cuda:0", "cuda:1"); () is the pipeline's.
+        engine: "local", or "ray" for tasks of Ray Core.
+        address: of a Ray cluster; None starts one on this machine.
 
     Returns the number of frames that were generated now. Raises InputError where the folder holds anything else, was begun with
-    another plan, another run is writing to it, or the disk is too full; SIGTERM finishes the frame and ends with status 143.
+    another plan, another run is writing to it, or the disk is too full; CannotGoOn where frames failed three times: the dataset
+    is finished without them, and the same call tries them again. SIGTERM finishes the frames in work and ends with status 143.
     """
     made = 0
-    with noted_sigterm() as ended, locked_folder(out), _threads(int(plan.facts["computing"]["threads"])):
+    if engine not in ENGINES or workers < 1 or (address is not None and engine != "ray"):
+        raise InputError(f"no engine {engine!r} with {workers} workers (address {address}); there are {', '.join(ENGINES)}")
+    with noted_sigterm() as ended, locked_folder(out):
         plan.begin(out)
         if tables.is_whole(out, plan):
             return 0
-        commits = Commits(out)
-        tokens = (token for name in plan.sources for token in _tokens(source, recipe, plan, name))
-        waiting = {token for token in tokens if commits.read(token) is None}
+        commits, jobs = Commits(out), list(_jobs(source, recipe, plan))
+        commits.begin()
+        waiting = [job for job in track(jobs, "looking at what is there", unit="frames") if not commits.whole(job["token"])]
         _check_space(out, plan, len(waiting))
-        with progress("synthesizing", plan.units, "frames", done=plan.units - len(waiting)) as advance:
-            for varied in variations(source, recipe, plan, waiting):
-                scene = varied.scene.with_neighbours(*pipe.neighbours) if any(pipe.neighbours) else varied.scene
-                for number, frame in enumerate(scene.frames):
-                    if frame.token not in waiting:
-                        continue
-                    unit(out, recipe, pipe, plan, varied, number, frame, commits)
-                    made += 1
-                    advance()
-                    if ended():
-                        raise SystemExit(TERMINATED)
-        tables.finish(source, out, recipe, plan, commits)
+        missing: list[dict[str, Any]] = []
+        crew = _crew(Units(source, out, recipe, pipe, plan), min(workers, len(waiting)), devices, engine, address)
+        with progress("synthesizing", plan.units, "frames", done=plan.units - len(waiting), lines=True) as advance, crew:
+            for job, outcome in carry_out(crew, waiting, lambda job: (job["scene"], job["label"]), ended):
+                if outcome.error:
+                    set_aside.note(out, job, outcome.error, outcome.trace)
+                    missing.append(job)
+                    if len(missing) >= HOPELESS and not made:
+                        raise CannotGoOn(f"the first {HOPELESS} frames all failed, three times each: {outcome.error}")
+                    continue
+                if not commits.is_there(job["token"]):
+                    raise InputError(f"a worker wrote its frame elsewhere than here; {out} has to be shared by all machines")
+                made += 1
+                advance()
+        if ended():
+            raise SystemExit(TERMINATED)
+        if len(missing) < len(jobs):
+            lost = {job["token"] for job in missing}
+            tables.finish(out, str(plan.facts["version"]), jobs, lost, plan.maps, validation_scenes(source))
+        if missing:
+            raise set_aside.complaint(out, missing, len(jobs))
     return made
 
 
-def variations(source: SceneSource, recipe: Recipe, plan: Plan, waiting: Collection[str]) -> Iterator[Varied]:
-    """Yield the scenes with frames to generate, in the plan's order; a source scene is read once.
-
-    Args:
-        source: the dataset.
-        recipe: the plan's.
-        plan: the run's.
-        waiting: sample tokens of the frames to generate.
-    """
-    for name in plan.sources:
-        if any(token in waiting for token in _tokens(source, recipe, plan, name)):
-            scene = source.scene(name)
-            yield from (vary(scene, recipe, variant, label, plan.run) for variant, label in recipe.labels)
+def _jobs(source: SceneSource, recipe: Recipe, plan: Plan) -> Iterator[dict[str, Any]]:
+    """Yield the frames of the plan, in the order of the tables."""
+    for scene in plan.sources:
+        samples = source.samples(scene)
+        for _, label in recipe.labels:
+            for number, sample in enumerate(samples):
+                token = sample_token(plan.run, label, sample)
+                yield {"scene": scene, "label": label, "number": number, "sample": sample, "token": token}
 
 
-def unit(
-    out: Path, recipe: Recipe, pipe: Pipeline, plan: Plan, varied: Varied, number: int, frame: Frame, commits: Commits
-) -> None:
-    """Generate one frame with all its cameras, and write it: pictures, sweep, and last the record that it is complete.
+def _crew(units: Units, count: int, devices: Sequence[str], engine: str, address: str | None) -> Crew:
+    """Return who makes the frames."""
+    kind = units.pipe.device.type
+    if other := [name for name in devices if torch.device(name).type != kind]:
+        raise InputError(f"device {other[0]} computes other bits than {kind}, which the plan is for; name devices of one kind")
+    if engine == "local" and count <= 1:
+        return Here(units.make)
+    places = list(devices) or [str(units.pipe.device)]
+    each = [places[i % len(places)] for i in range(max(count, 1))]
+    setups = [setup(units.source, units.out, units.recipe, units.pipe, units.plan, device) for device in each]
+    if engine == "local":
+        return LocalCrew(TARGET, setups)
+    from drivegen.workers.on_ray import RayCrew
 
-    Args:
-        out: the dataset's folder.
-        recipe: the plan's.
-        pipe: the model.
-        plan: the run's.
-        varied: the scene.
-        number: which of its frames.
-        frame: that frame, with the neighbours that plugins need.
-        commits: where it is recorded.
-    """
-    settings = settings_of(recipe, recipe.variants[varied.variant], unit_seed(recipe, varied, number))
-    try:
-        found = truth(frame, varied.edits[number], recipe.variants[varied.variant].only_seen)
-        (planned,) = pipe.plans(annotated(frame, found.boxes), pipe.settings(settings))
-        views = pipe.run(planned)
-    except InputError as error:
-        raise InputError(f"scene {varied.scene.name!r}, source sample {varied.sources[number]}: {error}") from error
-    about = provenance(plan, varied, number, views.settings, planned.digest()) | {"lidar": found.lidar}
-    files, lines = {}, []
-    for channel, image in views.pictures().items():
-        own = {"sample_token": frame.token, "camera": channel, **about}
-        name = picture_name(varied.scene, frame, channel, recipe.images)
-        files[name] = _write(out, name, encode(image, recipe.images, own))
-        lines.append({"file": name, "sha256": files[name], **own})
-    name = lidar_name(varied.scene, frame)
-    files[name] = _write(out, name, found.sweep)
-    commits.add(frame.token, lines, files, found.boxes)
-
-
-def _write(out: Path, name: str, data: bytes) -> str:
-    path = make_subfolder(out, *Path(name).parent.parts) / Path(name).name
-    write_atomically(path, data)
-    return sha256(path)
-
-
-def _tokens(source: SceneSource, recipe: Recipe, plan: Plan, name: str) -> Iterator[str]:
-    """Yield the tokens of all that is made of a source scene."""
-    return (sample_token(plan.run, label, token) for _, label in recipe.labels for token in source.samples(name))
+    return RayCrew(TARGET, setups, address, gpu=kind == "cuda")
 
 
 def _check_space(out: Path, plan: Plan, waiting: int) -> None:
@@ -135,13 +128,3 @@ def _check_space(out: Path, plan: Plan, waiting: int) -> None:
             f"the disk of {out} has {max(free, 0) / 1e9:.2f} GB free, and about {needed / 1e9:.2f} GB are to be written; "
             "make room, or name a folder elsewhere"
         )
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

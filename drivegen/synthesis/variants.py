@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from drivegen.datasets.nuscenes.schema import make_token
+from drivegen.datasets.nuscenes.schema import FULL_CATEGORY, make_token
 from drivegen.scene import Box3D, Frame, Scene
 from drivegen.synthesis.box_edits import Skipped, edit_boxes
 from drivegen.synthesis.lidar import Change
@@ -71,8 +71,9 @@ def vary(scene: Scene, recipe: Recipe, name: str, label: str, run: str) -> Varie
     skipped = skipped + _missing_channels(scene, variant)
     new = f"{scene.name}__{label}"
     frames, edits = [], []
+    kinds: dict[str, str] = {}
     for source, boxes in zip(scene.frames, tracks.frames, strict=True):
-        named = {key: _renamed(box, key, run, label, scene.name) for key, box in boxes.items()}
+        named = {key: _renamed(box, _of_a_kind(key, box, kinds), run, label, scene.name) for key, box in boxes.items()}
         frame = replace(
             source, token=sample_token(run, label, source.token), scene_name=new, boxes=tuple(named.values()),
             description=described(source.description, variant),
@@ -84,6 +85,12 @@ def vary(scene: Scene, recipe: Recipe, name: str, label: str, run: str) -> Varie
         new, tuple(frames), described(scene.description, variant), scene.location, make_token("synthesis", run, label, new)
     )
     return Varied(out, tuple(frame.token for frame in scene.frames), name, label, tuple(edits), skipped)
+
+
+def _of_a_kind(key: str, box: Box3D, kinds: dict[str, str]) -> str:
+    """Return an object's name, another one where its category is not that of its first frame: an instance has one."""
+    category = FULL_CATEGORY.get(box.category, box.category)
+    return key if kinds.setdefault(key, category) == category else f"{key}/{category}"
 
 
 def _renamed(box: Box3D, key: str, run: str, label: str, scene: str) -> Box3D:

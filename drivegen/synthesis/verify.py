@@ -12,11 +12,12 @@ from drivegen.datasets.nuscenes.problems import Problem, summarised
 from drivegen.support.errors import InputError
 from drivegen.support.files import sha256
 from drivegen.support.progress import track
-from drivegen.synthesis import plan, provenance
+from drivegen.synthesis import plan, provenance, set_aside
 from drivegen.synthesis.plan import WORK
 from drivegen.synthesis.tables import CHECKSUMS, MANIFEST, dataset_files
 
-_OURS = ("samples", "maps", MANIFEST, plan.NAME)
+_OURS = ("samples", "maps", MANIFEST, plan.NAME, set_aside.NAME)
+_PICTURES = tuple(provenance.SUFFIX.values())
 
 
 def verify(out: Path) -> tuple[Problem, ...]:
@@ -25,17 +26,21 @@ def verify(out: Path) -> tuple[Problem, ...]:
     Raises InputError where the folder holds none, or it is not finished.
     """
     planned = plan.read(out)
-    if (out / WORK).exists() or not (out / CHECKSUMS).is_file():
+    missing = set_aside.listed(out)
+    if not (out / CHECKSUMS).is_file() or ((out / WORK).exists() and not missing):
         done = len(list((out / WORK / "units").glob("*.json")))
         raise InputError(f"{out} is not finished: {done} of {planned.units} frames are there; run drivegen synthesize again")
     version = str(planned.facts["version"])
-    found = [*_hashes(out, version), *_manifest(out, planned)]
+    known = _object(out / CHECKSUMS)
+    found = [*_hashes(out, version, known), *_manifest(out, planned, known, bool(missing))]
+    if missing:
+        text = f"{len(missing)} of {planned.units} frames failed and were set aside; drivegen synthesize tries them again"
+        found.append(Problem(set_aside.NAME, "", text, "warning"))
     return summarised([*found, *nuscenes.validate(out, version)])
 
 
-def _hashes(out: Path, version: str) -> Iterator[Problem]:
-    known = _object(out / CHECKSUMS)
-    for name in track(known, "hashing", unit="files"):
+def _hashes(out: Path, version: str, known: dict[str, Any]) -> Iterator[Problem]:
+    for name in track(known, "hashing", unit="files", lines=True):
         path = out / name
         if ".." in Path(name).parts or Path(name).is_absolute():
             yield Problem(CHECKSUMS, "", f"names {name!r}, which is outside of the dataset")
@@ -48,15 +53,15 @@ def _hashes(out: Path, version: str) -> Iterator[Problem]:
             yield Problem("file", "", f"{name} is not of this dataset")
 
 
-def _manifest(out: Path, planned: plan.Plan) -> Iterator[Problem]:
-    """Compare the manifest with the images' own words, and with the plan's number of images."""
-    path, count, known = out / MANIFEST, 0, _object(out / CHECKSUMS)
+def _manifest(out: Path, planned: plan.Plan, known: dict[str, Any], incomplete: bool) -> Iterator[Problem]:
+    """Compare the manifest, line by line, with the images' own words, and with the number of images."""
+    seen = set[str]()
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError) as error:
+        lines = (out / MANIFEST).open("rb")
+    except OSError as error:
         yield Problem(MANIFEST, "", f"cannot be read: {error}")
         return
-    for number, text in enumerate(lines, 1):
+    for number, text in enumerate(track(lines, "reading the manifest", planned.facts["counts"]["images"], "images"), 1):
         try:
             line = json.loads(text)
             name, digest = line.pop("file"), line.pop("sha256")
@@ -64,13 +69,17 @@ def _manifest(out: Path, planned: plan.Plan) -> Iterator[Problem]:
         except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
             yield Problem(MANIFEST, "", f"line {number} cannot be checked: {type(error).__name__} {error}")
             continue
-        count += 1
+        if name in seen:
+            yield Problem(MANIFEST, "", f"line {number}: {name} has a line already")
+        seen.add(name)
         if known.get(name) != digest:
             yield Problem(MANIFEST, "", f"line {number}: {name} has another SHA-256 in {CHECKSUMS}")
         elif inside != line:
             yield Problem(MANIFEST, "", f"line {number}: {name} says something else of itself")
-    if count != planned.facts["counts"]["images"]:
-        yield Problem(MANIFEST, "", f"has {count} lines, and {planned.facts['counts']['images']} images were planned")
+    if lost := {name for name in known if name.startswith("samples/") and name.endswith(_PICTURES)} - seen:
+        yield Problem(MANIFEST, "", f"has no line for {len(lost)} images, such as {min(lost)}")
+    if not incomplete and len(seen) != planned.facts["counts"]["images"]:
+        yield Problem(MANIFEST, "", f"has {len(seen)} lines, and {planned.facts['counts']['images']} images were planned")
 
 
 def _object(path: Path) -> dict[str, Any]:

@@ -20,9 +20,9 @@ from drivegen.datasets import nuscenes
 from drivegen.pipeline.pipeline import Pipeline
 from drivegen.sampling import Sampling
 from drivegen.saved import model
-from drivegen.support.errors import InputError
+from drivegen.support.errors import CannotWrite, InputError
 from drivegen.support.locks import locked_folder
-from drivegen.synthesis import Recipe, provenance, run
+from drivegen.synthesis import Recipe, provenance, unit
 from drivegen.synthesis.draws import seed_of
 from tests.street import street_scene
 from tests.tiny_hosts import SIZE, tiny_host
@@ -80,7 +80,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def arguments(root: Path, out: Path, recipe: Path, tiny: Path) -> list[str]:
-    own = ["--model", str(tiny), "--dtype", "float32", "--device", "cpu", "--threads", "1"]
+    own = ["--model", str(tiny), "--dtype", "float32", "--device", "cpu", "--workers", "1"]
     return ["synthesize", str(root), str(out), "--recipe", str(recipe), *own]
 
 
@@ -213,15 +213,15 @@ def test_stopped_and_resumed_gives_the_same_bytes(
     made: Path, root: Path, recipe: Path, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out"
-    real, left = run.write_atomically, [13]
+    real, left = unit.write_atomically, [13]
 
     def failing(path: Path, data: bytes) -> None:
         left[0] -= 1
         if left[0] < 0:
-            raise InputError("no space left")
+            raise CannotWrite("no space left")
         real(path, data)
 
-    monkeypatch.setattr(run, "write_atomically", failing)
+    monkeypatch.setattr(unit, "write_atomically", failing)
     assert "no space left" in synthesize(root, out, recipe, tiny, status=2)
     monkeypatch.undo()
     with pytest.raises(InputError, match="is not finished: 2 of 8"):
@@ -240,13 +240,13 @@ def test_stopped_and_resumed_gives_the_same_bytes(
 def test_sigterm_finishes_the_frame(
     root: Path, recipe: Path, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = run.write_atomically
+    real = unit.write_atomically
 
     def ended(path: Path, data: bytes) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         real(path, data)
 
-    monkeypatch.setattr(run, "write_atomically", ended)
+    monkeypatch.setattr(unit, "write_atomically", ended)
     synthesize(root, tmp_path / "out", recipe, tiny, status=143)
     with pytest.raises(InputError, match="is not finished: 1 of 8"):
         synthesis.verify(tmp_path / "out")

@@ -77,15 +77,9 @@ class Rows:
                 data.setdefault(camera.channel, []).append(self._camera(scene, frame, camera, sample, index))
             data.setdefault("LIDAR_TOP", []).append(self._lidar(scene, frame, sample, index))
             self._boxes(scene, frame, sample, tracks)
-        for chain in (samples, *data.values(), *tracks.values()):
-            for earlier, later in pairwise(chain):
-                earlier["next"], later["prev"] = later["token"], earlier["token"]
-        for instance, chain in tracks.items():
-            self._seen["instance"][instance] |= {
-                "nbr_annotations": len(chain),
-                "first_annotation_token": chain[0]["token"],
-                "last_annotation_token": chain[-1]["token"],
-            }
+        for chain in (samples, *data.values()):
+            link(chain)
+        close_tracks(tracks, self._seen["instance"])
         self._add("scene", token=token, log_token=log, nbr_samples=len(samples), first_sample_token=samples[0]["token"],
                   last_sample_token=samples[-1]["token"], name=scene.name, description=description)  # fmt: skip
 
@@ -93,6 +87,11 @@ class Rows:
         """Write the sample files that do not exist yet, and name all in their rows."""
         for row, sample in self._files:
             row["filename"] = sample.add(made)
+
+    def name_files(self) -> None:
+        """Name the sample files, which are all there, in their rows."""
+        for row, sample in self._files:
+            row["filename"] = sample.there
 
     def add_map(self, location: str, filename: str, logs: list[str]) -> None:
         """Add the map row of a location.
@@ -184,6 +183,28 @@ class Rows:
             if token in tracks and row["category_token"] == category:
                 return token
         raise InputError(f"scene {scene.name!r}: instance {given!r} cannot be given a token of its own; rename it")
+
+
+def link(chain: list[dict[str, Any]]) -> None:
+    """Name each row's neighbours in it."""
+    for earlier, later in pairwise(chain):
+        earlier["next"], later["prev"] = later["token"], earlier["token"]
+
+
+def close_tracks(tracks: dict[str, list[dict[str, Any]]], instances: dict[str, dict[str, Any]]) -> None:
+    """Link the annotations of each instance, and name first, last and their number in its row.
+
+    Args:
+        tracks: annotations in time order, by the instance's token.
+        instances: rows by token.
+    """
+    for instance, chain in tracks.items():
+        link(chain)
+        instances[instance] |= {
+            "nbr_annotations": len(chain),
+            "first_annotation_token": chain[0]["token"],
+            "last_annotation_token": chain[-1]["token"],
+        }
 
 
 def scene_location(scene: Scene) -> str:

@@ -59,11 +59,11 @@ def write(scenes: Sequence[Scene], root: str | Path, version: str = "v1.0-mini",
         rows = Rows(root, check_text(vehicle, "vehicle"))
         for scene in scenes:
             rows.add_scene(scene)
-        new_maps = [location for location, vector_map in maps.items() if not _is_there(root, location, vector_map)]
+        new_maps = [location for location, vector_map in maps.items() if not is_there(root, location, vector_map)]
         with making(root, unforeseen(root / version).name) as made:
             rows.add_files(made)
             for location in new_maps:
-                made.file(map_path(root, location).relative_to(root).as_posix(), _dump(map_json(maps[location])), sync=True)
+                made.file(map_path(root, location).relative_to(root).as_posix(), dump(map_json(maps[location])), sync=True)
             for location, logs in rows.logs_by_location.items():
                 rows.add_map(location, add_map_mask(made, location, maps.get(location)), logs)
             _finish(made, rows, root / version)
@@ -85,8 +85,14 @@ def _maps(root: Path, scenes: Sequence[Scene]) -> dict[str, VectorMap]:
     return {location: merge_maps(maps, location) for location, maps in found.items()}
 
 
-def _is_there(root: Path, location: str, vector_map: VectorMap) -> bool:
-    """Whether there is a map of the location already, another version's: it serves this one too if it holds every element."""
+def is_there(root: Path, location: str, vector_map: VectorMap) -> bool:
+    """Tell whether there is a map of the location already, another version's: it serves this one too if it holds every element.
+
+    Args:
+        root: the dataset's folder.
+        location: name of the map.
+        vector_map: what it has to hold.
+    """
     path = map_path(root, location)
     if not path.exists():
         return False
@@ -106,10 +112,11 @@ def _size(vector_map: VectorMap) -> int:
 
 def _finish(made: Making, rows: Rows, folder: Path) -> None:
     for table in TABLES:
-        write_bytes(made.staging / f"{table}.json", _dump(rows.tables[table]))
+        write_bytes(made.staging / f"{table}.json", dump(rows.tables[table]))
     os.rename(made.staging, folder)
     sync_folder(made.root)
 
 
-def _dump(table: Any) -> bytes:
+def dump(table: Any) -> bytes:
+    """Return JSON values as the bytes of a table."""
     return json.dumps(table, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()

@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from drivegen.support.errors import CannotGoOn, CannotWrite, InputError
+from drivegen.workers import Crew, Here, LocalCrew, Outcome, carry_out
+from tests.workers import jobs
+
+TARGET = "tests.workers.jobs:begin"
+
+
+def local(folder: Path, count: int = 2, **more: Any) -> LocalCrew:
+    lease_s = more.pop("lease_s", 30.0)
+    return LocalCrew(TARGET, [{"folder": str(folder), **more}] * count, lease_s)
+
+
+def here(folder: Path) -> Here:
+    return Here(jobs.begin({"folder": str(folder)}))
+
+
+def all_of(crew: Crew, work: list[dict[str, Any]]) -> dict[int, Outcome]:
+    with crew:
+        found = [(job["n"], outcome) for job, outcome in carry_out(crew, work, lambda job: job["n"] // 4)]
+    assert Counter(n for n, _ in found).keys() == {job["n"] for job in work}
+    assert len(found) == len(work)  # none lost, none twice
+    return dict(found)
+
+
+@pytest.mark.parametrize("where", [local, here])
+def test_every_job_is_done_once(tmp_path: Path, where: Any) -> None:
+    found = all_of(where(tmp_path), [{"n": n} for n in range(12)])
+    assert {n: outcome.result["square"] for n, outcome in found.items()} == {n: n * n for n in range(12)}
+    assert all(not outcome.error for outcome in found.values())
+
+
+@pytest.mark.parametrize("where", [local, here])
+def test_what_fails_is_tried_again_and_set_aside_at_the_third_time(tmp_path: Path, where: Any) -> None:
+    found = all_of(where(tmp_path), [
+        {"n": 0}, {"n": 1, "trouble": "raise"}, {"n": 2, "trouble": "refuse", "once": True}, {"n": 3, "trouble": "refuse"},
+    ])  # fmt: skip
+    assert (found[1].error, found[3].error) == ("KeyError: 'broken'", "bad frame")
+    assert "in work" in found[1].trace
+    assert not found[3].trace
+    assert found[0].result["square"] == 0
+    assert found[2].result["square"] == 4
+
+
+def test_the_dead_and_the_silent_are_replaced(tmp_path: Path) -> None:
+    work = [
+        {"n": 0, "trouble": "kill"}, {"n": 1, "trouble": "kill", "once": True}, {"n": 2, "trouble": "term", "once": True},
+        {"n": 3, "trouble": "hang", "once": True}, {"n": 4, "trouble": "beat"}, {"n": 5},
+    ]  # fmt: skip
+    found = all_of(local(tmp_path, lease_s=0.9), work)
+    assert "signal 9" in found[0].error
+    assert {n: outcome.result["square"] for n, outcome in found.items() if n} == {n: n * n for n in range(1, 6)}
+    assert len({outcome.result["process"] for n, outcome in found.items() if n}) > 2
+
+
+def test_what_ends_all_of_them(tmp_path: Path) -> None:
+    with pytest.raises(CannotWrite, match="No space left"):
+        all_of(local(tmp_path), [{"n": 0, "trouble": "full"}])
+    with pytest.raises(InputError, match="no such model"):
+        all_of(local(tmp_path, broken=True), [{"n": 0}])
+    with pytest.raises(CannotGoOn, match="end before they begin"):
+        all_of(local(tmp_path, 1, dies=True), [{"n": 0}])
+    with pytest.raises(InputError, match="cannot find tests"):
+        all_of(LocalCrew("tests.workers.jobs:nothing", [{}]), [{"n": 0}])
+
+
+def test_the_workers_warnings_are_heard_once(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    all_of(local(tmp_path), [{"n": n, "trouble": "warn"} for n in range(4)])
+    assert [str(warning.message) for warning in recwarn.list] == ["half of it is cut off"]
+
+
+def test_stopped_work_is_finished_and_no_more_is_begun(tmp_path: Path) -> None:
+    done: list[int] = []
+    with local(tmp_path) as crew:
+        for job, _ in carry_out(crew, [{"n": n} for n in range(40)], lambda job: 0, stop=lambda: len(done) >= 3):
+            done.append(job["n"])
+    assert 3 <= len(done) <= 5
+    assert len(list(tmp_path.iterdir())) == len(done)
+
+
+def test_workers_end_with_who_started_them(tmp_path: Path) -> None:
+    code = (
+        f"import json\nfrom pathlib import Path\nfrom tests.workers.test_workers import local\n"
+        f"crew = local(Path({str(tmp_path)!r})).__enter__()\n"
+        "for place in range(2): crew.give(place, {'n': place, 'trouble': 'hang'})\n"
+        "print(json.dumps([process.popen.pid for process in crew._processes]), flush=True)\n"
+        "while True: crew.wait()"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    numbers = json.loads(process.stdout.readline())
+    until = time.monotonic() + 30
+    while len(list(tmp_path.iterdir())) < 2 and time.monotonic() < until:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait(10)
+    while any(map(alive, numbers)) and time.monotonic() < until:
+        time.sleep(0.02)
+    assert not any(map(alive, numbers))
+
+
+def alive(number: int) -> bool:
+    try:
+        os.kill(number, 0)
+    except ProcessLookupError:
+        return False
+    try:  # one that nobody has waited for yet is dead all the same
+        return Path(f"/proc/{number}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_a_worker_stays_with_its_group(tmp_path: Path) -> None:
+    class Noted(Here):
+        def __init__(self) -> None:
+            self.order: list[int] = []
+            super().__init__(lambda job, beat: self.order.append(job["n"]))
+
+    crew = Noted()
+    all_of(crew, [{"n": n} for n in (0, 4, 1, 5, 2, 6)])
+    assert [n // 4 for n in crew.order] == [0, 0, 0, 1, 1, 1]
