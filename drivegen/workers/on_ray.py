@@ -55,6 +55,7 @@ class RayCrew(Crew):
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         if self.address is None:
             os.environ.pop("RAY_ADDRESS", None)
+            os.environ.setdefault("RAY_worker_niceness", "0")  # as any other process of the user's
             options |= {"num_cpus": len(self._setups), "object_store_memory": OBJECTS_BYTES, "include_dashboard": False}
         else:
             options["address"] = self.address
