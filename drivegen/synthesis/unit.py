@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -147,7 +148,7 @@ def setup(source: SceneSource, out: Path, recipe: Recipe, pipe: Pipeline, plan: 
     reader = type(source)
     return {
         "reader": f"{reader.__module__}:{reader.__qualname__}", "root": str(Path(source.root).absolute()),
-        "version": source.version, "out": str(out.absolute()), "recipe": recipe.to_dict(), "plan": dict(plan.facts),
+        "version": source.version, "out": str(out.absolute()), "recipe": dataclasses.asdict(recipe), "plan": dict(plan.facts),
         "model": str(folder.absolute()), "device": device,
     }  # fmt: skip
 

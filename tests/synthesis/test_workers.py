@@ -16,10 +16,11 @@ from typing import Any
 
 import pytest
 
-from drivegen import synthesis
+from drivegen import datasets, synthesis
 from drivegen.datasets import nuscenes
+from drivegen.pipeline.pipeline import Pipeline
 from drivegen.support import files
-from drivegen.synthesis import unit
+from drivegen.synthesis import Recipe, unit
 from drivegen.workers.process import Work
 from tests.synthesis.test_synthesis import arguments, contents, made, recipe, root, synthesize, tiny
 
@@ -208,6 +209,25 @@ def test_sigterm_finishes_the_frames_of_all_workers(root: Path, recipe: Path, ti
     pictures = {path.name for path in (out / "samples").rglob("*.png")}
     recorded = {Path(name).name for unit in units.glob("*.json") for name in json.loads(unit.read_text())["files"]}
     assert pictures == {name for name in recorded if name.endswith(".png")}  # no frame by halves
+
+
+def test_another_process_reads_the_recipe_as_it_is(root: Path, tiny: Path, tmp_path: Path) -> None:
+    (tmp_path / "note.txt").write_text("a garbage truck")
+    path = tmp_path / "own.yaml"
+    path.write_text(
+        "name: own\nsteps: 1\nscenes: [alpha]\nvariants:\n  a:\n    scales: {boxes: 0.5}\n"
+        "    boxes: {drop: [{classes: [car]}]}\n"
+        "    inputs: {text: {prompt: {file: note.txt}}}\n    cameras: [{channel: CAM_BACK, drop: true}]\n"
+    )
+    source, pipe = datasets.open(root), Pipeline.from_pretrained(tiny, "cpu", "float32")
+    own = Recipe.read(path)
+    plan = synthesis.plan.make(source, own, pipe, 1)
+    (tmp_path / "out").mkdir()
+    plan.begin(tmp_path / "out")
+    given = json.loads(json.dumps(unit.setup(source, tmp_path / "out", own, pipe, plan, "cpu")))
+    units = unit.begin(given).__self__  # type: ignore[attr-defined]
+    assert units.recipe == own
+    assert units.plan.facts == plan.facts
 
 
 def test_what_is_asked_of_workers_is_checked(root: Path, recipe: Path, tiny: Path, tmp_path: Path) -> None:
