@@ -404,12 +404,13 @@ def check_plugin(
     beside: Annotated[
         list[str] | None, typer.Option(metavar="KIND", help="A plugin that stands before it, such as text; may be repeated.")
     ] = None,
+    model: Annotated[str, typer.Option(help="Whose networks it is attached to: 'tiny' or a model folder.")] = "tiny",
 ) -> None:
-    """Check what every plugin promises, on small random networks. The status is 1 when a promise is broken."""
+    """Check what every plugin promises, on the networks of a model. The status is 1 when a promise is broken."""
     from drivegen.cli.plugins import check
 
     _quiet()
-    if check(_screen(), kind, options or (), given or (), beside or (), data):
+    if check(_screen(), kind, options or (), given or (), beside or (), data, model):
         raise typer.Exit(FAILED)
 
 

@@ -13,8 +13,9 @@ from drivegen.support.strict_yaml import parse
 
 
 def check(
-    screen: Screen, kind: str, options: Sequence[str], given: Sequence[str], beside: Sequence[str], data: Path | None
-) -> int:
+    screen: Screen, kind: str, options: Sequence[str], given: Sequence[str], beside: Sequence[str], data: Path | None,
+    model: str,
+) -> int:  # fmt: skip
     """Run the battery on a plugin, print what each check found, and return how many promises are broken.
 
     Args:
@@ -24,10 +25,11 @@ def check(
         given: what a caller gives it, KIND=VALUE or KIND.KEY=VALUE.
         beside: kinds that stand before it.
         data: a dataset whose frames are taken.
+        model: "tiny" or a model folder, whose networks it is attached to.
     """
     from drivegen.testing.checking import LOOK, case_of, run_checks
 
-    case = case_of(kind, read_options(options), _given(kind, given), beside, data)
+    case = case_of(kind, read_options(options), _given(kind, given), beside, data, model)
     broken = count = 0
     last = ""
     for outcome in run_checks(case):
@@ -44,8 +46,7 @@ def check(
         if outcome.place:
             screen.line(f"        at {outcome.place}")
         screen.line(f"        look at {LOOK[outcome.check]}")
-    of = "two built-in frames" if data is None else f"two frames of {data}"
-    screen.line(f"{kind}: {count - broken} of {count} promises hold, on {of}")
+    screen.line(f"{kind}: {count - broken} of {count} promises hold, on {case.said}")
     return broken
 
 

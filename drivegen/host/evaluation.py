@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -171,6 +171,14 @@ class Unnamed:
             )
 
 
+class LacksPlugin(InputError):
+    """A branch attends to a plugin that the model does not have; name is that plugin's."""
+
+    def __init__(self, name: str, there: Iterable[str]) -> None:
+        super().__init__(f"a branch attends to the plugin {name!r}, which is not in this model{nearest(name, there)}")
+        self.name = name
+
+
 class StepContext:
     """The `plugin.Context` of one evaluation.
 
@@ -193,8 +201,7 @@ class StepContext:
         if names not in conditions.joined:
             for name in names or ():
                 if name not in conditions.signals:
-                    close = nearest(name, conditions.signals)
-                    raise InputError(f"a branch attends to the plugin {name!r}, which is not in this model{close}")
+                    raise LacksPlugin(name, conditions.signals)
             chosen = [n for n in conditions.present() if names is None or n in names]
             parts = [(conditions.signals[n], conditions.scale(n)) for n in chosen]
             conditions.joined[names] = join_tokens(parts, self.grid, self._evaluation.t.device, self._dtype, self._width)

@@ -65,6 +65,8 @@ def locate(source: str | Path) -> Path:
         if not (TINY / INDEX).is_file():
             raise InputError(f"the embedded model is not installed at {TINY}; name a model folder instead")
         return TINY
+    if not str(source).strip():
+        raise InputError("the model's name is empty; name a model folder, a single-file checkpoint, or 'tiny'")
     path = Path(source).expanduser()
     files.recover(path)
     if not path.exists():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import sys
 import traceback
@@ -11,18 +12,24 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+from PIL import Image
+
 from drivegen import datasets
 from drivegen.backbones.stable_diffusion import Backbone
 from drivegen.catalog import registry
 from drivegen.catalog.construct import construct_plugin
 from drivegen.host import array_boundary, boundary
+from drivegen.host.evaluation import LacksPlugin
 from drivegen.plugin import Plugin
 from drivegen.plugin.inputs import read_inputs
 from drivegen.plugin.unknown import KNOWN
+from drivegen.saved import model as models
 from drivegen.scene import Frame
 from drivegen.support.errors import InputError
 from drivegen.testing.battery import CHECKS, Case
-from drivegen.testing.models import tiny_backbone
+from drivegen.testing.models import tiny_backbone, tiny_image_encoder
 
 LOOK: Mapping[str, str] = {
     "identity_at_initialisation": "attach: the last layer of what is added must begin at zero",
@@ -64,55 +71,139 @@ class Outcome:
     place: str = ""
 
 
+@dataclass(frozen=True)
+class InstalledCase(Case):
+    """A case made from a plugin's kind; said is what it is checked on, in words."""
+
+    said: str = ""
+
+
 def case_of(
-    kind: str, options: Mapping[str, Any], user_input: Any = None, beside: Sequence[str] = (), root: Path | None = None
-) -> Case:
+    kind: str, options: Mapping[str, Any], user_input: Any = None, beside: Sequence[str] = (), root: Path | None = None,
+    model: str = "tiny",
+) -> InstalledCase:  # fmt: skip
     """Make the case of an installed plugin.
+
+    Plugins that a branch of it attends to stand before it, and it is given made-up pictures where it changes nothing without
+    any. Where it refuses the model's networks, they are small random ones.
 
     Args:
         kind: its kind.
         options: its constructor's arguments.
         user_input: what a caller gives it for every frame.
-        beside: kinds of plugins that stand before it, such as one whose tokens it attends to.
+        beside: kinds of plugins that stand before it.
         root: a dataset whose frames are taken in place of the battery's own.
+        model: whose networks it is attached to: "tiny", the embedded one, or a model folder.
 
-    Raises InputError where kind, options, input or data cannot be used.
+    Raises InputError where kind, options, input, data or model cannot be used.
     """
     cls = registry.load(kind)
     where = f"--options of {kind}"
     plugin = construct_plugin(cls, options, where)
     boundary.check_plugin(kind, plugin)
-    case = Case(
+    case = InstalledCase(
         functools.partial(construct_plugin, cls, dict(options), where), user_input=user_input, name=kind,
-        others={other: registry.load(other) for other in beside}, backbone=_backbone(kind, plugin, bool(options)),
+        others={other: registry.load(other) for other in beside},
     )  # fmt: skip
     if kind in case.others:
         raise InputError(f"--beside {kind} is the plugin under test itself; leave it out")
     for each in plugin.accepts or ():
-        if each.required and user_input is None:
+        if each.required and each.type != "picture" and user_input is None and root is None:
             raise InputError(f"{kind} needs {each.name}, {each.what} ({each.accepted}); give it with --input {kind}=…")
+    case, networks = _attached(case, plugin, model, bool(options))
+    said = ["two built-in frames" if root is None else f"two frames of {root}", networks]
+    if root is not None:
+        case = replace(case, frames=_recorded(root, case))
     if user_input is not None:
         read_inputs(kind, plugin.accepts, case.frames[0], user_input)
-    return case if root is None else replace(case, frames=_recorded(root, case))
+    elif _needs_pictures(case, plugin):
+        case, said = replace(case, user_input=_made_up(plugin, case.frames)), [*said, "made-up pictures"]
+    case = _with_attended(case)
+    if case.others:
+        said.append(f"beside {', '.join(case.others)}")
+    return replace(case, said=", ".join(said))
 
 
-def _backbone(kind: str, plugin: Plugin, chosen: bool) -> Callable[[], Backbone]:
-    """Choose the tiny backbone that a plugin can be attached to: with an image encoder, of three levels, where it needs it.
+def _attached(case: InstalledCase, plugin: Plugin, model: str, chosen: bool) -> tuple[InstalledCase, str]:
+    """Choose the networks: the model's, or, where the plugin refuses those in `attach`, the first small random ones that it
+    takes; with their name.
 
-    Where it can be attached to none and options were chosen, raises InputError; without, the checks say what is wrong.
+    An image encoder that it requires and the model lacks is a small random one. Where it refuses all and options were chosen,
+    raises InputError; without, the checks say what is wrong.
     """
-    small = functools.partial(tiny_backbone, image_encoder="image_encoder" in plugin.requires)
-    why = ""
-    for backbone in (small, functools.partial(small, unet=dict(_THREE_LEVELS))):
-        try:
-            Case(functools.partial(type(plugin), **plugin.config), backbone=backbone, name=kind).host(trained=False)
-        except Exception as error:
-            why = why or " ".join(str(error).split())
-        else:
-            return backbone
+    own = models.load(model).host.backbone
+    lacking = [part for part in plugin.requires if own.component(part) is None]
+    if "image_encoder" in lacking:
+        own.components["image_encoder"] = tiny_image_encoder()
+    for part in lacking:
+        if part != "image_encoder":
+            raise InputError(f"{case.name} requires {part!r}, which {model} lacks; give a --model that has it")
+    factor = own.vae_factor if own.vae_factor in (2, 4, 8) else 8  # what is given at the latents' size fits both
+    small = functools.partial(tiny_backbone, vae_factor=factor, image_encoder="image_encoder" in plugin.requires)
+    others: dict[str, Callable[[], Backbone]] = {"two": small, "three": functools.partial(small, unet=dict(_THREE_LEVELS))}
+    first = replace(case, backbone=functools.partial(copy.deepcopy, own), wider=small)
+    refused = _refusal(first)
+    if refused is None:
+        return first, f"the networks of {model}"
+    for levels, backbone in others.items():
+        second = replace(case, backbone=backbone)
+        if isinstance(refused, InputError) and _refusal(second) is None:
+            said = " ".join(str(refused).split())
+            return second, f"small random networks of {levels} levels (it refuses those of {model}: {said})"
     if chosen:
-        raise InputError(f"--options of {kind}: with them it cannot be attached: {why}")
-    return small
+        said = " ".join(str(refused).split())
+        raise InputError(f"--options of {case.name}: with them it cannot be attached: {said}") from refused
+    return first, f"the networks of {model}"
+
+
+def _refusal(case: Case) -> Exception | None:
+    try:
+        case.host(trained=False)
+    except Exception as error:
+        return error
+    return None
+
+
+def _with_attended(case: InstalledCase) -> InstalledCase:
+    """Put those plugins before it whose tokens its branches ask for by name, where these are kinds that are installed."""
+    while True:
+        try:
+            case.run(case.host())
+        except Exception as error:  # the checks say what is wrong
+            lacks = error if isinstance(error, LacksPlugin) else error.__cause__
+            if not isinstance(lacks, LacksPlugin) or lacks.name in case.others or lacks.name not in registry.kinds():
+                return case
+            case = replace(case, others={**case.others, lacks.name: registry.load(lacks.name)})
+        else:
+            return case
+
+
+def _needs_pictures(case: Case, plugin: Plugin) -> bool:
+    """Tell whether a plugin that is given no pictures cannot work, or changes nothing."""
+    pictures = [each for each in plugin.accepts or () if each.type == "picture"]
+    if not pictures or any(case.name in frame.extras for frame in case.frames):
+        return False
+    if any(each.required for each in pictures):
+        return True
+    with contextlib.suppress(Exception):  # the checks say what is wrong
+        return torch.equal(case.run(case.host()), case.run(case.host(alone=False)))
+    return False
+
+
+def _made_up(plugin: Plugin, frames: Sequence[Frame]) -> Any:
+    """Make pictures for the inputs that are pictures; None where there are none."""
+    inputs = plugin.accepts or ()
+    pictures = {}
+    for each in inputs:
+        if each.type == "picture":
+            channels = [channel for channel in frames[0].channels if all(channel in frame.channels for frame in frames)]
+            size, random = frames[0].cameras[0].image_size, np.random.default_rng(0)
+            drawn = [random.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8) for _ in channels]
+            made = {channel: Image.fromarray(array) for channel, array in zip(channels, drawn, strict=True)}
+            pictures[each.name] = made if each.per_camera else made[channels[0]]
+    if not pictures:
+        return None
+    return pictures[inputs[0].name] if len(inputs) == 1 else pictures
 
 
 def _recorded(root: Path, case: Case) -> tuple[Frame, ...]:
@@ -129,6 +220,7 @@ def _recorded(root: Path, case: Case) -> tuple[Frame, ...]:
         if found and len(frame.cameras) != len(found[0].cameras):
             continue
         given = frame.extras.get(kind) if case.user_input is None else case.user_input
+        given = _made_up(plugin, (frame,)) if given is None else given
         if KNOWN not in array_boundary.prepare(kind, plugin.weightless(), frame, given):
             found.append(frame)
         if len(found) == 2:

@@ -92,6 +92,13 @@ class T2IAdapter(PicturePlugin):
         ):
             if ours != theirs:
                 raise InputError(f"the T2I-Adapter has {what} {ours}, this model's UNet {theirs}; it was made for another base")
+        for i, block in enumerate(backbone.unet.down_blocks):
+            # diffusers adds to a block without cross-attention after its down-sampler, where the features are too large.
+            if block.downsamplers and not getattr(block, "has_cross_attention", False):
+                raise InputError(
+                    f"a T2I-Adapter adds before each down-sampler, and down block {i} of this model's UNet has one and no "
+                    "cross-attention, where diffusers adds after it; take a ControlNet"
+                )
 
     def read(self, picture: Tensor) -> tuple[Tensor, ...]:
         return tuple(gain * feature for gain, feature in zip(self.gains, self.adapter(picture), strict=True))

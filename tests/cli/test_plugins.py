@@ -42,9 +42,9 @@ def test_a_plugin_of_the_model(city: Path, tmp_path: Path) -> None:
 
 
 def test_a_plugin_that_the_model_does_not_have(city: Path, tmp_path: Path) -> None:
-    status, said = run("t2i_adapter", "--data", city, "--out", tmp_path, "--options", "picture=depth")
+    status, said = run("concat", "--data", city, "--out", tmp_path, "--options", "picture=depth")
     assert status == 0, said
-    assert "tiny has no t2i_adapter: no views are generated" in said
+    assert "tiny has no concat: no views are generated" in said
     assert sorted(path.name for path in tmp_path.iterdir()) == ["arrays.txt", "prepared.png"]
 
 

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from drivegen import world
 from drivegen.catalog import registry
 from drivegen.cli.main import app
-from drivegen.plugin import Signal
+from drivegen.plugin import Input, Signal
 from drivegen.testing import CHECKS, checking
 from tests.testing.broken import Count, Leaking
 
@@ -23,9 +23,15 @@ class Raising(Count):
         return Signal(arrays["no such array"])
 
 
+class Drawn(Count):
+    """Needs what nobody can make up."""
+
+    accepts = (Input("drawing", "array", "a drawing", required=True),)
+
+
 @pytest.fixture(autouse=True)
 def kinds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "_local", {"count": Count, "leaking": Leaking, "raising": Raising})
+    monkeypatch.setattr(registry, "_local", {"count": Count, "leaking": Leaking, "raising": Raising, "drawn": Drawn})
 
 
 def run(*words: object) -> tuple[int, str]:
@@ -48,7 +54,7 @@ def test_a_promise_that_is_broken_is_named(monkeypatch: pytest.MonkeyPatch) -> N
     assert status == 1
     assert "ok scale_zero_is_absence broken null_leaks_nothing null with other arrays: not the same bits" in said
     assert "look at encode: choose with select_or_null" in said
-    assert said.endswith("leaking: 1 of 2 promises hold, on two built-in frames")
+    assert said.endswith("leaking: 1 of 2 promises hold, on two built-in frames, the networks of tiny")
 
 
 def test_the_line_of_a_mistake_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,21 +81,31 @@ def test_recorded_frames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("kind", "more"),
+    ("kind", "more", "on"),
     [
-        ("image_prompt", ("--options", "tokens=3", "--input", "image_prompt=PICTURE")),  # an image encoder
-        ("t2i_adapter", ("--options", "picture=depth")),  # three levels
-        ("controlnet", ("--options", "picture=layout", "--beside", "text")),
-        ("cross_view", ("--options", "attention=self")),
+        ("image_prompt", ("--options", "tokens=3", "--input", "image_prompt=PICTURE"), "the networks of tiny"),
+        ("image_prompt", (), "the networks of tiny, made-up pictures"),
+        ("t2i_adapter", (), "small random networks of two levels (it refuses those of tiny: plugin 't2i_adapter': a T2I"),
+        ("t2i_adapter", ("--options", "size=light_adapter"), "small random networks of three levels"),
+        ("controlnet", ("--options", "picture=layout"), "the networks of tiny, beside text"),
+        ("controlnet", ("--data", "CITY"), "the networks of tiny, made-up pictures, beside text"),
+        ("cross_view", ("--options", "attention=self"), "the networks of tiny"),
     ],
 )
-def test_plugins_with_needs(kind: str, more: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plugins_with_needs(kind: str, more: tuple[str, ...], on: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from PIL import Image
 
     Image.effect_mandelbrot((64, 48), (-2, -1, 1, 1), 20).save(tmp_path / "picture.png")
-    some(monkeypatch, "has_an_effect", "scale_zero_is_absence")
-    status, said = run(kind, *(word.replace("PICTURE", str(tmp_path / "picture.png")) for word in more))
-    assert (status, said.count("ok ")) == (0, 2), said
+    some(monkeypatch, "reads_its_arrays")
+    if "CITY" in more:
+        world.write(tmp_path / "city", scenes=2, frames=1, seed=0, size=(48, 64), workers=1)
+    given = {"PICTURE": tmp_path / "picture.png", "CITY": tmp_path / "city"}
+    status, said = run(
+        kind, *(word.replace("PICTURE", str(given["PICTURE"])).replace("CITY", str(given["CITY"])) for word in more)
+    )
+    assert status == 0, said
+    assert f"{kind}: 1 of 1 promises hold, on two " in said
+    assert on in said
 
 
 @pytest.mark.slow
@@ -111,7 +127,9 @@ def test_plugins_with_needs(kind: str, more: tuple[str, ...], tmp_path: Path, mo
         (("count", "--beside", "count"), "--beside count is the plugin under test itself"),
         (("count", "--beside", "nobody"), "no plugin kind 'nobody' is installed"),
         (("count", "--data", "/nowhere"), "data root /nowhere is not a folder"),
-        (("controlnet", "--options", "picture=given"), "controlnet needs"),
+        (("drawn",), "drawn needs drawing, a drawing (a numpy array, or a .npy file); give it with --input drawn="),
+        (("count", "--model", "/nowhere"), "there is no model at '/nowhere'"),
+        (("count", "--model", ""), "the model's name is empty"),
     ],
 )
 def test_bad_input(words: tuple[str, ...], said: str) -> None:
