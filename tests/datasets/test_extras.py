@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -109,3 +110,47 @@ def test_tables_may_hold_extras_or_name_their_files(tmp_path: Path) -> None:
         table.write_text(json.dumps(rows))
         with pytest.raises(InputError, match=said):
             datasets.open(tmp_path).frame(first)
+
+
+def test_extras_are_written_and_read_again(tmp_path: Path) -> None:
+    scene = street_scene(2)
+    picture = Image.fromarray(np.arange(48, dtype=np.uint8).reshape(4, 4, 3))
+    write(tmp_path / "notes" / "one.txt", "slow")
+    given = {
+        "mood": {"calm": 0.5, "words": ["wet", None, True]},
+        "plan": np.arange(6.0).reshape(2, 3),
+        "sketch": {"CAM_FRONT": picture, "CAM_BACK": picture.rotate(90)},
+        "depth.2": [np.float32(1.5), {"at": np.array([True])}],
+        "trap": {"file": "not/one"},
+        "note": tmp_path / "notes" / "one.txt",
+    }
+    frames = (replace(scene.frames[0], extras=given), scene.frames[1])
+    nuscenes.write([replace(scene, frames=frames)], tmp_path / "out")
+    data = datasets.open(tmp_path / "out")
+    first, second = (data.frame(token) for token in data.samples())
+    assert second.extras == {}
+    assert list(first.extras) == list(given)
+    assert first.extras["mood"] == given["mood"]
+    np.testing.assert_array_equal(first.extras["plan"], given["plan"])
+    for channel, drawn in given["sketch"].items():
+        np.testing.assert_array_equal(np.asarray(first.extras["sketch"][channel]), np.asarray(drawn))
+    assert first.extras["depth.2"][0] == 1.5
+    assert first.extras["depth.2"][1]["at"].tolist() == [True]
+    assert first.extras["trap"] == {"file": "not/one"}
+    assert first.extras["note"] == "slow"
+    written = sorted(path for path in data.files(first.token) if "extras" in path.parts)
+    assert written == sorted(path for path in (tmp_path / "out" / "extras").rglob("*") if path.is_file())
+    nuscenes.write([replace(scene, frames=(first,))], tmp_path / "again")
+    again = datasets.open(tmp_path / "again")
+    assert again.frame(again.samples()[0]).extras["mood"] == given["mood"]
+
+
+@pytest.mark.parametrize(
+    ("value", "said"), [(object(), "hold object"), ({"a": [math.nan]}, "hold a number that is not finite")]
+)
+def test_extras_that_tables_cannot_hold_are_refused_before_any_writing(tmp_path: Path, value: object, said: str) -> None:
+    scene = street_scene(1)
+    frame = replace(scene.frames[0], extras={"mine": value})
+    with pytest.raises(InputError, match=rf"extras of 'mine' {said}"):
+        nuscenes.write([replace(scene, frames=(frame,))], tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -59,7 +59,7 @@ def find_image(root: Path, camera: Camera, stem: str, where: str) -> Sample:
             raise InputError(f"{where}: its picture would have {size[0]}x{size[1]} pixels, more than {MAX_PIXELS:,}; {fix}")
         return Sample(".png", stem=stem, read=partial(grey_png, *size))
     open_image(camera.image_path, where, size, "camera").close()
-    return _found(root, camera.image_path, stem, camera.image_path.suffix)
+    return found_or_copied(root, camera.image_path, stem, camera.image_path.suffix)
 
 
 def find_lidar(root: Path, source: Path | None, stem: str, where: str) -> Sample:
@@ -78,10 +78,18 @@ def find_lidar(root: Path, source: Path | None, stem: str, where: str) -> Sample
     if size := source.stat().st_size % 20:
         fix = "points are rows of five float32: x, y, z, intensity, ring"
         raise InputError(f"{where}: lidar file {source} has {size} bytes more than whole points; {fix}")
-    return _found(root, source, stem, ".pcd.bin")
+    return found_or_copied(root, source, stem, ".pcd.bin")
 
 
-def _found(root: Path, source: Path, stem: str, suffix: str) -> Sample:
+def found_or_copied(root: Path, source: Path, stem: str, suffix: str) -> Sample:
+    """Choose for an existing file: use it in place where it lies below root, else copy it.
+
+    Args:
+        root: the dataset's folder.
+        source: the file.
+        stem: name of the copy, without its ending.
+        suffix: the copy's ending.
+    """
     # By its name too: samples/ may be a link to another disk, and what lies behind it is below root for readers.
     for path, below in ((source.resolve(), root.resolve()), (Path(os.path.abspath(source)), Path(os.path.abspath(root)))):
         if path.is_relative_to(below) and path.exists() and path.samefile(source):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from drivegen.datasets.base import SceneSource, stat_digest
 from drivegen.datasets.extras import read_extra
+from drivegen.datasets.nuscenes import extras as stored_extras
 from drivegen.datasets.nuscenes.load import at, camera_rows, check, load, time_us
 from drivegen.datasets.nuscenes.notices import notices
 from drivegen.datasets.nuscenes.schema import inside, map_path, visibility_level
@@ -97,23 +98,21 @@ class Dataset(SceneSource):
     def fingerprint(self, sample_token: str) -> str:
         """Return a digest of the tables, the maps, and the sample's pictures and lidar points, by their sizes and times."""
         files = [self.root / row["filename"] for row in self._data(sample_token).values()]
-        files += [path for path in self._extras(sample_token).values() if isinstance(path, Path)]
+        files += stored_extras.paths(self._extras(sample_token))
         return hashlib.sha256(f"{self._tables_digest} {stat_digest(files)}".encode()).hexdigest()[:12]
 
     def files(self, sample_token: str) -> tuple[Path, ...]:
         """List a sample's pictures, whether they exist or not."""
         rows = camera_rows(self._data(sample_token))
         pictures = [inside(self.root, row["filename"], f"sample_data row {row['token']}") for row in rows]
-        return (*pictures, *(path for path in self._extras(sample_token).values() if isinstance(path, Path)))
+        return (*pictures, *stored_extras.paths(self._extras(sample_token)))
 
     def _extras(self, sample_token: str) -> dict[str, Any]:
-        """Return a sample's own ``extras`` by plugin name: JSON values, or the path of what is {"file": name}."""
+        """Return a sample's own ``extras`` by plugin name: JSON values, and in them the path of what is {"file": name}."""
         where = f"sample row {sample_token}"
         found = self._get("sample", sample_token, where).get("extras", {})
         return {
-            name: inside(self.root, value["file"], f"{where}: extras of {name!r}")
-            if isinstance(value, dict) and value.keys() == {"file"}
-            else value
+            name: stored_extras.resolved(value, partial(inside, self.root, where=f"{where}: extras of {name!r}"))
             for name, value in found.items()
         }
 
@@ -212,7 +211,7 @@ class Dataset(SceneSource):
         cameras = tuple(self._camera(row) for row in camera_rows(rows))
         boxes = tuple(self._box(token) for token in sample["anns"])
         extras = {
-            name: read_extra(value, f"{where}: extras of {name!r}") if isinstance(value, Path) else value
+            name: stored_extras.read(value, partial(read_extra, where=f"{where}: extras of {name!r}"))
             for name, value in self._extras(sample_token).items()
         }
         with at(where):

@@ -9,6 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from drivegen.datasets.nuscenes.extras import storable
 from drivegen.datasets.nuscenes.files import Sample, count_points, find_image, find_lidar
 from drivegen.datasets.nuscenes.making import Making
 from drivegen.datasets.nuscenes.schema import (
@@ -34,7 +35,7 @@ class Rows:
         self.tables: dict[str, list[dict[str, Any]]] = {name: [] for name in TABLES}
         self.logs_by_location: dict[str, list[str]] = {}
         self._seen: dict[str, dict[str, dict[str, Any]]] = {name: {} for name in TABLES}
-        self._files: list[tuple[dict[str, Any], Sample]] = []
+        self._files: list[tuple[dict[str, Any], str, Sample]] = []
         for level, name in VISIBILITY_LEVELS.items():
             self._add("visibility", token=str(level), level=name, description="")
         for category in CATEGORIES:
@@ -85,8 +86,8 @@ class Rows:
 
     def add_files(self, made: Making) -> None:
         """Write the sample files that do not exist yet, and name all in their rows."""
-        for row, sample in self._files:
-            row["filename"] = sample.add(made)
+        for row, field, sample in self._files:
+            row[field] = sample.add(made)
 
     def name_files(self) -> None:
         """Name the sample files, which are all there, in their rows."""
@@ -112,10 +113,19 @@ class Rows:
     def _sample(self, scene: Scene, frame: Frame, index: int, scene_token: str, description: str) -> dict[str, Any]:
         for what in ("token", "description"):
             check_text(getattr(frame, what), f"scene {scene.name!r}, frame {index}: {what}")
-        row = {"token": self._fresh("sample", frame.token, scene.name, index), "timestamp": int(frame.timestamp_us), "prev": "",
-               "next": "", "scene_token": scene_token}  # fmt: skip
+        row: dict[str, Any] = {
+            "token": self._fresh("sample", frame.token, scene.name, index), "timestamp": int(frame.timestamp_us), "prev": "",
+            "next": "", "scene_token": scene_token,
+        }  # fmt: skip
         if frame.description and frame.description != description:
             row["description"] = frame.description  # one of our own: nuScenes has one text per scene, an edited frame its own
+        if frame.extras:
+            row["extras"] = {}
+            for name, value in frame.extras.items():
+                stem = f"extras/{_plain(name)}/{_plain(scene.name)}__{index:04d}"
+                made, named = storable(value, self.root, stem, f"{_at(scene, frame)}: extras of {name!r}")
+                row["extras"][check_text(name, f"{_at(scene, frame)}: extras")] = made
+                self._files += [(field, "file", sample) for field, sample in named]
         return self._add("sample", **row)
 
     def _mount(self, scene: Scene, channel: str, modality: str, mount: SE3, intrinsic: list[Any]) -> str:
@@ -146,7 +156,7 @@ class Rows:
         row = self._add("sample_data", token=token, sample_token=sample["token"], ego_pose_token=ego,
                         calibrated_sensor_token=mount, timestamp=timestamp_us, fileformat=kind, is_key_frame=True,
                         height=height, width=width, filename="", prev="", next="")  # fmt: skip
-        self._files.append((row, file))
+        self._files.append((row, "filename", file))
         return row
 
     def _boxes(self, scene: Scene, frame: Frame, sample: dict[str, Any], tracks: dict[str, list[Any]]) -> None:
@@ -225,8 +235,11 @@ def _pose_fields(pose: SE3) -> dict[str, list[float]]:
 
 
 def _stem(scene: Scene, channel: str, index: int) -> str:
-    plain = re.sub(r"[^\w-]", "_", scene.name).encode()[:120].decode(errors="ignore")  # a file's name has 255 bytes
-    return f"samples/{channel}/{plain}__{channel}__{index:04d}"
+    return f"samples/{channel}/{_plain(scene.name)}__{channel}__{index:04d}"
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^\w-]", "_", name).encode()[:120].decode(errors="ignore")  # a file's name has 255 bytes
 
 
 def _at(scene: Scene, frame: Frame) -> str:

@@ -30,7 +30,8 @@ def write(scenes: Sequence[Scene], root: str | Path, version: str = "v1.0-mini",
     render both. Given tokens are kept; the others depend on content alone. A bare detection class becomes its full category
     (``car`` → ``vehicle.car``). `num_lidar_pts` None is counted in the lidar file (the devkit's `points_in_box`), 0 without
     one. Scenes of one location share one map, joined by token. Velocities are not stored in this schema: readers derive them
-    from the tracks.
+    from the tracks. Extras of frames (JSON values, arrays, PIL pictures, paths of files) are kept, as ``extras`` in the rows of
+    `sample`.
 
     A dataset is written completely or not at all: scenes, pictures (their headers) and maps are checked before anything is
     written, the tables come last, in one rename, and what was written is removed again when an error, Ctrl-C or SIGTERM ends
