@@ -147,6 +147,47 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert (page.parent / target).exists(), f"{name_of(page)} points to {target}, which is not there"
 
 
+def slugs(page: Path) -> set[str]:
+    """The anchors that GitHub and the site give the headings of a page."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#+ +(.*)$", text, re.MULTILINE)
+    return {
+        re.sub(r"[^\w\- ]", "", re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", each).lower()).replace(" ", "-") for each in headings
+    }
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_anchors_are_headings(page: Path) -> None:
+    text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    for target, anchor in re.findall(r"\]\(([^)#\s]*)#([^)\s]+)\)", text):
+        other = (page.parent / target) if target else page
+        if "://" not in target and other.suffix == ".md" and "{command-line}" not in other.read_text(encoding="utf-8"):
+            assert anchor in slugs(other), f"{name_of(page)} points to #{anchor} of {name_of(other.resolve())}, which has none"
+
+
+def test_every_page_is_in_the_index() -> None:
+    lists = [HOUSE / "docs/index.md", HOUSE / "docs/reference/api.md"]
+    listed = {
+        (page.parent / line).with_suffix("").resolve()
+        for page in lists
+        for block in re.findall(r"^```\{toctree\}\n(.*?)^```$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+        for line in block.splitlines()
+        if line and not line.startswith(":")
+    }
+    pages = [*(HOUSE / "docs").rglob("*.md"), *(HOUSE / "docs").rglob("*.ipynb")]
+    missing = [
+        name_of(page)
+        for page in pages
+        if page != HOUSE / "docs/index.md" and page.parent.name != "decisions" and page.with_suffix("").resolve() not in listed
+    ]
+    assert not missing, f"add to a toctree of docs/index.md: {', '.join(missing)}"
+    decisions = {page.name for page in (HOUSE / "docs/decisions").glob("*.md")} - {"README.md"}
+    unlisted = decisions - set(
+        re.findall(r"\]\(([\w-]+\.md)\)", (HOUSE / "docs/decisions/README.md").read_text(encoding="utf-8"))
+    )
+    assert not unlisted, f"add to the table of docs/decisions/README.md: {', '.join(sorted(unlisted))}"
+
+
 def readme_plugin() -> Block:
     return next(b for b in blocks(HOUSE / "README.md") if b.language == "python" and "@register" in b.text)
 

@@ -250,3 +250,4 @@ CHECKS: dict[str, Callable[[Case], None]] = {
         draws_by_row, leaves_its_inputs, starts_from_pictures, options_are_plain,
     )
 }  # fmt: skip
+"""The battery, by name."""

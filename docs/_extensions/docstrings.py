@@ -1,0 +1,37 @@
+"""Docstrings are plain text with names in backticks: what reStructuredText would read as markup elsewhere is escaped."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from sphinx.application import Sphinx
+
+CODE = re.compile(r"(``.*?``|`[^`]*`)")
+MARKUP = re.compile(r"[*|]|(?<=\w)_(?=\W|$)")
+
+
+def plain(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Escape markup outside of code, and put a blank line before and after an indented block."""
+    text = "\n".join(lines)
+    parts = CODE.split(text)
+    parts[::2] = [MARKUP.sub(r"\\\g<0>", part) for part in parts[::2]]
+    out: list[str] = []
+    for line in "".join(parts).split("\n"):
+        before = out[-1] if out else ""
+        deeper, shallower = indent(line) > indent(before), indent(line) < indent(before)
+        if line.strip() and before.strip() and (shallower or deeper) and not re.match(r"\s*(Args|Raises|[\w, *\\]+):", before):
+            out.append("")
+        out.append(line)
+    lines[:] = out
+
+
+def indent(line: str) -> int:
+    """Return how far a line is indented."""
+    return len(line) - len(line.lstrip())
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Register with Sphinx, before napoleon reads the lists of arguments."""
+    app.connect("autodoc-process-docstring", plain, priority=400)
+    return {"parallel_read_safe": True}
