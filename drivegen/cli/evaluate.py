@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from drivegen.cli.screen import Screen
 from drivegen.evaluate import judges, report
+from drivegen.evaluate.audit import audit
 from drivegen.evaluate.evaluation import evaluate as look
 from drivegen.evaluate.judges import Judge
+from drivegen.evaluate.metrics.control import FOUND_AT
+from drivegen.evaluate.page import page
 from drivegen.evaluate.pairs import open_pairs
 from drivegen.features import embedding
 from drivegen.support import files, runtime
 from drivegen.support.errors import InputError
 from drivegen.support.locks import locked_folder
 
-JSON = "report.json"
+JSON, PAGE, LINES = "report.json", "report.html", "audit.jsonl"
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,7 @@ class Asked:
     referee: str | None = None
     referee_command: str | None = None
     referee_classes: str | None = None
+    found_at: float = FOUND_AT
     device: str = "auto"
 
     def judge(self) -> Judge:
@@ -52,7 +57,7 @@ class Asked:
 
 
 def evaluate(real: Path, generated: Path, out: Path, asked: Asked, screen: Screen) -> None:
-    """Evaluate a generated dataset, and write OUT/report.json.
+    """Evaluate a generated dataset, and write the report: a page, its figures as JSON, and every box with its evidence.
 
     Args:
         real: the recorded dataset.
@@ -65,11 +70,15 @@ def evaluate(real: Path, generated: Path, out: Path, asked: Asked, screen: Scree
     features = embedding.load(asked.inception, runtime.choose_device(asked.device))
     pairs = open_pairs(real, generated, asked.version, asked.generated_version, asked.num)
     with locked_folder(out):
-        found, _ = look(pairs, judge, features)
-        values = found.to_dict()
+        found, looked = look(pairs, judge, features, asked.found_at)
+        checked = audit(looked, asked.found_at)
+        values = replace(found, audit=checked.facts()).to_dict()
+        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in checked.lines())
+        files.write_atomically(out / LINES, text.encode())
+        files.write_atomically(out / PAGE, page(values, pairs, checked).encode())
         files.write_json(out / JSON, values)
     show(screen, values)
-    screen.line(f"wrote {out / JSON}")
+    screen.line(f"look at {out / PAGE}")
 
 
 def show(screen: Screen, values: Mapping[str, Any]) -> None:

@@ -209,7 +209,7 @@ def evaluate(
     generated: Annotated[
         Path, typer.Argument(parser=path, help="Folder of a dataset that was made of it, or that generate wrote into.")
     ],
-    out: Annotated[Path, typer.Option(parser=path, help="Folder of the report: report.json.")],
+    out: Annotated[Path, typer.Option(parser=path, help="Folder of the report: report.html, report.json, audit.jsonl.")],
     version: Annotated[str | None, typer.Option(help="The recorded dataset's version, where it has several.")] = None,
     generated_version: Annotated[str | None, typer.Option(help="The generated dataset's.")] = None,
     num: Annotated[int | None, typer.Option(min=1, help="At most this many generated frames.")] = None,
@@ -228,12 +228,15 @@ def evaluate(
     referee_classes: Annotated[
         str | None, typer.Option(metavar="GROUP=N+N,…", help="Its class numbers: drivable=0,vehicle=13+14+15,pedestrian=11.")
     ] = None,
+    found_at: Annotated[
+        float, typer.Option(min=0.01, max=1.0, help="A box is found where this share of its pixels is labelled as it is.")
+    ] = 0.25,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
 ) -> None:
     """Say how real generated images are, and whether their labels are in the pixels."""
     from drivegen.cli import evaluate as work
 
-    asked = work.Asked(version, generated_version, num, inception, referee, referee_command, referee_classes, device)
+    asked = work.Asked(version, generated_version, num, inception, referee, referee_command, referee_classes, found_at, device)
     work.evaluate(real, generated, out, asked, _screen())
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from drivegen.evaluate import pairs as pairing
 from drivegen.evaluate.judges import Judge
-from drivegen.evaluate.metrics.control import BINS, FOUND_AT, INVENTED_SHARE, LEAST_PIXELS, BoxEvidence, recalls
+from drivegen.evaluate.metrics.control import BINS, FOUND_AT, INVENTED_SHARE, LEAST_PIXELS, recalls
 from drivegen.evaluate.metrics.realism import DISTANCES
 from drivegen.evaluate.metrics.scores import Estimate, bootstrap, ratio, relative
 from drivegen.evaluate.pairs import Pair, Pairs
@@ -289,9 +289,3 @@ def _both(name: str, sides: Sequence[Sequence[Array | None]], units: Units, own:
 def _some(sums: Array, figure: Callable[[Array], Array]) -> Estimate | None:
     found = bootstrap(sums, figure)
     return found if np.isfinite(found.value) else None
-
-
-def worst_boxes(looked: Sequence[Looked], found_at: float = FOUND_AT) -> list[tuple[Looked, BoxEvidence]]:
-    """List the boxes without enough evidence, the largest of the least evident first."""
-    missing = [(each, box) for each in looked for box in each.generated.boxes if box.evidence < found_at]
-    return sorted(missing, key=lambda item: (item[1].evidence - found_at) * item[1].share_of_picture ** 0.5)

@@ -246,8 +246,11 @@ def test_the_command_writes_a_report(real, made, tmp_path) -> None:
     done = CliRunner().invoke(app, ["evaluate", str(real), str(made), "--out", str(tmp_path / "r")])
     assert done.exit_code == 0, done.output
     values = report.read(tmp_path / "r" / "report.json")
+    lines = [json.loads(line) for line in (tmp_path / "r" / "audit.jsonl").read_text().splitlines()]
+    assert len([line for line in lines if line["kind"] == "box"]) == values["audit"]["boxes"] > 0
     assert {row["name"] for row in values["figures"]} >= {"FID", "KID", "vehicle IoU", "drivable IoU", "recall of boxes"}
-    assert str(real.parent) not in (tmp_path / "r" / "report.json").read_text()
+    for name in ("report.json", "report.html", "audit.jsonl"):
+        assert str(real.parent) not in (tmp_path / "r" / name).read_text()
     for extra, words in ((["--referee", "a:b"], "go together"), (["--inception", str(real / "no.pth")], "no.pth")):
         done = CliRunner().invoke(app, ["evaluate", str(real), str(made), "--out", str(tmp_path / "r"), *extra])
         assert done.exit_code == 2

@@ -65,11 +65,12 @@ class BoxEvidence:
 
 @dataclass(frozen=True)
 class Invented:
-    """Pixels said to be of a vehicle where no box is: their number and their rectangle (left, top, right, bottom) in a view."""
+    """Pixels said to be of a vehicle where no box is: rectangle (left, top, right, bottom), number, share of a view."""
 
     channel: str
     rectangle: tuple[int, int, int, int]
     pixels: int
+    share_of_picture: float
 
 
 def overlaps(labels: Labels, views: Sequence[Expected]) -> dict[str, Array]:
@@ -134,7 +135,7 @@ def invented(labels: Labels, views: Sequence[Expected]) -> list[Invented]:
         count, _, stats, _ = cv2.connectedComponentsWithStats(left, connectivity=8)
         for x, y, w, h, size in stats[1:count].tolist():
             if size >= max(INVENTED_SHARE * said.size, LEAST_PIXELS):
-                found.append(Invented(view.channel, (x, y, x + w, y + h), size))
+                found.append(Invented(view.channel, (x, y, x + w, y + h), size, size / said.size))
     return sorted(found, key=lambda each: -each.pixels)
 
 

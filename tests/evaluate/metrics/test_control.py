@@ -82,6 +82,7 @@ def test_a_vehicle_without_a_box_is_invented_and_one_with_it_is_not(views) -> No
     labels[view.channel][40, 60] = VEHICLE  # a speck
     (found,) = invented(labels, views)
     assert (found.channel, found.rectangle, found.pixels) == (view.channel, (5, 4, 25, 14), 200)
+    assert found.share_of_picture == 200 / (160 * 90)
 
 
 def test_bins_have_no_gap() -> None:
