@@ -51,6 +51,11 @@ class SceneSource(ABC):
     def scenes_of_split(self, name: str) -> tuple[str, ...]:
         """Names of this dataset's scenes in a published split (``val``); none where the format knows no such split."""
 
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Names of splits that the dataset itself defines, which `scenes_of_split` knows besides published ones."""
+        return ()
+
     @abstractmethod
     def samples(self, scene: str | None = None) -> tuple[str, ...]:
         """Sample tokens in time order, of one scene (name or token) or of all, scene after scene."""

@@ -201,8 +201,9 @@ def chosen_scenes(source: SceneSource, recipe: Recipe) -> tuple[str, ...]:
 
 
 def validation_scenes(source: SceneSource) -> set[str]:
-    """Return the names of a source's scenes that are held out for tests."""
-    return {name for split in VALIDATION for name in source.scenes_of_split(split)}
+    """Return the names of a source's scenes that are held out for tests: in nuScenes' splits, or in those of its own."""
+    own = (split for split in source.splits if any(word in split.lower() for word in VALIDATION))
+    return {name for split in (*VALIDATION, *own) for name in source.scenes_of_split(split)}
 
 
 def unit_seed(recipe: Recipe, varied: Varied, number: int) -> int:

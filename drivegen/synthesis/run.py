@@ -15,7 +15,7 @@ from drivegen.support.errors import CannotGoOn, InputError
 from drivegen.support.locks import locked_folder
 from drivegen.support.progress import progress, track
 from drivegen.support.signals import TERMINATED, noted_sigterm
-from drivegen.synthesis import set_aside, tables
+from drivegen.synthesis import can_bus, set_aside, tables
 from drivegen.synthesis.commits import Commits
 from drivegen.synthesis.plan import Plan, validation_scenes
 from drivegen.synthesis.recipe import Recipe
@@ -86,6 +86,7 @@ def synthesize(
         if ended():
             raise SystemExit(TERMINATED)
         if len(missing) < len(jobs):
+            can_bus.carry(source.root, out, [(scene["source"], scene["scene"]) for scene in plan.facts["scenes"]])
             lost = {job["token"] for job in missing}
             tables.finish(out, str(plan.facts["version"]), jobs, lost, plan.maps, validation_scenes(source))
         if missing:

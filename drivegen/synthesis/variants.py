@@ -9,12 +9,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from drivegen.datasets.nuscenes.schema import FULL_CATEGORY, make_token
+from drivegen.datasets.nuscenes.schema import ATTRIBUTES, FULL_CATEGORY, make_token
 from drivegen.scene import Box3D, Frame, Scene
 from drivegen.synthesis.box_edits import Skipped, edit_boxes
 from drivegen.synthesis.lidar import Change
 from drivegen.synthesis.recipe import CameraEdit, Recipe, Variant
 from drivegen.synthesis.rigs import mounted
+from drivegen.synthesis.tracks import Tracks
 from drivegen.synthesis.wording import described
 
 
@@ -68,7 +69,7 @@ def vary(scene: Scene, recipe: Recipe, name: str, label: str, run: str) -> Varie
     """
     variant = recipe.variants[name]
     tracks, skipped = edit_boxes(scene, variant.boxes, (recipe.seed, scene.name, label))
-    skipped = skipped + _missing_channels(scene, variant)
+    skipped = skipped + _missing_channels(scene, variant) + _unknown_attributes(tracks)
     new = f"{scene.name}__{label}"
     frames, edits = [], []
     kinds: dict[str, str] = {}
@@ -94,7 +95,18 @@ def _of_a_kind(key: str, box: Box3D, kinds: dict[str, str]) -> str:
 
 
 def _renamed(box: Box3D, key: str, run: str, label: str, scene: str) -> Box3D:
-    return replace(box, token="", instance=make_token("synthesis", run, label, scene, "instance", key))
+    attribute = box.attribute if _is_known(box) else ""
+    return replace(box, token="", instance=make_token("synthesis", run, label, scene, "instance", key), attribute=attribute)
+
+
+def _is_known(box: Box3D) -> bool:
+    """Tell whether the devkit's evaluation, which reads boxes of detection classes, takes a box's attribute."""
+    return box.attribute in ("", *ATTRIBUTES) or box.detection_class is None
+
+
+def _unknown_attributes(tracks: Tracks) -> Skipped:
+    found = {(name, box.attribute) for frame in tracks.frames for name, box in frame.items() if not _is_known(box)}
+    return Counter(f"attributes: {attribute!r} is none of nuScenes'" for _, attribute in found)
 
 
 def _changes(source: Frame, boxes: dict[str, Box3D], named: dict[str, Box3D]) -> tuple[Change, ...]:

@@ -12,11 +12,11 @@ from drivegen.datasets.nuscenes.problems import Problem, summarised
 from drivegen.support.errors import InputError
 from drivegen.support.files import sha256
 from drivegen.support.progress import track
-from drivegen.synthesis import plan, provenance, set_aside
+from drivegen.synthesis import can_bus, plan, provenance, set_aside
 from drivegen.synthesis.plan import WORK
 from drivegen.synthesis.tables import CHECKSUMS, MANIFEST, dataset_files
 
-_OURS = ("samples", "maps", MANIFEST, plan.NAME, set_aside.NAME)
+_OURS = ("samples", "maps", can_bus.FOLDER, MANIFEST, plan.NAME, set_aside.NAME)
 _PICTURES = tuple(provenance.SUFFIX.values())
 
 

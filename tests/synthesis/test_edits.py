@@ -88,6 +88,15 @@ def test_a_swapped_object_stands_on_the_same_ground() -> None:
     }
 
 
+def test_attributes_that_no_evaluation_takes_are_left_out() -> None:
+    strange = replace(box(330, 297, "a"), attribute="own.thing")
+    foreign = replace(box(340, 297, "b", "animal"), attribute="own.thing")
+    found = varied(row(strange, foreign), "{}")
+    assert found.skipped == {"attributes: 'own.thing' is none of nuScenes'": 1}
+    assert [b.attribute for b in found.scene.frames[1].boxes] == ["", "own.thing"]
+    assert found.edits[0].changes == ()
+
+
 def test_inserted_vehicles_follow_others_on_their_lane() -> None:
     leader = [replace(box(250 + 3 * i, 302.5, "leader"), attribute="vehicle.moving") for i in range(2)]
     scene = row()

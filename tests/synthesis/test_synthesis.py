@@ -123,7 +123,9 @@ def test_the_devkit_opens_and_renders_it(made: Path, tmp_path: Path) -> None:
     sample = devkit.sample[0]
     devkit.render_sample_data(sample["data"]["CAM_FRONT"], out_path=str(tmp_path / "front.png"), verbose=False)
     devkit.render_sample_data(sample["data"]["LIDAR_TOP"], out_path=str(tmp_path / "above.png"), verbose=False)
-    assert (tmp_path / "above.png").stat().st_size > 0
+    devkit.render_annotation(sample["anns"][0], out_path=str(tmp_path / "box.png"))
+    devkit.list_sample(sample["token"])
+    assert all((tmp_path / name).stat().st_size > 0 for name in ("above.png", "box.png"))
     for row in devkit.instance:  # tracks are closed
         chain, token = [], row["first_annotation_token"]
         while token:
@@ -303,6 +305,11 @@ def test_scenes_of_the_validation_split_are_refused(tmp_path: Path, tiny: Path) 
         "synthetic_val": ["scene-0003__a-0", "scene-0003__a-1"]
     }
     assert synthesis.verify(tmp_path / "out") == ()
+    with pytest.raises(InputError, match="leakage"):  # what was made of it is known by its own splits
+        synthesis.plan.make(datasets.open(tmp_path / "out"), recipe, pipe, 1)
+    (tmp_path / "out" / "v1.0-mini" / "splits.json").write_text('{"synthetic_val": "all"}')
+    with pytest.raises(InputError, match="must hold lists of scene names"):
+        synthesis.plan.make(datasets.open(tmp_path / "out"), recipe, pipe, 1)
 
 
 def _recipe(folder: Path, more: str) -> Path:

@@ -73,6 +73,9 @@ def street(tmp_path_factory: pytest.TempPathFactory) -> Path:
             frames.append(replace(frame, lidar_path=path) if name == "alpha" else frame)
         scenes.append(replace(scene, frames=tuple(frames)))
     nuscenes.write(scenes, folder / "data")
+    (folder / "data" / "can_bus").mkdir()
+    (folder / "data" / "can_bus" / "alpha_pose.json").write_text("[1]")
+    (folder / "data" / "can_bus" / "alpha_b_pose.json").write_text("[2]")
     return made(nuscenes.open(folder / "data"), folder / "out")
 
 
@@ -124,6 +127,12 @@ def test_the_devkits_evaluation_finds_all_that_its_filter_keeps(street: Path) ->
 def test_what_a_camera_sees_has_points(street: Path) -> None:
     ways = check_points(street)
     assert (ways["cast"], ways["edited"]) == (6, 6)
+
+
+def test_can_bus_data_go_with_their_scene(street: Path) -> None:
+    found = {path.name: path.read_text() for path in (street / "can_bus").iterdir()}
+    names = ("rearranged-0", "rearranged-1", "turned")
+    assert found == {f"alpha__{name}_pose.json": "[1]" for name in names}
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import warnings
 from functools import cached_property, partial
 from pathlib import Path
@@ -85,11 +86,31 @@ class Dataset(SceneSource):
         return tuple(row["name"] for row in self.devkit.scene)
 
     def scenes_of_split(self, name: str) -> tuple[str, ...]:
-        """Names of this dataset's scenes in one of nuScenes' own splits (``train``, ``val``, ``mini_val`` …)."""
+        """Names of this dataset's scenes in one of nuScenes' own splits (``train``, ``mini_val`` …), or of its splits.json."""
         from nuscenes.utils.splits import create_splits_scenes
 
-        members = set(create_splits_scenes().get(name, ()))
+        members = set(create_splits_scenes().get(name, ())) | set(self._own_splits.get(name, ()))
         return tuple(scene for scene in self.scenes if scene in members)
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Names of the splits of ``splits.json``, which the devkit reads beside the tables."""
+        return tuple(self._own_splits)
+
+    @cached_property
+    def _own_splits(self) -> dict[str, list[str]]:
+        path = self.root / self.version / "splits.json"
+        if not path.is_file():
+            return {}
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            raise InputError(f"{path} cannot be read: {error}; correct it, or remove it") from error
+        if not isinstance(found, dict) or not all(
+            isinstance(names, list) and all(isinstance(name, str) for name in names) for names in found.values()
+        ):
+            raise InputError(f"{path} must hold lists of scene names by split; correct it, or remove it")
+        return found
 
     def views(self, sample_token: str) -> int:
         """Count the cameras of a sample."""

@@ -87,6 +87,12 @@ CATEGORIES = (
 )  # fmt: skip
 """The categories nuScenes knows."""
 
+ATTRIBUTES = (
+    "pedestrian.moving", "pedestrian.sitting_lying_down", "pedestrian.standing", "cycle.with_rider", "cycle.without_rider",
+    "vehicle.moving", "vehicle.parked", "vehicle.stopped",
+)  # fmt: skip
+"""The attributes nuScenes knows; its detection evaluation takes no others."""
+
 
 def field_problems(kind_of_row: str, row: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield (field, what is wrong with it) for each of `READ` that a row lacks or that is of another type."""
