@@ -107,15 +107,22 @@ class Plan:
 
 
 class Study:
-    """Trains and generates what a plan says and is not there yet.
+    """Trains and generates what a plan says and is not there yet; more seeds may be asked for later.
 
     Args:
         plan: the study.
         budget: after which nothing more begins.
+
+    Raises InputError where the folder holds a study of other settings.
     """
 
     def __init__(self, plan: Plan, budget: Budget) -> None:
         self.plan, self.budget = plan, budget
+        settings = {
+            "arms": {arm.name: arm.values for arm in plan.arms}, "train": plan.train, "train_scenes": plan.train_scenes,
+            "data_seed": plan.data_seed, "scenes": plan.scenes, "city_seed": plan.seed, "sampling_steps": plan.sampling_steps,
+        }  # fmt: skip
+        Store(plan.out).bind(json.loads(json.dumps(settings)))
 
     @cached_property
     def city(self) -> City:
