@@ -116,7 +116,7 @@ def mean_over(objects: Iterable[Seen], what: Literal["found", "stands_out"], sce
     return bootstrap(sums, ratio)
 
 
-def table(columns: Mapping[str, Sequence[Sequence[Seen]]], scenes: int) -> str:
+def table(columns: Mapping[str, Sequence[Sequence[Seen]]], scenes: int, pair: tuple[str, str]) -> str:
     """Write shares per bin in Markdown: a column's mean over its runs, and its least and greatest run where there are several.
 
     The embedded referee hardly finds pedestrians in renders, so of these it is also said how often they stand out.
@@ -124,19 +124,29 @@ def table(columns: Mapping[str, Sequence[Sequence[Seen]]], scenes: int) -> str:
     Args:
         columns: objects of each run, by the column's heading; every run has the same objects.
         scenes: how many there are.
+        pair: two columns; the last column has the second's runs less the first's, seed by seed.
     """
-    lines = [f"| share of pixels found | objects | {' | '.join(columns)} |", "|---" * (2 + len(columns)) + "|"]
+    both = [f"{pair[1]} less {pair[0]}"] if all(name in columns for name in pair) else []
+    heads = [*columns, *both]
+    lines = [f"| share of pixels found | objects | {' | '.join(heads)} |", "|---" * (2 + len(heads)) + "|"]
     rows: list[tuple[Bin, Literal["found", "stands_out"], str]] = [(row, "found", row.title) for row in bins()]
     rows += [(row, "stands_out", f"{row.title}: stand out") for row in bins() if row.group == PEDESTRIAN_GROUP]
     for row, what, title in rows:
-        cells, count = [], 0
-        for runs in columns.values():
-            values = [mean_over(filter(row.holds, run), what, scenes).value for run in runs]
-            count = sum(row.holds(o) and math.isfinite(getattr(o, what)) for o in runs[0])
-            spread = f" ({min(values):.3f} to {max(values):.3f})" if len(values) > 1 else ""
-            cells.append(f"{float(np.mean(values)):.3f}{spread}" if count else "–")
-        lines.append(f"| {title} | {count} | {' | '.join(cells)} |")
+        count = sum(row.holds(o) and math.isfinite(getattr(o, what)) for o in next(iter(columns.values()))[0])
+        means = {
+            name: [mean_over(filter(row.holds, run), what, scenes).value for run in runs] for name, runs in columns.items()
+        }
+        cells = [spread(values) for values in means.values()]
+        if both:
+            cells.append(spread([b - a for a, b in zip(means[pair[0]], means[pair[1]], strict=False)], "+.3f"))
+        lines.append(f"| {title} | {count} | {' | '.join(cells if count else ['–'] * len(cells))} |")
     return "\n".join(lines) + "\n"
+
+
+def spread(values: Sequence[float], form: str = ".3f") -> str:
+    """Write the mean of runs, and the least and the greatest in brackets where there are several; form is of the numbers."""
+    mean = format(float(np.mean(values)), form)
+    return f"{mean} ({min(values):{form}} to {max(values):{form}})" if len(values) > 1 else mean
 
 
 def stands_out(mask: NDArray[np.bool_], taken: NDArray[np.bool_], picture: NDArray[np.uint8]) -> float:

@@ -16,7 +16,6 @@ from datetime import date
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import typer
 import yaml
 from common import UNSEEN, Cache, DataSeed, Minutes, TrainData, TrainScenes, run
@@ -117,12 +116,12 @@ def main(
 
 def _table(found: dict[str, dict[str, list[float]]], arms: list[str]) -> str:
     """Write figures in Markdown: means over seeds, with the least and the greatest where there are several."""
+    from bench.object_recall import spread
+
     lines = [f"| figure | {' | '.join(TITLES[arm] for arm in arms)} |", "|---" * (1 + len(arms)) + "|"]
     for title, name in ROWS:
-        cells = []
-        for runs in (found.get(name, {}).get(arm, []) for arm in arms):
-            spread = f" ({min(runs):.3f} to {max(runs):.3f})" if len(runs) > 1 else ""
-            cells.append(f"{np.mean(runs):.3f}{spread}" if runs else "–")
+        runs = [found.get(name, {}).get(arm, []) for arm in arms]
+        cells = [spread(values) if values else "–" for values in runs]
         lines.append(f"| {title} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 

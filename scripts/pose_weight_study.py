@@ -73,9 +73,8 @@ def main(
         column = "renders" if arm is None else arm.name
         columns.setdefault(column, []).append(objects)
         said.setdefault(column, []).append(float(hits[0] / hits[1]))
-    text = recalls.table(columns, scenes)
-    cells = [f"{np.mean(v):.3f}" + (f" ({min(v):.3f} to {max(v):.3f})" if len(v) > 1 else "") for v in said.values()]
-    text += f"| precision of vehicle pixels | | {' | '.join(cells)} |\n"
+    text = recalls.table(columns, scenes, ("plain", "weighted"))
+    text += f"| precision of vehicle pixels | | {' | '.join(map(recalls.spread, said.values()))} | |\n"
     text += f"\n- machine: {machine()}\n- date: {date.today().isoformat()}\n- command: {shlex.join(['python', *sys.argv])}\n"
     files.write_atomically(out / "table.md", text.encode())
     print(text)

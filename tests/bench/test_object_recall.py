@@ -57,6 +57,6 @@ def test_every_object_is_in_one_row_by_distance_and_one_by_size() -> None:
             assert len(rows) == 3
     objects = [Seen(scene, VEHICLE_GROUP, 10.0, 9.0, share, math.nan) for scene, share in ((0, 0.2), (1, 0.6), (1, 1.0))]
     assert mean_over(objects, "found", 2).value == pytest.approx(0.6)
-    text = table({"plain": [objects, objects[:1]]}, 2)
-    assert "| vehicles | 3 | 0.400 (0.200 to 0.600) |" in text
-    assert "| pedestrians | 0 | – |" in text
+    text = table({"plain": [objects, objects[:1]], "weighted": [objects, objects[1:2]]}, 2, ("plain", "weighted"))
+    assert "| vehicles | 3 | 0.400 (0.200 to 0.600) | 0.600 (0.600 to 0.600) | +0.200 (+0.000 to +0.400) |" in text
+    assert "| pedestrians | 0 | – | – | – |" in text
