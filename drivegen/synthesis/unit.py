@@ -103,7 +103,8 @@ class Units:
         files[name] = self._file(name, found.sweep)
         height, width = map(int, self.plan.facts["size"])
         true = annotated(varied.scene.frames[number], found.boxes)
-        recorded = replace(true.resized(width, height).with_pictures(pictures), lidar_path=self.out / name)
+        # What plugins were given of the source stays with the source: its files are not the new dataset's.
+        recorded = replace(true.resized(width, height).with_pictures(pictures), lidar_path=self.out / name, extras={})
         self.commits.add(frame.token, lines, files, self._rows(varied, number, recorded))
 
     def _rows(self, varied: Varied, number: int, recorded: Frame) -> Part:

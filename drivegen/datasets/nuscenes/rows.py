@@ -91,8 +91,8 @@ class Rows:
 
     def name_files(self) -> None:
         """Name the sample files, which are all there, in their rows."""
-        for row, sample in self._files:
-            row["filename"] = sample.there
+        for row, field, sample in self._files:
+            row[field] = sample.there
 
     def add_map(self, location: str, filename: str, logs: list[str]) -> None:
         """Add the map row of a location.
