@@ -28,7 +28,7 @@ _SHARED = ("category", "attribute", "visibility", "sensor", "map")
 
 
 def part(scene: Scene, number: int, root: Path, vehicle: str) -> Part:
-    """Return the rows of one sample of a scene, whose pictures and sweep lie below root.
+    """Return the rows of one sample of a scene, whose pictures and sweep lie below root; extras are left out.
 
     Args:
         scene: the scene; its frames have tokens, its boxes instances.
@@ -37,7 +37,9 @@ def part(scene: Scene, number: int, root: Path, vehicle: str) -> Part:
         vehicle: whose recordings these are, for the logs.
     """
     description = scene.description or scene.frames[0].description
-    alone = replace(scene, frames=(scene.frames[number],), description=description, location=scene_location(scene))
+    # Extras belong to recorded pictures, and these may be others.
+    frame = replace(scene.frames[number], extras={})
+    alone = replace(scene, frames=(frame,), description=description, location=scene_location(scene))
     rows = Rows(root, vehicle)
     known = {name: {row["token"] for row in table} for name, table in rows.tables.items()}
     rows.add_scene(alone)
