@@ -1,4 +1,4 @@
-"""What is installed (plugins, samplers, objectives), read from the source: nothing is imported, so nothing of theirs runs."""
+"""What is installed (plugins, samplers, objectives, exporters), read from the source: nothing of theirs is imported or run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from drivegen.catalog.python_source import Class, Missing, Module, Reader, Uncle
 
 @dataclass(frozen=True)
 class Listed:
-    """One plugin kind, sampler or objective: summary is its docstring's first line, parameters as they are written.
+    """One plugin kind, sampler, objective or exporter: summary is its docstring's first line, parameters as they are written.
 
     problem says why it cannot be used, unchecked what could not be found out without importing it.
     """
@@ -29,6 +29,9 @@ class Listed:
 _PLUGIN = ("drivegen.plugin.contract", "Plugin")
 _SAMPLER = ("drivegen.plugin.sampler", "Sampler")
 _OBJECTIVE = ("drivegen.objectives.contract", "Objective")
+_EXPORTER = ("drivegen.export.contract", "Exporter")
+EXPORTERS = "drivegen.exporters"
+"""The group of entry points: ``coco = "drivegen.export.coco:Coco"``, a format's name and its `Exporter`."""
 _HOOKS = ("drivegen.plugin.hooks", "HOOKS")
 
 
@@ -45,6 +48,12 @@ def listed_samplers() -> tuple[Listed, ...]:
 def listed_objectives() -> tuple[Listed, ...]:
     """Describe all objectives that are on offer, importing nothing; parameters are their options."""
     return tuple(_read(entry, _OBJECTIVE) for entry in objectives.offers())
+
+
+def listed_exporters() -> tuple[Listed, ...]:
+    """Describe all formats that are on offer, importing nothing; parameters are their options."""
+    entries = (entry for claimed in registry.claims(EXPORTERS).values() for entry in registry.settled(claimed))
+    return tuple(_read(entry, _EXPORTER) for entry in entries)
 
 
 def _read(entry: registry.Entry, base: tuple[str, str]) -> Listed:

@@ -242,6 +242,41 @@ def evaluate(
 
 @app.command()
 @_guarded
+def export(
+    root: Annotated[Path, typer.Argument(parser=path, help="Folder of a nuScenes-format dataset.")],
+    out: Annotated[Path, typer.Option(parser=path, help="Folder to write into; it may be ROOT, and may hold other files.")],
+    format: Annotated[
+        str,
+        typer.Option(help="coco, mmdet3d, bevfusion, streampetr, bevformer, or another one that `drivegen exporters` lists."),
+    ],
+    version: Annotated[str | None, typer.Option(help="Dataset version, where the root has several.")] = None,
+    prefix: Annotated[
+        str, typer.Option(help="Goes before every path: ROOT as the trainer finds it from its working folder.")
+    ] = "data/nuscenes",
+    train: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Split or scene to train on; may be repeated. Default: see docs.")
+    ] = None,
+    val: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Split or scene for validation.")] = None,
+    test: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Split or scene for testing: without annotations.")
+    ] = None,
+    options: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="An option of the format; may be repeated.")
+    ] = None,
+    skip_missing: Annotated[
+        bool, typer.Option("--skip-missing", help="Leave out scenes of which a picture is missing.")
+    ] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="Write over files of the same names.")] = False,
+) -> None:
+    """Write the annotation files that a detector's training code reads."""
+    from drivegen.cli import export as work
+
+    splits = {"train": train or [], "val": val or [], "test": test or []}
+    work.export(root, out, format, options or [], version, prefix, splits, skip_missing, replace, _screen())
+
+
+@app.command()
+@_guarded
 def compare(
     reports: Annotated[list[Path], typer.Argument(parser=path, metavar="REPORT...", help="report.json of each evaluation.")],
 ) -> None:
@@ -249,6 +284,15 @@ def compare(
     from drivegen.cli import evaluate as work
 
     work.compare(reports, _screen())
+
+
+@app.command()
+@_guarded
+def exporters() -> None:
+    """List the installed formats of `drivegen export` and their options. Imports none of them."""
+    from drivegen.cli.show import show_exporters
+
+    show_exporters(_screen())
 
 
 convert = typer.Typer(help="Turn foreign checkpoints into models and plugins.", no_args_is_help=True, rich_markup_mode=None)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from drivegen.catalog.listing import Listed, listed, listed_objectives, listed_samplers
+from drivegen.catalog.listing import Listed, listed, listed_exporters, listed_objectives, listed_samplers
 from drivegen.cli.screen import Screen, text
 from drivegen.saved.contents import Contents, Part, contents
 
@@ -26,6 +26,11 @@ def show_samplers(screen: Screen) -> None:
 def show_objectives(screen: Screen) -> None:
     """Print every objective with what it minimises and its options; the broken ones with why."""
     _show_offers(screen, "objective", listed_objectives())
+
+
+def show_exporters(screen: Screen) -> None:
+    """Print every format of `drivegen export` with its options; the broken ones with why."""
+    _show_offers(screen, "format", listed_exporters())
 
 
 def _show_offers(screen: Screen, what: str, found: Sequence[Listed]) -> None:

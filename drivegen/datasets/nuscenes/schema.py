@@ -40,6 +40,7 @@ READ: dict[str, dict[str, Any]] = {
     "chained sample": {"next?": str},
     "ego_pose": _PLACED, "calibrated_sensor": _PLACED, "calibrated camera": _PLACED | {"camera_intrinsic": list},
     "sample_data": {"filename": str, "calibrated_sensor_token": str, "ego_pose_token": str},
+    "lidar data": {"filename": str, "calibrated_sensor_token": str, "ego_pose_token": str, "timestamp": _NUMBER, "prev?": str},
     "camera data": {"filename": str, "calibrated_sensor_token": str, "ego_pose_token": str, "timestamp": _NUMBER,
                     "width": _NUMBER, "height": _NUMBER},
     "sample_annotation": _PLACED | {"size": list, "num_lidar_pts?": _NUMBER, "instance_token": str, "visibility_token?": str,
