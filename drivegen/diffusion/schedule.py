@@ -119,6 +119,19 @@ class NoiseSchedule:
         a, s = self.rates(t, x)
         return s * x + a * prediction if self.prediction_type == "v_prediction" else (x - a * prediction) / s
 
+    def prediction(self, x: Tensor, t: Tensor, clean: Tensor) -> Tensor:
+        """Return what the model predicts (N, C, h, w) where the clean latents are given: the inverse of calling the schedule.
+
+        Args:
+            x: noisy latents (N, C, h, w), of σ > 0.
+            t: timesteps (N,) or ().
+            clean: x0 (N, C, h, w).
+        """
+        if self.prediction_type == "sample":
+            return clean
+        a, s = self.rates(t, x)
+        return (x - a * clean) / s if self.prediction_type == "epsilon" else (a * x - clean) / s
+
     def velocity(self, x: Tensor, t: Tensor, prediction: Tensor) -> Tensor:
         """Return v = α·ε − σ·x0 (N, C, h, w) of a prediction.
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from drivegen.diffusion.schedule import NoiseSchedule
 from drivegen.host.host import Host
 from drivegen.host.regions import Region
-from drivegen.pipeline.plan import Plan
+from drivegen.pipeline.plan import Plan, told_guidance
 from drivegen.pipeline.views import convert
 from drivegen.sampling import (
     HostDenoiser,
@@ -130,7 +130,8 @@ def _start(host: Host, plan: Plan, generators: list[torch.Generator]) -> Tensor:
 def _guided(model: Model, plan: Plan, predict: HostDenoiser, to_x0: NoiseSchedule) -> Any:
     """Put around a denoiser what guides it: guidance, agreement, the plugins' own, a classifier."""
     host, sampling = model.host, plan.sampling
-    guided: Any = sampling.guided(predict, host.plugins)
+    told = told_guidance(plan.plugins, plan.settings.without)
+    guided: Any = predict if told else sampling.guided(predict, host.plugins)
     if sampling.agreement > 0:
         factor = host.backbone.vae_factor
         pairs = overlaps(plan.frame.cameras, plan.size[0] // factor, plan.size[1] // factor)

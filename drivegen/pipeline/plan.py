@@ -127,6 +127,8 @@ def check(model: Model, settings: GenerationSettings) -> tuple[Sampling, tuple[i
         agreement=s.agreement, sampler_options=s.sampler_options,
     )  # fmt: skip
     sampling.nulled(host.plugins)
+    if isinstance(sampling.guidance, Mapping) and (told := told_guidance(_present(model, s), s.without)):
+        raise InputError(f"guidance has a weight per plugin, and {told[0]!r} tells the network one scale; give one")
     host.backbone.check()  # parts may have been replaced since it was loaded
     sampling.run(host.backbone.scheduler, timesteps=s.timesteps)
     for name, key in _FOR_PROMPTS.items():
@@ -134,6 +136,16 @@ def check(model: Model, settings: GenerationSettings) -> tuple[Sampling, tuple[i
             has = ", ".join(host.plugins) or "none"
             raise InputError(f"a {name.replace('_', ' ')} is given, but no plugin of this model takes one; it has {has}")
     return sampling, check_size(s.size or model.image_size, host.backbone)
+
+
+def told_guidance(plugins: Mapping[str, Plugin], without: Sequence[str] = ()) -> list[str]:
+    """Name the plugins that are told the scale of guidance, so that no second pass is needed.
+
+    Args:
+        plugins: those that are present, by name.
+        without: of them, the null ones.
+    """
+    return [name for name, plugin in plugins.items() if plugin.takes_guidance and name not in without]
 
 
 def prompted(model: Model) -> list[str]:
@@ -206,9 +218,9 @@ def _plan(
         frame = replace(frame, description=settings.prompt)
     values.text(frame.description, f"description of frame {frame.token!r}:")
     frame = frame.resized(size[1], size[0])
-    scales = settings.scales or {}
-    plugins = {name: host.plugin(name) for name in host.plugins if scales.get(name, 1.0) != 0}
+    plugins = _present(model, settings)
     inputs = {name: given for name, given in _inputs(model, settings).items() if name in plugins}
+    inputs = {**dict.fromkeys(told_guidance(plugins, settings.without), sampling.guidance), **inputs}
     batch = data.collate([data.prepare(frame, plugins, inputs)], plugins, len(frame.cameras), [frame.token])
     regions = {n: torch.from_numpy(region_mask(frame, region))[:, None] for n, region in (settings.regions or {}).items()}
     pictures = None if settings.image is None else _pictures(frame, settings.image)
@@ -217,6 +229,11 @@ def _plan(
     seed = settings.seed
     assert isinstance(seed, int)
     return Plan(frame, seed, settings, sampling, size, batch, plugins, regions, pictures, given)
+
+
+def _present(model: Model, settings: GenerationSettings) -> dict[str, Plugin]:
+    scales = settings.scales or {}
+    return {name: model.host.plugin(name) for name in model.host.plugins if scales.get(name, 1.0) != 0}
 
 
 def _inputs(model: Model, settings: GenerationSettings) -> dict[str, Any]:

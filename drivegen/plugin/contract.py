@@ -50,6 +50,10 @@ class Plugin(nn.Module):
     """Backbone components (by folder name) that the plugin cannot work without."""
     takes_prompt: ClassVar[bool] = False
     """Whether a negative prompt is for this plugin: it is then given {"negative": str}."""
+    takes_guidance: ClassVar[bool] = False
+    """Whether it tells the network the scale of guidance, which then needs no second pass: it is given the scale, and its array
+    ``guidance`` (B,) holds it.
+    """
     accepts: tuple[Input, ...] | None = None
     """What a caller may give: () = nothing; None = not declared, and `prepare` gets what is given as it is."""
     training_input: ClassVar[Any] = None

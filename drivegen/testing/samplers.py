@@ -108,29 +108,14 @@ def gaussian(schedule: NoiseSchedule, distilled: bool = False) -> Denoiser:
         variance = a**2 * DEVIATION**2 + s**2
         away = x.double() - a * MEAN
         clean = MEAN + away * (DEVIATION / variance.sqrt() if distilled else a * DEVIATION**2 / variance)
-        return predicted(schedule, x.double(), t, clean).to(x)
+        return schedule.prediction(x.double(), t, clean).to(x)
 
     return denoise
 
 
 def knowing(schedule: NoiseSchedule, clean: Tensor) -> Denoiser:
     """Give the prediction of a network that knows the clean latents."""
-    return lambda x, t, known=None: predicted(schedule, x.double(), t, clean.double()).to(x)
-
-
-def predicted(schedule: NoiseSchedule, x: Tensor, t: Tensor, clean: Tensor) -> Tensor:
-    """Return the model's prediction whose clean latents are given.
-
-    Args:
-        schedule: the noise schedule, with the prediction type.
-        x: noisy latents.
-        t: their timesteps.
-        clean: the clean latents.
-    """
-    if schedule.prediction_type == "sample":
-        return clean
-    a, s = schedule.rates(t, x)
-    return (x - a * clean) / s if schedule.prediction_type == "epsilon" else (a * x - clean) / s
+    return lambda x, t, known=None: schedule.prediction(x.double(), t, clean.double()).to(x)
 
 
 def is_the_gaussian(case: Case, found: Tensor, what: str) -> None:

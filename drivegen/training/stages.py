@@ -78,11 +78,19 @@ class ModelStage:
         dtype = runtime.parse_dtype(self.config.save_dtype)
         if self.config.lora is not None:
             file = lora.save(lora.extract(self.host), files.make_subfolder(folder, "lora"), dtype)
+            if self.objective.sampling():
+                print(f"the LoRA is sampled with {_options(self.sampling)}", flush=True)
             if not any(settings.train for settings in self.config.plugins.values()):
                 return file
             print(f"wrote {file}", flush=True)
         shard = None if self.config.save_shard_mb is None else self.config.save_shard_mb * 10**6
         return models.save(self.host, folder / "model", self.sampling, dtype, self.config.data.size, about, shard)
+
+
+def _options(sampling: Sampling) -> str:
+    """Spell what a LoRA, whose file states no settings, is to be sampled with."""
+    options = [f"--sampler-option {name}={value}" for name, value in sampling.sampler_options.items()]
+    return " ".join([f"--sampler {sampling.sampler}", *options, f"--steps {sampling.steps} --guidance {sampling.guidance:g}"])
 
 
 class FirstStage:
