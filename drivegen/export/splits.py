@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 
 from drivegen.datasets.nuscenes.read import Dataset
 from drivegen.support.errors import InputError, nearest
 
 SPLITS = ("train", "val", "test")
-FILE = "splits.json"
 
 Scenes = dict[str, tuple[str, ...]]
 """Scenes by split, in the dataset's order."""
@@ -27,15 +25,16 @@ def choose(data: Dataset, named: Mapping[str, Sequence[str]]) -> tuple[Scenes, t
 
     Raises InputError for a name that means nothing here, and for a scene that would be in two splits.
     """
-    own = _read(data)
+    from nuscenes.utils.splits import create_splits_scenes
+
+    own, published = data.own_splits, create_splits_scenes()
     if any(named.values()):
-        found = {split: _members(data, own, names) for split, names in named.items() if names}
+        found = {split: _members(data, own, published, names) for split, names in named.items() if names}
         _refuse_twice(found)
         chosen = {scene for members in found.values() for scene in members}
         return found, tuple(scene for scene in data.scenes if scene not in chosen)
     listed = {split: [s for name, members in own.items() if _ends(name, split) for s in members] for split in SPLITS}
     _refuse_twice({split: tuple(dict.fromkeys(members)) for split, members in listed.items()})
-    published = {split: set(data.scenes_of_split(split)) for split in SPLITS}
     by_split: dict[str, list[str]] = {split: [] for split in SPLITS}
     unknown = []
     for scene in data.scenes:
@@ -50,10 +49,9 @@ def _ends(name: str, split: str) -> bool:
     return name == split or name.endswith((f"_{split}", f"-{split}"))
 
 
-def _members(data: Dataset, own: Mapping[str, list[str]], names: Sequence[str]) -> tuple[str, ...]:
-    from nuscenes.utils.splits import create_splits_scenes
-
-    published = create_splits_scenes()
+def _members(
+    data: Dataset, own: Mapping[str, list[str]], published: Mapping[str, list[str]], names: Sequence[str]
+) -> tuple[str, ...]:
     wanted: set[str] = set()
     for name in names:
         members = own.get(name) or published.get(name) or ([name] if name in data.scenes else None)
@@ -75,18 +73,3 @@ def _refuse_twice(found: Mapping[str, Sequence[str]]) -> None:
         for scene in scenes:
             if where.setdefault(scene, split) != split:
                 raise InputError(f"scene {scene!r} would be in {where[scene]} and in {split}; it can be in one of them")
-
-
-def _read(data: Dataset) -> dict[str, list[str]]:
-    path = data.root / data.version / FILE
-    if not path.is_file():
-        return {}
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path} cannot be read: {error}; mend or remove it") from error
-    if not isinstance(found, dict) or not all(
-        isinstance(members, list) and all(isinstance(scene, str) for scene in members) for members in found.values()
-    ):
-        raise InputError(f"{path} must map names of splits to lists of scene names; mend or remove it")
-    return found

@@ -268,3 +268,12 @@ def test_a_format_of_ones_own(root: Path, nusc: Any, tmp_path: Path, monkeypatch
     said = run("exporters")
     assert "tokens" in said
     assert "disabled" in said
+
+
+def test_the_file_of_splits_comes_before_nuscenes_own(tmp_path: Path) -> None:
+    root = write(tmp_path, "scene-0103", "scene-0061")
+    (root / "v1.0-mini" / "splits.json").write_text(json.dumps({"train": ["scene-0103"], "val": ["scene-0061"]}))
+    for split in (None, {"train": ["train"], "val": ["val"]}):
+        export(root, tmp_path / "out", "coco", split=split, replace=True)
+        assert scenes(tmp_path / "out" / "instances_train.json") == ["scene-0103"]
+        assert scenes(tmp_path / "out" / "instances_val.json") == ["scene-0061"]

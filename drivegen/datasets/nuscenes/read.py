@@ -89,16 +89,17 @@ class Dataset(SceneSource):
         """Names of this dataset's scenes in one of nuScenes' own splits (``train``, ``mini_val`` …), or of its splits.json."""
         from nuscenes.utils.splits import create_splits_scenes
 
-        members = set(create_splits_scenes().get(name, ())) | set(self._own_splits.get(name, ()))
+        members = set(create_splits_scenes().get(name, ())) | set(self.own_splits.get(name, ()))
         return tuple(scene for scene in self.scenes if scene in members)
 
     @property
     def splits(self) -> tuple[str, ...]:
         """Names of the splits of ``splits.json``, which the devkit reads beside the tables."""
-        return tuple(self._own_splits)
+        return tuple(self.own_splits)
 
     @cached_property
-    def _own_splits(self) -> dict[str, list[str]]:
+    def own_splits(self) -> dict[str, list[str]]:
+        """Names of scenes by split, as ``splits.json`` has them; {} without that file."""
         path = self.root / self.version / "splits.json"
         if not path.is_file():
             return {}
