@@ -99,30 +99,41 @@ def _half(box: Box3D) -> Array:
     return np.asarray(box.size_wlh_m[[1, 0, 2]] / 2)
 
 
-def touched(box: Box3D, boxes: Sequence[Box3D], global_SE3_lidar: SE3, seen: Array) -> Array:
-    """Return points (K, 5), K > 0, of a box that cameras see, for a sweep that has none: where the sensor's rays meet it.
+def touched(numbers: Sequence[int], boxes: Sequence[Box3D], global_SE3_lidar: SE3, seen: Sequence[Array]) -> Array:
+    """Return points (K, 5) of boxes that cameras see, for a sweep that has none of them: where the sensor's rays meet them.
 
-    Between the rays of a sensor such as nuScenes' there is room for what is far or small: then it is the part that the sensor
-    would see, and where other boxes hide all of that, a place that a camera sees.
+    Each gets at least one. Between the rays of a sensor such as nuScenes' there is room for what is far or small: then it is a
+    place that the sensor would see, and where other boxes hide all of it, one that a camera sees.
 
     Args:
-        box: one of boxes.
-        boxes: all that may hide it.
+        numbers: of these boxes.
+        boxes: all that may hide them.
         global_SE3_lidar: the sensor's pose.
-        seen: (P, 3) places on the box that cameras see, in the global frame, P > 0.
+        seen: of each of boxes, (P, 3) places on it that cameras see, in the global frame; P > 0 for these.
     """
-    number = next(i for i, other in enumerate(boxes) if other is box)
-    turn, ring = sensor.rays(global_SE3_lidar, box)
-    shares, which = turn.first(boxes)
-    met = np.flatnonzero(which == number)
-    if len(met):
-        return sensor.measured(turn.at(shares[met], met), ring[met], global_SE3_lidar)
-    eye = global_SE3_lidar.translation
-    to_it = Rays(eye, seen)
-    shares, which = to_it.first(boxes)
-    met = np.flatnonzero((which == number) & (shares <= 1))[:1]
-    place = to_it.at(shares[met], met) if len(met) else _within(box, seen[len(seen) // 2])[None]
-    return sensor.measured(place, np.zeros(len(place)), global_SE3_lidar)
+    turn, ring = sensor.rays(global_SE3_lidar)
+    near = np.unique(np.concatenate([turn.through(boxes[i])[0] for i in numbers]))
+    some = Rays(turn.eye, turn.eye + turn.way[near])
+    shares, which = some.first(boxes)
+    met = np.flatnonzero(np.isin(which, numbers))
+    found = [sensor.measured(some.at(shares[met], met), ring[near[met]], global_SE3_lidar)]
+    if left := sorted(set(numbers) - set(which[met].tolist())):
+        found.append(sensor.measured(_nearest_to_middle(left, boxes, turn.eye, seen), np.zeros(len(left)), global_SE3_lidar))
+    return np.concatenate(found)
+
+
+def _nearest_to_middle(numbers: Sequence[int], boxes: Sequence[Box3D], eye: Array, seen: Sequence[Array]) -> Array:
+    """Return a place (K, 3) of each of some boxes, one that the eye sees where there is one."""
+    owner = np.repeat(numbers, [len(seen[i]) for i in numbers])
+    rays = Rays(eye, np.concatenate([seen[i] for i in numbers]))
+    shares, which = rays.first(boxes)
+    out = []
+    for i in numbers:
+        own = np.flatnonzero(owner == i)
+        met = own[(which[own] == i) & (shares[own] <= 1)]
+        chosen = (met if len(met) else own)[len(met if len(met) else own) // 2]
+        out.append(_within(boxes[i], rays.eye + rays.way[chosen]))
+    return np.array(out)
 
 
 def _within(box: Box3D, place: Array) -> Array:

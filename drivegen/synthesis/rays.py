@@ -36,8 +36,8 @@ class Rays:
         """
         near = self._towards(box)
         half = box.size_wlh_m[[1, 0, 2]] / 2 - INSIDE_M
-        start = box.global_SE3_object.inverse().transform(self.eye)
-        way = self.way[near] @ box.global_SE3_object.rotation
+        pose = box.global_SE3_object
+        start, way = (self.eye - pose.translation) @ pose.rotation, self.way[near] @ pose.rotation
         with np.errstate(divide="ignore", invalid="ignore"):
             a, b = (-half - start) / way, (half - start) / way
         enter, leave = np.fmax.reduce(np.minimum(a, b), axis=1), np.fmin.reduce(np.maximum(a, b), axis=1)

@@ -20,23 +20,14 @@ INTENSITY = 20.0
 """Of points that no sensor measured."""
 
 
-def rays(global_SE3_lidar: SE3, within: Box3D | None = None) -> tuple[Rays, Array]:
-    """Return the rays of a turn, each as long as the sensor's range, and the ring (N,) of each.
-
-    Args:
-        global_SE3_lidar: where the sensor is.
-        within: leave out rays that pass this box by; None for all.
-    """
+def rays(global_SE3_lidar: SE3) -> tuple[Rays, Array]:
+    """Return the rays of a turn, each as long as the sensor's range, and the ring (N,) of each."""
     elevation = np.radians(np.linspace(LOWEST_DEG, HIGHEST_DEG, BEAMS))
     azimuth = (np.arange(AZIMUTHS) + 0.5) * (2 * np.pi / AZIMUTHS)
     e, a = np.meshgrid(elevation, azimuth, indexing="ij")
     ring = np.repeat(np.arange(BEAMS, dtype=np.float64), AZIMUTHS)
     ways = np.stack([np.cos(e) * np.cos(a), np.cos(e) * np.sin(a), np.sin(e)], -1).reshape(-1, 3) * RANGE_M
-    found = Rays(global_SE3_lidar.translation, global_SE3_lidar.transform(ways))
-    if within is None:
-        return found, ring
-    near = found.through(within)[0]
-    return Rays(found.eye, found.eye + found.way[near]), ring[near]
+    return Rays(global_SE3_lidar.translation, global_SE3_lidar.transform(ways)), ring
 
 
 def cast(boxes: Sequence[Box3D], global_SE3_ego: SE3, global_SE3_lidar: SE3) -> Array:

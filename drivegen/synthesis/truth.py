@@ -52,13 +52,10 @@ def truth(frame: Frame, edited: Edited, only_seen: bool = False) -> Truth:
         points, kind, walls = cast(boxes, frame.global_SE3_ego, pose), "cast", None
     views = seen(frame, boxes)
     counts = points_per_box(frame, points)
-    more = [
-        touched(box, boxes, pose, view.places)
-        for box, view, count in zip(boxes, views, counts, strict=True)
-        if not count and len(view.places)
-    ]
-    if more:
-        points, kind = np.concatenate([points, *more]), "cast" if kind == "cast" else "edited"
+    bare = [i for i, (view, count) in enumerate(zip(views, counts, strict=True)) if not count and len(view.places)]
+    if bare:
+        more = touched(bare, boxes, pose, [view.places for view in views])
+        points, kind = np.concatenate([points, more]), "cast" if kind == "cast" else "edited"
         counts = points_per_box(frame, points)
     levels = [_level(box, view, edited, walls) for box, view in zip(boxes, views, strict=True)]
     kept = [not only_seen or len(view.places) > 0 for view in views]
