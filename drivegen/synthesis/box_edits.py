@@ -49,6 +49,8 @@ def edit_boxes(scene: Scene, edits: Boxes, purpose: tuple[object, ...]) -> tuple
                 changed = _changed(edit, track, rng, road)
                 if isinstance(changed, dict) and not tracks.fits(name, changed):
                     changed = "would overlap another object"
+                if isinstance(changed, dict) and isinstance(edit, Move) and _leaves(track, changed, road):
+                    changed = "would leave the road"
                 if isinstance(changed, dict) and isinstance(edit, Move) and _collides(changed, around):
                     changed = "would stand in something that the lidar saw"
                 if isinstance(changed, str):
@@ -65,6 +67,12 @@ def edit_boxes(scene: Scene, edits: Boxes, purpose: tuple[object, ...]) -> tuple
             else:
                 tracks.put(f"inserted {number} {k}", found)
     return tracks, skipped
+
+
+def _leaves(before: Track, after: Track, road: Road) -> bool:
+    """Tell whether a vehicle that stood on the drivable area would not any more."""
+    vehicle = any(box.detection_class in kind for box in before.values() for kind in _KINDS[:2])
+    return vehicle and any(road.drivable(before[i]) and not road.drivable(box) for i, box in after.items())
 
 
 def _collides(track: Track, around: Surroundings) -> bool:

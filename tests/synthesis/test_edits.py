@@ -69,6 +69,13 @@ def test_what_would_overlap_stays_and_is_counted() -> None:
     assert into_the_ego.skipped == {"move: would overlap another object": 1}
 
 
+def test_a_vehicle_on_the_road_stays_on_it() -> None:
+    off = box(330, 280, "off the road before")
+    found = varied(row(box(330, 297, "a"), box(340, 297, "b", "pedestrian"), off), "boxes: {move: [{left_m: [-10, -10]}]}")
+    assert found.skipped == {"move: would leave the road": 1}
+    assert [len(edit.changes) for edit in found.edits] == [2, 2]
+
+
 def test_moves_along_lanes() -> None:
     on, off, leaving = box(250, 302.5, "on"), box(250, 295, "off"), box(275, 302.5, "leaving")
     move = "boxes: {move: [{forward_m: [10, 10], on_lane: true}]}"
