@@ -188,6 +188,15 @@ def test_every_page_is_in_the_index() -> None:
     assert not unlisted, f"add to the table of docs/decisions/README.md: {', '.join(sorted(unlisted))}"
 
 
+def test_the_gallery_shows_every_condition() -> None:
+    text = (HOUSE / "docs/gallery.md").read_text(encoding="utf-8")
+    for kind, entry in registry.kinds().items():
+        if entry.target.startswith("drivegen_plugins."):
+            _, heading, section = text.partition(f"### `{kind}`\n")
+            shown = heading and "](images/" in section.partition("\n### ")[0]
+            assert shown, f"docs/gallery.md lacks {kind}: python scripts/make_gallery.py {kind}, then a section"
+
+
 def readme_plugin() -> Block:
     return next(b for b in blocks(HOUSE / "README.md") if b.language == "python" and "@register" in b.text)
 
