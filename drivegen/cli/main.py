@@ -501,6 +501,25 @@ def preview_plugin(
     preview(_screen(), kind, data, out, options or (), given or (), sample, model, steps)
 
 
+@app.command("evaluate-condition")
+@_guarded
+def evaluate_condition(
+    kinds: Annotated[list[str], typer.Argument(metavar="KIND...", help="Kinds, or instance names, of plugins of the model.")],
+    out: Annotated[Path, typer.Option(parser=path, help="Folder to write into.")],
+    model: Annotated[str, typer.Option(help="'tiny' or a model folder.")] = "tiny",
+    data: Annotated[
+        Path | None, typer.Option(parser=path, help="Dataset that is looked at; without it, scenes of the procedural city.")
+    ] = None,
+    frames: Annotated[int, typer.Option(help="At most this many frames, spread over the scenes.")] = 40,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+) -> None:
+    """Measure how much a model listens to a condition: its error with a frame's own, another frame's, null and absent."""
+    from drivegen.cli.evaluate_condition import evaluate_condition as work
+
+    _quiet()
+    work(_screen(), kinds, model, data, out, frames, device)
+
+
 @app.command()
 @_guarded
 def info(model: Annotated[str, typer.Argument(help="'tiny' or a model folder.")] = "tiny") -> None:
