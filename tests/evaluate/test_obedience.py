@@ -1,4 +1,4 @@
-"""Obedience: zero for a condition that changes nothing or says the same of every frame; repeatable; refused where impossible."""
+"""Obedience: zero for a condition that changes nothing or is the same of every frame; repeatable; refused where impossible."""
 
 from __future__ import annotations
 
