@@ -162,6 +162,9 @@ def synthesize(
     ],
     recipe: Annotated[Path, typer.Option(parser=path, help="YAML file that says what is made of each scene.")],
     plan: Annotated[bool, typer.Option("--plan", help="Say what would be made, and stop.")] = False,
+    audit: Annotated[
+        bool, typer.Option("--audit", help="Hold labels against the pictures, as the recipe's audit says; default: by flags.")
+    ] = False,
     version: Annotated[str | None, typer.Option(help="Dataset version, where the source has several.")] = None,
     model: Annotated[str, typer.Option(help="'tiny', a model folder, or a single-file checkpoint.")] = "tiny",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps; several, one worker each, as cuda:0,cuda:1.")] = "auto",
@@ -188,7 +191,7 @@ def synthesize(
 
     _quiet()
     hands = work.Hands(workers, threads, device, engine, address)
-    work.synthesize(dataroot, out, recipe, plan, version, model, dtype, hands, _screen())
+    work.synthesize(dataroot, out, recipe, plan, version, model, dtype, hands, _screen(), audit)
 
 
 @app.command()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from drivegen import datasets, synthesis
@@ -14,9 +15,12 @@ from drivegen.pipeline.pipeline import Pipeline
 from drivegen.support.errors import InputError
 from drivegen.support.runtime import choose_devices, memory_bytes
 from drivegen.synthesis import Plan, Recipe
+from drivegen.synthesis.audit import summary
 from drivegen.synthesis.plan import NAME, read
+from drivegen.synthesis.recipe import LabelAudit
 from drivegen.synthesis.run import ENGINES
 from drivegen.synthesis.seconds import seconds_per_frame
+from drivegen.synthesis.tables import AUDIT
 
 LISTED = 20
 """Scenes of a plan are listed, as far as one can read them."""
@@ -56,7 +60,7 @@ class Hands:
 
 def synthesize(
     dataroot: Path, out: Path, recipe: Path, only_plan: bool, version: str | None, model: str, dtype: str, hands: Hands,
-    screen: Screen,
+    screen: Screen, audit: bool = False,
 ) -> None:  # fmt: skip
     """Plan a dataset, say what it will be, and make it.
 
@@ -70,8 +74,11 @@ def synthesize(
         dtype: the number format.
         hands: who makes it.
         screen: where it is said.
+        audit: hold the labels against the pictures, in the recipe's way or by flags.
     """
     read_recipe = Recipe.read(recipe)
+    if audit and read_recipe.audit is None:
+        read_recipe = replace(read_recipe, audit=LabelAudit())
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is a file; give a folder")
     devices = choose_devices(hands.device)
@@ -91,6 +98,9 @@ def synthesize(
         screen.line(f"{out} was whole already")
         return
     screen.line(f"{made} of {planned.units} frames generated; {out} is whole: drivegen verify checks it")
+    if read_recipe.audit is not None:
+        lines = [json.loads(line) for line in (out / AUDIT).read_text(encoding="utf-8").splitlines()]
+        screen.line(("audit", "yellow"), f" {summary(read_recipe.audit, lines)}")
 
 
 def show_plan(screen: Screen, plan: Plan) -> None:

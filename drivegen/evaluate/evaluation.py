@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -20,6 +21,7 @@ from drivegen.evaluate.seen import Images, Moment, Seen, compare_views, see
 from drivegen.features.embedding import Embedding
 from drivegen.scene import Frame
 from drivegen.scene.geometry import Array
+from drivegen.support.errors import InputError
 from drivegen.support.progress import track
 
 FEW_SCENES = 5
@@ -183,6 +185,8 @@ def _notes(pairs: Pairs, looked: Sequence[Looked], units: Units) -> list[str]:
     notes = []
     if pairs.left_out:
         notes.append(f"{pairs.left_out} generated frames are left out: their recorded ones are not in {pairs.real.root.name}")
+    if made := _audited(pairs):
+        notes.append(made)
     if units.kind == "frames":
         notes.append(f"there are fewer than {FEW_SCENES} scenes: intervals are drawn over frames, and so are too narrow")
     if not any(each.generated.boxes for each in looked):
@@ -190,6 +194,23 @@ def _notes(pairs: Pairs, looked: Sequence[Looked], units: Units) -> list[str]:
     if not any("drivable" in each.generated.overlaps for each in looked):
         notes.append("there is no map: drivable ground is not judged")
     return notes
+
+
+def _audited(pairs: Pairs) -> str:
+    """Say what an audit did when the dataset was made; nothing where there was none."""
+    path = pairs.folder / "audit.jsonl"
+    if not path.is_file():
+        return ""
+    try:
+        lines = [json.loads(text) for text in path.read_text(encoding="utf-8").splitlines()]
+        counts = [(len(line["omitted"]), len(line["invented"]), bool(line["frame_dropped"])) for line in lines]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise InputError(f"{path} is not an audit of drivegen synthesize: {type(error).__name__} {error}") from error
+    boxes, strange, frames = (sum(column) for column in zip(*counts, strict=True)) if counts else (0, 0, 0)
+    return (
+        f"labels were audited when it was made: {boxes} boxes were not in the pictures, {strange} vehicles had no box, and "
+        f"{frames} of {len(lines)} frames were left out for it (audit.jsonl)"
+    )
 
 
 def realism(

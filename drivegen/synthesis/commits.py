@@ -23,16 +23,19 @@ class Commits:
         """Make the folder; it is not made again by a process that outlives the run."""
         make_subfolder(self.out, WORK, "units")
 
-    def add(self, token: str, lines: list[dict[str, Any]], files: dict[str, str], rows: Part) -> None:
+    def add(
+        self, token: str, lines: list[dict[str, Any]], files: dict[str, str], rows: Part, audit: dict[str, Any] | None = None
+    ) -> None:
         """Record a frame as complete.
 
         Args:
             token: its sample's.
             lines: the manifest's, one per image.
             files: the SHA-256 of each of its files, by name relative to the dataset.
-            rows: its rows in the tables.
+            rows: its rows in the tables; none where the audit drops it.
+            audit: its line of the audit, where there is one.
         """
-        noted = {"lines": lines, "files": files, "rows": rows}
+        noted = {"lines": lines, "files": files, "rows": rows} | ({} if audit is None else {"audit": audit})
         write_atomically(self._path(token), json.dumps(noted, ensure_ascii=False).encode())
 
     def whole(self, token: str) -> bool:

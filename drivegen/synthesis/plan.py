@@ -24,6 +24,7 @@ from drivegen.support.errors import InputError, nearest
 from drivegen.support.files import refuse_link, write_json
 from drivegen.support.locks import LOCK
 from drivegen.support.progress import progress
+from drivegen.synthesis import audit
 from drivegen.synthesis.digest import SceneDigest
 from drivegen.synthesis.draws import seed_of
 from drivegen.synthesis.recipe import Recipe, Variant
@@ -131,6 +132,8 @@ def make(source: SceneSource, recipe: Recipe, pipe: Pipeline, threads: int) -> P
         "computing": {"device": pipe.device.type, "dtype": str(pipe.dtype).removeprefix("torch."), "threads": threads},
         "versions": library_versions(), "version": _version(source),
     }  # fmt: skip
+    if recipe.audit is not None:
+        facts["referee"] = dict(audit.referee().facts)
     facts["size"] = list(recipe.size or pipe.model.image_size)
     digests, digest = {}, SceneDigest()
     counts, skipped, scenes, sweeps = Counter[str](), Counter[str](), [], 0

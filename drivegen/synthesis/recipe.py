@@ -162,11 +162,25 @@ class Variant:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LabelAudit:
+    """What is done where a referee does not find a label in the pictures, or finds a vehicle without one.
+
+    A box is found where a share found_at of its pixels is labelled as what it is. omitted boxes are flagged in the tables, have
+    a weight below 1 there, or are dropped; invented vehicles are kept, painted over ("mask"), or dropped with their frames.
+    """
+
+    found_at: float = field(default=0.25, metadata={"gt": 0.0, "le": 1.0})
+    omitted: Literal["flag", "weight", "drop"] = "flag"
+    invented: Literal["keep", "mask", "drop"] = "keep"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """The recipe of a synthetic dataset. None for steps, guidance, sampler and size means the model's default.
 
     scenes are the source's, by name, all where none is named. Scenes of the validation split are refused unless
-    validation_scenes is True. licence is the source's, and is written into every image's provenance.
+    validation_scenes is True. licence is the source's, and is written into every image's provenance. audit holds the labels
+    against the pictures; None does not.
     """
 
     name: str
@@ -180,6 +194,7 @@ class Recipe:
     guidance: float | None = None
     sampler: str | None = None
     size: tuple[int, int] | None = field(default=None, metadata={"ge": 1})
+    audit: LabelAudit | None = None
 
     def __post_init__(self) -> None:
         if not self.variants:
@@ -214,6 +229,8 @@ class Recipe:
         found: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
         for variant in found["variants"].values():
             variant["inputs"] = references.named(variant["inputs"])
+        if self.audit is None:
+            del found["audit"]  # recipes without one keep the digest that they had before there was any
         return found
 
     @property

@@ -88,7 +88,8 @@ def synthesize(
         if len(missing) < len(jobs):
             can_bus.carry(source.root, out, [(scene["source"], scene["scene"]) for scene in plan.facts["scenes"]])
             lost = {job["token"] for job in missing}
-            tables.finish(out, str(plan.facts["version"]), jobs, lost, plan.maps, validation_scenes(source))
+            tables.finish(out, str(plan.facts["version"]), jobs, lost, plan.maps, validation_scenes(source),
+                          recipe.audit is not None)  # fmt: skip
         if missing:
             raise set_aside.complaint(out, missing, len(jobs))
     return made

@@ -13,6 +13,7 @@ from typing import Any
 
 from drivegen.datasets.nuscenes.parts import Part, write_parts
 from drivegen.scene import VectorMap
+from drivegen.support.errors import InputError
 from drivegen.support.files import is_temporary, sha256, streamed, sweep, unforeseen, write_json
 from drivegen.support.locks import LOCK
 from drivegen.support.progress import progress
@@ -20,7 +21,7 @@ from drivegen.synthesis import set_aside
 from drivegen.synthesis.commits import Commits
 from drivegen.synthesis.plan import WORK, Plan
 
-MANIFEST = "manifest.jsonl"
+MANIFEST, AUDIT = "manifest.jsonl", "audit.jsonl"
 CHECKSUMS = "sha256.json"
 SPLITS = "splits.json"
 TRAIN, VALIDATION = "synthetic_train", "synthetic_val"
@@ -35,7 +36,8 @@ def is_whole(out: Path, plan: Plan) -> bool:
 
 
 def finish(
-    out: Path, version: str, jobs: Sequence[Job], missing: Collection[str], maps: Mapping[str, VectorMap], held_out: set[str]
+    out: Path, version: str, jobs: Sequence[Job], missing: Collection[str], maps: Mapping[str, VectorMap], held_out: set[str],
+    audited: bool = False,
 ) -> None:  # fmt: skip
     """Write tables, manifest and checksums from the records of all frames; a run that was ended here does it again.
 
@@ -48,6 +50,9 @@ def finish(
         missing: tokens of those that were set aside; the hidden folder stays for them.
         maps: the map of each location.
         held_out: scenes of the source that are kept for tests.
+        audited: whether the frames' labels were held against the pictures.
+
+    Raises InputError where the audit drops every frame.
     """
     for name in (CHECKSUMS, set_aside.NAME):  # until they are there again, it is not finished
         with suppress(FileNotFoundError):
@@ -57,9 +62,12 @@ def finish(
         shutil.rmtree(away)
     for folder in {out, *(path.parent for name in ("samples", "maps", WORK) for path in (out / name).rglob("*"))}:
         sweep(folder, again=True)
-    present = [job for job in jobs if job["token"] not in missing]
     files: dict[str, str] = {}
     commits = Commits(out)
+    dropped = _audited(out, commits, [job for job in jobs if job["token"] not in missing]) if audited else set()
+    present = [job for job in jobs if job["token"] not in missing and job["token"] not in dropped]
+    if not present:
+        raise InputError(f"the audit of {out} drops every frame: there are vehicles without a box in each; mask them instead")
     with progress("writing tables", len(present), "frames", lines=True) as advance, streamed(out / MANIFEST) as manifest:
 
         def parts(scene: Sequence[Job]) -> Iterator[Part]:
@@ -84,6 +92,18 @@ def finish(
         done = unforeseen(out / WORK)
         os.rename(out / WORK, done)  # in one step: half of what was noted would look like an unfinished run
         shutil.rmtree(done, ignore_errors=True)
+
+
+def _audited(out: Path, commits: Commits, jobs: Sequence[Job]) -> set[str]:
+    """Write the audit, a line per frame; returns the tokens of the frames that it drops."""
+    dropped = set[str]()
+    with streamed(out / AUDIT) as file:
+        for job in jobs:
+            line = commits.get(job["token"])["audit"]
+            file.write((json.dumps(line, ensure_ascii=False) + "\n").encode())
+            if line["frame_dropped"]:
+                dropped.add(job["token"])
+    return dropped
 
 
 def dataset_files(out: Path) -> list[str]:

@@ -20,6 +20,7 @@ from drivegen.scene import Frame, Scene
 from drivegen.support import strict_yaml
 from drivegen.support.errors import InputError
 from drivegen.support.files import make_subfolder, sha256, write_atomically
+from drivegen.synthesis import audit
 from drivegen.synthesis.commits import Commits
 from drivegen.synthesis.digest import SceneDigest
 from drivegen.synthesis.files import lidar_name, picture_name
@@ -84,28 +85,43 @@ class Units:
         return varied, varied.scene.with_neighbours(*near) if any(near) else varied.scene
 
     def _write(self, varied: Varied, number: int, frame: Frame, beat: Callable[[], None]) -> None:
-        settings = settings_of(self.recipe, self.recipe.variants[varied.variant], unit_seed(self.recipe, varied, number))
+        variant, edited = self.recipe.variants[varied.variant], varied.edits[number]
+        settings = settings_of(self.recipe, variant, unit_seed(self.recipe, varied, number))
         try:
-            found = truth(frame, varied.edits[number], self.recipe.variants[varied.variant].only_seen)
+            found = truth(frame, edited, variant.only_seen)
             (planned,) = self.pipe.plans(annotated(frame, found.boxes), self.pipe.settings(settings))
             views = self.pipe.run(planned, lambda step: beat())
         except InputError as error:
             raise InputError(f"scene {varied.scene.name!r}, source sample {varied.sources[number]}: {error}") from error
+        images, own, verdict = views.pictures(), varied.scene.frames[number], None
+        if self.recipe.audit is not None:
+            verdict = audit.judged(self.recipe.audit, planned.frame, images)
+            images = audit.masked(images, verdict)
+            if verdict.drops_frame:
+                self.commits.add(frame.token, [], {}, {}, verdict.line(frame.token, len(images)))
+                return
+            if self.recipe.audit.omitted == "drop" and verdict.omitted:
+                own, edited = audit.without(own, edited, verdict.omitted)
+                found = truth(own, edited, variant.only_seen)
         about = provenance(self.plan, varied, number, views.settings, planned.digest()) | {"lidar": found.lidar}
         files, lines, pictures = {}, [], {}
-        for channel, image in views.pictures().items():
-            own = {"sample_token": frame.token, "camera": channel, **about}
+        for channel, image in images.items():
+            said = {"sample_token": frame.token, "camera": channel, **about}
             name = picture_name(varied.scene, frame, channel, self.recipe.images)
-            files[name] = self._file(name, encode(image, self.recipe.images, own))
-            lines.append({"file": name, "sha256": files[name], **own})
+            files[name] = self._file(name, encode(image, self.recipe.images, said))
+            lines.append({"file": name, "sha256": files[name], **said})
             pictures[channel] = self.out / name
         name = lidar_name(varied.scene, frame)
         files[name] = self._file(name, found.sweep)
         height, width = map(int, self.plan.facts["size"])
-        true = annotated(varied.scene.frames[number], found.boxes)
+        true = annotated(own, found.boxes)
         # What plugins were given of the source stays with the source: its files are not the new dataset's.
         recorded = replace(true.resized(width, height).with_pictures(pictures), lidar_path=self.out / name, extras={})
-        self.commits.add(frame.token, lines, files, self._rows(varied, number, recorded))
+        rows = self._rows(varied, number, recorded)
+        if verdict is None:
+            self.commits.add(frame.token, lines, files, rows)
+        else:
+            self.commits.add(frame.token, lines, files, audit.marked(rows, verdict), verdict.line(frame.token, len(images)))
 
     def _rows(self, varied: Varied, number: int, recorded: Frame) -> Part:
         frames = [*varied.scene.frames]

@@ -14,9 +14,9 @@ from drivegen.support.files import sha256
 from drivegen.support.progress import track
 from drivegen.synthesis import can_bus, plan, provenance, set_aside
 from drivegen.synthesis.plan import WORK
-from drivegen.synthesis.tables import CHECKSUMS, MANIFEST, dataset_files
+from drivegen.synthesis.tables import AUDIT, CHECKSUMS, MANIFEST, dataset_files
 
-_OURS = ("samples", "maps", can_bus.FOLDER, MANIFEST, plan.NAME, set_aside.NAME)
+_OURS = ("samples", "maps", can_bus.FOLDER, MANIFEST, AUDIT, plan.NAME, set_aside.NAME)
 _PICTURES = tuple(provenance.SUFFIX.values())
 
 
@@ -78,8 +78,20 @@ def _manifest(out: Path, planned: plan.Plan, known: dict[str, Any], incomplete: 
             yield Problem(MANIFEST, "", f"line {number}: {name} says something else of itself")
     if lost := {name for name in known if name.startswith("samples/") and name.endswith(_PICTURES)} - seen:
         yield Problem(MANIFEST, "", f"has no line for {len(lost)} images, such as {min(lost)}")
-    if not incomplete and len(seen) != planned.facts["counts"]["images"]:
-        yield Problem(MANIFEST, "", f"has {len(seen)} lines, and {planned.facts['counts']['images']} images were planned")
+    wanted = planned.facts["counts"]["images"] - _dropped(out)
+    if not incomplete and len(seen) != wanted:
+        yield Problem(MANIFEST, "", f"has {len(seen)} lines, and {wanted} images were planned")
+
+
+def _dropped(out: Path) -> int:
+    """Count the images of the frames that the audit drops."""
+    try:
+        lines = [json.loads(line) for line in (out / AUDIT).read_text(encoding="utf-8").splitlines()]
+        return sum(int(line["images"]) for line in lines if line["frame_dropped"])
+    except FileNotFoundError:
+        return 0
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise InputError(f"{out / AUDIT} cannot be read: {type(error).__name__} {error}") from error
 
 
 def _object(path: Path) -> dict[str, Any]:
