@@ -15,7 +15,7 @@ from drivegen.evaluate.evaluation import evaluate as look
 from drivegen.evaluate.judges import Judge
 from drivegen.evaluate.metrics.control import FOUND_AT
 from drivegen.evaluate.page import page
-from drivegen.evaluate.pairs import open_pairs
+from drivegen.evaluate.pairs import Pairs, open_pairs
 from drivegen.features import embedding
 from drivegen.support import files, runtime
 from drivegen.support.errors import InputError
@@ -37,6 +37,13 @@ class Asked:
     referee_classes: str | None = None
     found_at: float = FOUND_AT
     device: str = "auto"
+    model: str | None = None
+    frames: int = 4
+    steps: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.model is None and self.steps is not None:
+            raise InputError("--steps is of the generations that --model makes; give a model too")
 
     def judge(self) -> Judge:
         """Return the referee; raises InputError where two are named, or one without its classes."""
@@ -71,6 +78,8 @@ def evaluate(real: Path, generated: Path, out: Path, asked: Asked, screen: Scree
     pairs = open_pairs(real, generated, asked.version, asked.generated_version, asked.num)
     with locked_folder(out):
         found, looked = look(pairs, judge, features, asked.found_at)
+        if asked.model is not None:
+            found = _with_conditions(found, pairs, judge, asked)
         checked = audit(looked, asked.found_at)
         values = replace(found, audit=checked.facts()).to_dict()
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in checked.lines())
@@ -81,6 +90,28 @@ def evaluate(real: Path, generated: Path, out: Path, asked: Asked, screen: Scree
     screen.line(f"look at {out / PAGE}")
 
 
+def _with_conditions(found: report.Report, pairs: Pairs, judge: Judge, asked: Asked) -> report.Report:
+    """Add what changes when a model's conditions do."""
+    from drivegen.evaluate.conditions import conditions_used
+    from drivegen.pipeline.manifest import model_facts
+    from drivegen.pipeline.pipeline import Pipeline
+
+    pipe = Pipeline.from_pretrained(str(asked.model), asked.device)
+    tokens = list(dict.fromkeys(pair.real for pair in pairs))
+    chosen = [tokens[i * len(tokens) // asked.frames] for i in range(min(asked.frames, len(tokens)))]
+    chosen = list(dict.fromkeys(chosen))
+    facts = {
+        **judge.facts, "found at": asked.found_at, "model": model_facts(pipe.model, pipe.extensions.sha256)["model_sha256"],
+        "steps": asked.steps or pipe.model.sampling.steps, "recorded samples": chosen,
+    }  # fmt: skip
+    own = report.fingerprint(facts)
+    used = conditions_used(pipe, pairs.real, chosen, judge, asked.steps, asked.found_at, own)
+    return replace(
+        found, figures=found.figures + used.figures, notes=found.notes + used.notes,
+        fingerprints={**found.fingerprints, own: facts},
+    )  # fmt: skip
+
+
 def show(screen: Screen, values: Mapping[str, Any]) -> None:
     """Print the figures of a report."""
     about, figures, notes = values["about"], values["figures"], values["notes"]
@@ -89,7 +120,7 @@ def show(screen: Screen, values: Mapping[str, Any]) -> None:
             (row["name"], report.said(row["generated"]), report.said(row["real"]), report.said(row["share"], interval=False))
             for row in figures if row["part"] == part
         ]  # fmt: skip
-        screen.table((part, "generated", "real", "share"), shown)
+        screen.table((part, *report.COLUMNS.get(part, report.COLUMNS[""])), shown)
         screen.line("")
     screen.line(
         f"{about['frames']} frames of {about['recorded frames']} recorded ones; 95 % intervals over {about['intervals over']}; "

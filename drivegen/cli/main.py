@@ -234,12 +234,19 @@ def evaluate(
     found_at: Annotated[
         float, typer.Option(min=0.01, max=1.0, help="A box is found where this share of its pixels is labelled as it is.")
     ] = 0.25,
+    model: Annotated[
+        str | None, typer.Option(help="Also generate frames with each of this model's conditions removed, exchanged, turned.")
+    ] = None,
+    frames: Annotated[int, typer.Option(min=1, help="Recorded frames that are generated for that.")] = 4,
+    steps: Annotated[int | None, typer.Option(min=1, help="Denoising steps of those. Default: the model's.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
 ) -> None:
     """Say how real generated images are, and whether their labels are in the pixels."""
     from drivegen.cli import evaluate as work
 
-    asked = work.Asked(version, generated_version, num, inception, referee, referee_command, referee_classes, found_at, device)
+    _quiet()
+    own = (referee, referee_command, referee_classes, found_at, device)
+    asked = work.Asked(version, generated_version, num, inception, *own, model, frames, steps)
     work.evaluate(real, generated, out, asked, _screen())
 
 

@@ -11,7 +11,7 @@ from drivegen.evaluate import cuttings
 from drivegen.evaluate.audit import Audit
 from drivegen.evaluate.evaluation import Looked
 from drivegen.evaluate.pairs import Pairs
-from drivegen.evaluate.report import number, said
+from drivegen.evaluate.report import COLUMNS, number, said
 from drivegen.scene import Frame
 
 BOXES, INVENTED, FRAMES = 18, 12, 3
@@ -99,7 +99,8 @@ def _section(part: str, rows: Sequence[Mapping[str, Any]]) -> str:
             f"<tr><td>{escape(row['name'])}</td><td class=n>{said(row['generated'])}</td><td class=n>{said(row['real'])}</td>"
             f"<td>{bar}</td><td class=n>{share}</td></tr>"
         )
-    head = "<tr><th>figure</th><th>generated</th><th>real</th><th></th><th>share of real</th></tr>"
+    first, second, third = COLUMNS.get(part, COLUMNS[""])
+    head = f"<tr><th>figure</th><th>{first}</th><th>{second}</th><th></th><th>{third}</th></tr>"
     return (
         f"<section><h2>{TITLES[part]}</h2><p>{SAID[part]}</p>"
         f"<div class=wide><table><thead>{head}</thead><tbody>{''.join(lines)}</tbody></table></div></section>"

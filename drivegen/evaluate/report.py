@@ -15,14 +15,16 @@ from drivegen.support import weights
 from drivegen.support.errors import InputError
 
 FORMAT = 1
-PARTS = ("realism", "control", "consistency", "conditions", "audit")
+COLUMNS = {"": ("generated", "real", "share"), "conditions": ("changed", "as it is", "left")}
+"""Heads of a figure's values, of most parts and of those that have their own."""
 
 
 @dataclass(frozen=True)
 class Figure:
     """One figure: its part of the report, its name, and its value on the generated pictures and on the real ones.
 
-    share is the first over the second; better is "high" or "low"; fingerprint names the facts that the figure depends on.
+    Of the conditions, generated is with the change and real without it. share is the first over the second; better is "high" or
+    "low"; fingerprint names the facts that the figure depends on.
     """
 
     part: str
