@@ -71,6 +71,18 @@ def sampler_options(value: Any, name: str) -> dict[str, Any]:
     return plain_options(value, name)
 
 
+def reuse(value: Any, name: str) -> dict[str, int]:
+    """Check {"interval": N, "depth": D}, of which each may be left out."""
+    from drivegen.sampling import Reuse
+
+    given = values.by_name(value, name, "whole numbers")
+    for key in given:
+        if key not in ("interval", "depth"):
+            raise InputError(f"{name} has no {key!r}; give interval and depth, such as {{'interval': 3, 'depth': 0}}")
+    found = Reuse(**given)
+    return {"interval": found.interval, "depth": found.depth}
+
+
 def seed(value: Any, name: str) -> int | tuple[int, ...]:
     """Check a seed, or a list of them."""
     from drivegen.sampling import check_seed

@@ -16,6 +16,7 @@ from drivegen.pipeline.plan import Plan, told_guidance
 from drivegen.pipeline.views import convert
 from drivegen.sampling import (
     HostDenoiser,
+    Reuse,
     agreeing,
     camera_generators,
     draw_noise,
@@ -23,6 +24,7 @@ from drivegen.sampling import (
     invert,
     overlaps,
     remembered_projections,
+    reusing,
     sphere_noise,
 )
 from drivegen.saved.model import Model
@@ -98,11 +100,14 @@ def _ready(model: Model, plan: Plan) -> Iterator[HostDenoiser]:
     with ExitStack() as stack:
         stack.enter_context(runtime.float32_by_default())
         stack.enter_context(_evaluating(host, frozen=settings.classifier is not None))
-        stack.enter_context(remembered_projections(host))
-        stack.enter_context(fast_generation(host))
         regions = {name: Region(mask.to(device)) for name, mask in plan.regions.items()}
         scales, ranges = settings.scales or {}, settings.ranges or {}
-        yield HostDenoiser(host, plan.batch.to(device), scales, settings.without, dtype_of(host), ranges, regions)
+        predict = HostDenoiser(host, plan.batch.to(device), scales, settings.without, dtype_of(host), ranges, regions)
+        if settings.reuse is not None:  # first: what is reused is not made faster in another way as well
+            stack.enter_context(reusing(predict, Reuse(**settings.reuse)))
+        stack.enter_context(remembered_projections(host))
+        stack.enter_context(fast_generation(host))
+        yield predict
 
 
 def _finite(x: Tensor, plan: Plan, dtype: torch.dtype) -> Tensor:

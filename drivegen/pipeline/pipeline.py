@@ -293,7 +293,7 @@ def inverting(settings: GenerationSettings) -> GenerationSettings:
             raise InputError(
                 f"invert goes with {name} {needed!r} alone, and {getattr(settings, name)!r} is given; leave it out"
             )
-    for name in ("strength", "latents", "timesteps", "callback_on_step_end", "classifier"):
+    for name in ("strength", "latents", "timesteps", "callback_on_step_end", "classifier", "reuse"):
         if getattr(settings, name) is not None:
             raise InputError(f"invert takes no {name}; leave it out")
     guidance = 1.0 if settings.guidance is None else settings.guidance

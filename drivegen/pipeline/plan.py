@@ -20,7 +20,7 @@ from drivegen.pipeline.settings import GenerationSettings
 from drivegen.pipeline.views import to_pixels
 from drivegen.plugin import Plugin
 from drivegen.raster import region_mask
-from drivegen.sampling import MAX_SEED, Sampling, check_region
+from drivegen.sampling import MAX_SEED, Reuse, Sampling, check_region, check_reuse
 from drivegen.saved.model import Model, check_size
 from drivegen.scene import Frame
 from drivegen.scene.pictures import load_image
@@ -113,6 +113,10 @@ def check(model: Model, settings: GenerationSettings) -> tuple[Sampling, tuple[i
         raise InputError(f"strength {s.strength} must be from 0 (the picture itself) to 1 (nothing of it)")
     for name in s.regions or {}:
         check_region(host, name)
+    if s.reuse is not None:
+        if s.classifier is not None:
+            raise InputError("a classifier takes gradients through every layer at every step; give it, or reuse")
+        check_reuse(host, Reuse(**s.reuse))
     if s.latents is not None:
         for name in ("image", "noise"):
             if getattr(s, name) is not None:

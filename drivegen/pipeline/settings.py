@@ -67,6 +67,10 @@ class GenerationSettings:
     agreement: float | None = option(
         "Share of the steps, 0 to 1, in which overlapping views are blended.", checks.number, kind=float
     )
+    reuse: Mapping[str, int] | None = option(
+        "Compute deep layers, all but the first DEPTH (0), at every Nth step alone.", checks.reuse, metavar="N[:DEPTH]",
+        read=spelling.read_reuse,
+    )  # fmt: skip
     seed: int | Sequence[int] = option("Same seed, same settings, same machine: same bytes.", checks.seed, 0, kind=int)
     repeats: int = option(
         "How many times each sample is generated, with seed, seed + 1 and so on.",

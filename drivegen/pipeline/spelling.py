@@ -88,6 +88,15 @@ def read_sampler_options(given: Sequence[str]) -> dict[str, Any]:
     return _by_plugin("--sampler-option", given, form, value)
 
 
+def read_reuse(text: str) -> dict[str, int]:
+    """Read N[:DEPTH]."""
+    interval, colon, depth = text.partition(":")
+    parts = [interval, depth] if colon else [interval]
+    if not all(part.isascii() and part.isdecimal() and len(part) < 10 for part in parts):
+        raise InputError(f"--reuse {text!r:.80} must be N or N:DEPTH, whole numbers, such as 3:0")
+    return dict(zip(("interval", "depth"), map(int, parts), strict=False))
+
+
 def read_timesteps(text: str) -> list[int]:
     """Read T,T,…"""
     try:

@@ -53,6 +53,8 @@ class HostDenoiser:
         for name in self.regions:
             check_region(host, name)
         self.step, self.steps = 0, 1
+        self.conditions: Conditions | None = None
+        """Those of the last prediction: one object for each combination of known and null plugins."""
         self._signals: dict[tuple[str, bool], Signal] = {}
         self._conditions: dict[tuple[frozenset[str], frozenset[str]], Conditions] = {}
 
@@ -68,7 +70,8 @@ class HostDenoiser:
         absent = self._absent()
         nulls = (self.without | {name for name, value in (known or {}).items() if not value}) - absent
         with self._autocast():
-            out = self.host(x.to(self.dtype), t, self._conditions_for(nulls, absent), self.progress)
+            self.conditions = self._conditions_for(nulls, absent)
+            out = self.host(x.to(self.dtype), t, self.conditions, self.progress)
         return out.to(x.dtype)
 
     def _absent(self) -> frozenset[str]:
