@@ -17,6 +17,9 @@ from drivegen.support import weights
 from drivegen.support.errors import InputError
 
 PEFT_STEM = "adapter_model"
+PEFT_KINDS = ("LORA", "LOHA", "LOKR")
+"""What adapter_config.json may be of; DoRA is LORA with lengths."""
+
 MOST = 1e6
 """Beyond it there is no picture left, only overflow."""
 
@@ -28,12 +31,21 @@ _NAME = re.compile(r"\^?(?:[\w.-]|\\[.-])+\$?")
 class Alphas:
     """PEFT's values for one network: alpha (None = each layer's rank), and those of layers that have their own.
 
-    by_name holds (end of a name, or a whole one with `^` before it) → alpha. rslora divides by the root of the rank.
+    by_name holds (end of a name, or a whole one with `^` before it) → alpha, and ranks likewise → rank. rslora divides by the
+    root of the rank.
     """
 
     alpha: float | None = None
     by_name: Mapping[str, float] = field(default_factory=dict)
     rslora: bool = False
+    kind: str = "LORA"
+    """LORA, DORA, LOHA or LOKR, as PEFT's configuration says."""
+    rank: int | None = None
+    ranks: Mapping[str, int] = field(default_factory=dict)
+
+    def rank_of(self, name: str) -> int | None:
+        """Return a layer's rank, where PEFT's configuration says it."""
+        return next((rank for pattern, rank in self.ranks.items() if _fits(pattern, name)), self.rank)
 
     def unused(self, names: Iterable[str]) -> list[str]:
         """Return which of the patterns are of none of these layers."""
@@ -66,10 +78,13 @@ def read_alphas(path: Path, networks: tuple[str, ...]) -> dict[str, Alphas]:
             return {}
         values = weights.read_object(beside)
         kind = values.get("peft_type", "LORA")
-        if kind != "LORA" or values.get("use_dora"):
-            raise InputError(f"{beside} is of {'DoRA' if kind == 'LORA' else repr(kind)}; plain LoRA is read")
-        if "lora_alpha" not in values:
-            warnings.warn(f"{beside} does not say lora_alpha: it is taken to be the rank", stacklevel=4)
+        if kind not in PEFT_KINDS:
+            raise InputError(f"{beside} is of {kind!r:.80}; {', '.join(PEFT_KINDS)} are read")
+        word = "lora_alpha" if kind == "LORA" else "alpha"
+        if word not in values:
+            warnings.warn(f"{beside} does not say {word}: it is taken to be the rank", stacklevel=4)
+        if word in values:
+            values = {**values, "lora_alpha": values[word]}
         return dict.fromkeys(networks, _alphas(values, "", str(beside)))
     where = f"{path}: the header's lora_adapter_metadata"
     values = _header(path, where)
@@ -107,7 +122,22 @@ def _alphas(values: Mapping[str, Any], prefix: str, where: str) -> Alphas:
         _plain(pattern, f"{where}: {prefix}alpha_pattern"): number(value, f"{where}: {prefix}alpha_pattern[{pattern!r}]")
         for pattern, value in named.items()
     }
-    return Alphas(number(values[key], f"{where}: {key}"), by_name, rslora)
+    ranks = values.get(f"{prefix}rank_pattern") or {}
+    if not isinstance(ranks, dict):
+        raise InputError(f"{where}: {prefix}rank_pattern must be an object of numbers, not {type(ranks).__name__}")
+    ranked = {
+        _plain(pattern, f"{where}: {prefix}rank_pattern"): _rank(value, f"{where}: {prefix}rank_pattern[{pattern!r}]")
+        for pattern, value in ranks.items()
+    }
+    rank = _rank(values[f"{prefix}r"], f"{where}: {prefix}r") if f"{prefix}r" in values else None
+    kind = "DORA" if values.get(f"{prefix}use_dora") else str(values.get(f"{prefix}peft_type", "LORA"))
+    return Alphas(number(values[key], f"{where}: {key}"), by_name, rslora, kind, rank, ranked)
+
+
+def _rank(value: Any, where: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MOST:
+        raise InputError(f"{where} = {value!r:.80}; a rank is a whole number from 1")
+    return value
 
 
 def _plain(pattern: str, where: str) -> str:

@@ -1,6 +1,6 @@
-"""LoRA files (Hu et al. 2022): kohya's, PEFT's and diffusers' layouts read, diffusers' written.
+"""LoRA files and their kin: kohya's, LyCORIS's, PEFT's and diffusers' layouts read, diffusers' written.
 
-Weights are kept with alpha folded in (``W + B·A``), so that all that a file says of a layer is its two matrices.
+Weights are kept with alpha folded in (``W + ΔW``), so that all that a file says of a layer is its change.
 """
 
 from __future__ import annotations
@@ -8,13 +8,15 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from drivegen.lora.alpha import PEFT_STEM, Alphas, number, read_alphas
+from drivegen.lora.changes import Change, Decomposed, LowRank, Shift
+from drivegen.lora.lycoris import PREFIXES, peft_rank, read_layers, read_parts
 from drivegen.support import weights
 from drivegen.support.errors import InputError
 
@@ -22,25 +24,41 @@ FILE = "pytorch_lora_weights.safetensors"
 NETWORKS = ("unet", "text_encoder")
 _FILES = (FILE, f"{PEFT_STEM}.safetensors", "pytorch_lora_weights.bin", f"{PEFT_STEM}.bin")
 _PAIR = re.compile(r"(.+)\.lora_([AB])(?:\.default)?\.weight")
+_LENGTHS = re.compile(r"(.+)\.(?:lora_magnitude_vector(?:\.default)?(?:\.weight)?|dora_scale)")
+_FACTORS = re.compile(r"(.+)\.((?:hada|lokr)_\w+?)(?:\.default)?")
+_LYCORIS = ("hada_", "lokr_", "lora_mid", "dora_scale", "diff", "diff_b", "w_norm", "b_norm")
+"""Parts of layers that kohya's own files do not have."""
 _EMBEDDINGS = "bundle_emb."
 """Before the names of textual inversions that kohya's files may bring."""
 
 _OTHER_KINDS = {
-    "dora_scale": "DoRA", "lora_magnitude_vector": "DoRA", "hada_w": "LoHa", "lokr_w": "LoKr", "lora_mid": "Tucker LoCon",
-    ".diff.": "LyCORIS (whole differences)", ".oft_": "OFT", ".boft_": "BOFT", ".on_input.": "IA3",
-    "emb_params": "textual inversion",
+    ".oft_": "OFT", ".boft_": "BOFT", ".on_input.": "IA3", ".vera_": "VeRA", "emb_params": "textual inversion",
+    "string_to_param": "textual inversion",
 }  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
 class LoRA:
-    """A and B (A: (r, in), B: (out, r), or convolutions) by module name, for each of `NETWORKS`; the term is B·A."""
+    """What a file changes, for each of `NETWORKS` and by module name, or by kohya's, with `_` for dots.
 
-    layers: Mapping[str, Mapping[str, tuple[Tensor, Tensor]]]
+    layers are weights, of which a pair (A, B) will do as well; shifts are biases and norms.
+    """
+
+    layers: Mapping[str, Mapping[str, Change]]
+    shifts: Mapping[str, Mapping[str, Shift]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        changes = {
+            network: {name: LowRank(*one) if isinstance(one, tuple) else one for name, one in layers.items()}
+            for network, layers in self.layers.items()
+        }
+        object.__setattr__(self, "layers", changes)
 
 
 def read(source: str | Path) -> LoRA:
-    """Read a LoRA file, or a folder with one, as kohya, PEFT or diffusers write them, in fp32.
+    """Read a file of LoRA, LoHa, LoKr, DoRA or whole differences, or a folder with one, in fp32.
+
+    As kohya, LyCORIS, PEFT or diffusers write them.
 
     Raises InputError for any other.
     """
@@ -48,12 +66,15 @@ def read(source: str | Path) -> LoRA:
     # In fp32 before alpha is folded in: a product in a file's fp16 would round what diffusers and PEFT do not round.
     state = {k: v.float() if v.is_floating_point() else v for k, v in weights.load_file(path).items()}
     for part, kind in _OTHER_KINDS.items():
-        if any(part in f"{key}." for key in state):
-            raise InputError(f"{path} is a {kind} file; plain LoRA is read")
+        if any(part in f"{key}." and not key.startswith(_EMBEDDINGS) for key in state):
+            raise InputError(f"{path} is a file of {kind}; LoRA, LoHa, LoKr, DoRA and whole differences are read")
     if bundled := sorted({key.split(".")[1] for key in state if key.startswith(_EMBEDDINGS)}):
         warnings.warn(f"{path} brings embeddings of words ({', '.join(bundled)}), which are not loaded", stacklevel=3)
         state = {key: value for key, value in state.items() if not key.startswith(_EMBEDDINGS)}
-    if all(key.startswith(("lora_unet_", "lora_te_", "lora_te1_")) for key in state) and state:
+    if state and all(key.startswith(tuple(PREFIXES)) for key in state):
+        if any(key.partition(".")[2].startswith(_LYCORIS) for key in state):
+            layers = read_layers(state, path)
+            return LoRA(layers.changes, layers.shifts)
         state = _from_kohya(state, path)
     return _from_names(state, path)
 
@@ -96,14 +117,22 @@ def _from_names(state: weights.State, path: Path) -> LoRA:
     text = {**DIFFUSERS_OLD_TO_PEFT, **DIFFUSERS_TO_PEFT}
     tables: dict[str, Mapping[str, str]] = {"unet": UNET_TO_DIFFUSERS, "text_encoder": text}
     configured = read_alphas(path, NETWORKS)
-    out: dict[str, dict[str, tuple[Tensor, Tensor]]] = {}
+    out: dict[str, dict[str, Change]] = {}
     for network in NETWORKS:
         part = {k.removeprefix(f"{network}."): v for k, v in state.items() if k.startswith(f"{network}.")}
         pairs: dict[str, dict[str, Tensor]] = {}
+        others: dict[str, dict[str, Tensor]] = {}
+        lengths: dict[str, Tensor] = {}
         alphas: dict[str, float] = {}
         for key, value in convert_state_dict(part, tables[network]).items():
             if key.endswith(".alpha"):
                 alphas[key.removesuffix(".alpha")] = number(value, f"{path}: {network}.{key}")
+                continue
+            if found := _LENGTHS.fullmatch(key):
+                lengths[found[1]] = value
+                continue
+            if found := _FACTORS.fullmatch(key):
+                others.setdefault(found[1], {})[found[2]] = value
                 continue
             found = _PAIR.fullmatch(key)
             if found is None:
@@ -114,7 +143,18 @@ def _from_names(state: weights.State, path: Path) -> LoRA:
             a, b = _pair(f"{path}: {network}.{name}", pair)
             rank = len(a)
             factor = alphas[name] / rank if name in alphas else configured.get(network, Alphas()).factor(name, rank)
-            out[network][name] = (a, b * factor)
+            out[network][name] = LowRank(a, b * factor)
+        for name, parts in others.items():
+            said = configured.get(network, Alphas())
+            rank = said.rank_of(name) or peft_rank(parts)
+            factor = said.factor(name, rank)
+            out[network][name] = read_parts(parts, factor * rank, f"{path}: {network}.{name}", rank)
+        for name, length in lengths.items():
+            if name not in out[network]:
+                raise InputError(f"{path}: {network}.{name} has DoRA's lengths and no matrices; the file is damaged")
+            out[network][name] = Decomposed(out[network][name], length)
+        if network in configured:
+            _check_kind(configured[network].kind, bool(pairs), bool(others), len(lengths) == len(pairs), path)
     layers = [name for named in out.values() for name in named]
     for pattern in {one: None for alphas in configured.values() for one in alphas.unused(layers)}:
         warnings.warn(f"{path}: alpha_pattern names {pattern[:80]!r}, which is no layer of the file", stacklevel=4)
@@ -122,6 +162,13 @@ def _from_names(state: weights.State, path: Path) -> LoRA:
     if strange or not any(out.values()):
         raise InputError(f"{path} is not a LoRA of a Stable Diffusion 1.x or 2.x model: {strange[:3] or 'it is empty'}")
     return LoRA(out)
+
+
+def _check_kind(kind: str, pairs: bool, others: bool, lengths: bool, path: Path) -> None:
+    """Raise InputError where the configuration says another kind than the file holds."""
+    if (kind == "DORA" and pairs and not lengths) or (kind in ("LOHA", "LOKR") and pairs) or (kind == "LORA" and others):
+        held = "LoHa or LoKr" if others else "LoRA without DoRA's lengths"
+        raise InputError(f"{path}: its configuration says {kind}, and the file holds {held}; the two do not belong together")
 
 
 def _network_first(key: str) -> str:
@@ -152,6 +199,8 @@ def _described(tensor: Tensor) -> str:
 def save(lora: LoRA, folder: str | Path, dtype: torch.dtype | None = None) -> Path:
     """Write a LoRA in diffusers' layout; returns the file.
 
+    Raises InputError for what is no low rank: a file of another kind is its own best copy.
+
     Args:
         lora: with alpha folded in.
         folder: gets the file, `FILE`.
@@ -159,7 +208,10 @@ def save(lora: LoRA, folder: str | Path, dtype: torch.dtype | None = None) -> Pa
     """
     state: dict[str, Tensor] = {}
     for network, layers in lora.layers.items():
-        for name, (a, b) in layers.items():
+        for name, change in layers.items():
+            if not isinstance(change, LowRank):
+                raise InputError(f"{network}.{name} is of no low rank, which diffusers' layout cannot say; keep its own file")
+            a, b = change
             # transformers' own name of the layers until version 5, which files keep.
             full = f"text_model.{name}" if network == "text_encoder" and not name.startswith("text_model.") else name
             state |= {f"{network}.{full}.lora_A.weight": a, f"{network}.{full}.lora_B.weight": b}

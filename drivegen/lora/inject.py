@@ -11,9 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from drivegen.host.host import Host
+from drivegen.lora.changes import LowRank
 from drivegen.lora.files import NETWORKS, LoRA
+from drivegen.lora.places import Places
 from drivegen.lora.settings import LoraConfig
-from drivegen.support.errors import InputError, nearest
+from drivegen.lora.shifts import add_shift, remove_shifts
+from drivegen.support.errors import InputError
 
 _ADAPTER = "default"
 
@@ -26,13 +29,18 @@ def apply(host: Host, loras: Sequence[tuple[LoRA, float]]) -> None:
     remove(host)
     try:
         for network in NETWORKS:
+            model: nn.Module = getattr(host.backbone, network)
+            places = Places(network, model)
             total: dict[str, tuple[Tensor, Tensor]] = {}
             for lora, scale in loras:
-                for name, (a, b) in lora.layers.get(network, {}).items():
-                    old = total.get(name)
-                    total[name] = (
+                for name, change in lora.layers.get(network, {}).items():
+                    own, (a, b) = places.factors(name, change)
+                    old = total.get(own)
+                    total[own] = (
                         (a, scale * b) if old is None else (torch.cat([old[0], a]), torch.cat([old[1], scale * b], dim=1))
                     )
+                for name, shift in lora.shifts.get(network, {}).items():
+                    add_shift(model, *places.shifted(name, shift), scale)
             if total:
                 _put(host, network, total)
     except InputError:
@@ -41,27 +49,10 @@ def apply(host: Host, loras: Sequence[tuple[LoRA, float]]) -> None:
     host.rehook()
 
 
-def _put(host: Host, network: str, layers: Mapping[str, tuple[Tensor, Tensor]]) -> None:
+def _put(host: Host, network: str, placed: Mapping[str, tuple[Tensor, Tensor]]) -> None:
     from peft import LoraConfig as PeftConfig
 
     model: Any = getattr(host.backbone, network)
-    modules = dict(model.named_modules())
-    placed = {}
-    for name, (a, b) in layers.items():
-        own = name if name in modules else name.removeprefix("text_model.")
-        own = own if own in modules else f"text_model.{own}"
-        module: Any = modules.get(own)
-        if module is None:
-            raise InputError(f"the LoRA changes {network}.{name}, which this model does not have{nearest(name, modules)}")
-        if not isinstance(module, (nn.Linear, nn.Conv2d)):
-            raise InputError(
-                f"the LoRA changes {network}.{name}, a {type(module).__name__}; only linear layers and convolutions can"
-            )
-        if (b.shape[0], *a.shape[1:]) != tuple(module.weight.shape):
-            its = f"it changes weights of shape {(b.shape[0], *a.shape[1:])}"
-            ours = f"here they have {tuple(module.weight.shape)}, of a {type(module).__name__}"
-            raise InputError(f"the LoRA was made for another base: in {network}.{name} {its}, and {ours}")
-        placed[own] = (a, b)
     ranks = {name: a.shape[0] for name, (a, _) in placed.items()}
     rank = Counter(ranks.values()).most_common(1)[0][0]
     others = {f"^{re.escape(name)}": r for name, r in ranks.items() if r != rank}
@@ -104,6 +95,7 @@ def remove(host: Host) -> None:
             recurse_remove_peft_layers(model)
         if getattr(model, "peft_config", None) is not None:
             del model.peft_config
+        remove_shifts(model)
     host.rehook()
 
 
@@ -135,11 +127,13 @@ def parameters(host: Host) -> list[tuple[str, nn.Parameter]]:
 
 
 def extract(host: Host) -> LoRA:
-    """Return the active LoRA of a host."""
-    out: dict[str, dict[str, tuple[Tensor, Tensor]]] = {}
+    """Return the active LoRA of a host: what changes weights, without differences of biases and norms."""
+    out: dict[str, dict[str, LowRank]] = {}
     for network in NETWORKS:
         out[network] = {
-            name: (layer.lora_A[_ADAPTER].weight.detach(), layer.lora_B[_ADAPTER].weight.detach() * layer.scaling[_ADAPTER])
+            name: LowRank(
+                layer.lora_A[_ADAPTER].weight.detach(), layer.lora_B[_ADAPTER].weight.detach() * layer.scaling[_ADAPTER]
+            )
             for name, layer in _layers(getattr(host.backbone, network))
         }
     return LoRA(out)

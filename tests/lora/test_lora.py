@@ -250,9 +250,16 @@ def faults(host: Host) -> Iterator[tuple[dict[str, Tensor], str]]:
     for bad, said in ((torch.ones(2), r"a tensor of shape \(2,\)"), (torch.tensor(1e9), "1000000000.0; it must be one number")):
         yield {k: bad if k.endswith(".alpha") else v for k, v in old.items()}, said
     yield {k.replace("lora_down", "lora_inner"): v for k, v in old.items()}, "is of no layer"
-    yield {k.replace("lora_A", "hada_w1_a"): v for k, v in state.items()}, "LoHa"
-    for key, kind in (("lora_unet_x.diff", "LyCORIS"), ("lora_unet_x.oft_blocks", "OFT"), ("emb_params", "textual inversion")):
-        yield {key: torch.zeros(2)}, f"is a {kind}.* file; plain LoRA is read"
+    factors = {"lora_A.weight": "hada_w1_a", "lora_B.weight": "hada_w1_b"}
+    halves = {k.replace(a, b): v for k, v in state.items() for a, b in factors.items() if k.endswith(a)}
+    yield halves, "is LoHa and lacks hada_w2_a, hada_w2_b; the file is damaged"
+    for key, kind in (("lora_unet_x.oft_blocks", "OFT"), ("emb_params", "textual inversion")):
+        yield {key: torch.zeros(2)}, f"is a file of {kind}; LoRA, LoHa, LoKr, DoRA and whole differences are read"
+    yield {"lora_unet_down_blocks_9.diff": torch.zeros(2, 2)}, "changes unet.down_blocks_9, which this model does not have"
+    yield {"lora_unet_conv_in.diff": torch.zeros(3, 3)}, r"another base: in unet.conv_in it changes weights of shape \(3, 3\)"
+    yield {"lora_unet_conv_in.w_norm": torch.zeros(3)}, "changes unet.conv_in as a norm, and it is a Conv2d"
+    yield {"lora_unet_conv_in.diff_b": torch.zeros(3)}, r"changes the bias of unet.conv_in by \(3,\) numbers"
+    yield {"lora_unet_conv_in.lokr_w1": torch.zeros(3, 3)}, "has neither lokr_w2 alone nor"
     yield {"something.weight": torch.zeros(2)}, "is not a LoRA"
 
 
@@ -290,7 +297,11 @@ def test_numbers_beside_the_weights_are_checked(config: Any, said: str, layout: 
 
 @pytest.mark.parametrize(
     ("config", "said"),
-    [({"lora_alpha": 4, "use_dora": True}, "is of DoRA"), ({"lora_alpha": 4, "peft_type": "LOHA"}, "is of 'LOHA'")],
+    [
+        ({"lora_alpha": 4, "use_dora": True}, "says DORA, and the file holds LoRA without"),
+        ({"alpha": 4, "peft_type": "LOHA"}, "says LOHA, and the file holds LoRA"),
+        ({"lora_alpha": 4, "peft_type": "OFT"}, "is of 'OFT'; LORA, LOHA, LOKR are read"),
+    ],
 )
 def test_peft_says_what_a_file_is(config: dict[str, Any], said: str, tmp_path: Path) -> None:
     state = {f"unet.{UNET[0]}.lora_A.weight": torch.ones(2, 32), f"unet.{UNET[0]}.lora_B.weight": torch.ones(32, 2)}
