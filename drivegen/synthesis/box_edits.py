@@ -106,7 +106,7 @@ def _swapped(edit: Swap, track: Track) -> Track | str:
     out = {}
     for i, box in track.items():
         attribute = box.attribute if alike else ""
-        out[i] = replace(_resized(box, np.array(size)), category=edit.to, attribute=attribute)
+        out[i] = replace(_resized(box, np.array(size)), category=edit.to, attribute=attribute, joints_m=None)
     return out
 
 
@@ -138,6 +138,7 @@ def _stepped(box: Box3D, step: SE3) -> Box3D:
 
 
 def _resized(box: Box3D, size: np.ndarray) -> Box3D:
-    """Give a box another size; it stays on the ground, and its middle where it is seen from above."""
+    """Give a box another size: on the same ground, its middle where it is seen from above, joints where they were in it."""
     rise = SE3.from_yaw(0.0, (0.0, 0.0, float(size[2] - box.size_wlh_m[2]) / 2))
-    return replace(box, size_wlh_m=size, global_SE3_object=box.global_SE3_object @ rise)
+    joints = None if box.joints_m is None else box.joints_m * (size / box.size_wlh_m)[[1, 0, 2]]
+    return replace(box, size_wlh_m=size, global_SE3_object=box.global_SE3_object @ rise, joints_m=joints)

@@ -95,6 +95,15 @@ def test_a_swapped_object_stands_on_the_same_ground() -> None:
     }
 
 
+def test_joints_grow_with_their_box_and_go_with_their_class() -> None:
+    person = replace(box(330, 297, "a", "pedestrian"), joints_m=np.ones((17, 3)))
+    grown = varied(row(person), "boxes: {jitter: [{size: 0.5}]}").scene.frames[1].boxes[0]
+    factor = grown.size_wlh_m[0] / person.size_wlh_m[0]
+    assert factor != 1
+    np.testing.assert_allclose(grown.joints_m, np.full((17, 3), factor))
+    assert varied(row(person), "boxes: {swap: [{to: car}]}").scene.frames[1].boxes[0].joints_m is None
+
+
 def test_attributes_that_no_evaluation_takes_are_left_out() -> None:
     strange = replace(box(330, 297, "a"), attribute="own.thing")
     foreign = replace(box(340, 297, "b", "animal"), attribute="own.thing")
