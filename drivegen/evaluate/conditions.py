@@ -54,18 +54,22 @@ def conditions_used(
         own: the fingerprint's name.
     """
     height, width = pipe.model.image_size
-    frames = [source.frame_with_neighbours(token, *pipe.neighbours).resized(width, height) for token in tokens]
+
+    def read(token: str) -> Frame:
+        return source.frame_with_neighbours(token, *pipe.neighbours).resized(width, height)
+
     settings = pipe.settings(GenerationSettings(steps=steps, seed=0))
     names = list(pipe.host.plugins)
     rows: dict[str, list[tuple[Seen, Seen]]] = {}
     notes: dict[str, None] = {}
-    with progress("changing conditions", len(frames) * (2 + 2 * len(names)), "generations") as advance:
-        for number, frame in enumerate(frames):
+    with progress("changing conditions", len(tokens) * (2 + 2 * len(names)), "generations") as advance:
+        for token in tokens:
+            frame = read(token)
             plan = _plan(pipe, frame, settings)
             asis = _seen(pipe, plan, judge)
             advance()
-            other = _other(frames, number)
-            donor = None if other is None else _plan(pipe, other, settings)
+            other = _other(source, token)
+            donor = None if other is None else _plan(pipe, read(other), settings)
             for what, changed in _changes(pipe, frame, plan, donor, settings, names):
                 advance()
                 if isinstance(changed, str):
@@ -104,12 +108,15 @@ def _seen(pipe: Pipeline, plan: Plan, judge: Judge) -> Seen:
     return see(plan.frame, {channel: np.asarray(picture) for channel, picture in pictures.items()}, judge, None)[0]
 
 
-def _other(frames: Sequence[Frame], number: int) -> Frame | None:
-    """Choose another frame with as many cameras, of another scene where there is one."""
-    mine = frames[number]
-    others = [frame for frame in (*frames[number + 1 :], *frames[:number]) if len(frame.cameras) == len(mine.cameras)]
-    far = [frame for frame in others if frame.scene_name != mine.scene_name]
-    return next(iter(far or others), None)
+def _other(source: SceneSource, token: str) -> str | None:
+    """Choose another sample with as many cameras: of the next scene that has one, else of its own scene."""
+    scenes = list(source.scenes)
+    own = next((i for i, scene in enumerate(scenes) if token in source.samples(scene)), 0)
+    for scene in (*scenes[own + 1 :], *scenes[:own], scenes[own]):
+        for other in source.samples(scene):
+            if other != token and source.views(other) == source.views(token):
+                return other
+    return None
 
 
 def _figures(rows: Mapping[str, Sequence[tuple[Seen, Seen]]], found_at: float, own: str) -> Iterator[Figure]:
@@ -118,8 +125,9 @@ def _figures(rows: Mapping[str, Sequence[tuple[Seen, Seen]]], found_at: float, o
             changed, asis = (np.stack([_counts(pair[side], figure, found_at) for pair in pairs]) for side in (0, 1))
             if changed[:, 1].sum() and asis[:, 1].sum():
                 both = np.concatenate([changed, asis], 1)
-                values = bootstrap(changed, ratio), bootstrap(asis, ratio), bootstrap(both, relative)
-                yield Figure("conditions", f"{what}: {figure}", *map(_finite, values), fingerprint=own)
+                left = _finite(bootstrap(both, relative))
+                values = _finite(bootstrap(changed, ratio)), _finite(bootstrap(asis, ratio))
+                yield Figure("conditions", f"{what}: {figure}", *values, left, fingerprint=own)
 
 
 def _finite(estimate: Estimate) -> Estimate | None:

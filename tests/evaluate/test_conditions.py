@@ -87,11 +87,13 @@ def test_only_what_is_used_loses(pipe, source, monkeypatch) -> None:
 
 
 @pytest.mark.slow
-def test_real_generations_are_judged_and_one_frame_has_no_other(pipe, source) -> None:
+def test_real_generations_are_judged_and_one_frame_has_no_other(pipe, tmp_path) -> None:
+    nuscenes.write([street_scene(1, "alone")], tmp_path)
+    source = nuscenes.open(tmp_path)
     judge = Judge(
         {"referee": "all"}, ("drivable", "vehicle"), lambda p: np.full(p.shape[:3], GROUPS.index("vehicle"), np.uint8)
     )
-    used = conditions_used(pipe, source, source.samples()[:1], judge, 1, 0.25, "print")
+    used = conditions_used(pipe, source, source.samples(), judge, 1, 0.25, "print")
     names = [figure.name for figure in used.figures]
     assert "layout removed: vehicle IoU" in names
     assert not any("of another frame" in name for name in names)
