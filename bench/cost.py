@@ -141,6 +141,10 @@ class Ours:
         self.host = Host(backbone, {name: registry.load(name)(**options) for name, options in plugins.items()})
         for number, name in enumerate(plugins):
             randomize(self.host.plugin(name), 10 + number)
+        self._take(size, dtype, device)
+
+    def _take(self, size: Size, dtype: torch.dtype, device: torch.device) -> None:
+        """Bring the host to a format and a device, and begin as `Pipeline` does."""
         self.host.eval().requires_grad_(False).to(dtype=dtype).to(device=device)
         self.host.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.size, self.dtype, self.device, self.batch = size, dtype, device, random_batch(size).to(device)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from drivegen.support.locks import locked_folder
 from drivegen.support.names import check_file_name
 from drivegen.support.progress import progress
 from drivegen.support.signals import raised_by_sigterm
+from drivegen.workers import LocalCrew, carry_out
 
 BUILT_IN = Path(__file__).parents[1] / "assets" / "scene"
 """The dataset that is generated from when no data are given: one frame of the procedural city."""
@@ -131,7 +133,9 @@ def parse_lora(text: str) -> tuple[str, float]:
         return text, 1.0  # the equals sign is in the file's name
 
 
-def generate(out: Path, selection: Selection, settings: GenerationSettings, where: Where, screen: Screen) -> None:
+def generate(
+    out: Path, selection: Selection, settings: GenerationSettings, where: Where, screen: Screen, others: Others | None = None
+) -> None:
     """Generate the selected frames into OUT/<sample_token>/, with sheets and a manifest.
 
     Existing pictures made with the same settings are kept; a frame that cannot be generated is skipped, and named at the end.
@@ -142,28 +146,29 @@ def generate(out: Path, selection: Selection, settings: GenerationSettings, wher
         settings: the options.
         where: the model and the device.
         screen: where messages go.
+        others: processes that share the frames, where there are several; None generates them in this one.
 
     Raises InputError where a frame was skipped.
     """
-    if settings.strength is not None:
-        settings = settings.replaced(image=RECORDED)
     with raised_by_sigterm(), locked_folder(out):
         manifest = Manifest(out)
         frames = selection.frames()
-        pipe = where.pipeline()
-        frames.neighbours = pipe.neighbours
-        work = _Work(out, manifest, pipe, pipe.settings(settings), screen)
-        with manifest, progress("generating", len(frames) * work.steps, "steps") as advance:
-            started = time.monotonic()
-            for number, token in enumerate(frames.tokens):
-                try:
-                    work.frame(frames[number], partial(_within, lambda to: advance(to=to), number * work.steps, work.steps))
-                except InputError as error:
-                    if len(frames) == 1:
-                        raise
-                    work.failed[token] = str(error)
-                advance(to=(number + 1) * work.steps)
-            took = time.monotonic() - started
+        work = prepared(out, manifest, frames, where, settings, screen)
+        started = time.monotonic()
+        if others is not None and len(frames) > 1:
+            with manifest:
+                others.generate(work, frames.tokens)
+        else:
+            with manifest, progress("generating", len(frames) * work.steps, "steps") as advance:
+                for number, token in enumerate(frames.tokens):
+                    try:
+                        work.frame(frames[number], partial(_within, lambda to: advance(to=to), number * work.steps, work.steps))
+                    except InputError as error:
+                        if len(frames) == 1:
+                            raise
+                        work.failed[token] = str(error)
+                    advance(to=(number + 1) * work.steps)
+        took = time.monotonic() - started
     work.summary(took)
     if work.failed:
         raise InputError(
@@ -171,7 +176,27 @@ def generate(out: Path, selection: Selection, settings: GenerationSettings, wher
         )
 
 
-class _Work:
+def prepared(
+    out: Path, manifest: Manifest, frames: _Frames, where: Where, settings: GenerationSettings, screen: Screen
+) -> Work:
+    """Load the model, and return what generates a frame.
+
+    Args:
+        out: folder to write into.
+        manifest: of that folder.
+        frames: the frames, which are told what neighbours the model needs.
+        where: the model, and on what it computes.
+        settings: the options.
+        screen: where something may be said.
+    """
+    if settings.strength is not None:
+        settings = settings.replaced(image=RECORDED)
+    pipe = where.pipeline()
+    frames.neighbours = pipe.neighbours
+    return Work(out, manifest, pipe, pipe.settings(settings), screen)
+
+
+class Work:
     """What is done for each frame, and what came of it."""
 
     def __init__(self, out: Path, manifest: Manifest, pipe: Pipeline, settings: GenerationSettings, screen: Screen) -> None:
@@ -183,6 +208,7 @@ class _Work:
         self.made, self.kept, self.images = 0, 0, 0
         self.failed: dict[str, str] = {}
         self.last: Path | None = None
+        self.where = str(pipe.device)
         self._asked = False
 
     def frame(self, frame: Frame, advance: Callable[[int], None]) -> None:
@@ -209,12 +235,21 @@ class _Work:
         self.made += 1
         self.images += len(views)
 
+    def add(self, done: Mapping[str, Any]) -> None:
+        """Add what another process did: ``groups`` of lines for the manifest, and how many generations it kept."""
+        for lines in done["groups"]:
+            self.manifest.add(lines)
+            self.made += 1
+            self.images += len(lines)
+            self.last = self.out / Path(lines[0]["file"]).parent
+        self.kept += done["kept"]
+
     def summary(self, took_s: float) -> None:
         """Say what was done."""
         what = "frames" if self.settings.repeats == 1 else "generations"
         if self.kept:
             self.screen.line(f"{self.kept} {what} were there already, made in the same way: they stay as they are")
-        on = f"({self.pipe.device}, {str(self.pipe.dtype).removeprefix('torch.')})"
+        on = f"({self.where}, {str(self.pipe.dtype).removeprefix('torch.')})"
         self.screen.line(f"{self.images} images of {self.made} {what} in {took_s:.1f} s {on}")
         for token, why in list(self.failed.items())[:LISTED]:
             complain(f"not generated: {token}: {why}")
@@ -222,6 +257,48 @@ class _Work:
             complain(f"… and {len(self.failed) - LISTED} more")
         if self.last is not None:
             self.screen.line(f"look at {self.last / 'sheet.png'}")
+
+
+@dataclass(frozen=True)
+class Others:
+    """Processes that share the frames: one for each device; what they are told on the command line is JSON."""
+
+    devices: tuple[str, ...]
+    told: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, devices: tuple[str, ...], out: Path, selection: Selection, where: Where, settings: Mapping[str, Any]) -> Others:
+        """Say on which devices, and what the processes are told.
+
+        Args:
+            devices: one process for each.
+            out: folder to write into.
+            selection: which frames.
+            where: the model.
+            settings: options as on the command line.
+        """
+        told = {"out": out.absolute(), "selection": asdict(selection), "where": asdict(where), "settings": dict(settings)}
+        return cls(devices, json.loads(json.dumps(told, default=str)))
+
+    def generate(self, work: Work, tokens: Sequence[str]) -> None:
+        """Let the processes generate frames; their lines go into the manifest, and their numbers are added up.
+
+        Args:
+            work: what is done here.
+            tokens: of the frames.
+        """
+        import torch
+
+        work.where = ", ".join(self.devices)
+        setups = [{**self.told, "device": device, "threads": torch.get_num_threads()} for device in self.devices]
+        crew = LocalCrew("drivegen.cli.generate_others:begin", setups)
+        with progress("generating", len(tokens), "frames", lines=True) as advance, crew:
+            for token, outcome in carry_out(crew, tokens, lambda token: token):
+                if outcome.error:
+                    work.failed[token] = outcome.error
+                else:
+                    work.add(outcome.result)
+                advance()
 
 
 def _within(advance: Callable[[int], None], before: int, most: int, step: int) -> None:

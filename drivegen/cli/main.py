@@ -98,7 +98,9 @@ def generate(
         list[str] | None, typer.Option(metavar="[NAME=]FOLDER", help="Add a plugin saved alone: its folder, file or hub id.")
     ] = None,
     lora: Annotated[list[str] | None, typer.Option(metavar="FILE[=SCALE]", help="Add a LoRA; may be repeated.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    device: Annotated[
+        str, typer.Option(help="auto, cpu, cuda or mps; several, which share the frames, as cuda:0,cuda:1.")
+    ] = "auto",
     dtype: Annotated[
         str, typer.Option(help="auto (bfloat16 where the processor has it), float32, bfloat16 or float16.")
     ] = "auto",
@@ -109,12 +111,15 @@ def generate(
     given = options.read(settings)
 
     from drivegen.cli import generate as work
+    from drivegen.support.runtime import choose_devices
 
     selection = work.Selection(data, version, scene, tuple(sample or ()), all_samples, num)
     _quiet()
     added = (tuple(plugin or ()), tuple(lora or ()))
-    where = work.Where(model, device, dtype, offload, config, *added, vae, variant, prediction_type)
-    work.generate(out, selection, given, where, _screen())
+    devices = choose_devices(device)
+    where = work.Where(model, devices[0], dtype, offload, config, *added, vae, variant, prediction_type)
+    others = None if len(devices) == 1 else work.Others.of(devices, out, selection, where, settings)
+    work.generate(out, selection, given, where, _screen(), others)
 
 
 @app.command()

@@ -73,8 +73,11 @@ class Views(Mapping[str, Any]):
             if f"{channel}.png" in SHEETS:
                 raise InputError(f"camera {channel!r} has the name of a sheet, {channel}.png; rename the camera")
         folder.mkdir(parents=True, exist_ok=True)
-        pictures = {f"{channel}.png": image for channel, image in self.pictures().items()}
-        for name, image in {**pictures, "sheet.png": self.sheet(), "sheet_boxes.png": self.sheet_boxes()}.items():
+        from drivegen.sheet import contact_sheets
+
+        pictures = self.pictures()
+        sheets = dict(zip(SHEETS, contact_sheets(self.frame, pictures, (False, True)), strict=True))
+        for name, image in {**{f"{channel}.png": image for channel, image in pictures.items()}, **sheets}.items():
             save_png(image, folder / name)
         return folder
 

@@ -28,6 +28,8 @@ def _points(given: ArrayLike, least: int, what: str) -> Array:
     array = numbers(given, what)
     if array.ndim != 2 or array.shape[1] != 2 or len(array) < least:
         raise InputError(f"{what} has shape {array.shape}, expected (P, 2) with P >= {least}")
+    if np.abs(array).max() <= FAR_AWAY_M:  # so it is finite, too
+        return array
     if not np.isfinite(array).all():
         raise InputError(f"{what} is not finite: {array.tolist()[:8]}")
     if np.abs(array).max() > FAR_AWAY_M:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -28,8 +28,8 @@ PANEL_WIDTH, WIDE_PANEL = 240, 350
 """Width of the legends beside it, without and with a camera there."""
 CAPTION = 17
 
-Put = Callable[[Camera, int, int, int], int]
-"""``put(camera, x, y, width)`` draws one view with its caption and returns where it ends."""
+Put = Callable[[Camera, int, int, int], None]
+"""``put(camera, x, y, width)`` draws one view with its caption."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,18 @@ def contact_sheet(frame: Frame, pictures: Mapping[str, Image.Image], boxes: bool
 
     Raises InputError when one is missing or of another size.
     """
+    (sheet,) = contact_sheets(frame, pictures, (boxes,))
+    return sheet
+
+
+def contact_sheets(frame: Frame, pictures: Mapping[str, Image.Image], boxes: Sequence[bool]) -> list[Image.Image]:
+    """Draw several contact sheets of a frame, which share all but the pictures.
+
+    Args:
+        frame: the frame.
+        pictures: by camera channel, as of `contact_sheet`.
+        boxes: of each sheet, whether the boxes are drawn into the pictures.
+    """
     for camera in frame.cameras:
         if camera.channel not in pictures:
             raise InputError(f"frame {frame.token!r} has no picture for camera {camera.channel}")
@@ -91,22 +103,24 @@ def contact_sheet(frame: Frame, pictures: Mapping[str, Image.Image], boxes: bool
     across = max(len(row) for row in rows)
     tile = min((WIDTH - (across + 1) * GAP) // across, WIDTH // 2)
     heights = {row: max(round(tile * c.image_size[1] / c.image_size[0]) for c in row) + CAPTION + 8 for row in rows}
-    sheet = Image.new("RGB", (WIDTH, HEADER + sum(heights.values()) + MIDDLE + GAP * (len(rows) + 2)), BACKGROUND)
-    _header(sheet, frame)
+    common = Image.new("RGB", (WIDTH, HEADER + sum(heights.values()) + MIDDLE + GAP * (len(rows) + 2)), BACKGROUND)
+    _header(common, frame)
+    y = HEADER + (heights[places.top] + GAP if places.top else 0)
+    _middle(common, frame, places, colours, y)
 
-    def put(camera: Camera, x: int, y: int, width: int) -> int:
-        image = pictures[camera.channel]
-        return _tile(sheet, frame, camera, image, (x, y), width, colours[camera.channel], boxes)
+    def drawn(sheet: Image.Image, with_boxes: bool) -> Image.Image:
+        def put(camera: Camera, x: int, y: int, width: int) -> None:
+            image = pictures[camera.channel]
+            _tile(sheet, frame, camera, image, (x, y), width, colours[camera.channel], with_boxes)
 
-    y = HEADER
-    if places.top:
-        _row(places.top, y, tile, put)
-        y += heights[places.top] + GAP
-    _middle(sheet, frame, places, colours, y, put)
-    y += MIDDLE + GAP
-    if places.bottom:
-        _row(places.bottom, y, tile, put)
-    return sheet
+        if places.top:
+            _row(places.top, HEADER, tile, put)
+        _sides(places, y, put)
+        if places.bottom:
+            _row(places.bottom, y + MIDDLE + GAP, tile, put)
+        return sheet
+
+    return [drawn(common.copy(), with_boxes) for with_boxes in boxes]
 
 
 def _row(cameras: tuple[Camera, ...], y: int, tile: int, put: Put) -> None:
@@ -119,8 +133,8 @@ def _row(cameras: tuple[Camera, ...], y: int, tile: int, put: Put) -> None:
 def _tile(
     sheet: Image.Image, frame: Frame, camera: Camera, image: Image.Image, at: tuple[int, int], width: int, colour: RGB,
     boxes: bool,
-) -> int:  # fmt: skip
-    height = round(width * image.height / image.width)
+) -> None:  # fmt: skip
+    height = round(width * image.height / image.width)  # of a picture, whose size is its camera's
     if boxes:
         shown = draw_boxes(frame, camera, image, width / image.width).resize((width, height))
     else:
@@ -132,7 +146,11 @@ def _tile(
     degrees = math.degrees(2 * math.atan(camera.image_size[0] / 2 / camera.K_image[0, 0]))
     write(sheet, (x + width, y), f"{degrees:.0f}°", CAPTION - 3, DIM, "ra")
     sheet.paste(shown, (x, y + CAPTION + 4), rounded(shown, 6))
-    return y + CAPTION + 4 + height
+
+
+def _tile_height(camera: Camera, width: int) -> int:
+    """Return how high a view is with its caption."""
+    return CAPTION + 4 + round(width * camera.image_size[1] / camera.image_size[0])
 
 
 def _header(sheet: Image.Image, frame: Frame) -> None:
@@ -149,15 +167,26 @@ def _header(sheet: Image.Image, frame: Frame) -> None:
     write(sheet, (WIDTH - GAP, 37), when, 15, DIM, "ra")
 
 
-def _middle(sheet: Image.Image, frame: Frame, places: Places, colours: Mapping[str, RGB], y: int, put: Put) -> None:
-    panel = WIDE_PANEL if places.left or places.right else PANEL_WIDTH
+def _panel(places: Places) -> int:
+    return WIDE_PANEL if places.left or places.right else PANEL_WIDTH
+
+
+def _sides(places: Places, y: int, put: Put) -> None:
+    """Draw the views beside the scene from above."""
+    if places.left:
+        put(places.left, GAP, y, _panel(places))
+    if places.right:
+        put(places.right, WIDTH - GAP - _panel(places), y, _panel(places))
+
+
+def _middle(sheet: Image.Image, frame: Frame, places: Places, colours: Mapping[str, RGB], y: int) -> None:
+    panel = _panel(places)
     inner = WIDTH - 2 * panel - 4 * GAP
     above = bird_eye(frame, (inner, MIDDLE), colours)
     x = panel + 2 * GAP
     sheet.paste(above, (x, y), rounded(above, 8))
     write(sheet, (x + inner - 10, y + MIDDLE - 24), "circles every 10 m", 13, DIM, "ra")
-    left_y = put(places.left, GAP, y, panel) + GAP if places.left else y
-    right_y = put(places.right, WIDTH - GAP - panel, y, panel) + GAP if places.right else y
+    left_y, right_y = (y + _tile_height(camera, panel) + GAP if camera else y for camera in (places.left, places.right))
     counts = Counter(box.detection_class or "other" for box in frame.boxes)
     rows = [(CLASS_COLOURS[n], n.replace("_", " "), str(counts[n])) for n in (*DETECTION_CLASSES, "other") if counts[n]]
     drawn = f", the nearest {MOST_BOXES} drawn" if len(frame.boxes) > MOST_BOXES else ""

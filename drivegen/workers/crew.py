@@ -41,6 +41,10 @@ class Crew(AbstractContextManager["Crew"], ABC):
     def give(self, place: int, job: Any) -> None:
         """Give a job to the worker of an idle place."""
 
+    def beginning(self) -> Sequence[int]:
+        """List the places whose worker is not ready yet: a job that was given to it is not in work."""
+        return ()
+
     @abstractmethod
     def wait(self) -> Sequence[tuple[int, Outcome]]:
         """Wait about a second at most; return the places that are done, each with what came of its job.
@@ -71,9 +75,13 @@ def carry_out(
                 break
             given[place] = number
             crew.give(place, jobs[number])
+        if stop():
+            given = {place: number for place, number in given.items() if place not in crew.beginning()}
         if not given:
             return
         for place, outcome in crew.wait():
+            if place not in given:
+                continue
             number = given.pop(place)
             failed[number] += bool(outcome.error) and outcome.counts
             if outcome.error and failed[number] < TRIES:

@@ -21,6 +21,9 @@ from drivegen.workers.failure import cannot_begin, raise_for_all
 LEASE_S = 900.0
 """A worker that says nothing for so long (it does at every denoising step) is ended, and its job tried again."""
 
+BEGINNING = 4
+"""So many times longer may it take to open dataset and model."""
+
 _BEGIN = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from drivegen.workers.process import main; main()"
 
 
@@ -47,12 +50,16 @@ class LocalCrew(Crew):
 
     def __exit__(self, kind: object = None, *error: object) -> None:
         for process in self._processes:
-            process.end(kill=kind is not None)
+            process.end(kill=kind is not None or not process.began)
         self._selector.close()
 
     def idle(self) -> Sequence[int]:
         """List the places whose process has no job; one that is just beginning may have one."""
         return [place for place, process in enumerate(self._processes) if not process.busy]
+
+    def beginning(self) -> Sequence[int]:
+        """List the places whose process has not said that it is ready."""
+        return [place for place, process in enumerate(self._processes) if not process.began]
 
     def give(self, place: int, job: Any) -> None:
         """Send a job to a process."""
@@ -74,7 +81,7 @@ class LocalCrew(Crew):
                     done += self._replace(place, "")
             else:
                 process.silent_s += took
-                if process.silent_s > self.lease_s and process.busy:
+                if process.silent_s > self.lease_s * (1 if process.began else BEGINNING) and process.busy:
                     process.popen.kill()
                     done += self._replace(place, f"said nothing for {self.lease_s:g} s, and was ended")
         return done

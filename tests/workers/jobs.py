@@ -23,6 +23,7 @@ def begin(given: Mapping[str, Any]) -> Callable[[Any, Callable[[], None]], Any]:
         raise InputError("no such model")
     if given.get("dies"):
         os._exit(9)
+    time.sleep(given.get("slow_s", 0))
     print("a library says something")
     return lambda job, beat: work(Path(given["folder"]), job, beat)
 
@@ -45,8 +46,8 @@ def work(folder: Path, job: Mapping[str, Any], beat: Callable[[], None]) -> Any:
         case "hang":
             time.sleep(SLEEP_S)
         case "beat":
-            for _ in range(12):
-                time.sleep(0.1)
+            for _ in range(12):  # longer than the lease in all
+                time.sleep(0.4)
                 beat()
         case "warn":
             warnings.warn("half of it is cut off", UserWarning, stacklevel=1)

@@ -55,12 +55,13 @@ def test_what_fails_is_tried_again_and_set_aside_at_the_third_time(tmp_path: Pat
     assert found[2].result["square"] == 4
 
 
+@pytest.mark.slow
 def test_the_dead_and_the_silent_are_replaced(tmp_path: Path) -> None:
     work = [
         {"n": 0, "trouble": "kill"}, {"n": 1, "trouble": "kill", "once": True}, {"n": 2, "trouble": "term", "once": True},
         {"n": 3, "trouble": "hang", "once": True}, {"n": 4, "trouble": "beat"}, {"n": 5},
     ]  # fmt: skip
-    found = all_of(local(tmp_path, lease_s=0.9), work)
+    found = all_of(local(tmp_path, lease_s=4.0), work)
     assert "signal 9" in found[0].error
     assert {n: outcome.result["square"] for n, outcome in found.items() if n} == {n: n * n for n in range(1, 6)}
     assert len({outcome.result["process"] for n, outcome in found.items() if n}) > 2
@@ -89,6 +90,14 @@ def test_stopped_work_is_finished_and_no_more_is_begun(tmp_path: Path) -> None:
             done.append(job["n"])
     assert 3 <= len(done) <= 5
     assert len(list(tmp_path.iterdir())) == len(done)
+
+
+def test_a_worker_that_is_only_beginning_is_not_waited_for(tmp_path: Path) -> None:
+    began = time.monotonic()
+    with local(tmp_path, slow_s=60) as crew:
+        asked = iter([False, False, True])
+        assert not list(carry_out(crew, [{"n": 0}], lambda job: 0, stop=lambda: next(asked, True)))
+    assert time.monotonic() - began < 30
 
 
 def test_workers_end_with_who_started_them(tmp_path: Path) -> None:

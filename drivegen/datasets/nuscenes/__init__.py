@@ -1,6 +1,6 @@
 """Datasets in the nuScenes schema: read, check, write.
 
-``open`` reads through nuscenes-devkit, which is imported on first use; everything else is light.
+Nothing of it imports nuscenes-devkit before that is needed: for its lists of splits, its count of points, `Dataset.devkit`.
 """
 
 from drivegen.datasets.nuscenes.problems import Problem

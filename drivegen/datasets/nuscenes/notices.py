@@ -16,15 +16,15 @@ DISTORTION_PX = 2.0
 """Lens distortion that moves no point of the picture further than this is not reported."""
 
 
-def notices(root: Path, devkit: Any) -> Iterator[str]:
+def notices(root: Path, tables: Any) -> Iterator[str]:
     """Describe once each what a whole dataset is read without; none of it stops reading."""
-    yield from missing_maps(root, devkit)
-    yield from distortions(devkit)
+    yield from missing_maps(root, tables)
+    yield from distortions(tables)
 
 
-def missing_maps(root: Path, devkit: Any) -> Iterator[str]:
+def missing_maps(root: Path, tables: Any) -> Iterator[str]:
     """Name the locations without a map, and a folder where their maps were found instead."""
-    locations = {name for row in devkit.log if isinstance(name := row.get("location"), str)}
+    locations = {name for row in tables.log if isinstance(name := row.get("location"), str)}
     missing = sorted(name for name in locations if name and not _has_map(root, name))
     if not missing:
         return
@@ -60,11 +60,11 @@ def _folders(folder: Path, passed: set[str]) -> list[Path]:
         return []
 
 
-def distortions(devkit: Any) -> Iterator[str]:
+def distortions(tables: Any) -> Iterator[str]:
     """Name the cameras with lens distortion, which is not corrected, and by how many pixels it moves points."""
-    cameras = {row["token"]: row["channel"] for row in devkit.sensor if row["modality"] == "camera"}
+    cameras = {row["token"]: row["channel"] for row in tables.sensor if row["modality"] == "camera"}
     found: dict[str, float] = {}
-    for row in devkit.calibrated_sensor:
+    for row in tables.calibrated_sensor:
         coefficients, channel = row.get("camera_distortion"), cameras.get(row["sensor_token"])
         if coefficients and channel is not None:
             moved = distortion_px(coefficients, row.get("camera_intrinsic"))

@@ -1,4 +1,4 @@
-"""Read a dataset in the nuScenes schema through nuscenes-devkit."""
+"""Read a dataset in the nuScenes schema."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def open(root: str | Path, version: str | None = None) -> Dataset:
 class Dataset(SceneSource):
     """A nuScenes dataset: scenes, samples, frames.
 
-    root and version as given; devkit is the `NuScenes` object. A location without ``maps/expansion/<location>.json`` has no
+    root and version as given; tables are the rows, linked. A location without ``maps/expansion/<location>.json`` has no
     map: `frame.map` is None, and a warning says so once, where the dataset is opened. A category outside of nuScenes'
     detection classes is kept, and its `detection_class` is None. Fields are checked where they are used: a lidar needs no size.
     A sample without LIDAR_TOP takes the ego pose of the camera nearest in time, and the usual lidar mounting.
@@ -70,20 +70,27 @@ class Dataset(SceneSource):
             notify: warn of what reading leaves out: locations without a map, lens distortion.
         """
         self.root, self.version = Path(root), version
-        self.devkit = load(self.root, version)
+        self.tables = load(self.root, version)
         for table in ("scene", "category", "sensor"):  # the short tables; rows of the others when they are read
-            for row in getattr(self.devkit, table):
+            for row in getattr(self.tables, table):
                 check(table, row)
         self._maps: dict[str, VectorMap | None] = {}
         self._moments: dict[str, Moment] = {}
         self._last: tuple[str, dict[str, dict[str, Any]]] = "", {}
-        for notice in notices(self.root, self.devkit) if notify else ():
+        for notice in notices(self.root, self.tables) if notify else ():
             warnings.warn(f"dataset {self.root / version}: {notice}", stacklevel=2)
+
+    @cached_property
+    def devkit(self) -> Any:
+        """The `NuScenes` object of nuscenes-devkit for this version, for rendering and evaluation; loaded when asked for."""
+        from nuscenes.nuscenes import NuScenes
+
+        return NuScenes(self.version, str(self.root), verbose=False)
 
     @property
     def scenes(self) -> tuple[str, ...]:
         """Scene names, in the order of the table."""
-        return tuple(row["name"] for row in self.devkit.scene)
+        return tuple(row["name"] for row in self.tables.scene)
 
     def scenes_of_split(self, name: str) -> tuple[str, ...]:
         """Names of this dataset's scenes in one of nuScenes' own splits (``train``, ``mini_val`` …), or of its splits.json."""
@@ -195,11 +202,11 @@ class Dataset(SceneSource):
         if last == sample_token and rows:
             return rows
         where = f"sample row {sample_token}"
-        if not isinstance(sample_token, str) or sample_token not in self.devkit._token2ind["sample"]:
+        if not isinstance(sample_token, str) or sample_token not in self.tables._token2ind["sample"]:
             raise InputError(f"dataset {self.root / self.version} has no sample {sample_token!r}; `samples()` lists them")
         rows = {}
         for channel, token in self._get("sample", sample_token, where)["data"].items():
-            row = self.devkit.get("sample_data", token)
+            row = self.tables.get("sample_data", token)
             camera = row["sensor_modality"] == "camera"
             if camera or channel == "LIDAR_TOP":
                 check("sample_data", row, "camera data" if camera else "")
@@ -210,7 +217,7 @@ class Dataset(SceneSource):
     def samples(self, scene: str | None = None) -> tuple[str, ...]:
         """Sample tokens in time order, of one scene (name or token) or of all, scene after scene."""
         if scene is None:
-            return tuple(token for row in self.devkit.scene for token in self._samples(row))
+            return tuple(token for row in self.tables.scene for token in self._samples(row))
         return self._samples(self._scene_row(scene))
 
     def scene(self, name_or_token: str) -> Scene:
@@ -267,13 +274,13 @@ class Dataset(SceneSource):
 
     def _find(self, table: str, token: str, where: str) -> dict[str, Any]:
         try:
-            row: dict[str, Any] = self.devkit.get(table, token)
+            row: dict[str, Any] = self.tables.get(table, token)
         except (KeyError, TypeError) as error:
             raise InputError(f"{where}: names {table} {token!r}, which is not in {self.version}/{table}.json") from error
         return row
 
     def _scene_row(self, name_or_token: str) -> dict[str, Any]:
-        for row in self.devkit.scene:
+        for row in self.tables.scene:
             if name_or_token in (row["name"], row["token"]):
                 return row
         raise InputError(

@@ -27,9 +27,9 @@ class Screen:
     """Checks the samples of one dataset; rows that many samples share are checked once."""
 
     def __init__(self, data: Dataset) -> None:
-        self._data, self._devkit = data, data.devkit
-        self._rows = {name: getattr(data.devkit, name) for name in data.devkit.table_names}
-        self._index: dict[str, dict[str, int]] = data.devkit._token2ind
+        self._data, self._tables = data, data.tables
+        self._rows = {name: getattr(data.tables, name) for name in data.tables.table_names}
+        self._index: dict[str, dict[str, int]] = data.tables._token2ind
         self._shared: dict[tuple[str, str], bool] = {}
 
     def passes(self, sample_token: str) -> bool:

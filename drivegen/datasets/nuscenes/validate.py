@@ -41,7 +41,7 @@ def _problems(root: Path, version: str) -> Iterator[Problem]:
         refused = str(error)
     else:
         yield from _Reading(data).problems()
-        yield from remarks(data, [walk(data, scene)[0] for scene in data.devkit.scene])
+        yield from remarks(data, [walk(data, scene)[0] for scene in data.tables.scene])
         return
     yield from opening_problems(root, version) or [Problem("dataset", "", refused)]
 
@@ -50,7 +50,7 @@ class _Reading:
     """Looks at all that is read, once, sample by sample."""
 
     def __init__(self, data: Dataset) -> None:
-        self.data, self.devkit = data, data.devkit
+        self.data, self.tables = data, data.tables
         self.screen = Screen(data)
         self._seen: set[tuple[str, str]] = set()  # rows that were looked at closely
         self._wrong: set[tuple[str, str]] = set()  # those with an error
@@ -58,8 +58,8 @@ class _Reading:
 
     def problems(self) -> Iterator[Problem]:
         """Yield every error."""
-        with progress("checking", len(self.devkit.sample), "samples") as advance:
-            for scene in self.devkit.scene:
+        with progress("checking", len(self.tables.sample), "samples") as advance:
+            for scene in self.tables.scene:
                 tokens, problem = walk(self.data, scene)
                 if problem is not None:
                     yield problem
@@ -68,8 +68,8 @@ class _Reading:
                     advance()
 
     def _sample(self, token: str) -> Iterator[Problem]:
-        sample = self.devkit.get("sample", token)
-        for row in (self.devkit.get("sample_data", t) for t in sample["data"].values()):
+        sample = self.tables.get("sample", token)
+        for row in (self.tables.get("sample_data", t) for t in sample["data"].values()):
             if row["sensor_modality"] == "camera" and not any(field_problems("camera data", row)):
                 yield from self._tried("sample_data", row, partial(_picture, self.data.root))
         if not self.screen.passes(token):
@@ -96,23 +96,23 @@ class _Reading:
         """Yield the rows that a frame is made of, as far as they are there."""
 
         def found(kind: _Kind, token: Any) -> Iterator[tuple[_Kind, dict[str, Any]]]:
-            index = self.devkit._token2ind[kind.table]
+            index = self.tables._token2ind[kind.table]
             if isinstance(token, str) and token in index:
-                yield kind, getattr(self.devkit, kind.table)[index[token]]
+                yield kind, getattr(self.tables, kind.table)[index[token]]
 
         yield _SAMPLE, sample
         for _, scene in found(_SCENE, sample.get("scene_token")):
             yield _SCENE, scene
             yield from found(_LOG, scene.get("log_token"))
         for channel, token in sample["data"].items():
-            row = self.devkit.get("sample_data", token)
+            row = self.tables.get("sample_data", token)
             camera = row["sensor_modality"] == "camera"
             if camera or channel == "LIDAR_TOP":
                 yield _CAMERA if camera else _LIDAR, row
                 yield from found(_CAMERA_MOUNT if camera else _LIDAR_MOUNT, row["calibrated_sensor_token"])
                 yield from found(_EGO_POSE, row.get("ego_pose_token"))
         for token in sample["anns"]:
-            row = self.devkit.get("sample_annotation", token)
+            row = self.tables.get("sample_annotation", token)
             yield _BOX, row
             attributes = row.get("attribute_tokens")
             for attribute in attributes if isinstance(attributes, list) else ():
@@ -125,7 +125,7 @@ class _Reading:
         for link in kind.links:
             target, value = LINKS[kind.table][link], row.get(link)
             for one in () if link in wrong or value is None else value if isinstance(value, list) else [value]:
-                if one not in self.devkit._token2ind[target] and not (one == "" and link in MAY_BE_EMPTY):
+                if one not in self.tables._token2ind[target] and not (one == "" and link in MAY_BE_EMPTY):
                     yield self._error(kind.table, row["token"], f"{link} {one!r} is not in {target}.json")
         if kind.check is not None and not wrong:
             yield from self._tried(kind.table, row, kind.check)
@@ -155,7 +155,7 @@ class _Reading:
 def walk(data: Dataset, scene: dict[str, Any]) -> tuple[list[str], Problem | None]:
     """Follow a scene's samples: return their tokens as far as the chain is valid, and its first problem."""
     tokens: dict[str, None] = {}
-    rows, index = data.devkit.sample, data.devkit._token2ind["sample"]
+    rows, index = data.tables.sample, data.tables._token2ind["sample"]
     table, row, link = "scene", scene, "first_sample_token"
     while True:
         if link == "next" and (message := next((said for _, said in field_problems("chained sample", row)), "")):

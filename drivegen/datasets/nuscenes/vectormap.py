@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from drivegen.datasets.nuscenes.collecting import collecting_later
 from drivegen.datasets.nuscenes.schema import ROW_ERRORS, check_text, make_token
 from drivegen.scene import MapLine, MapPolygon, VectorMap
 from drivegen.scene.geometry import FAR_AWAY_M, Array
@@ -42,6 +43,11 @@ def read_map(path: Path, location: str) -> VectorMap:
     Raises InputError for a missing layer, a broken token link, a shape with too few points and a node that is not finite.
     Lines without nodes and holes without nodes are left out, as in the devkit.
     """
+    with collecting_later():
+        return _read(path, location)
+
+
+def _read(path: Path, location: str) -> VectorMap:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -65,7 +71,10 @@ class _Reader:
     def __init__(self, path: Path, data: Mapping[str, Any]) -> None:
         self.path, self.data = path, data
         self.at = ""
-        self.nodes: dict[str, tuple[float, float]] = {}
+        self.nodes: dict[str, int] = {}
+        self.places = np.zeros((0, 2))
+        self.checked = True
+        """Whether all nodes are finite and near, so that the shapes need not be looked at one by one."""
         self.lines: dict[str, Any] = {}
         self.areas: dict[str, Any] = {}
 
@@ -78,9 +87,11 @@ class _Reader:
 
     def points(self, tokens: Iterable[str], where: str) -> Array:
         try:
-            points = np.array([self.nodes[token] for token in tokens], dtype=np.float64).reshape(-1, 2)
+            points = self.places[[self.nodes[token] for token in tokens]].reshape(-1, 2)
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"map {self.path}: {where} names node {error}, which is missing or not a point") from error
+        if self.checked:
+            return points
         if not np.isfinite(points).all():
             raise InputError(f"map {self.path}: {where} has a node that is not finite")
         if len(points) and np.abs(points).max() > FAR_AWAY_M:
@@ -99,8 +110,25 @@ class _Reader:
         holes = [self.points(hole["node_tokens"], where) for hole in area.get("holes", [])]
         return MapPolygon(exterior, tuple(hole for hole in holes if len(hole) >= 3), token)
 
+    def _read_nodes(self) -> None:
+        """Number the nodes; those whose coordinates are no numbers are missing."""
+        nodes = self.data["node"]
+        try:
+            xs, ys, tokens = ([node[name] for node in nodes] for name in ("x", "y", "token"))
+        except ROW_ERRORS:
+            for node in self.records("node"):  # which says where it is
+                node["x"], node["y"], node["token"]
+            raise
+        if not set(map(type, xs)) | set(map(type, ys)) <= {float, int}:
+            there = [i for i, pair in enumerate(zip(xs, ys, strict=True)) if all(type(v) in (float, int) for v in pair)]
+            xs, ys, tokens = ([values[i] for i in there] for values in (xs, ys, tokens))
+        self.at = "node"
+        self.nodes = {token: number for number, token in enumerate(tokens)}
+        self.places = np.array([xs, ys], dtype=np.float64).T
+        self.checked = bool((np.abs(self.places) <= FAR_AWAY_M).all())
+
     def vector_map(self, location: str) -> VectorMap:
-        self.nodes = {node["token"]: (node["x"], node["y"]) for node in self.records("node")}
+        self._read_nodes()
         self.lines = {line["token"]: line for line in self.records("line")}
         self.areas = {area["token"]: area for area in self.records("polygon")}
         polygons, lines = {}, {}

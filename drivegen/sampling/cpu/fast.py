@@ -31,7 +31,8 @@ def fast_generation(host: Host) -> Iterator[None]:
             stack.enter_context(repeated_once(host))
             stack.enter_context(feed_forward_by_convolution(host))
             stack.enter_context(convolutions_by_tiles(host))
-            stack.enter_context(AttentionByParts())
+            if any(p.dtype == torch.bfloat16 for network in _networks(host) for p in network.parameters()):
+                stack.enter_context(AttentionByParts())  # it looks at every call of torch's: none where none is in bfloat16
         yield
 
 
