@@ -82,6 +82,7 @@ class Soak:
             make_model(self.model)
         self.more = ["--workers", "2", *(["--engine", "ray"] if engine == "ray" else [])]
         self.of_workers = self.of_commands = self.runs = 0
+        self.longest_s = 0.0
 
     def command(self, out: Path, *more: str) -> list[str]:
         import drivegen
@@ -91,8 +92,9 @@ class Soak:
         return [sys.executable, "-m", "drivegen.cli.main", "synthesize", str(source), str(out), *own, "--threads", "1", *more]
 
     def undisturbed(self) -> str:
-        out = self.work / "undisturbed"
+        out, began = self.work / "undisturbed", time.monotonic()
         subprocess.run(self.command(out, "--workers", "1"), check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.longest_s = (time.monotonic() - began) / 4  # moments are drawn as this machine is fast
         return digest(out)
 
     def disturbed(self, out: Path) -> None:
@@ -106,7 +108,7 @@ class Soak:
                     self.wait_for_one_more(units, process)
                     time.sleep(self.chance.random() * 0.3)
                 else:
-                    time.sleep(self.chance.random() * 6)
+                    time.sleep(self.chance.random() * self.longest_s)
                 self.kill(process)
             if process.wait() == 0:
                 return

@@ -97,7 +97,7 @@ def _place(camera: Recording) -> tuple[int, str]:
 
 
 def _radar_points(data: Dataset, annotation: str) -> int:
-    count = data.devkit.get("sample_annotation", annotation).get("num_radar_pts", 0)
+    count = data.tables.get("sample_annotation", annotation).get("num_radar_pts", 0)
     if count is None or (isinstance(count, float) and count != count):
         return 0
     if isinstance(count, bool) or not isinstance(count, (int, float)) or count % 1:
