@@ -24,6 +24,7 @@ from drivegen.support.files import make_subfolder
 from drivegen.support.locks import locked_folder
 from drivegen.support.names import check_file_name
 from drivegen.support.progress import progress
+from drivegen.support.runtime import at_rest
 from drivegen.support.signals import raised_by_sigterm
 from drivegen.workers import LocalCrew, carry_out
 
@@ -292,7 +293,7 @@ class Others:
         work.where = ", ".join(self.devices)
         setups = [{**self.told, "device": device, "threads": torch.get_num_threads()} for device in self.devices]
         crew = LocalCrew("drivegen.cli.generate_others:begin", setups)
-        with progress("generating", len(tokens), "frames", lines=True) as advance, crew:
+        with progress("generating", len(tokens), "frames", lines=True) as advance, at_rest(work.pipe.host), crew:
             for token, outcome in carry_out(crew, tokens, lambda token: token):
                 if outcome.error:
                     work.failed[token] = outcome.error

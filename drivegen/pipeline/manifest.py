@@ -65,11 +65,11 @@ class Manifest:
         lines = self._lines.get(folder.relative_to(self.folder).as_posix(), [])
         if [line.get("camera") for line in lines] != list(channels) or not all((folder / sheet).is_file() for sheet in SHEETS):
             return False
-        expected = json.loads(json.dumps({"sample_token": token, **common}))
+        expected = _on_any_of_its_kind(json.loads(json.dumps({"sample_token": token, **common})))
         for line in lines:
             path = self.folder / str(line["file"])
             made = {key: value for key, value in line.items() if key not in ("camera", "file", "sha256")}
-            if made != expected or not path.is_file() or sha256(path) != line.get("sha256"):
+            if _on_any_of_its_kind(made) != expected or not path.is_file() or sha256(path) != line.get("sha256"):
                 return False
         return True
 
@@ -79,6 +79,11 @@ class Manifest:
         if lines:
             write_atomically(self.path, ("\n".join(lines) + "\n").encode())
         self._written = time.monotonic()
+
+
+def _on_any_of_its_kind(line: dict[str, Any]) -> dict[str, Any]:
+    """Return a line without the device's number: frames that devices share may go to another one the next time."""
+    return {**line, "device": str(line.get("device")).split(":")[0]}
 
 
 def model_facts(model: Model, added: Mapping[str, str]) -> dict[str, Any]:

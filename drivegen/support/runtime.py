@@ -140,6 +140,22 @@ def offload(host: nn.Module, device: torch.device) -> None:
         cpu_offload(network, device)
 
 
+@contextmanager
+def at_rest(network: nn.Module) -> Iterator[None]:
+    """Keep a network in main memory while other processes need its GPU; on a CPU nothing moves."""
+    device = device_of(network)
+    if device.type == "cpu":
+        yield
+        return
+    network.to("cpu")
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    try:
+        yield
+    finally:
+        network.to(device)
+
+
 def device_of(network: nn.Module) -> torch.device:
     """Return the device that a network computes on."""
     return next(network.parameters()).device

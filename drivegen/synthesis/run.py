@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 
 from drivegen.datasets import SceneSource
 from drivegen.pipeline.pipeline import Pipeline
+from drivegen.support import runtime
 from drivegen.support.errors import CannotGoOn, InputError
 from drivegen.support.locks import locked_folder
 from drivegen.support.progress import progress, track
@@ -71,7 +73,8 @@ def synthesize(
         _check_space(out, plan, len(waiting))
         missing: list[dict[str, Any]] = []
         crew = _crew(Units(source, out, recipe, pipe, plan), min(workers, len(waiting)), devices, engine, address)
-        with progress("synthesizing", plan.units, "frames", done=plan.units - len(waiting), lines=True) as advance, crew:
+        rest = nullcontext() if isinstance(crew, Here) else runtime.at_rest(pipe.host)
+        with progress("synthesizing", plan.units, "frames", done=plan.units - len(waiting), lines=True) as advance, rest, crew:
             for job, outcome in carry_out(crew, waiting, lambda job: (job["scene"], job["label"]), ended):
                 if outcome.error:
                     set_aside.note(out, job, outcome.error, outcome.trace)
