@@ -201,6 +201,15 @@ class Work:
     """What is done for each frame, and what came of it."""
 
     def __init__(self, out: Path, manifest: Manifest, pipe: Pipeline, settings: GenerationSettings, screen: Screen) -> None:
+        """Begin with nothing done.
+
+        Args:
+            out: folder to write into.
+            manifest: of that folder.
+            pipe: the model.
+            settings: the options, checked.
+            screen: where something may be said.
+        """
         self.out, self.manifest, self.pipe, self.settings, self.screen = out, manifest, pipe, settings, screen
         self.model = model_facts(pipe.model, pipe.extensions.sha256)
         self.each = len(settings.timesteps or ()) or settings.steps or pipe.model.sampling.steps
