@@ -22,6 +22,16 @@ def run(config: str | Path, overrides: Sequence[str] = (), resume: str | Path | 
     return start(Path(config), tuple(overrides), None if resume is None else str(resume))
 
 
+def describe(config: str | Path, overrides: Sequence[str] = ()) -> str:
+    """Return what a training would do, without doing it: every setting and its origin, what trains, parameters, memory.
+
+    Nothing is written and no data are read; raises InputError as `run` would before that.
+    """
+    from drivegen.training.dry_run import dry_run
+
+    return "\n".join(dry_run(Path(config), tuple(overrides)))
+
+
 def export(checkpoint: str | Path, out: str | Path) -> Path:
     """Write ``out/model`` from a checkpoint, as the run would have at that step; returns the folder."""
     from drivegen.training.runner import export as write

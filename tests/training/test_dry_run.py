@@ -1,0 +1,58 @@
+"""The description of a training: origins of values, counts of parameters, memory; and nothing that is written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from drivegen import training
+from drivegen.cli.main import app
+from drivegen.support.errors import InputError
+from drivegen.training import config as configs
+from drivegen.training.stages import ModelStage
+
+
+def test_it_says_origins_parameters_and_memory(config: Path) -> None:
+    before = sorted(config.parent.rglob("*"))
+    overrides = ["train.lr=2e-4", "objective.kind=lcm", "objective.options.solver_steps=20"]
+    lines = training.describe(config, overrides).splitlines()
+    assert sorted(config.parent.rglob("*")) == before
+    for line in (
+        "  train.lr = 0.0002 (command line)", "  train.steps = 6 (file)", "  train.weighting = 'plain' (default)",
+        "  objective.kind = 'lcm' (command line)", "  plugins.boxes.options.max_boxes = 4 (file)",
+        "  sampler = 'lcm' (objective lcm)",
+    ):  # fmt: skip
+        assert line in lines
+    stage = ModelStage(configs.load(config, overrides))
+    trained = sum(p.numel() for _, p in stage.module.trained())
+    everything = sum(p.numel() for p in stage.module.parameters())
+    assert f"  all: {trained:,} of {everything:,}" in lines
+    unet = sum(p.numel() for p in stage.host.backbone.unet.parameters())
+    assert f"  unet: {unet:,} of {unet:,}" in lines
+    assert any(line.startswith("  objective teacher: 0 of ") for line in lines)
+    (memory,) = (line for line in lines if line.startswith("memory: "))
+    assert f"gradients {4 * trained / 1e6:.1f} MB, optimiser {8 * trained / 1e6:.1f} MB" in memory
+
+
+@pytest.mark.slow
+def test_groups_and_a_lora_are_told_apart(config: Path) -> None:
+    overrides = ["objective.kind=adversarial", "train.unet=false", "lora.rank=2", "plugins.text.train=false"]
+    told = training.describe(config, overrides)
+    assert "group objective.heads: " in told
+    assert "at lr 0.001, gradients clipped to 1" in told
+    assert "\n  unet LoRA: " in told
+    assert "\n  plugin text: 0 of " in told
+
+
+def test_the_command_line_says_it_and_refuses_what_training_would(config: Path) -> None:
+    done = CliRunner().invoke(app, ["train", str(config), "--dry-run"])
+    assert done.exit_code == 0, done.output
+    assert "parameters that train, of all:" in done.output
+    assert not (config.parent / "run").exists()
+    for wrong in (["--resume", "auto"], ["objective.kind=nois"]):
+        done = CliRunner().invoke(app, ["train", str(config), "--dry-run", *wrong])
+        assert done.exit_code == 2, done.output
+    with pytest.raises(InputError, match="unet"):
+        training.describe(config, ["train.unnet=true"])
