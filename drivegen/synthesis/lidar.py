@@ -1,6 +1,6 @@
 """A sweep after its scene was edited: points move or vanish with their boxes, and what a box newly hides is removed.
 
-Inserted boxes get their points where the sensor's own rays, those that returned, meet them.
+Inserted boxes get their points where the sensor's rays meet them: those that returned, and a usual sensor's where none did.
 """
 
 from __future__ import annotations
@@ -14,10 +14,13 @@ from drivegen.scene import Box3D
 from drivegen.scene.geometry import SE3, Array
 from drivegen.support.errors import InputError
 from drivegen.synthesis import sensor
-from drivegen.synthesis.rays import INSIDE_M, Rays
+from drivegen.synthesis.rays import INSIDE_M, Rays, directions
 
 Change = tuple[Box3D | None, Box3D | None]
 """A box before and after an edit; None where it is not there."""
+
+SILENT_DEG = 2.0
+"""A direction is a square of this side; one without any return is one in which the sensor's rays met nothing."""
 
 
 def read_sweep(path: Path) -> Array:
@@ -77,7 +80,30 @@ def derived(points: Array, global_SE3_lidar: SE3, changes: Sequence[Change], box
     new = points[met].copy()
     new[:, :3] = lidar_SE3_global.transform(rays.at(shares[met], met))
     order = np.concatenate([np.flatnonzero(still | stays), met])
-    return np.concatenate([out[still | stays], new])[np.argsort(order, kind="stable")]
+    kept = np.concatenate([out[still | stays], new])[np.argsort(order, kind="stable")]
+    return np.concatenate([kept, _unreturned([number[id(box)] for box in other], boxes, global_SE3_lidar, rays)])
+
+
+def _unreturned(numbers: Sequence[int], boxes: Sequence[Box3D], global_SE3_lidar: SE3, recorded: Rays) -> Array:
+    """Return points (K, 5) of inserted boxes on rays that a sweep does not hold, as they met nothing, such as the sky.
+
+    Where a direction has returns of its own, those are the sensor's rays there; elsewhere they are those of a usual sensor.
+
+    Args:
+        numbers: of the inserted boxes.
+        boxes: all.
+        global_SE3_lidar: the sensor's pose.
+        recorded: the sweep's rays.
+    """
+    turn, ring = sensor.rays(global_SE3_lidar)
+    near = [turn.through(boxes[i])[0] for i in numbers]
+    which_rays = np.unique(np.concatenate(near)) if near else np.zeros(0, dtype=np.intp)
+    known = np.unique(directions(recorded.way, SILENT_DEG))
+    silent = which_rays[~np.isin(directions(turn.way[which_rays], SILENT_DEG), known)]
+    rays = Rays(turn.eye, turn.eye + turn.way[silent])
+    shares, which = rays.first(boxes)
+    met = np.flatnonzero(np.isin(which, numbers) & (shares <= 1))
+    return sensor.measured(rays.at(shares[met], met), ring[silent[met]], global_SE3_lidar)
 
 
 def _carried(places: Array, changes: Sequence[Change]) -> tuple[np.ndarray, Array]:

@@ -73,3 +73,12 @@ class Rays:
             met, _, leave = self.through(box)
             found[met[(leave < 1) & (own[met] != i)]] = True
         return found
+
+
+def directions(ways: Array, side_deg: float) -> NDArray[np.int64]:
+    """Number the square of azimuth and elevation, its side in degrees, that each way (N, 3) leads into."""
+    finite = np.where(np.isfinite(ways), ways, 0.0)
+    azimuth = np.arctan2(finite[:, 1], finite[:, 0])
+    elevation = np.arctan2(finite[:, 2], np.hypot(finite[:, 0], finite[:, 1]))
+    rows, columns = (np.floor(np.degrees(angle) / side_deg).astype(np.int64) for angle in (elevation, azimuth))
+    return rows * 1000 + columns

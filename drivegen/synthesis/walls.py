@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from drivegen.scene import Box3D
 from drivegen.scene.geometry import SE3, Array
+from drivegen.synthesis.rays import directions
 
 CELL_DEG = 1.5
 LEAST = 2
@@ -51,10 +52,7 @@ class Walls:
     def _cells(self, places: Array) -> tuple[NDArray[np.int64], Array]:
         way = places - self._eye
         away = np.linalg.norm(way, axis=-1)
-        azimuth = np.degrees(np.arctan2(way[:, 1], way[:, 0]))
-        elevation = np.degrees(np.arctan2(way[:, 2], np.hypot(way[:, 0], way[:, 1])))
-        rows, columns = (np.floor(angle / CELL_DEG).astype(np.int64) for angle in (elevation, azimuth))
-        return rows * 1000 + columns, away
+        return directions(way, CELL_DEG), away
 
     def share_hidden(self, places: Array) -> float:
         """Return the share of places (P, 3) that have a wall before them; 0 where there are none."""

@@ -15,7 +15,7 @@ from drivegen.scene import Box3D, Frame, MapPolygon, Scene, VectorMap
 from drivegen.scene.geometry import SE3
 from drivegen.support import strict_yaml
 from drivegen.support.errors import InputError
-from drivegen.synthesis import rigs
+from drivegen.synthesis import rigs, sensor
 from drivegen.synthesis.lidar import Change, derived, read_sweep
 from drivegen.synthesis.plan import settings_of
 from drivegen.synthesis.recipe import Recipe, Variant
@@ -271,12 +271,27 @@ def test_inserted_boxes_are_met_by_the_rays(tmp_path: Path) -> None:
     path = sweep(tmp_path, frame, behind, (320, 298, 1), (340, 320, 0.1))
     new = box(330, 298, "new")
     found = edited(path, frame, (None, new))
-    assert found[:, 4].tolist() == [0, 1, 2]
+    assert found[:3, 4].tolist() == [0, 1, 2]
     places = (frame.global_SE3_ego @ frame.ego_SE3_lidar).transform(found[:, :3])
     assert places[0][0] == pytest.approx(328, abs=1e-3)  # its rear, on the same ray
     direction = places[0] - eye
     np.testing.assert_allclose(direction / direction[0], (np.array(behind) - eye) / (behind[0] - eye[0]), atol=1e-4)
-    np.testing.assert_allclose(places[1:], [(320, 298, 1), (340, 320, 0.1)], atol=1e-4)
+    np.testing.assert_allclose(places[1:3], [(320, 298, 1), (340, 320, 0.1)], atol=1e-4)
+    # Where no ray returned, a sensor's would have met the box: on the sides that face it, and nowhere else.
+    inside = np.abs(new.global_SE3_object.inverse().transform(places[3:])) <= new.size_wlh_m[[1, 0, 2]] / 2
+    assert len(inside) > 20
+    assert inside.all()
+    assert places[3:, 0].max() < 328.1 or places[3:, 2].max() > 1.9
+    full = np.concatenate([frame_rays(frame, 40.0), read_sweep(path)])
+    path.write_bytes(full.astype("<f4").tobytes())
+    assert len(edited(path, frame, (None, new))) == len(full)  # all directions returned something: no ray is added
+
+
+def frame_rays(frame: Frame, far_m: float) -> np.ndarray:
+    """A sweep of a sensor that returns something in every direction, so far away."""
+    rays, ring = sensor.rays(frame.global_SE3_ego @ frame.ego_SE3_lidar)
+    places = rays.eye + rays.way / np.linalg.norm(rays.way, axis=1, keepdims=True) * far_m
+    return sensor.measured(places, ring, frame.global_SE3_ego @ frame.ego_SE3_lidar)
 
 
 def sweep(folder: Path, frame: Frame, *places: tuple[float, float, float]) -> Path:
@@ -345,7 +360,7 @@ def test_ready_recipes_are_understood(path: Path) -> None:
 
 def test_the_recipe_of_the_page_is_understood() -> None:
     text = (HOUSE / "docs" / "synthesis.md").read_text(encoding="utf-8")
-    (block,) = re.findall(r"^```yaml\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    block, *_ = re.findall(r"^```yaml\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
     assert set(strict_yaml.build(Recipe, strict_yaml.parse(block, "page")).variants) == {"night", "rearranged"}
 
 
