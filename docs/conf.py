@@ -36,6 +36,7 @@ myst_heading_anchors = 4
 suppress_warnings = ["myst.header"]  # a page may begin with a picture or skip a level of headings
 
 default_role = "code"
+smartquotes = False
 highlight_language = "text"
 add_module_names = False
 python_maximum_signature_line_length = 100
@@ -45,7 +46,7 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
-autodoc_default_options = {"members": True, "show-inheritance": True}
+autodoc_default_options = {"members": True}
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 

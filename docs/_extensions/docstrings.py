@@ -16,6 +16,9 @@ def plain(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list
     text = "\n".join(lines)
     parts = CODE.split(text)
     parts[::2] = [MARKUP.sub(r"\\\g<0>", part) for part in parts[::2]]
+    # "`name`s" is a plural; in reStructuredText a name must end at a blank or a full stop.
+    parts[2::2] = [f"\\ {part}" if part[:1].isalnum() else part for part in parts[2::2]]
+    parts[:-1:2] = [f"{part}\\ " if part[-1:].isalnum() else part for part in parts[:-1:2]]
     out: list[str] = []
     for line in "".join(parts).split("\n"):
         before = out[-1] if out else ""
@@ -26,6 +29,11 @@ def plain(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list
     lines[:] = out
 
 
+def signature(app: Sphinx, what: str, name: str, obj: Any, options: Any, text: str | None, returns: str | None) -> Any:
+    """Write a default that a function makes as "…", so that the rest of the signature is understood."""
+    return (text.replace("<factory>", "..."), returns) if text and "<factory>" in text else None
+
+
 def indent(line: str) -> int:
     """Return how far a line is indented."""
     return len(line) - len(line.lstrip())
@@ -34,4 +42,5 @@ def indent(line: str) -> int:
 def setup(app: Sphinx) -> dict[str, Any]:
     """Register with Sphinx, before napoleon reads the lists of arguments."""
     app.connect("autodoc-process-docstring", plain, priority=400)
+    app.connect("autodoc-process-signature", signature)
     return {"parallel_read_safe": True}

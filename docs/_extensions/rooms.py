@@ -1,4 +1,4 @@
-"""The directive ``{room} NAME``: a room of the package from the code, what is imported from it and its modules for callers.
+"""The block ``{room} NAME``: a room of the package from the code, what is imported from it and its modules for callers.
 
 ``:modules:`` names modules of the room whose public classes and functions are shown beside the names in its ``__all__``.
 """
@@ -8,13 +8,13 @@ from __future__ import annotations
 import ast
 import inspect
 import itertools
+import re
 from importlib import import_module
 from typing import Any
 
-from docutils import nodes
-from docutils.parsers.rst import directives
 from sphinx.application import Sphinx
-from sphinx.util.docutils import SphinxDirective
+
+BLOCK = re.compile(r"^```\{room\} (?P<room>\S+)\n(?::modules: (?P<modules>.*)\n)?```$", re.MULTILINE)
 
 
 def homes(package: Any) -> dict[str, str]:
@@ -48,34 +48,37 @@ def assigned(module: str, name: str) -> str:
     return ""
 
 
-class Room(SphinxDirective):
-    """Shows one room."""
+def markdown(package: str, inner: list[str]) -> str:
+    """Return a room as Markdown.
 
-    required_arguments = 1
-    option_spec = {"modules": directives.unchanged}  # noqa: RUF012
+    Args:
+        package: the room.
+        inner: its modules that are shown.
+    """
+    module = import_module(package)
+    names = getattr(module, "__all__", None) or [
+        name for name, thing in vars(module).items()
+        if inspect.isfunction(thing) and thing.__module__ == package and not name.startswith("_")
+    ]  # fmt: skip
+    where = homes(module)
+    text = [(inspect.getdoc(module) or "").partition("\n\n")[0], ""]
+    shown = [line for name in names for line in entry(package, name, where.get(name, package))]
+    if shown:
+        text += [f"## From `{package}`", "", "```{eval-rst}", f".. py:module:: {package}", "", *shown, "```", ""]
+    for each in inner:
+        title = f"{package}.{each}"
+        above = [name for name in names if where.get(name) == title]
+        leave = [f"   :exclude-members: {', '.join(above)}"] if above else []
+        text += [f"## `{title}`", "", "```{eval-rst}", f".. automodule:: {title}", *leave, "```", ""]
+    return "\n".join(text)
 
-    def run(self) -> list[nodes.Node]:
-        """Return the nodes."""
-        package = self.arguments[0]
-        module = import_module(package)
-        names = getattr(module, "__all__", None) or [
-            name for name, thing in vars(module).items()
-            if inspect.isfunction(thing) and thing.__module__ == package and not name.startswith("_")
-        ]  # fmt: skip
-        where = homes(module)
-        text = [(inspect.getdoc(module) or "").partition("\n\n")[0], ""]
-        shown = [line for name in names for line in entry(package, name, where.get(name, package))]
-        if shown:
-            text += [f"## From `{package}`", "", "```{eval-rst}", f".. py:module:: {package}", "", *shown, "```", ""]
-        for inner in self.options.get("modules", "").split():
-            title = f"{package}.{inner}"
-            above = [name for name in names if where.get(name) == title]
-            leave = [f"   :exclude-members: {', '.join(above)}"] if above else []
-            text += [f"## `{title}`", "", "```{eval-rst}", f".. automodule:: {title}", *leave, "```", ""]
-        return self.parse_text_to_nodes("\n".join(text), allow_section_headings=True)
+
+def read(app: Sphinx, docname: str, source: list[str]) -> None:
+    """Put rooms in the place of their blocks: as text, since a directive's headings would come before what it begins with."""
+    source[0] = BLOCK.sub(lambda match: markdown(match["room"], (match["modules"] or "").split()), source[0])
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
     """Register with Sphinx."""
-    app.add_directive("room", Room)
+    app.connect("source-read", read)
     return {"parallel_read_safe": True}

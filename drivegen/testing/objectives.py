@@ -284,3 +284,4 @@ CHECKS: dict[str, Callable[[Case], None]] = {
         steps_and_resumes, asks_for_possible_sampling, options_are_plain,
     )
 }  # fmt: skip
+"""The battery, by name."""
