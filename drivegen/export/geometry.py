@@ -6,7 +6,6 @@ stands upright.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,12 +18,7 @@ from drivegen.scene.geometry import SE3, Array
 
 def lidar_SE3_sensor(sensor: Recording, lidar: Recording) -> SE3:
     """Return the transform from a sensor at its own time to the lidar at its own, over the map."""
-    return lidar.global_SE3_sensor.inverse() @ sensor.global_SE3_sensor
-
-
-def yaw(rotation: Array) -> float:
-    """Return the yaw of a rotation (3, 3), as pyquaternion's yaw_pitch_roll[0] has it, in radians."""
-    return math.atan2(-rotation[0, 1], rotation[0, 0])
+    return lidar.sensor_SE3_global @ sensor.global_SE3_sensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,15 +36,12 @@ class Boxes:
 
 def boxes_in(boxes: tuple[Box3D, ...], sensor: Recording) -> Boxes:
     """Return boxes in the frame of a sensor, at the time of its own ego pose."""
-    sensor_SE3_global = sensor.global_SE3_sensor.inverse()
-    poses = [sensor_SE3_global @ box.global_SE3_object for box in boxes]
+    there = sensor.sensor_SE3_global
+    places = np.array([box.global_SE3_object.translation for box in boxes]).reshape(-1, 3)
+    turns = there.rotation @ np.array([box.global_SE3_object.rotation for box in boxes]).reshape(-1, 3, 3)
     level = np.array([[*box.velocity_mps[:2], 0.0] for box in boxes]).reshape(-1, 3)
-    return Boxes(
-        np.array([pose.translation for pose in poses]).reshape(-1, 3),
-        np.array([box.size_wlh_m for box in boxes]).reshape(-1, 3),
-        np.array([yaw(pose.rotation) for pose in poses]).reshape(-1),
-        level @ sensor_SE3_global.rotation.T,
-    )
+    sizes = np.array([box.size_wlh_m for box in boxes]).reshape(-1, 3)
+    return Boxes(there.transform(places), sizes, np.arctan2(-turns[:, 0, 1], turns[:, 0, 0]), level @ there.rotation.T)
 
 
 def boxes_in_lidar(sample: Sample) -> Boxes:

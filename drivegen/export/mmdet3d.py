@@ -11,7 +11,7 @@ import numpy as np
 
 from drivegen.datasets.nuscenes.recordings import Recording
 from drivegen.export import infos
-from drivegen.export.camera_boxes import camera_boxes
+from drivegen.export.camera_boxes import CameraBox, camera_boxes
 from drivegen.export.classes import ATTRIBUTES, CLASSES, attribute, label
 from drivegen.export.contract import Exporter
 from drivegen.export.geometry import boxes_in_lidar, lidar_SE3_sensor
@@ -39,9 +39,10 @@ class MMDet3D(Exporter):
         single = _SingleCamera()
         others: set[str] = set()
         for sample in part.read():
-            new.append(_entry(part, sample, len(new)))
+            shown = {camera.channel: camera_boxes(sample, camera) for camera in sample.cameras} if part.annotated else {}
+            new.append(_entry(part, sample, len(new), shown))
             old.append(infos.info(part, sample) | (infos.labels(sample, clockwise=False) if part.annotated else {}))
-            single.add(sample, part.annotated)
+            single.add(sample, shown)
             others |= {box.category for box in sample.boxes if label(box) < 0}
         metainfo = {
             "categories": {name: i for i, name in enumerate(CLASSES)} | dict.fromkeys(sorted(others), -1),
@@ -51,7 +52,7 @@ class MMDet3D(Exporter):
         return dict(zip(self.names(part.name), files, strict=True))
 
 
-def _entry(part: Part, sample: Sample, number: int) -> dict[str, Any]:
+def _entry(part: Part, sample: Sample, number: int, shown: Mapping[str, list[CameraBox]]) -> dict[str, Any]:
     """Return a sample's entry; files are named from the folders that the configurations' `data_prefix` names."""
     lidar = sample.reference
     found: dict[str, Any] = {
@@ -84,7 +85,7 @@ def _entry(part: Part, sample: Sample, number: int) -> dict[str, Any]:
         found["lidar_sweeps"] = sweeps
     if part.annotated:
         found["instances"] = _instances(sample)
-        found["cam_instances"] = {camera.channel: _camera_instances(sample, camera) for camera in sample.cameras}
+        found["cam_instances"] = {channel: _camera_instances(boxes) for channel, boxes in shown.items()}
     return found
 
 
@@ -128,7 +129,7 @@ def _instances(sample: Sample) -> list[dict[str, Any]]:
     ]
 
 
-def _camera_instances(sample: Sample, camera: Recording) -> list[dict[str, Any]]:
+def _camera_instances(boxes: list[CameraBox]) -> list[dict[str, Any]]:
     return [
         {
             "bbox_label": one.label,
@@ -141,7 +142,7 @@ def _camera_instances(sample: Sample, camera: Recording) -> list[dict[str, Any]]
             "depth": one.depth_m,
             "attr_label": ATTRIBUTES.index(attribute(one.box)),
         }
-        for one in camera_boxes(sample, camera)
+        for one in boxes
     ]
 
 
@@ -152,7 +153,7 @@ class _SingleCamera:
         self.images: list[dict[str, Any]] = []
         self.annotations: list[dict[str, Any]] = []
 
-    def add(self, sample: Sample, annotated: bool) -> None:
+    def add(self, sample: Sample, shown: Mapping[str, list[CameraBox]]) -> None:
         lidar = sample.reference
         for camera in sample.cameras:
             self.images.append({
@@ -161,7 +162,7 @@ class _SingleCamera:
                 "ego2global_rotation": list(lidar.ego.rotation), "ego2global_translation": list(lidar.ego.translation),
                 "cam_intrinsic": np.array(camera.K).tolist(), "width": camera.width_px, "height": camera.height_px,
             })  # fmt: skip
-            for one in camera_boxes(sample, camera) if annotated else ():
+            for one in shown.get(camera.channel, ()):
                 left, top, right, bottom = one.rectangle
                 self.annotations.append({
                     "file_name": camera.file, "image_id": camera.token, "area": (right - left) * (bottom - top),

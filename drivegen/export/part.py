@@ -73,6 +73,7 @@ class Part:
 
     def read(self) -> Iterator[Sample]:
         """Read the samples, scene after scene; notes what trainers will leave out."""
+        rigs: Counter[str] = Counter()
         with progress(f"exporting {self.name}", self.samples, "samples") as advance:
             for scene in self.scenes:
                 for sample in read_scene(self.data, scene):
@@ -82,9 +83,12 @@ class Part:
                             "boxes; export coco, or write the scenes with drivegen.nuscenes.write, which adds empty sweeps"
                         )
                     self._note(sample)
+                    rigs[", ".join(camera.channel for camera in sample.cameras)] += 1
                     self.boxes += len(sample.boxes) if self.annotated else 0
                     yield sample
                     advance()
+        for rig, count in rigs.most_common()[1:]:
+            self.notes[f"{self.name} sample with other cameras than most ({rig}): trainers stack the views of a batch"] += count
 
     def _note(self, sample: Sample) -> None:
         if self.needs_lidar and sample.lidar is not None and not (self.data.root / sample.lidar.file).is_file():

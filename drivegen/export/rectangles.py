@@ -15,7 +15,7 @@ Rectangle = tuple[float, float, float, float]
 
 def corners_in(camera: Recording, box: Box3D) -> Array:
     """Return the (8, 3) corners of a box in a camera's frame, at the time of its own ego pose."""
-    return camera.global_SE3_sensor.inverse().transform(box.corners())
+    return camera.sensor_SE3_global.transform(box.corners())
 
 
 def rectangle(camera: Recording, box: Box3D) -> Rectangle | None:

@@ -277,3 +277,12 @@ def test_the_file_of_splits_comes_before_nuscenes_own(tmp_path: Path) -> None:
         export(root, tmp_path / "out", "coco", split=split, replace=True)
         assert scenes(tmp_path / "out" / "instances_train.json") == ["scene-0103"]
         assert scenes(tmp_path / "out" / "instances_val.json") == ["scene-0061"]
+
+
+def test_samples_with_other_cameras_are_said(root: Path, tmp_path: Path) -> None:
+    copy = tables(root, tmp_path / "data")
+    change(copy, "sample_data", lambda rows: [row for row in rows if not row["filename"].startswith("samples/CAM_BACK/beta")])
+    report = export(copy, tmp_path / "out", "bevfusion", split={"train": ["alpha", "beta"]})
+    assert [count for note, count in report.notes.items() if "other cameras than most (CAM_FRONT, CAM_FRONT_RIGHT" in note] == [
+        2
+    ]

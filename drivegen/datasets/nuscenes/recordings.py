@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -43,10 +44,15 @@ class Recording:
     width_px: int = 0
     height_px: int = 0
 
-    @property
+    @cached_property
     def global_SE3_sensor(self) -> SE3:
         """Where the sensor was on the map."""
         return self.ego.transform @ self.mount.transform
+
+    @cached_property
+    def sensor_SE3_global(self) -> SE3:
+        """The map's frame in the sensor's."""
+        return self.global_SE3_sensor.inverse()
 
 
 def key_frames(data: Dataset, sample_token: str) -> dict[str, Recording]:
