@@ -90,7 +90,7 @@ def _changes(
             yield "", f"{name} cannot be removed: {error}"
     for name in names:
         if donor is None:
-            yield "", "no other frame has as many cameras: no condition is taken from another frame"
+            yield "", f"no other frame has as many cameras as {frame.token}: its conditions are not exchanged"
         else:
             arrays = {**plan.batch.arrays, name: donor.batch.arrays[name]}
             yield f"{name} of another frame", replace(plan, batch=replace(plan.batch, arrays=arrays))

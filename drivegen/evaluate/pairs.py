@@ -55,6 +55,11 @@ class Pairs(Sequence[Pair]):
         """The generated dataset's."""
         found = list(_of_folder(folder)) if isinstance(generated, Path) else list(_of_dataset(generated))
         self.pairs = [pair for pair in found if pair.real in known]
+        if isinstance(generated, Path):  # its generations are of the recorded scenes, those of one seed each
+            scenes = {token: scene for scene in real.scenes for token in real.samples(scene)}
+            self.pairs = [
+                replace(pair, scene="/".join([scenes[pair.real], *Path(pair.generated).parts[1:]])) for pair in self.pairs
+            ]
         self.left_out = len(found) - len(self.pairs)
         """Generated frames whose recorded one is not there."""
         if not self.pairs:

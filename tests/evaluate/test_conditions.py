@@ -97,4 +97,4 @@ def test_real_generations_are_judged_and_one_frame_has_no_other(pipe, tmp_path) 
     names = [figure.name for figure in used.figures]
     assert "layout removed: vehicle IoU" in names
     assert not any("of another frame" in name for name in names)
-    assert any("no other frame" in note for note in used.notes)
+    assert any("no other frame has as many cameras" in note for note in used.notes)

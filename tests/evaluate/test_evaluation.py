@@ -139,6 +139,7 @@ def test_a_folder_of_generate_is_evaluated(real, tmp_path) -> None:
     found, looked = evaluate(open_pairs(real, tmp_path), seer(), means())
     assert figures(found)["vehicle IoU"]["generated"]["value"] == 1
     assert len(looked) == 2
+    assert figures(found)["colour error between frames of a track"]["generated"] is not None
     lines[0]["file"] = "../out.png"
     (tmp_path / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     with pytest.raises(InputError, match="outside"):
