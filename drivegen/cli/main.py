@@ -124,6 +124,45 @@ def generate(
 
 @app.command()
 @_guarded
+def edit(
+    out: Annotated[Path, typer.Option(parser=path, help="Folder to write into.")],
+    data: Annotated[
+        Path | None, typer.Option(parser=path, help="nuScenes-format dataset; without it, a built-in scene.")
+    ] = None,
+    sample: Annotated[str | None, typer.Option(help="Sample token. Default: the first.")] = None,
+    prompt: Annotated[str | None, typer.Option(help="Text in place of the frame's description.")] = None,
+    move: Annotated[
+        list[str] | None, typer.Option(metavar="INSTANCE=FORWARD,LEFT", help="Move a box, in metres; may be repeated.")
+    ] = None,
+    remove: Annotated[list[str] | None, typer.Option(metavar="INSTANCE", help="Take a box away; may be repeated.")] = None,
+    invert: Annotated[
+        bool, typer.Option("--invert", help="Start from the noise of the recorded pictures, which keeps what is not edited.")
+    ] = False,
+    iterations: Annotated[int, typer.Option(min=1, max=100, help="Evaluations per step of the inversion.")] = 4,
+    steps: Annotated[int | None, typer.Option(min=1, help="Denoising steps. Default: the model's.")] = None,
+    guidance: Annotated[
+        float | None, typer.Option(help="Guidance scale. Default: the model's; after an inversion none.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the noise, where none is found by inversion.")] = 0,
+    model: Annotated[str, typer.Option(help="'tiny', a model folder, or a single-file checkpoint.")] = "tiny",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    dtype: Annotated[
+        str, typer.Option(help="auto (bfloat16 where the processor has it), float32, bfloat16 or float16.")
+    ] = "auto",
+) -> None:
+    """Generate a recorded frame again with another prompt, or with boxes moved or taken away."""
+    from drivegen.cli import edit as work
+    from drivegen.cli.generate import Selection, Where
+
+    edits = work.Edits(prompt, tuple(move or ()), tuple(remove or ()))
+    _quiet()
+    selection = Selection(data, None, None, () if sample is None else (sample,))
+    settings = {"steps": steps, "guidance": guidance, **({} if invert else {"seed": seed})}
+    work.edit(out, selection, edits, Where(model, device, dtype), _screen(), settings, iterations if invert else None)
+
+
+@app.command()
+@_guarded
 def world(
     out: Annotated[Path, typer.Argument(parser=path, help="New or empty folder to write the dataset into.")],
     scenes: Annotated[int, typer.Option(help="Number of scenes.")] = 10,
