@@ -29,6 +29,7 @@ from drivegen.synthesis.digest import SceneDigest
 from drivegen.synthesis.draws import seed_of
 from drivegen.synthesis.recipe import Recipe, Variant
 from drivegen.synthesis.references import opened
+from drivegen.synthesis.sensor import AZIMUTHS, BEAMS
 from drivegen.synthesis.variants import Varied, vary
 
 NAME = "plan.json"
@@ -40,6 +41,9 @@ BYTES_PER_PIXEL = {"png": 2.0, "jpeg": 0.4}
 
 BYTES_PER_ROW = 1500
 """About as much a box or an image takes in tables and manifest."""
+
+CAST_BYTES = BEAMS * AZIMUTHS * 20
+"""Of a sweep that is cast: at most a point per ray."""
 
 VALIDATION = ("val", "test")
 
@@ -225,7 +229,9 @@ def _version(source: SceneSource) -> str:
 
 
 def _size(frame: Frame) -> int:
-    return frame.lidar_path.stat().st_size if frame.lidar_path is not None and frame.lidar_path.is_file() else 0
+    """Return about as much as a frame's sweep takes: the source's, or one that is cast."""
+    size = frame.lidar_path.stat().st_size if frame.lidar_path is not None and frame.lidar_path.is_file() else 0
+    return size or CAST_BYTES
 
 
 def _without_files(scene: Scene) -> Scene:

@@ -54,8 +54,11 @@ def made(source: nuscenes.Dataset, out: Path) -> Path:
     sampling = Sampling(sampler="ddim", steps=1, guidance=1.0)
     folder = model.save(host, out.parent / "model", sampling, image_size=SIZE, about={"data": "none"})
     pipe = Pipeline.from_pretrained(folder, "cpu", "float32")
-    synthesize(source, out, recipe(), pipe, plan.make(source, recipe(), pipe, 1))
+    planned = plan.make(source, recipe(), pipe, 1)
+    synthesize(source, out, recipe(), pipe, planned)
     assert verify(out) == ()
+    size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
+    assert size / 2 < planned.facts["bytes"] < size * 2
     return out
 
 
