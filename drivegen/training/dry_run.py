@@ -66,6 +66,14 @@ def _sampling(config: Config, stage: ModelStage | FirstStage) -> Iterator[str]:
     for name, value in stage.sampling.to_dict().items():
         others = f"objective {config.objective.kind}" if name in asked else "default" if base is None else f"base {base}"
         yield f"  {name} = {value!r} ({'file or command line' if name in config.sampling else others})"
+    schedule, sampling = stage.module.schedule, stage.sampling
+    if schedule.terminal_snr == 0:  # what belongs together (Lin et al. 2023), in one line
+        run = sampling.run(stage.host.backbone.scheduler)
+        first = int(sampling.made().timesteps(run)[0])
+        rescaled = f"guidance rescaled by {sampling.guidance_rescale:g}"
+        if sampling.guidance_rescale == 0:
+            rescaled = "guidance not rescaled, for which Lin et al. (2023) advise guidance_rescale 0.7"
+        yield f"  zero terminal SNR: predicts {schedule.prediction_type}, sampling begins at timestep {first}, {rescaled}"
 
 
 def _parts(module: TrainedModule) -> Iterator[str]:

@@ -37,13 +37,22 @@ def test_it_says_origins_parameters_and_memory(config: Path) -> None:
 
 
 @pytest.mark.slow
+def test_what_belongs_to_zero_terminal_snr_is_said_together(config: Path) -> None:
+    for overrides, rescaled in (([], "guidance rescaled by 0.65"), (["sampling.guidance_rescale=0"], "guidance not rescaled")):
+        given = ["model.base=tiny", "plugins={}", "drop_groups=[]", "train.unet=true", *overrides]
+        (line,) = (one for one in training.describe(config, given).splitlines() if "zero terminal SNR" in one)
+        assert line.startswith(f"  zero terminal SNR: predicts v_prediction, sampling begins at timestep 999, {rescaled}")
+    assert "zero terminal SNR" not in training.describe(config)
+
+
+@pytest.mark.slow
 def test_groups_and_a_lora_are_told_apart(config: Path) -> None:
-    overrides = ["objective.kind=adversarial", "train.unet=false", "lora.rank=2", "plugins.text.train=false"]
+    overrides = ["objective.kind=adversarial", "train.unet=false", "lora.rank=2", "plugins.boxes.train=false"]
     told = training.describe(config, overrides)
     assert "group objective.heads: " in told
     assert "at lr 0.001, gradients clipped to 1" in told
     assert "\n  unet LoRA: " in told
-    assert "\n  plugin text: 0 of " in told
+    assert "\n  plugin boxes: 0 of " in told
 
 
 def test_the_command_line_says_it_and_refuses_what_training_would(config: Path) -> None:
