@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
+import cv2
 import numpy as np
 from PIL import Image
 
@@ -20,6 +21,8 @@ from drivegen.synthesis.recipe import LabelAudit
 from drivegen.synthesis.variants import Edited
 
 _MARGIN_PX = 2
+_NEAR_PX = 5
+"""What is painted over: a rectangle and this much around it; and from how near its colours come."""
 
 Pictures = Mapping[str, Image.Image]
 
@@ -83,16 +86,19 @@ def judged(rules: LabelAudit, frame: Frame, pictures: Pictures) -> Verdict:
 
 
 def masked(pictures: Pictures, verdict: Verdict) -> dict[str, Image.Image]:
-    """Paint over the vehicles without a box, each with the picture's mean colour, where the rules say so."""
+    """Paint over the vehicles without a box, where the rules say so, with what is around them (Bertalmio et al. 2001).
+
+    An even patch would not do: with its edges it looks like a vehicle itself.
+    """
     out = dict(pictures)
-    if verdict.rules.invented == "mask":
-        for each in verdict.invented:
-            pixels = np.array(out[each.channel])
-            left, top, right, bottom = each.rectangle
-            rows = slice(max(top - _MARGIN_PX, 0), bottom + _MARGIN_PX)
-            columns = slice(max(left - _MARGIN_PX, 0), right + _MARGIN_PX)
-            pixels[rows, columns] = pixels.reshape(-1, 3).mean(0).round().astype(np.uint8)
-            out[each.channel] = Image.fromarray(pixels)
+    if verdict.rules.invented != "mask":
+        return out
+    for channel in {each.channel for each in verdict.invented}:
+        pixels = np.array(out[channel])
+        hole = np.zeros(pixels.shape[:2], np.uint8)
+        for left, top, right, bottom in (each.rectangle for each in verdict.invented if each.channel == channel):
+            hole[max(top - _MARGIN_PX, 0) : bottom + _MARGIN_PX, max(left - _MARGIN_PX, 0) : right + _MARGIN_PX] = 1
+        out[channel] = Image.fromarray(cv2.inpaint(pixels, hole, _NEAR_PX, cv2.INPAINT_NS))
     return out
 
 

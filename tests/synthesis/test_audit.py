@@ -84,6 +84,15 @@ def test_boxes_are_flagged_and_weighted(root: Path, tiny: Path, tmp_path: Path) 
     assert len(NuScenes("v1.0-mini", str(flagged), verbose=False).sample_annotation) == len(rows)
 
 
+def test_nothing_of_a_phantom_shows_through() -> None:
+    verdict = audit.Verdict(LabelAudit(invented="mask"), (), (PHANTOM,))
+    picture = np.random.default_rng(0).integers(0, 255, (40, 60, 3)).astype(np.uint8)
+    other = picture.copy()
+    other[1:11, :14] = 255 - other[1:11, :14]
+    painted = [np.asarray(audit.masked({"CAM_BACK": Image.fromarray(p)}, verdict)["CAM_BACK"]) for p in (picture, other)]
+    np.testing.assert_array_equal(painted[0], painted[1])
+
+
 @pytest.mark.slow
 def test_boxes_are_dropped_with_their_points(root: Path, tiny: Path, tmp_path: Path) -> None:  # noqa: F811
     whole, fewer = make(root, tiny, tmp_path / "flag"), make(root, tiny, tmp_path / "drop", omitted="drop")
@@ -105,11 +114,16 @@ def test_boxes_are_dropped_with_their_points(root: Path, tiny: Path, tmp_path: P
 
 
 def test_phantoms_are_painted_over(root: Path, tiny: Path, tmp_path: Path) -> None:  # noqa: F811
-    masked = nuscenes.open(make(root, tiny, tmp_path / "mask", invented="mask"))
-    for token in masked.samples():
-        frame = masked.frame(token)
-        pixels = np.asarray(Image.open(frame.camera("CAM_BACK").image_path))[3:9, 2:12].reshape(-1, 3)
-        assert (len(np.unique(pixels, axis=0)) == 1) == (frame.timestamp_us % 1_000_000 == 500_000)
+    plain, masked = (nuscenes.open(make(root, tiny, tmp_path / name, invented=name)) for name in ("keep", "mask"))
+    for before, after in zip(plain.samples(), masked.samples(), strict=True):
+        frames = plain.frame(before), masked.frame(after)
+        for channel in frames[0].channels:
+            old, new = (np.asarray(Image.open(f.camera(channel).image_path)).astype(int) for f in frames)
+            changed = np.zeros(old.shape[:2], bool)
+            if channel == "CAM_BACK" and frames[0].timestamp_us % 1_000_000 == 500_000:
+                changed[1:11, :14] = True  # the rectangle, and two pixels around it
+                assert (new != old)[1:11, :14].any(-1).mean() > 0.9
+            np.testing.assert_array_equal(old[~changed], new[~changed])
 
 
 def test_frames_with_phantoms_are_dropped(root: Path, tiny: Path, tmp_path: Path) -> None:  # noqa: F811
