@@ -49,6 +49,24 @@ def locked_folder(folder: Path) -> Iterator[Path]:
         os.close(lock)
 
 
+@contextmanager
+def waited_for(path: Path) -> Iterator[None]:
+    """Hold a lock file, which stays, within the block; where another process holds it, wait for that one.
+
+    Raises InputError where the file cannot be opened. On a file system without locks there is no waiting.
+    """
+    try:
+        handle = _open(path)
+    except OSError as error:
+        raise InputError(f"cannot write to {path.parent}: {error.strerror or error}") from error
+    try:
+        with suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
 def _take(folder: Path) -> int:
     """Open and lock a folder's lock file, and write this process's number into it."""
     path, patience = folder / LOCK, time.monotonic() + 1.0

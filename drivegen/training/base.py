@@ -21,6 +21,7 @@ from drivegen.training.config import TrainConfig
 from drivegen.training.fast import speed_up
 from drivegen.training.frozen import check_frozen
 from drivegen.training.own_trainer import check_data_length, check_trainer
+from drivegen.training.processes import greatest
 from drivegen.training.randomness import randomness, set_randomness
 
 
@@ -72,8 +73,11 @@ class TrainedModule(pl.LightningModule):
         """Refuse a Trainer that contradicts the settings, before data is read."""
         check_trainer(self.trainer, self.settings)
 
-    def on_fit_start(self) -> None:
-        speed_up(self)
+    def setup(self, stage: str) -> None:
+        # Before DDP copies the layout of the parameters for their gradients: AdamW's fused kernel reads both as they lie in
+        # memory, and gradients of another layout would move other weights than theirs.
+        if stage == "fit":
+            speed_up(self, self.trainer.strategy.root_device)
 
     def on_train_start(self) -> None:
         check_data_length(self.trainer, self.settings)
@@ -134,7 +138,10 @@ class TrainedModule(pl.LightningModule):
             parts: what was summed, by name; None where the loss is one.
         """
         self.samples = samples
-        if not bool(torch.isfinite(loss)):
+        finite = bool(torch.isfinite(loss))
+        if greatest(0.0 if finite else 1.0, self.device) and finite:
+            raise Diverged(f"the loss is not finite in another process at step {self.global_step}; {_ADVICE}")
+        if not finite:
             wrong = [name for name, part in (parts or {}).items() if not bool(torch.isfinite(part))]
             value = float(parts[wrong[0]]) if parts and wrong else float(loss)
             named = f" of {', '.join(wrong)}" if len(parts or {}) > 1 and wrong else ""

@@ -19,7 +19,7 @@ __all__ = ["FREE", "AtomicIO", "Checkpoints", "check_config", "is_sealed", "read
 
 FREE = (
     "preview", "validation", "logger", "data.workers", "data.cache", "output", "sampling", "save_dtype", "save_shard_mb",
-    "train.checkpoint_every", "train.keep_checkpoints", "train.log_every",
+    "trainer", "train.checkpoint_every", "train.keep_checkpoints", "train.log_every",
 )  # fmt: skip
 """Settings that may change when a run is resumed: none of them changes what is learned."""
 
@@ -36,6 +36,12 @@ def check_config(checkpoint: Mapping[str, Any], config: Mapping[str, Any], path:
     if saved is None:
         raise InputError(f"{path} was not written by `drivegen train`; it has no config to compare with")
     saved = to_dict(strict_yaml.build(Config, saved, f"the config in {path}"))  # with the defaults of settings that came since
+    before, now = (plain["trainer"]["devices"] * plain["trainer"]["num_nodes"] for plain in (saved, config))
+    if before != now:
+        raise InputError(
+            f"{path} was written by {before} processes, and trainer.devices × trainer.num_nodes is {now} here: its position in"
+            f" the data and its seeds are those of {before}; go on with {before}, or start anew"
+        )
     # A longer run: the schedule is that of the new length, from where the old one stands.
     free = (*FREE, "train.steps") if config["train"]["steps"] > checkpoint["global_step"] else FREE
     changed = [d for d in differences(saved, config) if not re.match(rf"({'|'.join(map(re.escape, free))})[.:\[]", d)]
@@ -77,7 +83,8 @@ class Checkpoints(pl.Callback):
     def save(self, trainer: pl.Trainer) -> Path:
         """Write the current state as ``last.ckpt``, and under its step."""
         last = self.folder / "last.ckpt"
-        if self._saved == trainer.global_step and last.is_file():
+        # Whether the file is there is asked of one process alone, so that all of them save or none does.
+        if self._saved == trainer.global_step and trainer.strategy.broadcast(last.is_file()):
             return last
         self._saved = trainer.global_step
         trainer.save_checkpoint(last)

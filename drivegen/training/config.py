@@ -157,6 +157,18 @@ class TrainConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TrainerConfig:
+    """On how many devices a run computes, a process each."""
+
+    devices: int = _number(1, ge=1, le=1024)
+    """Devices of each machine: GPUs, or processes on a CPU."""
+    num_nodes: int = _number(1, ge=1, le=1024)
+    """Machines."""
+    strategy: Literal["auto", "ddp"] = "auto"
+    """``ddp``: a copy of the weights per process, whose gradients are averaged; ``auto`` takes it where there are several."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class PreviewConfig:
     """Pictures of scenes that are not trained on, from fixed seeds; every = 0 makes none."""
 
@@ -190,6 +202,7 @@ class Config:
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     data: DataConfig
     train: TrainConfig
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
     preview: PreviewConfig = field(default_factory=PreviewConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     logger: tuple[Literal["tensorboard", "wandb"], ...] = ("tensorboard",)

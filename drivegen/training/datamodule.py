@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-import pytorch_lightning as pl
 import torch
 
 from drivegen.host import batch as data
@@ -15,10 +13,10 @@ from drivegen.support.errors import InputError
 from drivegen.training.extras import Enrich, Extras
 from drivegen.training.fill import Caches, fill
 from drivegen.training.frames import FrameDataset, FrameRef, Sources
-from drivegen.training.order import InTurn, Loader, Order, spread
+from drivegen.training.loaders import SplitData
 
 
-class DriveData(pl.LightningDataModule):
+class DriveData(SplitData):
     """Training batches for a host, from dataset folders.
 
     Raises InputError for anything wrong with the data.
@@ -48,12 +46,11 @@ class DriveData(pl.LightningDataModule):
         workers: int = 0, seed: int = 0, batches: int | None = None, val_frames: int | None = None, cameras: bool = False,
         extras: Mapping[str, str | Path] | None = None, enrich: Enrich | None = None, skip_missing: bool = False,
     ) -> None:  # fmt: skip
-        super().__init__()
+        super().__init__(images=images, seed=seed, workers=workers, batches=batches, val_frames=val_frames)
         self.extras, self.enrich, self.skip_missing = dict(extras or {}), enrich, skip_missing
-        self.roots, self.host, self.size, self.images, self.version = list(roots), host, size, images, version
-        self.val_scenes, self.max_frames, self.val_frames, self.cameras = val_scenes, max_frames, val_frames, cameras
+        self.roots, self.host, self.size, self.version = list(roots), host, size, version
+        self.val_scenes, self.max_frames, self.cameras = val_scenes, max_frames, cameras
         self.cache = None if cache is None else Path(cache)
-        self.workers, self.seed, self.batches = workers, seed, batches
         self.sources: Sources | None = None
         self._dataset: FrameDataset | None = None
 
@@ -76,7 +73,7 @@ class DriveData(pl.LightningDataModule):
         sources = self.open()
         if self._dataset is not None or stage == "validate":
             return
-        dataset = self._frames(sources, sources.train)
+        dataset = self.items_of(sources.train)
         caches = None if self.cache is None else Caches.of(self.cache, self.host, self.size, self.enrich)
         if caches is not None:
             dataset.prepared, dataset.moments = caches.prepared, caches.moments
@@ -102,27 +99,12 @@ class DriveData(pl.LightningDataModule):
             what = f"the tokens of {', '.join(guilty)} are" if guilty else "the prediction is"
             raise InputError(f"{what} not finite for sample {ref.token!r}, before any training; look at options and weights")
 
-    def _frames(self, sources: Sources, refs: list[FrameRef]) -> FrameDataset:
+    def items_of(self, refs: list[FrameRef]) -> FrameDataset:
+        """Return a dataset of some frames, for the plugins' weightless copies."""
         light = {name: self.host.plugin(name).weightless() for name in self.host.plugins}
-        return FrameDataset(sources, refs, light, cameras=self.cameras)
+        return FrameDataset(self.open(), refs, light, cameras=self.cameras)
 
-    def _share(self) -> tuple[int, int]:
-        """Say which process this is, and of how many."""
-        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
-
-    def val_dataloader(self) -> Sequence[Any] | InTurn:
-        """Return the held-out frames one by one; none where no scene is held out, for which `Trainer.validate` is refused."""
-        sources = self.open()
-        if not sources.val:
-            if self.trainer is not None and self.trainer.state.fn == "validate":
-                raise InputError("there is nothing to validate on: val_scenes holds no scene out")
-            return []
-        dataset = self._frames(sources, spread(sources.val, self.val_frames))
-        return InTurn(dataset, dataset.collate, self.workers, *self._share())
-
-    def train_dataloader(self) -> Loader:
-        """Return the loader of the training frames."""
+    def training_items(self) -> tuple[FrameDataset, Sequence[int]]:
+        """Return the frames that are trained on, and the number of views of each."""
         assert self._dataset is not None, "setup() comes first"
-        rank, world = self._share()
-        order = Order([ref.views for ref in self._dataset.refs], self.images, self.seed, rank, world)
-        return Loader(self._dataset, order, self._dataset.collate, self.workers, self.batches)
+        return self._dataset, [ref.views for ref in self._dataset.refs]

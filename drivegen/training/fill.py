@@ -18,7 +18,9 @@ from drivegen.host.host import Host
 from drivegen.plugin import Plugin
 from drivegen.plugin.unknown import unmarked
 from drivegen.scene.pictures import load_image
+from drivegen.support import files
 from drivegen.support.errors import InputError
+from drivegen.support.locks import waited_for
 from drivegen.support.progress import track
 from drivegen.training.cache import ArrayCache, digest, module_digest, plugin_digest
 from drivegen.training.extras import Enrich
@@ -89,6 +91,13 @@ def fill(caches: Caches, dataset: FrameDataset, host: Host, workers: int) -> Non
         host: networks and plugins.
         workers: number of processes that read frames; 0 = this one.
     """
+    # One process after the other: the first makes the entries, and the others find them.
+    folder = caches.moments.folder.parent
+    with waited_for(files.make_subfolder(folder.parent, folder.name) / ".filling"):
+        _fill(caches, dataset, host, workers)
+
+
+def _fill(caches: Caches, dataset: FrameDataset, host: Host, workers: int) -> None:
     missing = [i for i, ref in enumerate(dataset.refs) if not _complete(caches, ref)]
     if not missing:
         return

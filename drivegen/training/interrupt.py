@@ -9,6 +9,7 @@ import pytorch_lightning as pl
 
 from drivegen.support.signals import STATUS
 from drivegen.training.checkpoint import Checkpoints
+from drivegen.training.processes import greatest
 
 
 class StopOnSignal(pl.Callback):
@@ -61,6 +62,8 @@ class StopOnSignal(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         whole, self._step = trainer.global_step != self._step, trainer.global_step
+        if whole:  # all processes end after the same step, whichever of them was told to
+            self.received = int(greatest(self.received, trainer.strategy.root_device))
         if self.received and whole:
             self.checkpoints.save(trainer)
             trainer.should_stop = True

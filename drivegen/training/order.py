@@ -17,7 +17,7 @@ from drivegen.support.errors import CannotGoOn, InputError
 class Order:
     """Batches of equal view count; a batch has as many scenes as fit into `images` images, and at least one.
 
-    Every frame comes once per epoch.
+    Every frame comes once per epoch; batches that cannot be split evenly between processes wait for another epoch.
 
     Args:
         views: number of views of each frame.
@@ -29,7 +29,13 @@ class Order:
 
     def __init__(self, views: Sequence[int], images: int, seed: int, rank: int = 0, world: int = 1) -> None:
         self.views, self.images, self.seed, self.rank, self.world = np.asarray(views), images, seed, rank, world
-        self.per_epoch = max(1, len(self._epoch(0)) // world)
+        batches = len(self._epoch(0))
+        if batches < world:
+            raise InputError(
+                f"{len(self.views)} frames make {batches} batches of up to {images} images, too few for {world} processes;"
+                " lower train.images, or take fewer processes"
+            )
+        self.per_epoch = max(1, batches // world)
         self._last: tuple[int, list[list[int]]] | None = None
 
     def _epoch(self, epoch: int) -> list[list[int]]:
@@ -165,6 +171,8 @@ def explained(error: BaseException) -> CannotGoOn | None:
         return CannotGoOn(
             f"{line}; the last checkpoint is kept; with less memory in use, such as fewer data.workers, go on from it"
         )
+    if any(words in str(error) for words in ("Connection closed by peer", "Connection reset by peer", "Broken pipe")):
+        return CannotGoOn("another process of this run has ended, and says why; the last checkpoint is kept")
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in line:
         return CannotGoOn(
             f"memory ran out ({line or 'MemoryError'}); lower train.images or set train.gradient_checkpointing: true"

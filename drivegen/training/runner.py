@@ -26,6 +26,7 @@ from drivegen.training.order import explained
 from drivegen.training.own_trainer import PRECISIONS
 from drivegen.training.places import check_places, place
 from drivegen.training.preview import Preview
+from drivegen.training.processes import check_processes, rank, strategy
 from drivegen.training.progress import shown_by
 from drivegen.training.stages import FirstStage, ModelStage
 from drivegen.training.validation import Validation
@@ -43,13 +44,17 @@ def run(path: Path, overrides: Sequence[str], resume: str | None) -> int:
     _check_machine(config)
     check_places(config)
     check_loggers(config)
-    with locked_folder(place(config.output, "output")) as folder, _external_causes(folder):
-        start = resume_from(folder, resume)
+    check_processes(config)
+    output, first = place(config.output, "output"), rank(config) == 0
+    # The first process writes all files of the run, and holds its folder for the others.
+    with locked_folder(output) if first else nullcontext(output) as folder, _external_causes(folder):
+        start = resume_from(folder, resume) if first or resume is not None else None
         if start is not None:
             checkpoints.check_config(checkpoints.read(start), configs.to_dict(config), start)
+        if start is not None and first:
             bare = "" if checkpoints.is_sealed(start) else "; it carries no digest, so damage to it would not be seen"
             print(f"going on from {start}{bare}", flush=True)
-        elif resume == "auto":
+        elif resume == "auto" and first:
             print(f"{folder} has no checkpoint yet: a new run begins", flush=True)
         if config.train.threads is not None:
             torch.set_num_threads(config.train.threads)
@@ -87,7 +92,8 @@ def _fit(config: Config, stage: ModelStage | FirstStage, folder: Path, start: Pa
     saver = checkpoints.Checkpoints(folder, train.checkpoint_every, train.keep_checkpoints, configs.to_dict(config))
     stop = StopOnSignal(saver)
     callbacks: list[pl.Callback] = [ema] if ema is not None else []
-    callbacks += [shown_by(train.log_every), saver, stop]
+    first = rank(config) == 0
+    callbacks += [*([shown_by(train.log_every)] if first else []), saver, stop]
     if config.validation.every:
         callbacks.append(Validation(config.validation.every, stage.data.val_dataloader, ema))
     if config.preview.every:
@@ -105,14 +111,15 @@ def _fit(config: Config, stage: ModelStage | FirstStage, folder: Path, start: Pa
         trainer.fit(stage.module, datamodule=stage.data, ckpt_path=None if start is None else str(start))
         saver.save(trainer)
         stop.ends_at_once()
-        if not stop.received:
+        if not stop.received and first:
             with ema.applied(stage.module) if ema is not None else nullcontext():
                 print(f"wrote {stage.write(folder, trainer.global_step)}", flush=True)
     if stop.broken_off:
         print("stopped at once, in the middle of something; --resume auto goes on from the last checkpoint", flush=True)
-    elif stop.received:
+    elif stop.received and first:
         print(f"stopped at step {trainer.global_step}; go on with --resume auto", flush=True)
-    return stop.status
+    # The others end well where all end together: their launcher takes anything else for a failure.
+    return stop.status if first or stop.broken_off else 0
 
 
 def _check_ground(stage: ModelStage | FirstStage, frames: str, start: Path) -> None:
@@ -156,9 +163,11 @@ def trainer_for(config: Config, folder: Path, callbacks: list[pl.Callback]) -> p
     bar = any(isinstance(callback, pl.callbacks.ProgressBar) for callback in callbacks)
     return pl.Trainer(
         max_steps=train.steps, max_epochs=-1, min_epochs=0, accelerator={"cuda": "gpu"}.get(train.device, train.device),
-        devices=1, precision=PRECISIONS[train.precision],  # type: ignore[arg-type]
+        devices=config.trainer.devices, num_nodes=config.trainer.num_nodes, strategy=strategy(config),
+        use_distributed_sampler=False, precision=PRECISIONS[train.precision],  # type: ignore[arg-type]
         accumulate_grad_batches=train.accumulate, callbacks=callbacks,
-        logger=make_loggers(config, folder), log_every_n_steps=min(train.log_every, train.steps),
+        logger=make_loggers(config, folder) if rank(config) == 0 else False,
+        log_every_n_steps=min(train.log_every, train.steps),
         plugins=[checkpoints.AtomicIO()], default_root_dir=folder, limit_val_batches=0, num_sanity_val_steps=0,
         enable_checkpointing=False, enable_model_summary=False, enable_progress_bar=bar,
     )  # fmt: skip

@@ -10,6 +10,7 @@ import pytorch_lightning as pl
 import torch
 
 from drivegen.training.ema import EMA
+from drivegen.training.processes import total
 from drivegen.training.randomness import same_randomness
 
 
@@ -44,15 +45,32 @@ class Validation(pl.Callback):
             return
         self._measured = trainer.global_step
         with same_randomness(), self.ema.applied(pl_module) if self.ema is not None else nullcontext():
-            loss = mean_loss(pl_module, self.batches(), trainer.strategy.precision_plugin.val_step_context)
+            losses = losses_of(pl_module, self.batches(), trainer.strategy.precision_plugin.val_step_context)
+        summed, count = total((sum(losses), float(len(losses))), trainer.strategy.root_device)
+        loss = summed / count
         for logger in trainer.loggers:
             logger.log_metrics({"val_loss": loss}, trainer.global_step)
+        if not trainer.is_global_zero:
+            return
         print(f"step {trainer.global_step}  val_loss {loss:.6f}", flush=True)
 
 
 @torch.no_grad()
 def mean_loss(module: Any, batches: Iterable[Any], precision: Callable[[], Any] = nullcontext) -> float:
-    """Return the mean of a module's `validation_loss` over batches of one frame; the module is in training mode afterwards.
+    """Return the mean of `losses_of`.
+
+    Args:
+        module: a `DriveModule` or a `FirstStageModule`.
+        batches: one frame each.
+        precision: makes the context in which each is computed.
+    """
+    losses = losses_of(module, batches, precision)
+    return sum(losses) / len(losses)
+
+
+@torch.no_grad()
+def losses_of(module: Any, batches: Iterable[Any], precision: Callable[[], Any] = nullcontext) -> list[float]:
+    """Return a module's `validation_loss` of batches of one frame; the module is in training mode afterwards.
 
     Args:
         module: a `DriveModule` or a `FirstStageModule`.
@@ -65,4 +83,4 @@ def mean_loss(module: Any, batches: Iterable[Any], precision: Callable[[], Any] 
         with precision():
             losses.append(float(module.validation_loss(batch.to(module.device))))
     module.train()
-    return sum(losses) / len(losses)
+    return losses

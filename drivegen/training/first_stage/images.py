@@ -5,19 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pytorch_lightning as pl
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 
 from drivegen.scene import Camera
-from drivegen.support.errors import InputError
 from drivegen.support.progress import track
-from drivegen.training.frames import Sources, image_pixels
-from drivegen.training.order import InTurn, Loader, Order, spread
+from drivegen.training.frames import FrameRef, Sources, image_pixels
+from drivegen.training.loaders import SplitData
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +48,7 @@ class Images(TorchDataset[tuple[str, np.ndarray]]):
         return ImageBatch(torch.from_numpy(np.stack(arrays)), tuple(names))
 
 
-class ImageData(pl.LightningDataModule):
+class ImageData(SplitData):
     """Single camera images of datasets in the nuScenes schema.
 
     Args:
@@ -73,10 +70,10 @@ class ImageData(pl.LightningDataModule):
         val_scenes: float | Sequence[str] = 0.0, max_frames: int | None = None, workers: int = 0, seed: int = 0,
         batches: int | None = None, val_frames: int | None = None, skip_missing: bool = False,
     ) -> None:  # fmt: skip
-        super().__init__()
-        self.val_frames, self.skip_missing = val_frames, skip_missing
-        self.roots, self.size, self.images, self.version, self.val_scenes = list(roots), size, images, version, val_scenes
-        self.max_frames, self.workers, self.seed, self.batches = max_frames, workers, seed, batches
+        super().__init__(images=images, seed=seed, workers=workers, batches=batches, val_frames=val_frames)
+        self.skip_missing = skip_missing
+        self.roots, self.size, self.version, self.val_scenes = list(roots), size, version, val_scenes
+        self.max_frames = max_frames
         self.sources: Sources | None = None
         self.dataset: Images | None = None
 
@@ -96,21 +93,11 @@ class ImageData(pl.LightningDataModule):
         frames = track(sources.train, "reading", unit="frames")
         self.dataset = Images([camera for ref in frames for camera in sources.frame(ref).cameras])
 
-    def train_dataloader(self) -> Loader:
-        """Return the loader of the training images."""
-        assert self.dataset is not None, "setup() comes first"
-        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
-        order = Order([1] * len(self.dataset), self.images, self.seed, rank, world)
-        return Loader(self.dataset, order, self.dataset.collate, self.workers, self.batches)
+    def items_of(self, refs: list[FrameRef]) -> Images:
+        """Return the camera images of some frames."""
+        return Images([camera for ref in refs for camera in self.open().frame(ref).cameras])
 
-    def val_dataloader(self) -> Sequence[Any] | InTurn:
-        """Return the held-out images one by one; none where no scene is held out, for which `Trainer.validate` is refused."""
-        sources = self.open()
-        if not sources.val:
-            if self.trainer is not None and self.trainer.state.fn == "validate":
-                raise InputError("there is nothing to validate on: val_scenes holds no scene out")
-            return []
-        frames = spread(sources.val, self.val_frames)
-        dataset = Images([camera for ref in frames for camera in sources.frame(ref).cameras])
-        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
-        return InTurn(dataset, dataset.collate, self.workers, rank, world)
+    def training_items(self) -> tuple[Images, Sequence[int]]:
+        """Return the images that are trained on, each a view by itself."""
+        assert self.dataset is not None, "setup() comes first"
+        return self.dataset, [1] * len(self.dataset)
