@@ -25,7 +25,7 @@ def count(config: Config) -> int:
 
 def rank(config: Config) -> int:
     """Return which process of a run this is, as torchrun, SLURM or Lightning say it; 0 writes all files."""
-    return int(rank_zero_only.rank) if count(config) > 1 else 0
+    return int(getattr(rank_zero_only, "rank", 0)) if count(config) > 1 else 0
 
 
 def check_processes(config: Config) -> None:
