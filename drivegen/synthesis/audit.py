@@ -98,6 +98,7 @@ def masked(pictures: Pictures, verdict: Verdict) -> dict[str, Image.Image]:
         hole = np.zeros(pixels.shape[:2], np.uint8)
         for left, top, right, bottom in (each.rectangle for each in verdict.invented if each.channel == channel):
             hole[max(top - _MARGIN_PX, 0) : bottom + _MARGIN_PX, max(left - _MARGIN_PX, 0) : right + _MARGIN_PX] = 1
+        pixels[hole > 0] = pixels[hole == 0].mean(0).round() if (hole == 0).any() else 0  # inpaint starts from what is there
         out[channel] = Image.fromarray(cv2.inpaint(pixels, hole, _NEAR_PX, cv2.INPAINT_NS))
     return out
 
