@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from docutils import nodes
 from sphinx.application import Sphinx
 
 CODE = re.compile(r"(``.*?``|`[^`]*`)")
@@ -34,6 +35,13 @@ def signature(app: Sphinx, what: str, name: str, obj: Any, options: Any, text: s
     return (text.replace("<factory>", "..."), returns) if text and "<factory>" in text else None
 
 
+def dashes(app: Sphinx, doctree: nodes.document, docname: str) -> None:
+    """Put a dash between a parameter and what it is, where Sphinx has two hyphens for its own typography."""
+    for text in list(doctree.findall(nodes.Text)):
+        if text == " -- ":
+            text.parent.replace(text, nodes.Text(" – "))
+
+
 def indent(line: str) -> int:
     """Return how far a line is indented."""
     return len(line) - len(line.lstrip())
@@ -43,4 +51,5 @@ def setup(app: Sphinx) -> dict[str, Any]:
     """Register with Sphinx, before napoleon reads the lists of arguments."""
     app.connect("autodoc-process-docstring", plain, priority=400)
     app.connect("autodoc-process-signature", signature)
+    app.connect("doctree-resolved", dashes)
     return {"parallel_read_safe": True}

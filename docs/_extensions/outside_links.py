@@ -24,7 +24,7 @@ LINK = re.compile(
     r"(?P<code>^```.*?^```|``.*?``|`[^`\n]+`)|(?<!!)\[(?P<text>[^\[\]]*)\]\((?P<target>[^)#\s]+)(?P<anchor>#[^)]*)?\)",
     re.M | re.S,
 )
-LANGUAGES = {".py": "python", ".yaml": "yaml", ".sh": "bash"}
+LANGUAGES = {".py": "python", ".yaml": "yaml", ".json": "json", ".toml": "toml", ".sh": "bash"}
 SHOWN = ("drivegen", "plugins", "configs", "scripts", "bench")
 
 
@@ -113,7 +113,9 @@ def shown(app: Sphinx) -> Iterator[tuple[str, dict[str, Any], str]]:
 
 
 def is_text(path: Path) -> bool:
-    """Tell a file that is shown: source, settings or text."""
+    """Tell a file that is shown: source and settings, no weights' and tables' files."""
+    if path.suffix == ".json" and "assets" in path.parts:
+        return False
     return path.suffix in LANGUAGES and "__pycache__" not in path.parts and path.stat().st_size < 100_000
 
 
