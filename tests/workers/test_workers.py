@@ -89,7 +89,10 @@ def test_stopped_work_is_finished_and_no_more_is_begun(tmp_path: Path) -> None:
         for job, _ in carry_out(crew, [{"n": n} for n in range(40)], lambda job: 0, stop=lambda: len(done) >= 3):
             done.append(job["n"])
     assert 3 <= len(done) <= 5
-    assert len(list(tmp_path.iterdir())) == len(done)
+    begun = {int(path.name.removeprefix("begun-")) for path in tmp_path.iterdir()}
+    # A worker whose first word is still on its way counts as one that is beginning, which is not waited for.
+    assert set(done) <= begun
+    assert len(begun) <= len(done) + 1
 
 
 def test_a_worker_that_is_only_beginning_is_not_waited_for(tmp_path: Path) -> None:
