@@ -119,7 +119,8 @@ class Screen:
     def _camera_reads(self, token: str) -> bool:
         row = self._row("calibrated_sensor", token)
         try:
-            Camera("", row["camera_intrinsic"], 1, 1, SE3.from_quaternion(row["rotation"], row["translation"]), SE3.identity())
+            mounted = SE3.from_quaternion(row["rotation"], row["translation"])
+            Camera("camera", row["camera_intrinsic"], 1, 1, mounted, SE3.identity())
         except InputError:
             return False
         return type(row["camera_intrinsic"]) is list and self._lidar_reads(token)
