@@ -112,7 +112,7 @@ def test_commands_are_understood(page: str, line: str) -> None:
         for option in (word.partition("=")[0] for word in words[2:] if word.startswith("--")):
             assert option in script or option[2:].replace("-", "_") in script, f"{words[1]} has no {option}"
     else:
-        assert words[0] in ("git", "cd", "pip", "tensorboard", "python"), f"{page}: what is {words[0]}?"
+        assert words[0] in ("git", "cd", "pip", "source", "tensorboard", "python"), f"{page}: what is {words[0]}?"
 
 
 def parse(arguments: list[str]) -> None:
@@ -121,6 +121,9 @@ def parse(arguments: list[str]) -> None:
     context = command.make_context("drivegen", arguments[:1] if arguments[0].startswith("-") else list(arguments))
     while hasattr(command, "resolve_command"):
         rest = [*getattr(context, "_protected_args", ()), *context.args]
+        if not rest:
+            assert command.invoke_without_command, f"{context.command_path} needs a command"
+            return
         _, command, arguments = command.resolve_command(context, rest)
         context = command.make_context(command.name, list(arguments), parent=context)
     if command.name == "train":

@@ -315,7 +315,7 @@ def test_nan_is_one_line_and_status_one_on_the_command_line(config, monkeypatch)
     monkeypatch.setattr(Poison, "calls", 2)
     done = CliRunner().invoke(app, ["train", str(config), "plugins.poison.kind=poison"])
     assert done.exit_code == 1
-    assert done.stderr.splitlines()[-1].startswith("error: the loss is nan at step 0, samples s")
+    assert done.stderr.splitlines()[-1].startswith("error: the loss of poison is nan at step 0, samples s")
     assert "Traceback" not in done.stderr
 
 
