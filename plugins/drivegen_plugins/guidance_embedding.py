@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from drivegen.plugin import Arrays, Input, Now, Plugin, Released, ReleasedFile, Signal, per_row
+from drivegen.plugin import Arrays, Input, Now, Plugin, Released, ReleasedFile, Signal, per_row, select_or_null
 from drivegen.plugin.control_branch import zero
 from drivegen.support.errors import InputError
 from drivegen.support.values import number
@@ -56,7 +56,7 @@ class GuidanceEmbedding(Plugin):
     def encode(self, arrays: Arrays, keep: Tensor) -> Signal:
         parameter = next(self.proj.parameters())
         added: Tensor = self.proj(embedded(arrays["guidance"].float() - 1, self.width).to(parameter.dtype))
-        return Signal(data=added * keep[:, None])
+        return Signal(data=select_or_null(keep, added, added.new_zeros(())))
 
 
 class Add(nn.Module):
