@@ -63,7 +63,7 @@ def listed(docstring: str) -> list[str]:
 
 def is_command(function: Function) -> bool:
     """Tell a function of the command line, whose options each have a help text."""
-    return any("command" in ast.unparse(decorator) for decorator in function.decorator_list)
+    return any(re.search(r"command|guarded", ast.unparse(decorator)) for decorator in function.decorator_list)
 
 
 def is_overload(function: Function) -> bool:

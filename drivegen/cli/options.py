@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -46,10 +45,3 @@ def _option(name: str, about: About) -> Any:
     default = GenerationSettings.__dataclass_fields__[name].default
     said = f" Default: {default}." if isinstance(default, int) else ""
     return Annotated[kind | None, typer.Option(flag(name, about), metavar=about.metavar, help=about.help + said)]
-
-
-def path(given: str | Path) -> Path:
-    """Return a path that was given; an empty one, as a shell makes of a variable that is not set, is refused."""
-    if not str(given).strip():
-        raise typer.BadParameter("is empty; name a folder or a file, '.' for the current folder")
-    return Path(given).expanduser()

@@ -509,10 +509,19 @@ def test_listing_needs_no_torch() -> None:
 def test_every_command_imports_lazily() -> None:
     import drivegen.cli
 
-    tree = ast.parse(Path(drivegen.cli.main.__file__).read_text())
-    top = {node.module for node in tree.body if isinstance(node, ast.ImportFrom)}
-    light = {"support.errors", "support.signals", "cli", "cli.options", "cli.screen"}
+    folder = Path(drivegen.cli.main.__file__).parent
+    files = [folder / "command.py", *(folder / "commands").glob("*.py")]
+    assert len(files) > 8
+    trees = [ast.parse(path.read_text()) for path in files]
+    top = {node.module for tree in trees for node in tree.body if isinstance(node, ast.ImportFrom)}
+    light = {"support.errors", "support.signals", "cli", "cli.arguments", "cli.command", "cli.screen"}
     assert {name.removeprefix("drivegen.") for name in top if name and name.startswith("drivegen")} == light
+
+
+def test_the_command_line_itself_imports_no_large_library() -> None:
+    large = "('torch', 'numpy', 'diffusers', 'transformers', 'pytorch_lightning', 'nuscenes', 'cv2', 'PIL')"
+    code = f"import sys, drivegen.cli.main; print([m for m in {large} if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
 
 
 @pytest.mark.parametrize(

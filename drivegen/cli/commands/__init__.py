@@ -1,0 +1,1 @@
+"""The commands: their arguments and options; the work of each is imported when it runs."""
