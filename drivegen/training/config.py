@@ -37,6 +37,7 @@ class ModelConfig:
     image_encoder: dict[str, Any] = field(default_factory=dict)
     """Arguments of a CLIPVisionConfig: an image encoder of random, frozen weights, where there is no trained one."""
     tokenizer: str | None = None
+    """From scratch: folder of the tokenizer."""
     unet: dict[str, Any] = field(default_factory=dict)
     """From scratch: arguments of diffusers' UNet2DConditionModel."""
     text_encoder: dict[str, Any] = field(default_factory=dict)
@@ -57,10 +58,13 @@ class PluginConfig:
     """One plugin of the model: its kind in the registry, its constructor arguments, how it trains."""
 
     kind: str | None = None
+    """Its name in `drivegen plugins`; None keeps the kind that the base's plugin of this name has."""
     drop: float = _number(0.1, ge=0, le=1)
     """Probability that a scene's condition is null in a training step."""
     train: bool = True
+    """Whether it learns; else it is frozen as it is."""
     options: dict[str, Any] = field(default_factory=dict)
+    """Arguments of its constructor."""
     weights: str | None = None
     """Folder of a saved plugin to start from."""
 
@@ -70,7 +74,9 @@ class ObjectiveConfig:
     """What a step minimises: an objective by its name (``drivegen objectives``), and its constructor arguments."""
 
     kind: str = "noise"
+    """Its name in `drivegen objectives`."""
     options: dict[str, Any] = field(default_factory=dict)
+    """Arguments of its constructor."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +84,9 @@ class DropGroup:
     """Plugins that become null together, by one draw per scene, besides their own."""
 
     names: tuple[str, ...]
+    """Instance names of the plugins."""
     probability: float = field(metadata={"ge": 0, "le": 1})
+    """Probability that all of them are null for a scene in a training step."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,12 +94,15 @@ class DataConfig:
     """Datasets in the nuScenes schema."""
 
     roots: tuple[str, ...]
+    """Folders of the datasets, at least one."""
     version: str | None = None
+    """Folder of the tables, such as ``v1.0-trainval``; None = the only one that a root has."""
     size: tuple[int, int] = field(metadata={"ge": 8, "le": MAX_SIDE_PX})
     """(height, width) of the generated images, in pixels."""
     val_scenes: tuple[str, ...] | float = 0.05
     """Scenes that are not trained on: names, nuScenes's own splits (``val``), or the share of the last scenes of each root."""
     max_frames: int | None = field(default=None, metadata={"ge": 1, "le": MAX_STEPS})
+    """At most so many frames are trained on; None = all."""
     cache: str | None = None
     """Folder for latents and prepared arrays; None computes them each time."""
     extras: dict[str, str] = field(default_factory=dict)
@@ -99,6 +110,7 @@ class DataConfig:
     skip_missing: bool = False
     """Leave out frames of which a file is missing; else a missing file stops the run before any work."""
     workers: int = _number(0, ge=0, le=64)
+    """Processes that read frames ahead; 0 = the training's own."""
 
     def __post_init__(self) -> None:
         if not self.roots:
@@ -114,26 +126,41 @@ class TrainConfig:
     """Optimisation: what trains, for how long, how."""
 
     unet: bool = False
+    """Whether the UNet's own weights learn."""
     text_encoder: bool = False
+    """Whether the text encoder's weights learn."""
     steps: int = field(metadata={"ge": 1, "le": MAX_STEPS})
+    """Steps of the optimiser in the whole run."""
     images: int = _number(12, ge=1, le=10_000)
     """Images per step: scenes of equal view count are put together until another would exceed it (at least one)."""
     accumulate: int = _number(1, ge=1, le=10_000)
+    """Batches whose gradients are averaged for one step of the optimiser."""
     lr: float = _number(1e-4, gt=0, le=1)
+    """Learning rate of AdamW after the warm-up."""
     betas: tuple[float, float] = (0.9, 0.999)
+    """AdamW's decays of the averages of gradients and of their squares."""
     weight_decay: float = _number(0.01, ge=0, le=1)
+    """AdamW's weight decay of matrices and kernels; biases and norms have none."""
     warmup: int = _number(500, ge=0, le=MAX_STEPS)
+    """Steps over which the learning rate rises linearly."""
     schedule: Literal["constant", "cosine"] = "constant"
+    """The learning rate after the warm-up: it stays, or falls to zero along half a cosine."""
     clip: float = _number(1.0, ge=0, le=1e6)
     """Greatest gradient norm; 0 = no clipping."""
     precision: DType = "bf16"
     """Number format of the arithmetic, by its word (`support.dtypes`); what trains is kept in float32."""
     gradient_checkpointing: bool = False
+    """Compute layers again in the backward pass in place of keeping their outputs: less memory, more time."""
     ema: float = _number(0.0, ge=0, lt=1)
     """Decay of the moving average of trained parameters; 0 = none."""
     weighting: Literal["plain", "min_snr"] = "plain"
+    """Weights of timesteps in the loss: none, or min-SNR (Hang et al. 2023)."""
     gamma: float = _number(5.0, gt=0, le=1e4)
+    """γ of min-SNR, read where weighting says so."""
     noise_offset: float = _number(0.0, ge=0, le=1)
+    """Deviation of a constant that is added to each view's and channel's noise, so that very dark and bright pictures are
+    learned; 0 = none.
+    """
     same_t: bool = True
     """All views of a scene share one timestep."""
     noise: Literal["independent", "shared", "sphere"] = "independent"
@@ -141,11 +168,17 @@ class TrainConfig:
     sample_posterior: bool = True
     """Latents are sampled from the VAE's posterior; else its mean."""
     seed: int = _number(0, ge=0, lt=2**63)
+    """Of new weights, the order of frames, and everything that a step draws."""
     threads: int | None = field(default=None, metadata={"ge": 1, "le": MAX_THREADS})
+    """torch's threads on the CPU; None = its own choice."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where it computes; ``auto`` takes a GPU where there is one."""
     checkpoint_every: int = _number(1000, ge=1, le=MAX_STEPS)
+    """Steps between two checkpoints."""
     keep_checkpoints: int = _number(2, ge=1, le=100_000)
+    """How many of the latest checkpoints stay, besides last.ckpt."""
     log_every: int = _number(50, ge=1, le=MAX_STEPS)
+    """Steps between two points of the curves and two lines of progress."""
 
     def __post_init__(self) -> None:
         strict_yaml.check(self)
@@ -173,8 +206,11 @@ class PreviewConfig:
     """Pictures of scenes that are not trained on, from fixed seeds; every = 0 makes none."""
 
     every: int = _number(0, ge=0, le=MAX_STEPS)
+    """Steps between two previews; there is one before the first step, too."""
     frames: int = _number(2, ge=1, le=16)
+    """How many held-out frames are drawn."""
     seed: int = _number(0, ge=0, lt=2**63)
+    """Of their start noise."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,19 +228,31 @@ class Config:
     """A training run."""
 
     stage: Literal["model", "autoencoder"] = "model"
+    """What trains: a model with its plugins, or a first stage."""
     output: str
+    """The run's folder: checkpoints, previews, curves, and at the end what was trained."""
     model: ModelConfig = field(default_factory=ModelConfig)
+    """Where the networks come from."""
     autoencoder: AutoencoderConfig | None = None
+    """The first stage and its losses, with ``stage: autoencoder`` alone."""
     plugins: dict[str, PluginConfig] = field(default_factory=dict)
     """By instance name; the order is the order of their tokens."""
     drop_groups: tuple[DropGroup, ...] = ()
+    """Plugins that become null together, besides each by its own `drop`."""
     lora: LoraConfig | None = None
+    """A LoRA that learns in the frozen UNet; None = none."""
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    """What a step minimises."""
     data: DataConfig
+    """What is trained on."""
     train: TrainConfig
+    """What learns, for how long, and how."""
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    """On how many devices."""
     preview: PreviewConfig = field(default_factory=PreviewConfig)
+    """Pictures on the way."""
     validation: ValidationConfig = field(default_factory=ValidationConfig)
+    """Losses of held-out frames on the way."""
     logger: tuple[Literal["tensorboard", "wandb"], ...] = ("tensorboard",)
     """Where the curves go; both may be named, or none."""
     sampling: dict[str, Any] = field(default_factory=dict)

@@ -17,7 +17,9 @@ class PerceptualConfig:
     """A distance of features, for differences that pixels do not show (Zhang et al. 2018)."""
 
     weight: float = _number(1.0, ge=0, le=1e6)
+    """Of this distance in the loss."""
     network: Literal["efficientnet-lite0", "vgg16"] = "efficientnet-lite0"
+    """Whose features are compared."""
     weights: str | None = None
     """File of the network's weights; None = those of the installed package (EfficientNet-Lite0 alone has one)."""
     linear: str | None = None
@@ -41,7 +43,9 @@ class AdversarialConfig:
     ramp: float = _number(0.1, ge=0, le=1)
     """Share of the steps over which its weight rises from 0."""
     lr: float = _number(4e-4, gt=0, le=1)
+    """The discriminator's learning rate."""
     betas: tuple[float, float] = field(default=(0.5, 0.9), metadata={"ge": 0, "lt": 1})
+    """The discriminator's AdamW decays."""
     channels: int = _number(32, ge=4, le=512)
     """Width of the discriminator's first layer."""
 
@@ -53,7 +57,9 @@ class CodebookConfig:
     update: Literal["ema", "gradient"] = "ema"
     """Codes as moving averages of their assigned latents (appendix A.1), or trained by the straight-through loss (eq. 3)."""
     decay: float = _number(0.99, ge=0, lt=1)
+    """Of the moving averages."""
     commitment: float = _number(0.25, ge=0, le=1e6)
+    """Weight of the distance by which latents are drawn to their codes."""
     revive_below: float = _number(0.5, ge=0, le=1e9)
     """A code with fewer assigned latents per step, on average, is replaced by a latent of the current batch; 0 = never."""
 
@@ -71,13 +77,17 @@ class AutoencoderConfig:
     crop: tuple[int, int] | None = field(default=None, metadata={"ge": 8, "le": 8192})
     """(height, width) of random crops that are trained on, in pixels; None = whole images."""
     l1: float = _number(1.0, ge=0, le=1e6)
+    """Weight of the L1 distance of pictures."""
     edges: float = _number(1.0, ge=0, le=1e6)
     """Weight of the L1 distance of image gradients at full, half, quarter and eighth size."""
     colour: float = _number(1.0, ge=0, le=1e6)
     """Weight of the L1 distance of the two colour differences at a quarter of the size."""
     kl: float = _number(1e-6, ge=0, le=1e6)
+    """Weight of the KL divergence from a standard normal distribution, for kind kl."""
     perceptual: PerceptualConfig | None = None
+    """A distance of features; None = none."""
     adversarial: AdversarialConfig | None = None
+    """A discriminator; None = none."""
     codebook: CodebookConfig | None = None
     """For kind vq; None = the defaults."""
 
