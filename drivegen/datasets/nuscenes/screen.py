@@ -48,7 +48,7 @@ class Screen:
         near: list[Any] = []
         times: list[Any] = []
         scene = self._row("scene", sample["scene_token"])
-        good = _time(sample) and type(sample.get("description") or "") is str
+        good = _time(sample) and type(_or(sample, "description", "")) is str
         good = good and self._once("scene", scene["token"], self._scene_reads)
         cameras = 0
         for channel, token in sample["data"].items():
@@ -83,10 +83,10 @@ class Screen:
 
     def _annotation(self, row: dict[str, Any], near: list[Any], times: list[Any]) -> bool:
         """Look at a box's texts and links; adds where it is before and after to near, and when to times."""
-        seen, attributes = row.get("visibility_token") or "", row.get("attribute_tokens") or []
-        links = [row.get(link) or "" for link in ("prev", "next")]
+        seen, attributes = _or(row, "visibility_token", ""), _or(row, "attribute_tokens", [])
+        links = [_or(row, link, "") for link in ("prev", "next")]
         texts = all(type(text) is str for text in (row["instance_token"], seen, *links))
-        good = texts and type(row.get("num_lidar_pts") or 0) in _NUMBERS and type(attributes) is list
+        good = texts and type(_or(row, "num_lidar_pts", 0)) in _NUMBERS and type(attributes) is list
         good = good and row.get("joints_m") is None  # rare, and looked at as reading does
         good = good and (not seen or seen in self._index["visibility"])
         for token in attributes if good else ():
@@ -129,6 +129,12 @@ class Screen:
         row = self._row("calibrated_sensor", token)
         lists = type(row["rotation"]) is list and type(row["translation"]) is list
         return lists and _placed([row["rotation"]], [row["translation"]])
+
+
+def _or(row: dict[str, Any], field: str, unknown: Any) -> Any:
+    """Return a field that may be missing or null; another value that Python takes for false (an empty list) is looked at."""
+    value = row.get(field)
+    return unknown if value is None else value
 
 
 def _plain_name(name: Any) -> bool:
