@@ -72,8 +72,9 @@ def test_python_runs(page: Path, city: Path, tmp_path: Path, monkeypatch: pytest
     (tmp_path / "data" / "city").symlink_to(city)
     for name in ("configs", "scripts"):
         (tmp_path / name).symlink_to(HOUSE / name)
-    for offered in (objectives, registry, samplers):
-        monkeypatch.setattr(offered, "_local", dict(offered._local))
+    monkeypatch.setattr(registry, "_local", dict(registry._local))
+    for offered in (objectives.OFFERS, samplers.OFFERS):
+        monkeypatch.setattr(offered, "local", dict(offered.local))
     # A module of its own, so that classes of the page can be pickled.
     module = types.ModuleType(f"page_{page.stem}")
     monkeypatch.setitem(sys.modules, module.__name__, module)

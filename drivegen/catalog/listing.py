@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from dataclasses import dataclass
 
-from drivegen.catalog import objectives, registry, samplers
+from drivegen.catalog import formats, objectives, registry, samplers
 from drivegen.catalog.python_source import Class, Missing, Module, Reader, Unclear, exists
 
 
@@ -30,8 +30,6 @@ _PLUGIN = ("drivegen.plugin.contract", "Plugin")
 _SAMPLER = ("drivegen.plugin.sampler", "Sampler")
 _OBJECTIVE = ("drivegen.objectives.contract", "Objective")
 _EXPORTER = ("drivegen.export.contract", "Exporter")
-EXPORTERS = "drivegen.exporters"
-"""The group of entry points: ``coco = "drivegen.export.coco:Coco"``, a format's name and its `Exporter`."""
 _HOOKS = ("drivegen.plugin.hooks", "HOOKS")
 
 
@@ -52,8 +50,7 @@ def listed_objectives() -> tuple[Listed, ...]:
 
 def listed_exporters() -> tuple[Listed, ...]:
     """Describe all formats that are on offer, importing nothing; parameters are their options."""
-    entries = (entry for claimed in registry.claims(EXPORTERS).values() for entry in registry.settled(claimed))
-    return tuple(_read(entry, _EXPORTER) for entry in entries)
+    return tuple(_read(entry, _EXPORTER) for entry in formats.offers())
 
 
 def _read(entry: registry.Entry, base: tuple[str, str]) -> Listed:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from drivegen.catalog import formats
 from drivegen.cli.plugins import read_options
 from drivegen.cli.screen import Screen
-from drivegen.export import formats
 from drivegen.export.run import export as run
 
 

@@ -1,7 +1,7 @@
 """Annotation files of detectors' training code, from a dataset in the nuScenes schema; formats are found by entry point."""
 
+from drivegen.catalog.formats import load
 from drivegen.export.contract import Exporter
-from drivegen.export.formats import load
 from drivegen.export.part import Part
 from drivegen.export.run import Report, export
 

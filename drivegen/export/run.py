@@ -9,10 +9,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from drivegen.catalog import formats
 from drivegen.datasets.nuscenes.read import Dataset
 from drivegen.datasets.nuscenes.recordings import LIDAR, key_frames
 from drivegen.datasets.nuscenes.versions import choose_version
-from drivegen.export import formats, splits
+from drivegen.export import splits
 from drivegen.export.contract import Exporter
 from drivegen.export.part import Part
 from drivegen.support.errors import InputError

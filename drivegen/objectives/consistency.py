@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -19,6 +20,23 @@ from drivegen.support.errors import InputError
 
 SIGMA_DATA, TIMESTEP_SCALING = 0.5, 10.0
 """Of LCM's boundary condition (Luo et al. 2023, appendix), as in diffusers' LCMScheduler."""
+
+
+@dataclass(frozen=True, eq=False)
+class Way:
+    """From where to where a student jumps.
+
+    Args:
+        schedule: the noise schedule.
+        x: noisy latents (N, C, h, w).
+        t: their timesteps (N,).
+        to: the timesteps (N,) that the lesson aims at.
+    """
+
+    schedule: NoiseSchedule
+    x: Tensor
+    t: Tensor
+    to: Tensor
 
 
 class Consistency(Objective):
@@ -76,28 +94,12 @@ class Consistency(Objective):
         self.average = twin(host) if self.decay else None
 
     @abstractmethod
-    def land(self, schedule: NoiseSchedule, x: Tensor, t: Tensor, prediction: Tensor, to: Tensor) -> Tensor:
-        """Return where a jump from x at t ends (N, C, h, w).
-
-        Args:
-            schedule: the noise schedule.
-            x: noisy latents (N, C, h, w).
-            t: their timesteps (N,).
-            prediction: of the student.
-            to: the timesteps (N,) that the lesson aims at.
-        """
+    def land(self, way: Way, prediction: Tensor) -> Tensor:
+        """Return where a jump ends (N, C, h, w) with a prediction of the student's."""
 
     @abstractmethod
-    def aimed(self, schedule: NoiseSchedule, x: Tensor, t: Tensor, landed: Tensor, to: Tensor) -> Tensor:
-        """Return the prediction with which `land` ends at a place, which plugins see as the target.
-
-        Args:
-            schedule: the noise schedule.
-            x: noisy latents (N, C, h, w).
-            t: their timesteps (N,).
-            landed: the place.
-            to: as in `land`.
-        """
+    def aimed(self, way: Way, landed: Tensor) -> Tensor:
+        """Return the prediction with which `land` ends at a place, which plugins see as the target."""
 
     def aim(self, end: Tensor, lesson: Lesson) -> Tensor:
         """Return the timesteps (N,) to jump to, none above the solver's `end`; 0 unless overridden."""
@@ -120,14 +122,13 @@ class Consistency(Objective):
         with torch.no_grad():
             other = host if self.average is None else self.average
             prediction = other(nearer, end, lesson.encode(other, arrays=told)).float()
-            target = self.land(schedule, nearer, end, prediction, to)
-        prediction = host(x, start, lesson.encode(host, arrays=told)).float()
-        difference = self.land(schedule, x, start, prediction, to) - target
+            target = self.land(Way(schedule, nearer, end, to), prediction)
+        prediction, way = host(x, start, lesson.encode(host, arrays=told)).float(), Way(schedule, x, start, to)
+        difference = self.land(way, prediction) - target
         errors = difference.square()
         if self.loss == "huber":
             errors = (errors + self.huber**2).sqrt() - self.huber
-        aimed = self.aimed(schedule, x, start, target, to)
-        loss = lesson.loss(host, prediction, aimed, t=start, noisy=x, errors=errors, of_clean=True)
+        loss = lesson.loss(host, prediction, self.aimed(way, target), t=start, noisy=x, errors=errors, of_clean=True)
         return {"consistency": loss}
 
     def after(self, host: Host) -> None:
@@ -153,31 +154,15 @@ class LCM(Consistency):
 
     sampler = "lcm"
 
-    def land(self, schedule: NoiseSchedule, x: Tensor, t: Tensor, prediction: Tensor, to: Tensor) -> Tensor:
-        """Return the clean latents, with the boundary condition that nothing changes at t = 0.
+    def land(self, way: Way, prediction: Tensor) -> Tensor:
+        """Return the clean latents, with the boundary condition that nothing changes at t = 0."""
+        skip, out = boundary(way.t, way.x)
+        return skip * way.x + out * way.schedule(way.x, way.t, prediction)
 
-        Args:
-            schedule: the noise schedule.
-            x: noisy latents (N, C, h, w).
-            t: their timesteps (N,).
-            prediction: of the student.
-            to: not read.
-        """
-        skip, out = boundary(t, x)
-        return skip * x + out * schedule(x, t, prediction)
-
-    def aimed(self, schedule: NoiseSchedule, x: Tensor, t: Tensor, landed: Tensor, to: Tensor) -> Tensor:
-        """Return the prediction that is led to clean latents.
-
-        Args:
-            schedule: the noise schedule.
-            x: noisy latents (N, C, h, w).
-            t: their timesteps (N,), above 0.
-            landed: the place.
-            to: not read.
-        """
-        skip, out = boundary(t, x)
-        return schedule.prediction(x, t, (landed - skip * x) / out)
+    def aimed(self, way: Way, landed: Tensor) -> Tensor:
+        """Return the prediction that leads to clean latents, from timesteps above 0."""
+        skip, out = boundary(way.t, way.x)
+        return way.schedule.prediction(way.x, way.t, (landed - skip * way.x) / out)
 
 
 class TCD(Consistency):
@@ -192,29 +177,13 @@ class TCD(Consistency):
         share = torch.rand(lesson.grid.scenes * lesson.grid.frames)
         return (lesson.per_scene(share).flatten().to(end.device) * (end + 1)).long()
 
-    def land(self, schedule: NoiseSchedule, x: Tensor, t: Tensor, prediction: Tensor, to: Tensor) -> Tensor:
-        """Return the latents at the timesteps aimed at.
+    def land(self, way: Way, prediction: Tensor) -> Tensor:
+        """Return the latents at the timesteps aimed at."""
+        return jump(way.schedule, way.x, way.t, prediction, way.to)
 
-        Args:
-            schedule: the noise schedule.
-            x: noisy latents (N, C, h, w).
-            t: their timesteps (N,).
-            prediction: of the student.
-            to: the timesteps (N,).
-        """
-        return jump(schedule, x, t, prediction, to)
-
-    def aimed(self, schedule: NoiseSchedule, x: Tensor, t: Tensor, landed: Tensor, to: Tensor) -> Tensor:
-        """Return the prediction that leads to latents at the timesteps aimed at.
-
-        Args:
-            schedule: the noise schedule.
-            x: noisy latents (N, C, h, w).
-            t: their timesteps (N,).
-            landed: the latents.
-            to: the timesteps (N,).
-        """
-        return leading_to(schedule, x, t, landed, to)
+    def aimed(self, way: Way, landed: Tensor) -> Tensor:
+        """Return the prediction that leads to latents at the timesteps aimed at."""
+        return leading_to(way.schedule, way.x, way.t, landed, way.to)
 
 
 def boundary(t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from drivegen.catalog.formats import make
 from drivegen.export import export
-from drivegen.export.formats import make
 from drivegen.support.errors import InputError
 from tests.export.conftest import Exported, read
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from drivegen.catalog import listing, registry
+from drivegen.catalog import formats, registry
 from drivegen.cli.main import app
 from drivegen.export import Exporter, Part, export
 from drivegen.support.errors import InputError
@@ -258,10 +258,10 @@ def test_a_format_of_ones_own(root: Path, nusc: Any, tmp_path: Path, monkeypatch
     report = export(root, tmp_path / "a", Tokens())
     assert [line[:4] for line in report.files] == [("lists/train.txt", "train", 1, 3), ("lists/val.txt", "val", 1, 2)]
     real = metadata.entry_points
-    point = metadata.EntryPoint("tokens", f"{__name__}:Tokens", listing.EXPORTERS)
-    broken = metadata.EntryPoint("broken", "no_such_module:Thing", listing.EXPORTERS)
-    offered = [*real(group=listing.EXPORTERS), point, broken]
-    monkeypatch.setattr(registry, "entry_points", lambda group: offered if group == listing.EXPORTERS else real(group=group))
+    point = metadata.EntryPoint("tokens", f"{__name__}:Tokens", formats.OFFERS.group)
+    broken = metadata.EntryPoint("broken", "no_such_module:Thing", formats.OFFERS.group)
+    offered = [*real(group=formats.OFFERS.group), point, broken]
+    monkeypatch.setattr(registry, "entry_points", lambda group: offered if group == formats.OFFERS.group else real(group=group))
     run("export", root, "--format", "tokens", "--out", tmp_path / "b", "--options", "end=;")
     assert (tmp_path / "b/lists/train.txt").read_text() == (tmp_path / "a/lists/train.txt").read_text().replace("\n", ";")
     assert "cannot be imported" in run("export", root, "--format", "broken", "--out", tmp_path / "c", status=2)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from drivegen.catalog import objectives, registry
 from drivegen.host.host import Host
-from drivegen.objectives.consistency import LCM, TCD, boundary
+from drivegen.objectives.consistency import LCM, TCD, Way, boundary
 from drivegen.objectives.solver import jump
 from drivegen.support.errors import InputError
 from drivegen.testing.objectives import CHECKS, Case
@@ -70,7 +70,7 @@ def test_tcd_s_student_may_aim_anywhere_below_and_lands_by_ddim() -> None:
     assert int(aims.max()) - int(aims.min()) > 300
     assert all(len(set(row[3:].tolist())) == 1 for row in aims)  # one per scene
     x, t, p = lesson.noisy(), lesson.t, torch.randn(lesson.clean.shape, generator=torch.manual_seed(1))
-    assert torch.equal(objective.land(lesson.schedule, x, t, p, t - 50), jump(lesson.schedule, x, t, p, t - 50))  # type: ignore[operator]
+    assert torch.equal(objective.land(Way(lesson.schedule, x, t, t - 50), p), jump(lesson.schedule, x, t, p, t - 50))  # type: ignore[operator]
 
 
 @pytest.mark.parametrize("cls", [LCM, TCD])
@@ -80,8 +80,9 @@ def test_plugins_see_the_prediction_that_lands_on_the_target(cls: Any) -> None:
     lesson, objective = case.lesson(module), module.objective
     x, t, p = lesson.noisy(), lesson.t, torch.randn(lesson.clean.shape, generator=torch.manual_seed(1))
     to = t // 2
-    landed = objective.land(lesson.schedule, x, t, p, to)  # type: ignore[operator]
-    torch.testing.assert_close(objective.aimed(lesson.schedule, x, t, landed, to), p, rtol=1e-3, atol=1e-3)  # type: ignore[operator]
+    way = Way(lesson.schedule, x, t, to)
+    landed = objective.land(way, p)  # type: ignore[operator]
+    torch.testing.assert_close(objective.aimed(way, landed), p, rtol=1e-3, atol=1e-3)  # type: ignore[operator]
 
 
 def test_the_student_is_told_the_scale_and_the_teacher_is_not() -> None:
