@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from drivegen.backbones import compatibility, single_file
+from drivegen.backbones.families import family_of, family_of_folder
+from drivegen.backbones.family import Family
 from drivegen.backbones.first_stage import factor_of, load_vae
 from drivegen.backbones.networks import MODELS, STEMS, build_from_folder, build_outline, load_model, save_model
 from drivegen.backbones.schedulers import load_scheduler
@@ -27,18 +29,20 @@ _UNUSED = ("safety_checker", "feature_extractor")
 """Parts that change nothing in what is generated."""
 
 
-def _read_index(folder: Path) -> dict[str, Any]:
-    """Read which classes a folder names; raises InputError unless they make a Stable Diffusion 1.x or 2.x model."""
+def _read_index(folder: Path, unet: nn.Module | None = None) -> tuple[dict[str, Any], type[Family]]:
+    """Read which classes a folder names, and its family, or that of another UNet; raises InputError unless all parts of a
+    hosted model are there.
+    """
     index = weights.read_object(folder / "model_index.json")
-    missing = [name for name in REQUIRED if _class_named(index.get(name)) is None]
+    family = family_of_folder(folder, index) if unet is None else type(family_of(unet))
+    missing = [name for name in family.parts if _class_named(index.get(name)) is None]
     if missing:
         of = f" (it is of a {index['_class_name']})" if isinstance(index.get("_class_name"), str) else ""
-        raise InputError(
-            f"{folder / 'model_index.json'} lacks {', '.join(missing)}{of}; a Stable Diffusion 1.x or 2.x folder has them"
-        )
-    if index["tokenizer"][1] not in TOKENIZERS:
-        raise InputError(f"{folder}: tokenizer {index['tokenizer'][1]!r} is not one of {', '.join(TOKENIZERS)}")
-    return index
+        raise InputError(f"{folder / 'model_index.json'} lacks {', '.join(missing)}{of}; a {family.name} folder has them")
+    for name in family.parts:
+        if name.startswith("tokenizer") and index[name][1] not in TOKENIZERS:
+            raise InputError(f"{folder}: {name} {index[name][1]!r} is not one of {', '.join(TOKENIZERS)}")
+    return index, family
 
 
 def _class_named(entry: Any) -> str | None:
@@ -135,7 +139,7 @@ class Backbone(nn.Module):
         folder, components = Path(folder), tuple(components)
         if prediction_type is not None:
             check_prediction(prediction_type)
-        index = _read_index(folder)
+        index, _ = _read_index(folder, unet)
         _check_configurations(folder, with_unet=unet is None)
         for name in components:
             if _class_named(index.get(name)) is None:
@@ -181,7 +185,7 @@ class Backbone(nn.Module):
         training = single_file.training_of(path, state, prediction_type, configured)
         kind = training.get("prediction_type")
         folder = single_file.hub_folder(path, state, kind) if config_folder is None else Path(config_folder)
-        index = _read_index(folder)
+        index, _ = _read_index(folder)
         _check_configurations(folder, with_unet=not narrow)
         scheduler, tokenizer = load_scheduler(folder, index, training), load_tokenizer(folder / "tokenizer")
         loaded: dict[str, Any] = {}
@@ -233,15 +237,14 @@ class Backbone(nn.Module):
         return factor_of(self.vae)
 
     @property
-    def skip_count(self) -> int:
-        """Number of the UNet's skip connections."""
-        blocks = weights.unwrapped(self.unet).down_blocks
-        return 1 + sum(len(block.resnets) + len(block.downsamplers or ()) for block in blocks)
+    def family(self) -> Family:
+        """The denoising network's kind: how it is called, what it is given, where layers may be added."""
+        return family_of(self.unet)
 
     @property
     def token_width(self) -> int:
         """D: width of the cross-attention context."""
-        return int(weights.unwrapped(self.unet).config.cross_attention_dim)
+        return self.family.token_width
 
     @property
     def latent_channels(self) -> int:

@@ -90,6 +90,7 @@ def show_model(screen: Screen, folder: Path) -> None:
         check_hashes(folder, index.sha256)
     found = contents(folder)
     screen.line((str(folder), "bold"))
+    screen.line(f"family: {found.family}")
     _parts_table(screen, found)
     screen.line(f"scheduler: {found.scheduler}")
     if index is None:

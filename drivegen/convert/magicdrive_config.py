@@ -12,8 +12,8 @@ from typing import Any
 from torch import nn
 
 from drivegen.backbones.networks import build_model
+from drivegen.backbones.unet_branch import SHARED
 from drivegen.convert.settings import Settings
-from drivegen.plugin.control_branch import SHARED
 from drivegen.support.errors import InputError, nearest
 
 TEMPLATE = "A driving scene image at {location}. {description}."

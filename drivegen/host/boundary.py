@@ -78,8 +78,10 @@ def check_plugin(name: str, plugin: Any) -> None:
 # -- once per batch --------------------------------------------------------------------------------------------------------
 
 
-def encode(name: str, plugin: Plugin, arrays: Arrays, keep: Tensor, grid: Grid, width: int) -> Signal:
-    """Call `encode`, and check tokens and mask.
+def encode(
+    name: str, plugin: Plugin, arrays: Arrays, keep: Tensor, grid: Grid, width: int, added: tuple[str, ...] = ()
+) -> Signal:  # fmt: skip
+    """Call `encode`, and check tokens, mask and vectors.
 
     Args:
         name: the plugin's instance name.
@@ -88,6 +90,7 @@ def encode(name: str, plugin: Plugin, arrays: Arrays, keep: Tensor, grid: Grid, 
         keep: (B,) bool, False = null.
         grid: the batch's layout.
         width: D, the width of tokens.
+        added: names of the vectors that the network takes.
     """
     with calling(name, plugin, "encode", arrays):
         found = plugin.encode(arrays, keep)
@@ -96,6 +99,7 @@ def encode(name: str, plugin: Plugin, arrays: Arrays, keep: Tensor, grid: Grid, 
         raise InputError(f"{where}: gave {described(found)}; expected a Signal, such as Signal(tokens) or Signal(data=…)")
     scenes, letter = grid.scenes * grid.frames, "B" if grid.frames == 1 else "B·T"
     sizes = f"{letter} = {scenes}, N = {grid.rows}"
+    _check_added(where, found.added, added, grid)
     tokens, mask = found.tokens, found.mask
     if tokens is None:
         if mask is not None:
@@ -125,6 +129,19 @@ def encode(name: str, plugin: Plugin, arrays: Arrays, keep: Tensor, grid: Grid, 
     if mask.ndim != 2 or mask.shape[0] not in (scenes, grid.rows) or mask.shape[1] != count:
         raise InputError(f"{where}: the mask has shape {tuple(mask.shape)}; expected {wanted}")
     return found
+
+
+def _check_added(where: str, given: Any, added: tuple[str, ...], grid: Grid) -> None:
+    """Raise InputError unless the network takes the vectors that a plugin gives."""
+    if not isinstance(given, Mapping):
+        raise InputError(f"{where}: added is {described(given)}; expected a dict of tensors by name")
+    scenes = grid.scenes * grid.frames
+    for key, value in given.items():
+        if key not in added:
+            takes = f"it takes {', '.join(added)}" if added else "it takes none"
+            raise InputError(f"{where}: gave the vector {key!r}, which this model's network does not take; {takes}")
+        if not isinstance(value, Tensor) or value.ndim != 2 or value.shape[0] not in (scenes, grid.rows):
+            raise InputError(f"{where}: {key} is {described(value)}; expected a tensor ({scenes} or {grid.rows}, …)")
 
 
 # -- every step ------------------------------------------------------------------------------------------------------------

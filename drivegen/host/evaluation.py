@@ -59,6 +59,8 @@ class Evaluation:
     attended: Tensor | None = None
     """The tokens that a branch was given, while it runs."""
     scratch: dict[str, dict[str, Any]] = field(default_factory=dict)
+    streams: dict[str, Tensor] = field(default_factory=dict)
+    """The stream of the present transformer block, by the name of the module that reads it."""
 
 
 class Runtime:
@@ -96,10 +98,14 @@ class Tap:
         plugin: the plugin.
         site: name of the module that is tapped.
         layer: what the plugin built for it.
+        stream: name of the module whose input the output is added to, so that the layer is given their sum; None for none.
     """
 
-    def __init__(self, runtime: Runtime, name: str, plugin: Plugin, site: str, layer: nn.Module) -> None:
+    def __init__(
+        self, runtime: Runtime, name: str, plugin: Plugin, site: str, layer: nn.Module, stream: str | None = None
+    ) -> None:
         self.runtime, self.name, self.plugin, self.site, self.layer = runtime, name, plugin, site, layer
+        self.stream = stream
 
     def __call__(self, site: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         now = self.runtime.evaluation
@@ -110,6 +116,8 @@ class Tap:
             return None
         x = args[0] if args else next(iter(kwargs.values()))
         y = output if isinstance(output, Tensor) else output[0]
+        if self.stream is not None:
+            x = now.streams[self.stream] + y
         view = Now(
             now.conditions.grid, now.t, now.progress, now.latent_size, now.conditions.signals[self.name], site,
             now.scratch.setdefault(self.name, {}),
@@ -133,6 +141,19 @@ def _with_first(output: Any, y: Tensor) -> Any:
     if isinstance(output, tuple):
         return (y, *output[1:])
     return type(output)(**{**output, next(iter(output)): y})
+
+
+class Stream:
+    """Pre-hook that keeps what enters a module, for the taps after it; the last one alone, so that memory does not grow."""
+
+    def __init__(self, runtime: Runtime, name: str) -> None:
+        self.runtime, self.name = runtime, name
+
+    def __call__(self, site: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        now = self.runtime.evaluation
+        if now is not None:
+            now.streams.clear()
+            now.streams[self.name] = args[0] if args else next(iter(kwargs.values()))
 
 
 class Bias:
@@ -192,6 +213,7 @@ class StepContext:
     def __init__(self, runtime: Runtime, evaluation: Evaluation, dtype: torch.dtype, width: int) -> None:
         self.grid, self.progress = evaluation.conditions.grid, evaluation.progress
         self._runtime, self._evaluation, self._dtype, self._width = runtime, evaluation, dtype, width
+        self.added: Mapping[str, Tensor] = {}
         self.caller: Plugin | None = None
         """The plugin whose `residuals` runs."""
 

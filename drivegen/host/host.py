@@ -1,4 +1,4 @@
-"""The host: a UNet, a list of named plugins, and the four places where plugins add to it. No plugin is known by name."""
+"""The host: a network, a list of named plugins, and the places where plugins add to it. No plugin is known by name."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from drivegen.backbones.stable_diffusion import Backbone
 from drivegen.host import boundary
+from drivegen.host.added import added_vectors
 from drivegen.host.attaching import attach
-from drivegen.host.evaluation import Bias, Conditions, Evaluation, Runtime, StepContext, Tap, Unnamed
+from drivegen.host.evaluation import Bias, Conditions, Evaluation, Runtime, StepContext, Stream, Tap, Unnamed
 from drivegen.host.regions import Region
 from drivegen.host.skip_shapes import SkipShapes, skip_shapes
 from drivegen.plugin import Arrays, Denoiser, Grid, Plugin, Residuals, Signal, ToX0
@@ -87,11 +88,17 @@ class Host(nn.Module):
 
         self._unhook()
         networks: list[nn.Module] = [self.backbone.unet]
+        kept: set[str] = set()
         for name in self.plugins:
             plugin = self.plugin(name)
             networks += plugin.networks
             for site, key in plugin.sites:
-                tap = Tap(self.runtime, name, plugin, site, plugin.taps[key])
+                stream = plugin.streams.get(key)
+                if stream is not None and stream not in kept:
+                    kept.add(stream)
+                    keep = Stream(self.runtime, stream)
+                    self.backbone.unet.get_submodule(stream).register_forward_pre_hook(keep, with_kwargs=True)
+                tap = Tap(self.runtime, name, plugin, site, plugin.taps[key], stream)
                 self.backbone.unet.get_submodule(site).register_forward_hook(tap, with_kwargs=True)
         reached = set()
         for network in networks:
@@ -110,7 +117,7 @@ class Host(nn.Module):
                 (module._forward_hooks, module._forward_hooks_with_kwargs),
                 (module._forward_pre_hooks, module._forward_pre_hooks_with_kwargs),
             ):
-                for key in [key for key, hook in hooks.items() if isinstance(hook, (Tap, Bias, Unnamed))]:
+                for key in [key for key, hook in hooks.items() if isinstance(hook, (Tap, Stream, Bias, Unnamed))]:
                     del hooks[key]
                     with_kwargs.pop(key, None)
 
@@ -158,7 +165,8 @@ class Host(nn.Module):
             device = next(self.backbone.unet.parameters()).device
             keep = torch.full((grid.scenes * grid.frames,), keep, device=device)
         keep = known_and_kept(arrays, keep)
-        return boundary.encode(name, self.plugin(name), unmarked(arrays), keep, grid, self.backbone.token_width)
+        family = self.backbone.family
+        return boundary.encode(name, self.plugin(name), unmarked(arrays), keep, grid, family.token_width, family.added)
 
     def guide(self, name: str, denoise: Denoiser, to_x0: ToX0) -> Denoiser:
         """Let a plugin wrap the denoiser for one generation; returns `denoise` itself where it does not.
@@ -185,26 +193,17 @@ class Host(nn.Module):
             conditions: of `encode`.
             progress: the fraction of steps done.
         """
-        unet = self.backbone.unet
+        family = self.backbone.family
         t = t.expand(x.shape[0]) if t.ndim == 0 else t
         if x.shape[0] != conditions.grid.rows:
             raise InputError(f"{x.shape[0]} rows of latents do not fit the grid {conditions.grid}")
         evaluation = Evaluation(conditions, t, progress, (x.shape[-2], x.shape[-1]))
-        context = StepContext(self.runtime, evaluation, x.dtype, self.backbone.token_width)
+        context = StepContext(self.runtime, evaluation, x.dtype, family.token_width)
+        context.added = added_vectors(family, conditions, x, self.backbone.vae_factor)
         total = self._residuals(x, t, context, conditions)
         tokens = context.join(None)
         with self.runtime.during(replace(evaluation, bias=tokens.bias)):
-            out = unet(
-                x,
-                t,
-                encoder_hidden_states=tokens.states,
-                down_block_additional_residuals=total.down,
-                mid_block_additional_residual=total.mid,
-                # diffusers empties this list, so it gets one of its own.
-                down_intrablock_additional_residuals=None if total.intrablock is None else list(total.intrablock),
-                return_dict=False,
-            )[0]
-        return out
+            return family.predict(x, t, tokens.states, total, context.added)
 
     def _residuals(self, x: Tensor, t: Tensor, context: StepContext, conditions: Conditions) -> Residuals:
         down: tuple[Tensor, ...] | None = None
@@ -224,7 +223,7 @@ class Host(nn.Module):
         # diffusers wants both or none: one alone is ignored, or taken for the old T2I-Adapter place.
         if (down is None) != (mid is None):
             zero = torch.zeros((), device=x.device, dtype=x.dtype)
-            down = (zero,) * self.backbone.skip_count if down is None else down
+            down = (zero,) * self.backbone.family.skip_count if down is None else down
             mid = zero if mid is None else mid
         return Residuals(down, mid, intrablock)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from drivegen.plugin.control_branch import skip_channels
+from drivegen.backbones.unet_branch import skip_channels
 
 Shape = tuple[int | None, int | None, int | None]
 """Channels, height, width; None = not known."""

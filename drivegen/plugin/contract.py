@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -26,9 +27,12 @@ from drivegen.scene import Frame
 from drivegen.support.errors import InputError
 
 if TYPE_CHECKING:
+    from drivegen.backbones.family import Site
     from drivegen.backbones.stable_diffusion import Backbone
 
-_CONTRACTS_OWN = ("config", "taps", "sites", "networks", "backbone", "tap", "attends", "bind", "unbind")
+_CONTRACTS_OWN = (
+    "config", "taps", "sites", "streams", "networks", "backbone", "tap", "tap_sites", "attends", "bind", "unbind",
+)  # fmt: skip
 """What the contract keeps on a plugin, and an author's attribute of the same name would silently replace."""
 
 
@@ -36,6 +40,7 @@ _CONTRACTS_OWN = ("config", "taps", "sites", "networks", "backbone", "tap", "att
 class _Attaching:
     backbone: Backbone
     sites: list[tuple[str, str]] = field(default_factory=list)
+    streams: dict[str, str] = field(default_factory=dict)
     networks: list[nn.Module] = field(default_factory=list)
 
 
@@ -65,6 +70,7 @@ class Plugin(nn.Module):
     config: dict[str, Any]
     taps: nn.ModuleDict
     sites: tuple[tuple[str, str], ...] = ()
+    streams: Mapping[str, str] = MappingProxyType({})
     networks: tuple[nn.Module, ...] = ()
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Plugin:
@@ -133,15 +139,43 @@ class Plugin(nn.Module):
                 f"{type(self).__name__}: no module of the UNet matches the tap {pattern!r}{_near(pattern, modules)}"
             )
         for name, module in found:
-            key = name.replace(".", "-")
-            while key in self.taps:
-                key += "+"
-            layer: Any = build(name, module)
-            if not isinstance(layer, nn.Module):
-                made = getattr(layer, "__name__", type(layer).__name__)
-                raise InputError(f"{type(self).__name__}: the tap {pattern!r} builds {made} at {name!r}, which is no nn.Module")
-            self.taps[key] = layer
-            attaching.sites.append((name, key))
+            self._put(attaching, name, lambda name=name, module=module: build(name, module), pattern)  # type: ignore[misc]
+
+    def tap_sites(self, kind: str, build: Callable[[Site], nn.Module]) -> None:
+        """Run ``y + scale · layer(x, y, now)`` at the network's places of a kind (`backbones.family.KINDS`).
+
+        build(site) makes the layer of one place. Where the place is in the middle of a stream ("between"), x is the stream
+        there, in which y is already. Raises InputError where the network has no such places.
+        """
+        attaching = self._attaching("tap_sites")
+        try:
+            found = attaching.backbone.family.need(kind)
+        except InputError as error:
+            raise InputError(f"{type(self).__name__} cannot be attached: {error}") from error
+        for site in found:
+            key = self._put(attaching, site.name, lambda site=site: build(site), kind)  # type: ignore[misc]
+            if site.stream is not None:
+                attaching.streams[key] = site.stream
+
+    def _put(self, attaching: _Attaching, name: str, build: Callable[[], Any], asked: str) -> str:
+        """Build the layer of one place and keep it under the place's name; returns its key.
+
+        Args:
+            attaching: what is being attached to.
+            name: of the tapped module.
+            build: makes the layer.
+            asked: the glob or kind that found it, for errors.
+        """
+        key = name.replace(".", "-")
+        while key in self.taps:
+            key += "+"
+        layer = build()
+        if not isinstance(layer, nn.Module):
+            made = getattr(layer, "__name__", type(layer).__name__)
+            raise InputError(f"{type(self).__name__}: the tap {asked!r} builds {made} at {name!r}, which is no nn.Module")
+        self.taps[key] = layer
+        attaching.sites.append((name, key))
+        return key
 
     def attends(self, network: nn.Module) -> None:
         """Name a network of this plugin's own whose cross-attentions receive the context's tokens."""
@@ -184,6 +218,7 @@ class Plugin(nn.Module):
         finally:
             del self.__dict__["_now_attaching"]
         self.__dict__["sites"], self.__dict__["networks"] = tuple(attaching.sites), tuple(attaching.networks)
+        self.__dict__["streams"] = dict(attaching.streams)
         self.__dict__["_learns"] = frozenset(name for name, p in self.named_parameters() if p.requires_grad)
 
     def unbind(self) -> None:
@@ -191,7 +226,8 @@ class Plugin(nn.Module):
         for name in ("_backbone", "_learns"):
             self.__dict__.pop(name, None)
         self.add_module("taps", nn.ModuleDict())
-        self.__dict__["sites"], self.__dict__["networks"] = (), ()
+        for name, nothing in (("sites", ()), ("networks", ()), ("streams", {})):
+            self.__dict__[name] = nothing
 
     def unfreeze(self) -> None:
         """Re-enable gradients of the parameters that were trainable after `attach`, unless some of this plugin's are enabled.
@@ -266,10 +302,9 @@ class Plugin(nn.Module):
         """Return a copy without weights, layers or backbone, whose `prepare` and `collate` work; small to pickle."""
         light = type(self).__new__(type(self), **self.config)
         nn.Module.__init__(light)
-        kept = {k: v for k, v in self.__dict__.items() if k not in light.__dict__ and not k.startswith("_")}
-        light.__dict__.update(
-            {k: v for k, v in kept.items() if not isinstance(v, (nn.Module, Tensor)) and k not in ("sites", "networks")}
-        )
+        hidden = ("sites", "streams", "networks", *light.__dict__)
+        kept = {k: v for k, v in self.__dict__.items() if k not in hidden and not k.startswith("_")}
+        light.__dict__.update({k: v for k, v in kept.items() if not isinstance(v, (nn.Module, Tensor))})
         return light
 
     def overridden(self) -> Iterator[str]:

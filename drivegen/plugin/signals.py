@@ -5,9 +5,9 @@ Shapes: B scenes (times T frames), V views, N = B·T·V rows, S tokens, D width,
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -38,11 +38,13 @@ class Signal:
         tokens: (N, S, D), or (B, S, D) to be shared by the views; the host casts them to the latents' dtype. None for none.
         mask: (N, S) or (B, S) bool, True = attended to; None = all are.
         data: anything that the plugin's own hooks need at every step; the host does not read it.
+        added: vectors that the network is given besides tokens, (B, …) or (N, …), by the names of the family's `added`.
     """
 
     tokens: Tensor | None = None
     mask: Tensor | None = None
     data: Any = None
+    added: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,6 +90,8 @@ class Context(Protocol):
 
     grid: Grid
     progress: float
+    added: Mapping[str, Tensor]
+    """The vectors (N, …) that the network is given besides tokens; a branch of its family is given them too."""
 
     def attend(self, names: tuple[str, ...] | None = None) -> AbstractContextManager[Tensor]:
         """Give the tokens (N, S, D) of all plugins, or of the named ones, and apply their mask and scales within the block.

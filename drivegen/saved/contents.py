@@ -7,6 +7,7 @@ import math
 import struct
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from drivegen.support.errors import InputError
 
@@ -24,12 +25,13 @@ class Part:
 
 @dataclass(frozen=True)
 class Contents:
-    """A model's networks and plugins."""
+    """A model's networks and plugins, what its scheduler states, and which family of networks it is of."""
 
     folder: Path
     parts: tuple[Part, ...]
     plugins: tuple[Part, ...]
     scheduler: str
+    family: str
 
 
 def contents(folder: Path) -> Contents:
@@ -55,7 +57,14 @@ def contents(folder: Path) -> Contents:
     scheduler = named[1] if isinstance(named, list) and len(named) == 2 else "none"
     path = folder / "scheduler" / "scheduler_config.json"
     prediction = read_object(path).get("prediction_type", "epsilon")
-    return Contents(folder, tuple(parts), plugins, f"{scheduler}, {prediction}")
+    return Contents(folder, tuple(parts), plugins, f"{scheduler}, {prediction}", _family(folder, listing))
+
+
+def _family(folder: Path, listing: dict[str, Any]) -> str:
+    """Name the family that a model's denoising network is of; raises InputError where it is of none that is hosted."""
+    from drivegen.backbones.families import family_of_folder
+
+    return family_of_folder(folder, listing).name
 
 
 def _has_weights(folder: Path, stem: str) -> bool:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from drivegen import raster
 from drivegen.plugin import Arrays, Context, Plugin, Residuals, Signal, per_row, select_or_null
-from drivegen.plugin.control_branch import control_branch, embedding_channels, run_branch
+from drivegen.plugin.control_branch import embedding_channels, run_branch
 from drivegen.scene import BEV_CLASSES, Frame
 from drivegen.support.errors import InputError, at_least
 
@@ -87,7 +87,7 @@ class BEVMap(Plugin):
         self.attends_to = None if attends_to is None else tuple(attends_to)
 
     def attach(self, backbone: Any) -> None:
-        self.branch = control_branch(backbone.unet, self.width)
+        self.branch = backbone.family.branch(self.width)
         self.embedder = BEVEmbedding(len(self.classes), embedding_channels(self.branch), self.channels, self.embedder_kind)
         self.attends(self.branch)
 

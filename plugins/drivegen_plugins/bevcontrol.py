@@ -60,12 +60,7 @@ class BEVControl(Plugin):
         self.foreground = Foreground(class_tokens(backbone, width))
         self.background = Background(width, self.channels)
 
-        def build(name: str, site: Any) -> nn.Module:
-            return SketchLayer(width, site.attn1.query_dim, site.attn1.heads, self.coordinator)
-
-        for name, _ in backbone.unet.named_modules():
-            if name.rpartition(".")[0].endswith("transformer_blocks"):
-                self.tap(name, build)
+        self.tap_sites("transformer_end", lambda site: SketchLayer(width, site.width, site.heads, self.coordinator))
 
     # -- per frame -----------------------------------------------------------------------------------------------------
 

@@ -73,10 +73,13 @@ class Concat(PicturePlugin):
     def attach(self, backbone: Any) -> None:
         latents = backbone.latent_channels
         inputs = {"encoded": latents, "resized": self.channels, "masked": latents + 1}[self.form]
-        kernel = int(backbone.unet.config.get("conv_in_kernel", 3))
-        width = int(backbone.unet.config.block_out_channels[0])
-        self.conv = zero(nn.Conv2d(inputs, width, kernel, padding=(kernel - 1) // 2, bias=False))
-        self.tap("conv_in", lambda name, site: Join())
+
+        def build(site: Any) -> nn.Module:
+            kernel = int(site.module.kernel_size[0])
+            self.conv = zero(nn.Conv2d(inputs, site.width, kernel, padding=(kernel - 1) // 2, bias=False))
+            return Join()
+
+        self.tap_sites("input", build)
 
     def precompute(self, arrays: Arrays) -> Arrays | None:
         if self.form == "resized":

@@ -22,7 +22,7 @@ Connector = Literal["zero_linear", "gated", "none"]
 
 
 class CrossView(Plugin):
-    """``x += connector(Σ_neighbours attn(norm x))`` in every transformer block of the UNet; null adds nothing.
+    """``x += connector(Σ_neighbours attn(norm x))`` in every transformer block of the network; null adds nothing.
 
     Neighbours come from each frame's calibration, so any rig works. attention "add" sums one attention per neighbour, "concat"
     attends to both at once, "self" to all views; connector "zero_linear", "gated" (tanh(α)·x) or "none".
@@ -37,14 +37,10 @@ class CrossView(Plugin):
         self.attention, self.connector_kind = attention, connector
 
     def attach(self, backbone: Any) -> None:
-        self.tap("*.transformer_blocks.*.norm2", lambda name, site: Remember())
-        self.tap(
-            "*.transformer_blocks.*.attn2",
-            self._layer,
-        )
+        self.tap_sites("between", self._layer)
 
-    def _layer(self, name: str, site: Any) -> CrossViewLayer:
-        return CrossViewLayer(site.query_dim, site.heads, self.attention, self.connector_kind)
+    def _layer(self, site: Any) -> CrossViewLayer:
+        return CrossViewLayer(site.width, site.heads, self.attention, self.connector_kind)
 
     def prepare(self, frame: Frame, user_input: Any = None) -> dict[str, np.ndarray]:
         if self.attention == "self":  # to all views
@@ -73,20 +69,6 @@ class Output(NamedTuple):
     weight: Tensor
     each: Tensor
     rest: Tensor | None
-
-
-class Remember(nn.Module):
-    """Store a site's input for the layer that comes after it; adds nothing."""
-
-    def forward(self, x: Tensor, y: Tensor, now: Now) -> None:
-        """Store the stream.
-
-        Args:
-            x: the site's input (N, L, C).
-            y: its output (N, L, C).
-            now: the current step.
-        """
-        now.scratch["stream"] = x
 
 
 class GatedConnector(nn.Module):
@@ -130,15 +112,15 @@ class CrossViewLayer(nn.Module):
         }[connector]()
 
     def forward(self, x: Tensor, y: Tensor, now: Now) -> Tensor:
-        """Return the term (N, L, C) for the stream after cross-attention, which is the remembered input plus y.
+        """Return the term (N, L, C) for the stream after cross-attention.
 
         Args:
-            x: input of the cross-attention (N, L, C).
-            y: its output (N, L, C).
+            x: the stream (N, L, C).
+            y: the cross-attention's part of it (N, L, C).
             now: the current step.
         """
         seen: Neighbours = now.signal.data
-        stream = self.norm4(now.scratch["stream"] + y)
+        stream = self.norm4(x)
         mixed, count = self._mixed(stream, seen.table, seen.whole)
         if torch.is_grad_enabled():
             term = self.connector(self._projected(mixed, count))

@@ -44,9 +44,11 @@ class GuidanceEmbedding(Plugin):
         return Released({"width": weight.shape[1]}, {"proj.weight": weight.clone()}, {"drop": 0})
 
     def attach(self, backbone: Any) -> None:
-        width = backbone.unet.time_embedding.linear_1.in_features
-        self.proj = zero(nn.Linear(self.width, width, bias=False))
-        self.tap("time_proj", lambda name, site: Add())
+        def build(site: Any) -> nn.Module:
+            self.proj = zero(nn.Linear(self.width, site.width, bias=False))
+            return Add()
+
+        self.tap_sites("time_features", build)
 
     def prepare(self, frame: Any, user_input: Any = None) -> dict[str, np.ndarray]:
         """Give the scale; 1 is no guidance."""

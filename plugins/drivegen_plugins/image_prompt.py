@@ -101,12 +101,12 @@ class ImagePrompt(Plugin):
             self.image_proj = Projection(vision.projection_dim, width, self.tokens)
         # Named as released files name them: odd numbers over the cross-attentions, in the order down, up, mid.
         self.ip_adapter = nn.ModuleDict()
-        self.tap("*.attn2.to_q", lambda name, site: Query())
-        self.tap("*.attn2", self._stream)
+        self.tap_sites("cross_attention", self._stream)
 
-    def _stream(self, name: str, site: Any) -> Stream:
+    def _stream(self, site: Any) -> Stream:
         key = str(1 + 2 * len(self.ip_adapter))
-        self.ip_adapter[key] = KeysValues(site.to_k)
+        self.ip_adapter[key] = KeysValues(site.module.to_k)
+        self.tap(f"{site.name}.to_q", lambda name, module: Query())
         return Stream(key)
 
     def prepare(self, frame: Frame, user_input: Any = None) -> dict[str, np.ndarray]:

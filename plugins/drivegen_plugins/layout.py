@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from drivegen import raster
 from drivegen.plugin import Arrays, Context, Plugin, Residuals, Signal, select_or_null
-from drivegen.plugin.control_branch import control_branch, embedding_channels, halvings, run_branch
+from drivegen.plugin.control_branch import embedding_channels, halvings, run_branch
 from drivegen.scene import BEV_CLASSES, DETECTION_CLASSES, Frame
 from drivegen.support.errors import InputError, at_least
 
@@ -46,7 +46,7 @@ class Layout(Plugin):
 
         stages = halvings(backbone.vae_factor) + 1
         channels = (self.channels + (self.channels[-1],) * stages)[:stages]
-        self.branch = control_branch(backbone.unet, self.width)
+        self.branch = backbone.family.branch(self.width)
         embedder: Any = ControlNetConditioningEmbedding(embedding_channels(self.branch), CHANNELS, channels)
         # The branch ends in zero convolutions: a second zero in a row would only delay the first gradient.
         embedder.conv_out.reset_parameters()

@@ -207,9 +207,13 @@ class PooledText(Text):
 
     def attach(self, backbone: Any) -> None:
         super().attach(backbone)
-        width, time = int(backbone.text_encoder.config.hidden_size), int(backbone.unet.time_embedding.linear_2.out_features)
-        self.project = nn.Sequential(nn.Linear(width, time), nn.SiLU(), zero(nn.Linear(time, time)))
-        self.tap("time_embedding", lambda name, site: _Vector())
+        width = int(backbone.text_encoder.config.hidden_size)
+
+        def build(site: Any) -> nn.Module:
+            self.project = nn.Sequential(nn.Linear(width, site.width), nn.SiLU(), zero(nn.Linear(site.width, site.width)))
+            return _Vector()
+
+        self.tap_sites("time_vector", build)
 
     def _read(self, prompt: str, weighted: bool) -> dict[str, np.ndarray]:
         if not weighted:
