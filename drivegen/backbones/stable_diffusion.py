@@ -17,6 +17,7 @@ from drivegen.backbones.first_stage import factor_of, load_vae
 from drivegen.backbones.networks import MODELS, STEMS, build_from_folder, build_outline, load_model, save_model
 from drivegen.backbones.schedulers import load_scheduler
 from drivegen.backbones.tokenizers import TOKENIZERS, load_tokenizer
+from drivegen.backbones.words import Words
 from drivegen.diffusion.training_facts import check_prediction
 from drivegen.support import files, weights
 from drivegen.support.errors import InputError
@@ -87,7 +88,7 @@ def _warn_of_unread(folder: Path, index: Mapping[str, Any], components: tuple[st
 
 
 class Backbone(nn.Module):
-    """The hosted networks; `component(name)` returns any of them, or None.
+    """The hosted networks; `component(name)` returns any of them, or None. `words` are those beside the tokenizer's.
 
     Args:
         unet: the denoising network.
@@ -113,6 +114,7 @@ class Backbone(nn.Module):
         self.unet, self.vae, self.text_encoder = unet, vae, text_encoder
         self.tokenizer, self.scheduler = tokenizer, scheduler
         self.components = nn.ModuleDict(dict(components or {}))
+        self.words = Words()
 
     def check(self) -> None:
         """Check that the parts fit together, also after one was replaced; raises InputError naming the one that does not."""

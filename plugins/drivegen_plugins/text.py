@@ -44,11 +44,13 @@ class Text(Plugin):
         self.template, self.weighted, self.clip_skip = template, weighted, clip_skip
         self.pieces = _pieces(template)
         self.layers: int | None = None
+        self.table: Any = None
+        """Words beside the tokenizer's."""
         _flag(weighted)
         self._skipped(clip_skip)
 
     def attach(self, backbone: Any) -> None:
-        self.tokenizer = backbone.tokenizer
+        self.tokenizer, self.table = backbone.tokenizer, backbone.words.table
         self.layers = int(backbone.text_encoder.config.num_hidden_layers)
         self._skipped(self.clip_skip)
 
@@ -74,12 +76,16 @@ class Text(Plugin):
         tokenizer = self.tokenizer
         special = Special(tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
 
-        def tokenize(text: str) -> list[int]:
-            ids: list[int] = tokenizer(text, truncation=False, add_special_tokens=False, verbose=False)["input_ids"]
-            return ids
-
-        ids, weights = chunks(parse(prompt), tokenize, special, self._length)
+        ids, weights = chunks(parse(prompt), self._ids, special, self._length)
         return {"ids": np.array(ids, dtype=np.int64), "weights": np.array(weights, dtype=np.float32)}
+
+    def _ids(self, text: str) -> list[int]:
+        """Return the ids of a text, without its two ends."""
+        if self.table is not None and len(self.table):
+            found: list[int] = self.table.tokenize(self.tokenizer, text)
+        else:
+            found = self.tokenizer(text, truncation=False, add_special_tokens=False, verbose=False)["input_ids"]
+        return found
 
     @property
     def _length(self) -> int:
@@ -101,13 +107,15 @@ class Text(Plugin):
             dropped = f"all after the first {MAX_CHARACTERS} are dropped"
             warnings.warn(f"the prompt has {len(prompt)} characters; {dropped}", stacklevel=2)
             prompt = " ".join(prompt.split())[:MAX_CHARACTERS]
-        whole = self.tokenizer(prompt, truncation=False, verbose=False)["input_ids"]
+        tokenizer = self.tokenizer
+        whole = [tokenizer.bos_token_id, *self._ids(prompt), tokenizer.eos_token_id]
         if len(whole) > length:
-            lost = self.tokenizer.decode(whole[length - 1 : -1])
+            cut = whole[length - 1 : -1]
+            lost = tokenizer.decode(cut) if self.table is None else self.table.decode(tokenizer, cut)
             warnings.warn(f"the prompt has {len(whole)} tokens and {length} fit; dropped: {lost!r}", stacklevel=2)
         # Cut and filled by hand: asked for either, a tokenizer keeps it as a setting, which threads would take from each other.
         ids = whole if len(whole) <= length else [*whole[: length - 1], whole[-1]]
-        return np.array([*ids, *[self.tokenizer.pad_token_id] * (length - len(ids))], dtype=np.int64)
+        return np.array([*ids, *[tokenizer.pad_token_id] * (length - len(ids))], dtype=np.int64)
 
     def collate(self, items: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
         longest = max((len(item[key]) for item in items for key in ("ids", "null_ids") if key in item), default=0)
@@ -153,7 +161,8 @@ class Text(Plugin):
 
     def precompute(self, arrays: Arrays) -> Arrays | None:
         learns = any(parameter.requires_grad for parameter in self.backbone.text_encoder.parameters())
-        if learns or "weights" in arrays or "clip_skip" in arrays:  # rows of chunks differ in length from frame to frame
+        # Words may be others the next time; rows of chunks differ in length from frame to frame.
+        if learns or self.table or "weights" in arrays or "clip_skip" in arrays:
             return None
         return {"states": self._states(arrays["ids"]), "null_states": self._states(arrays["null_ids"])}
 
