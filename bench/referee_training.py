@@ -1,4 +1,4 @@
-"""Training of the referee: cross-entropy on renders, moderately changed in light, sharpness and noise."""
+"""Training of the referees: cross-entropy on renders, moderately changed in light, sharpness and noise."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from drivegen.evaluate.metrics.scores import overlap, ratio
 from drivegen.evaluate.referee import DRIVABLE_GROUP, GROUPS, VEHICLE_GROUP, Reading, Referee, RefereeNet, to_network
@@ -70,6 +70,56 @@ def augment(pixels: Tensor, groups: Tensor, generator: torch.Generator) -> tuple
     return (flat.reshape(unit.shape) + noise).clamp(0, 1) * 2 - 1, groups
 
 
+class Lesson(Protocol):
+    """What is learned: the network, pictures with labels, and the loss of what the network says of them."""
+
+    def __len__(self) -> int:
+        """Return the number of pictures."""
+
+    def make(self) -> nn.Module:
+        """Make the network."""
+
+    def draw(self, chosen: NDArray[np.int64], generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Cut some pictures (N, H, W, 3) uint8 and their labels (N, H, W).
+
+        Args:
+            chosen: indices of the pictures.
+            generator: draws the places.
+        """
+
+    def loss(self, said: Any, labels: Tensor, chosen: NDArray[np.int64]) -> Tensor:
+        """Compute the loss.
+
+        Args:
+            said: the network's output.
+            labels: of `draw`, as they were augmented.
+            chosen: indices of the pictures.
+        """
+
+
+@dataclass(frozen=True, eq=False)
+class RefereeLesson:
+    """The referee's: groups of pixels, time of day and weather of renders."""
+
+    renders: Renders
+
+    def __len__(self) -> int:
+        return len(self.renders)
+
+    def make(self) -> nn.Module:
+        """Make the network, `Lesson.make`."""
+        return RefereeNet()
+
+    def draw(self, chosen: NDArray[np.int64], generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Cut pictures and labels, `Lesson.draw`."""
+        return halves(self.renders, chosen, generator)
+
+    def loss(self, said: Reading, labels: Tensor, chosen: NDArray[np.int64]) -> Tensor:
+        """Compute the loss, `Lesson.loss`."""
+        time, weather = (torch.from_numpy(each[chosen]) for each in (self.renders.time, self.renders.weather))
+        return loss_of(said, labels, time, weather)
+
+
 def halves(renders: Renders, chosen: NDArray[np.int64], generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Cut pictures and labels to half their width, each at a random place: more pictures per step in the same time.
 
@@ -105,22 +155,22 @@ def loss_of(reading: Reading, groups: Tensor, time: Tensor, weather: Tensor) -> 
 class Trained:
     """A trained network, and its training data: (first step, datasets), more than one where a run was resumed with others."""
 
-    net: RefereeNet
+    net: nn.Module
     history: tuple[tuple[int, str], ...]
 
 
-def train(renders: Renders, recipe: Recipe, state_path: Path, datasets: str = "", save_every: int = 100) -> Trained:
+def train(lesson: Lesson, recipe: Recipe, state_path: Path, datasets: str = "", save_every: int = 100) -> Trained:
     """Train a network.
 
     Args:
-        renders: the pictures.
+        lesson: what it learns.
         recipe: how it is trained.
         state_path: where the state is saved; a later call with the same recipe resumes from it.
         datasets: names of the renders.
         save_every: steps between two saves.
     """
     torch.manual_seed(recipe.seed)
-    net = RefereeNet().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    net = lesson.make().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimiser = torch.optim.AdamW(net.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
     first, history = _resume(net, optimiser, recipe, state_path)
     if not history or history[-1][1] != datasets:
@@ -135,13 +185,13 @@ def train(renders: Renders, recipe: Recipe, state_path: Path, datasets: str = ""
             for group in optimiser.param_groups:
                 group["lr"] = recipe.learning_rate * rate
             # Everything random follows from the step, so that a resumed run is the same run.
-            chosen = np.random.default_rng([recipe.seed, step]).integers(len(renders), size=recipe.batch)
+            chosen = np.random.default_rng([recipe.seed, step]).integers(len(lesson), size=recipe.batch)
             generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
-            images, labels = halves(renders, chosen, generator)
+            images, labels = lesson.draw(chosen, generator)
             pixels, groups = augment(to_network(images), labels, generator)
             with runtime.autocast(device, number):
-                reading = net(pixels.contiguous(memory_format=torch.channels_last))
-            loss = loss_of(reading, groups, torch.from_numpy(renders.time[chosen]), torch.from_numpy(renders.weather[chosen]))
+                said = net(pixels.contiguous(memory_format=torch.channels_last))
+            loss = lesson.loss(said, groups, chosen)
             if not bool(torch.isfinite(loss)):
                 what = f"the referee's loss is {loss.item()} at step {step}"
                 raise InputError(f"{what}; lower the learning rate {recipe.learning_rate}")
@@ -166,7 +216,7 @@ def _save(trained: Trained, optimiser: torch.optim.Optimizer, recipe: Recipe, st
 
 
 def _resume(
-    net: RefereeNet, optimiser: torch.optim.Optimizer, recipe: Recipe, path: Path
+    net: nn.Module, optimiser: torch.optim.Optimizer, recipe: Recipe, path: Path
 ) -> tuple[int, tuple[tuple[int, str], ...]]:
     if not path.is_file():
         return 0, ()
@@ -194,7 +244,7 @@ def check(referee: Referee, renders: Renders) -> dict[str, float]:
     return out | {"time_accuracy": round(float(time), 4), "weather_accuracy": round(float(weather), 4)}
 
 
-def save(net: RefereeNet, path: Path, about: Mapping[str, Any]) -> None:
+def save(net: nn.Module, path: Path, about: Mapping[str, Any]) -> None:
     """Write the weights in fp16 and, beside them, a JSON file with their sha256 and `about`.
 
     Args:

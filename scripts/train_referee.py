@@ -42,7 +42,7 @@ def main(
         torch.set_num_threads(threads)
     recipe = training.Recipe(steps=steps, batch=batch, seed=seed)
     renders = read_renders(data)
-    trained = training.train(renders, recipe, state, ", ".join(path.name for path in data))
+    trained = training.train(training.RefereeLesson(renders), recipe, state, ", ".join(path.name for path in data))
     checked = read_renders([held_out])
     about = {
         "groups": list(GROUPS),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from drivegen.evaluate.variants import TURNED, Key, turned
 from drivegen.scene import Frame
 from drivegen.support.errors import InputError
 from drivegen.support.files import replacing
+from drivegen.support.locks import waited_for
 from drivegen.support.progress import track
 
 
@@ -38,9 +40,10 @@ def plain_city(root: Path, scenes: int, frames: int, seed: int, size: tuple[int,
         size: (height, width) of each picture in pixels.
         workers: number of processes; None takes one per available core.
     """
-    if not root.exists():
-        with replacing(root) as new:  # an interrupted one is never read
-            world.write(new, scenes, frames, seed, size, workers)
+    with _being_made(root) as missing:
+        if missing:
+            with replacing(root) as new:  # an interrupted one is never read
+                world.write(new, scenes, frames, seed, size, workers)
     return open_city(root, scenes, frames)
 
 
@@ -54,10 +57,24 @@ def turned_city(root: Path, scenes: int, frames: int, seed: int, size: tuple[int
         seed: which city.
         size: (height, width) of each picture in pixels.
     """
-    if not root.exists():
-        with replacing(root) as new:
-            _write_turned(new, scenes, frames, seed, size)
+    with _being_made(root) as missing:
+        if missing:
+            with replacing(root) as new:
+                _write_turned(new, scenes, frames, seed, size)
     return open_city(root, scenes, frames)
+
+
+@contextmanager
+def _being_made(root: Path) -> Iterator[bool]:
+    """Tell whether a dataset is missing, after another process that is writing it has ended."""
+    if root.exists():
+        yield False
+        return
+    root.parent.mkdir(parents=True, exist_ok=True)
+    lock = root.with_name(f".{root.name}.lock")
+    with waited_for(lock):
+        yield not root.exists()
+        lock.unlink(missing_ok=True)
 
 
 def _write_turned(root: Path, scenes: int, frames: int, seed: int, size: tuple[int, int]) -> None:

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from drivegen.evaluate.labels import Judged, Labels, Place, floor_overlaps, overlaps, right, truth_labels
+from drivegen.evaluate.labels import Judged, Labels, Place, floor_overlaps, overlaps, right, scene_sums, truth_labels
 from drivegen.evaluate.metrics.frechet import frechet_distance
 from drivegen.evaluate.metrics.scores import Estimate, bootstrap, control, excess, ratio, relative, share
+from drivegen.evaluate.metrics.spectrum import greatest_departure
 from drivegen.evaluate.referee import DRIVABLE_GROUP, VEHICLE_GROUP, Referee
 from drivegen.evaluate.variants import TURNED, Key
 from drivegen.scene.geometry import Array
@@ -188,13 +189,26 @@ def consistency_figure(rows: Mapping[Key, Array], scenes: int, column: str) -> l
         scenes: number of scenes.
         column: of the table.
     """
-    sums = np.zeros((scenes, 6))
-    for key, counts in rows.items():
-        sums[key.scene] += counts
-    sums = _present(sums, list(rows))
+    sums = _present(scene_sums(rows.items(), scenes, 6), list(rows))
     out = [_figure("consistency", column, bootstrap(sums, excess), len(rows))]
     for i, name in enumerate(("same_seed", "different_seeds", "renders")):
         out.append(_figure(f"consistency_{name}", column, bootstrap(sums[:, 2 * i : 2 * i + 2], ratio), len(rows)))
+    return out
+
+
+def energy_figures(rows: Mapping[Key, Array], scenes: int, column: str) -> list[Figure]:
+    """Compute the energy of generated latents over that of the renders' by band of spatial frequency, and how far it is from 1.
+
+    Args:
+        rows: (2 · bands,) per frame: energies of the generated latents by band, then of the renders'.
+        scenes: number of scenes.
+        column: of the table.
+    """
+    bands = len(next(iter(rows.values()))) // 2
+    sums = _present(scene_sums(rows.items(), scenes, 2 * bands), list(rows))
+    out = [_figure("latent_energy_departure", column, bootstrap(sums, greatest_departure), len(rows))]
+    for band in range(bands):
+        out.append(_figure(f"latent_energy_band_{band + 1}", column, bootstrap(sums[:, band::bands], ratio), len(rows)))
     return out
 
 

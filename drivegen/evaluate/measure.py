@@ -16,9 +16,10 @@ from drivegen.datasets import nuscenes
 from drivegen.evaluate import figures, pandaset
 from drivegen.evaluate.cities import City, open_city, plain_city, turned_city
 from drivegen.evaluate.figures import Figure, Truth
-from drivegen.evaluate.images import Job, Store, generate, reconstruct
+from drivegen.evaluate.images import Job, Store, encode, generate, reconstruct
 from drivegen.evaluate.labels import Judged
 from drivegen.evaluate.metrics.consistency import correspondences, disagreement
+from drivegen.evaluate.metrics.spectrum import band_energy
 from drivegen.evaluate.referee import Referee
 from drivegen.evaluate.renders import conditions_of
 from drivegen.evaluate.variants import (
@@ -159,7 +160,7 @@ class Measurement:
             if variant.kind == "boxes":
                 frame = with_boxes_of(frame, frames[donor(key, self.plan.scenes)])
             seed = noise_seed(self.plan.seed, key, variant.kind == "second")
-            jobs.append(Job(variant.name, key.name, frame, seed, without))
+            jobs.append(Job(variant.name, key.name, frame, seed, without, latents=variant.kind == "plain"))
         return jobs
 
     def generate(self) -> None:
@@ -208,6 +209,17 @@ class Measurement:
             rows[key] = disagreement(pairs, one, two, {c: view.rgb for c, view in views.items()})
         return rows
 
+    def _energies(self, plain: Variant) -> dict[Key, Array]:
+        """Sum the energy by band of a column's latents and of its renders', of the frames whose latents were kept."""
+        rows = {}
+        for key in track(self.plan.chosen(plain), f"latents of {plain.name}"):
+            made = self.store.latents(plain.name, key.name)
+            if made is not None:
+                views = [self.city.view(key, channel).rgb for channel in self.city.frames[key].channels]
+                real = np.concatenate([encode(self.pipe, rgb).float().cpu().numpy() for rgb in views])
+                rows[key] = np.concatenate([band_energy(made), band_energy(real)])
+        return rows
+
     def figures(self) -> list[Figure]:
         """Compute every figure whose images exist."""
         chosen = {v.name: v for v in self.variants}
@@ -232,6 +244,8 @@ class Measurement:
             out += figures.control_figures(truth, plain, column)
             out += figures.condition_figures(truth, plain, column)
             out.append(figures.frechet_figure("frechet", column, plain, truth.renders))
+            if energies := self._energies(chosen[column]):
+                out += figures.energy_figures(energies, self.plan.scenes, column)
             if f"{column}-boxes" in judged:
                 out += figures.wrong_boxes_figures(truth, plain, judged[f"{column}-boxes"], column)
             if f"{column}-second" in chosen and (rows := self._consistency(column, chosen[f"{column}-second"])):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import cast
+from typing import TypeVar, cast
 
 import numpy as np
 import torch
@@ -29,7 +29,6 @@ DRIVABLE_GROUP, VEHICLE_GROUP = GROUPS.index("drivable"), GROUPS.index("vehicle"
 
 ASSET = Path(__file__).parent / "assets" / "referee.safetensors"
 WIDTHS = (16, 48, 96, 160)
-"""Channels at 1/2, 1/4, 1/8 and 1/16 of the picture's size."""
 
 
 def _group_of(value: int) -> int:
@@ -65,23 +64,29 @@ class Reading:
     features: Tensor
 
 
-class RefereeNet(nn.Module):
-    """A U-Net of four levels whose finest works at half the picture's size, and two heads on the pooled coarsest level."""
+class Segmenter(nn.Module):
+    """A U-Net of four levels whose finest works at half the picture's size.
 
-    def __init__(self) -> None:
+    Args:
+        groups: number of classes of a pixel.
+        widths: channels at 1/2, 1/4, 1/8 and 1/16 of the picture's size.
+    """
+
+    def __init__(self, groups: int, widths: tuple[int, int, int, int]) -> None:
         super().__init__()
-        a, b, c, d = WIDTHS
+        a, b, c, d = widths
         self.stem = nn.Sequential(nn.Conv2d(3, a, 5, 2, 2, bias=False), nn.BatchNorm2d(a), nn.ReLU(inplace=True))
         self.level1 = _Block(a, a)
         self.level2, self.level3, self.level4 = _Block(a, b, 2), _Block(b, c, 2), _Block(c, d, 2)
         self.merge3, self.merge2, self.merge1 = _Block(d + c, c), _Block(c + b, b), _Block(b + a, a)
-        self.fine = nn.Conv2d(a, 4 * len(GROUPS), 1)
-        self.coarse = nn.ModuleList(nn.Conv2d(width, len(GROUPS), 1) for width in (d, c, b))
-        self.hidden = nn.Linear(d + a, d)
-        self.time, self.weather = nn.Linear(d, len(TIMES)), nn.Linear(d, len(WEATHERS))
+        self.fine = nn.Conv2d(a, 4 * groups, 1)
+        self.coarse = nn.ModuleList(nn.Conv2d(width, groups, 1) for width in (d, c, b))
 
-    def forward(self, pixels: Tensor) -> Reading:
-        """Segment and classify pictures (N, 3, H, W) in [−1, 1]; H and W are multiples of 16."""
+    def segment(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return segments (N, groups, H, W) as logits, and features (N, D) pooled over the picture.
+
+        pixels (N, 3, H, W) are in [−1, 1]; H and W are multiples of 16.
+        """
         x1 = self.level1(self.stem(pixels))
         x2 = self.level2(x1)
         x3 = self.level3(x2)
@@ -95,7 +100,21 @@ class RefereeNet(nn.Module):
         votes = _larger(votes, 2) + self.coarse[2](y2).float()
         segments = _larger(votes, 4) + F.pixel_shuffle(self.fine(y1), 2).float()
         # The finest level joins in the pooling because rain and fog show in small contrasts.
-        features = torch.cat([x4.mean((2, 3)), x1.mean((2, 3))], 1)
+        return segments, torch.cat([x4.mean((2, 3)), x1.mean((2, 3))], 1)
+
+
+class RefereeNet(Segmenter):
+    """The referee's network: a segmentation, and two heads on the pooled coarsest level."""
+
+    def __init__(self) -> None:
+        super().__init__(len(GROUPS), WIDTHS)
+        a, _, _, d = WIDTHS
+        self.hidden = nn.Linear(d + a, d)
+        self.time, self.weather = nn.Linear(d, len(TIMES)), nn.Linear(d, len(WEATHERS))
+
+    def forward(self, pixels: Tensor) -> Reading:
+        """Segment and classify pictures (N, 3, H, W) in [−1, 1]; H and W are multiples of 16."""
+        segments, features = self.segment(pixels)
         hidden = F.relu(self.hidden(features))
         return Reading(segments, self.time(hidden), self.weather(hidden), features)
 
@@ -129,14 +148,8 @@ class Referee:
     @torch.no_grad()
     def __call__(self, images: Iterable[NDArray[np.uint8]]) -> Verdict:
         """Judge images, each (H, W, 3) uint8 of one size; any size of at least 16 pixels."""
-        stacked = np.stack(list(images))
-        if stacked.dtype != np.uint8 or stacked.ndim != 4 or stacked.shape[-1] != 3 or min(stacked.shape[1:3]) < 16:
-            raise InputError(f"the referee reads (H, W, 3) uint8 images, not {stacked.dtype} of shape {stacked.shape[1:]}")
-        height, width = stacked.shape[1:3]
-        device = next(self.net.parameters()).device
-        pixels = to_network(torch.from_numpy(stacked).to(device))
-        # Eight pictures at a time stay in the processor's caches.
-        parts = [self.net(part) for part in F.pad(pixels, (0, -width % 16, 0, -height % 16), mode="replicate").split(8)]
+        batches, (height, width) = padded(images, next(self.net.parameters()).device)
+        parts = [self.net(batch) for batch in batches]
         segments = torch.cat([part.segments.argmax(1)[:, :height, :width].to(torch.uint8) for part in parts])
         return Verdict(
             cast(NDArray[np.uint8], segments.cpu().numpy()),
@@ -146,6 +159,22 @@ class Referee:
         )
 
 
+def padded(images: Iterable[NDArray[np.uint8]], device: torch.device) -> tuple[Sequence[Tensor], tuple[int, int]]:
+    """Return pictures as batches (N, 3, H, W) whose sides are multiples of 16, and their own (height, width).
+
+    Args:
+        images: (H, W, 3) uint8 of one size, of at least 16 pixels.
+        device: where the batches go.
+    """
+    stacked = np.stack(list(images))
+    if stacked.dtype != np.uint8 or stacked.ndim != 4 or stacked.shape[-1] != 3 or min(stacked.shape[1:3]) < 16:
+        raise InputError(f"the referee reads (H, W, 3) uint8 images, not {stacked.dtype} of shape {stacked.shape[1:]}")
+    height, width = stacked.shape[1:3]
+    pixels = to_network(torch.from_numpy(stacked).to(device))
+    # Eight pictures at a time stay in the processor's caches.
+    return F.pad(pixels, (0, -width % 16, 0, -height % 16), mode="replicate").split(8), (height, width)
+
+
 def to_network(images: Tensor) -> Tensor:
     """Convert uint8 images (N, H, W, 3) to the network's (N, 3, H, W) in [−1, 1]."""
     return images.permute(0, 3, 1, 2).float() / 127.5 - 1
@@ -153,14 +182,24 @@ def to_network(images: Tensor) -> Tensor:
 
 def load(path: Path = ASSET, device: str | torch.device = "cpu") -> Referee:
     """Load a trained referee; raises InputError unless its sha256 is the one in the JSON file beside it."""
+    return Referee(load_net(RefereeNet(), path).to(device))
+
+
+Net = TypeVar("Net", bound=nn.Module)
+
+
+def load_net(net: Net, path: Path) -> Net:
+    """Load a referee's weights into its network.
+
+    Raises InputError unless their sha256 is the one in the JSON file beside them.
+    """
     recorded = weights.read_json(path.with_suffix(".json")).get("sha256")
     found = sha256(path) if path.is_file() else "none (the file is missing)"
     if found != recorded:
         raise InputError(f"{path}: sha256 {found} is not the recorded {recorded}; scores of another referee do not compare")
-    net = RefereeNet()
     state = {k: v.float() if v.is_floating_point() else v for k, v in weights.load_file(path).items()}
     weights.load_strict(net, state, str(path))
-    return Referee(net.to(device))
+    return net
 
 
 @cache

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from drivegen.evaluate.figures import Figure
+from drivegen.evaluate.metrics.spectrum import BANDS
 from drivegen.evaluate.variants import ALL
 
 
@@ -41,6 +42,8 @@ ROWS = (
     Row("front camera turned by 20°: vehicle control, share of unturned", "vehicle_turned_share", (">=", 0.8),
         (("score", "vehicle_control_turned"),)),
     Row("Fréchet distance to renders, referee features", "frechet", None, (("VAE reconstructions", "frechet_vae"),)),
+    Row("energy of latents over renders', band furthest from 1", "latent_energy_departure", ("<=", 0.1),
+        tuple((f"band {i}", f"latent_energy_band_{i}") for i in range(1, BANDS + 1))),
     Row("raw drivable IoU over renders'", "drivable_iou_ratio", None,
         (("IoU", "drivable_iou"), ("renders", "drivable_iou_renders"), ("other frames", "drivable_iou_other_frames"))),
     Row("raw vehicle IoU over renders'", "vehicle_iou_ratio", None,
@@ -80,11 +83,57 @@ def markdown(figures: Sequence[Figure], notes: Mapping[str, Any]) -> str:
         cells = [_cell(row, found, column) for column in columns]
         if all(cell == "–" for cell in cells):
             continue
-        goal = "reported" if row.goal is None else f"{'≥' if row.goal[0] == '>=' else '≤'} {row.goal[1]:g}"
         counts = dict.fromkeys(str(found[row.figure, c].frames) for c in columns if (row.figure, c) in found)
-        lines.append(f"| {row.title} | {goal} | {' | '.join(cells)} | {'/'.join(counts)} |")
+        lines.append(f"| {row.title} | {_goal(row)} | {' | '.join(cells)} | {'/'.join(counts)} |")
     lines += ["", "In brackets: 95 % intervals by bootstrap over scenes.", ""]
     return "\n".join(lines + [f"- {name}: {value}" for name, value in notes.items()]) + "\n"
+
+
+def by_seed(measured: Mapping[int, Sequence[Figure]], notes: Mapping[str, Any]) -> str:
+    """Write the figures of several cities side by side, a table per column, with their mean.
+
+    Args:
+        measured: the figures by the city's seed.
+        notes: what was measured, how and where.
+    """
+    columns = dict.fromkeys(figure.column for figures in measured.values() for figure in figures)
+    found = {seed: {(figure.name, figure.column): figure for figure in figures} for seed, figures in measured.items()}
+    lines: list[str] = []
+    for column in sorted(columns, key=lambda name: name != ALL):
+        lines += [f"**{title(column)}**", ""]
+        lines += [
+            f"| figure | goal | {' | '.join(f'seed {seed}' for seed in measured)} | mean |",
+            "|---" * (3 + len(measured)) + "|",
+        ]
+        for row in ROWS:
+            there = [figures.get((row.figure, column)) for figures in found.values()]
+            if not any(there):
+                continue
+            cells = [_value(figure) + (_mark(row, figure) if column == ALL else "") for figure in there]
+            lines.append(f"| {row.title} | {_goal(row)} | {' | '.join(cells)} | {_mean(there)} |")
+        lines.append("")
+    lines += ["In brackets: 95 % intervals by bootstrap over scenes.", ""]
+    return "\n".join(lines + [f"- {name}: {value}" for name, value in notes.items()]) + "\n"
+
+
+def _goal(row: Row) -> str:
+    return "reported" if row.goal is None else f"{'≥' if row.goal[0] == '>=' else '≤'} {row.goal[1]:g}"
+
+
+def _mark(row: Row, figure: Figure | None) -> str:
+    return {True: " ✓", False: " ✗", None: ""}[met(row, figure)]
+
+
+def _value(figure: Figure | None) -> str:
+    if figure is None:
+        return "–"
+    interval = "" if figure.low is None or figure.high is None else f" ({_number(figure.low)} to {_number(figure.high)})"
+    return f"{_number(figure.value)}{interval}"
+
+
+def _mean(figures: Sequence[Figure | None]) -> str:
+    values = [figure.value for figure in figures if figure is not None and math.isfinite(figure.value)]
+    return _number(sum(values) / len(values)) if values else "–"
 
 
 def _cell(row: Row, found: Mapping[tuple[str, str], Figure], column: str) -> str:
@@ -96,9 +145,8 @@ def _cell(row: Row, found: Mapping[tuple[str, str], Figure], column: str) -> str
         f"{name} {_number(other.value)}" for name, key in row.beside
         if (other := found.get((key, column)) or found.get((key, ALL))) is not None
     ]  # fmt: skip
-    mark = {True: " ✓", False: " ✗", None: ""}[met(row, figure) if column == ALL else None]
-    interval = "" if figure.low is None or figure.high is None else f" ({_number(figure.low)} to {_number(figure.high)})"
-    return f"{_number(figure.value)}{interval}{mark}" + (f"; {', '.join(beside)}" if beside else "")
+    mark = _mark(row, figure) if column == ALL else ""
+    return f"{_value(figure)}{mark}" + (f"; {', '.join(beside)}" if beside else "")
 
 
 def _number(value: float) -> str:

@@ -67,6 +67,32 @@ def waited_for(path: Path) -> Iterator[None]:
         os.close(handle)
 
 
+@contextmanager
+def claimed(path: Path) -> Iterator[bool]:
+    """Hold a lock file within the block, or tell (False) that another process does; it is gone in the end where it was held.
+
+    What is claimed is done or not when the block ends, so who claims it next looks before doing it again. Raises InputError
+    where the file cannot be opened. On a file system without locks everything can be claimed.
+    """
+    try:
+        handle = _open(path)
+    except OSError as error:
+        raise InputError(f"cannot write to {path.parent}: {error.strerror or error}") from error
+    try:
+        mine = True
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            mine = False
+        except OSError:
+            pass  # a network file system without locks
+        yield mine
+        if mine:
+            path.unlink(missing_ok=True)
+    finally:
+        os.close(handle)
+
+
 def _take(folder: Path) -> int:
     """Open and lock a folder's lock file, and write this process's number into it."""
     path, patience = folder / LOCK, time.monotonic() + 1.0

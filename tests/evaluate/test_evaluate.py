@@ -20,7 +20,7 @@ from drivegen.evaluate.metrics.consistency import colour_error, correspond, corr
 from drivegen.evaluate.metrics.scores import bootstrap, control, excess, overlap, ratio
 from drivegen.evaluate.referee import GROUP_OF_CLASS, GROUPS, Referee, RefereeNet
 from drivegen.evaluate.renders import Renders, conditions_of
-from drivegen.evaluate.table import as_json, markdown
+from drivegen.evaluate.table import as_json, by_seed, markdown
 from drivegen.evaluate.variants import TURNED, Key, donor, noise_seed, turned, variants, with_boxes_of
 from drivegen.scene import Frame
 from drivegen.scene.geometry import SE3, project
@@ -241,7 +241,7 @@ def small_renders(count: int = 8) -> Renders:
 @pytest.mark.slow
 def test_training_goes_on_where_it_was_and_learns(tmp_path):
     recipe = training.Recipe(steps=24, batch=4, warm_up=2)
-    whole = training.train(small_renders(), recipe, tmp_path / "a.pt", save_every=12).net
+    whole = training.train(training.RefereeLesson(small_renders()), recipe, tmp_path / "a.pt", save_every=12).net
     assert torch.load(tmp_path / "a.pt", weights_only=True)["step"] == 24
     # A run that is cut after step 12 and goes on ends at the same weights.
     state = tmp_path / "b.pt"
@@ -257,14 +257,14 @@ def test_training_goes_on_where_it_was_and_learns(tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "_save", stop)
         with pytest.raises(Cut):
-            training.train(small_renders(), recipe, state, "one", save_every=12)
-    trained = training.train(small_renders(), recipe, state, "two", save_every=12)
+            training.train(training.RefereeLesson(small_renders()), recipe, state, "one", save_every=12)
+    trained = training.train(training.RefereeLesson(small_renders()), recipe, state, "two", save_every=12)
     net = trained.net
     assert trained.history == ((0, "one"), (12, "two"))
     for name, value in whole.state_dict().items():
         torch.testing.assert_close(net.state_dict()[name], value, rtol=0, atol=0, msg=name)
     with pytest.raises(InputError, match="was made with"):
-        training.train(small_renders(), replace(recipe, batch=5), state)
+        training.train(training.RefereeLesson(small_renders()), replace(recipe, batch=5), state)
     training.save(net, tmp_path / "referee.safetensors", {})
     metrics = training.check(referee.load(tmp_path / "referee.safetensors"), small_renders())
     assert metrics["iou_drivable"] > 0.7
@@ -342,6 +342,42 @@ def tiny_model(tmp_path_factory):
     return model.save(host, tmp_path_factory.mktemp("model") / "m", Sampling(steps=2), image_size=(48, 80))
 
 
+def test_cities_stand_side_by_side_with_their_mean():
+    from drivegen.evaluate.figures import Figure
+
+    one = [Figure("drivable_control", "all", 0.9, 0.85, 0.95, 40, 20), Figure("vehicle_control", "no_layout", 0.02)]
+    two = [Figure("drivable_control", "all", 0.8, 0.7, 0.9, 40, 20), Figure("vehicle_control", "no_layout", math.nan)]
+    text = by_seed({5: one, 20261: two}, {"machine": "here"})
+    assert "| figure | goal | seed 5 | seed 20261 | mean |" in text
+    assert "0.900 (0.850 to 0.950) ✓ | 0.800 (0.700 to 0.900) ✗ | 0.850 |" in text
+    assert "| 0.020 | nan | 0.020 |" in text
+    assert text.index("**all conditions**") < text.index("**`layout` null**")
+
+
+def test_processes_share_the_frames_of_a_folder(tiny_model, tmp_path):
+    from drivegen.evaluate.images import Job, Store, generate
+    from drivegen.pipeline.pipeline import Pipeline
+
+    pipe = Pipeline.from_pretrained(tiny_model, dtype="float32")
+    store = Store(tmp_path)
+    frame = street_frame().resized(80, 48)
+    for channel in frame.channels[2:]:
+        frame = frame.drop_camera(channel)
+    jobs = [Job("all", name, frame, i, latents=True) for i, name in enumerate(("0000-00", "0001-00"))]
+    made = generate(pipe, jobs, store)
+    with store.claim("all", "0000-00") as mine:  # as another process would
+        assert mine
+        assert next(made).name == "0001-00"
+        assert not store.has("all", "0000-00", frame)
+    assert [job.name for job in made] == ["0000-00"]
+    latents = store.latents("all", "0001-00")
+    assert latents is not None
+    decoded = pipe.host.backbone.decode_latents(torch.from_numpy(latents))
+    picture = np.stack(list(store.load("all", "0001-00", frame).values()))
+    unit = (decoded / 2 + 0.5).clamp(0, 1).movedim(1, -1).numpy()
+    assert np.abs(unit * 255 - picture).max() <= 0.51
+
+
 @pytest.mark.slow
 def test_a_measurement_fills_the_table_and_generates_nothing_twice(tiny_model, tmp_path):
     from drivegen.pipeline.pipeline import Pipeline
@@ -363,7 +399,8 @@ def test_a_measurement_fills_the_table_and_generates_nothing_twice(tiny_model, t
     assert all(path.stat().st_mtime_ns == time for path, time in written.items() if path.parent != lost)
     found = Measurement(pipe, random_referee(), plan).figures()
     names = {(figure.name, figure.column) for figure in found}
-    shared = ("drivable_control", "vehicle_control", "weather_relative", "drivable_turned_share", "frechet")
+    shared = ("drivable_control", "vehicle_control", "weather_relative", "drivable_turned_share", "frechet",
+              "latent_energy_departure")  # fmt: skip
     assert {(name, column) for name in shared for column in ("all", "no_layout")} <= names
     assert {("consistency", "all"), ("wrong_boxes_share_left", "all")} <= names
     assert {("vae_drivable_iou", "all"), ("null_vehicle_iou", "all"), ("frechet_vae", "all")} <= names

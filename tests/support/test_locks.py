@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from drivegen.support.errors import InputError
-from drivegen.support.locks import LOCK, locked_folder
+from drivegen.support.locks import LOCK, claimed, locked_folder
 
 
 def test_one_run_at_a_time(tmp_path: Path) -> None:
@@ -36,6 +36,20 @@ def test_the_lock_of_a_killed_run_is_taken(tmp_path: Path) -> None:
     assert (tmp_path / LOCK).read_text() == str(child)
     with locked_folder(tmp_path):
         assert (tmp_path / LOCK).read_text() == str(os.getpid())
+
+
+def test_a_claim_is_one_processs_until_it_ends(tmp_path: Path) -> None:
+    path = tmp_path / "frame"
+    with claimed(path) as mine, claimed(path) as other:
+        assert (mine, other) == (True, False)
+    assert not path.exists()
+    child = os.fork()
+    if child == 0:
+        with claimed(path):
+            os._exit(9)
+    os.waitpid(child, 0)
+    with claimed(path) as mine:
+        assert mine, "the one that held it was killed"
 
 
 @pytest.mark.parametrize(
