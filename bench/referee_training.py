@@ -115,7 +115,13 @@ class RefereeLesson:
         return halves(self.renders, chosen, generator)
 
     def loss(self, said: Reading, labels: Tensor, chosen: NDArray[np.int64]) -> Tensor:
-        """Compute the loss, `Lesson.loss`."""
+        """Compute the loss, `Lesson.loss`.
+
+        Args:
+            said: the network's output.
+            labels: of `draw`.
+            chosen: indices of the pictures.
+        """
         time, weather = (torch.from_numpy(each[chosen]) for each in (self.renders.time, self.renders.weather))
         return loss_of(said, labels, time, weather)
 
