@@ -14,7 +14,7 @@ import pytest
 import typer
 
 from drivegen import world
-from drivegen.catalog import objectives, registry, samplers
+from drivegen.catalog import objectives, registry, samplers, tuners
 from drivegen.cli.main import app
 from drivegen.plugin.hooks import HOOKS
 from drivegen.saved import model
@@ -22,6 +22,7 @@ from drivegen.support import strict_yaml
 from drivegen.testing import CHECKS, Case
 from drivegen.testing.objectives import CHECKS as objective_checks
 from drivegen.testing.samplers import CHECKS as sampler_checks
+from drivegen.testing.tuners import CHECKS as tuner_checks
 from drivegen.training import config
 
 HOUSE = Path(__file__).parents[1]
@@ -73,7 +74,7 @@ def test_python_runs(page: Path, city: Path, tmp_path: Path, monkeypatch: pytest
     for name in ("configs", "scripts"):
         (tmp_path / name).symlink_to(HOUSE / name)
     monkeypatch.setattr(registry, "_local", dict(registry._local))
-    for offered in (objectives.OFFERS, samplers.OFFERS):
+    for offered in (objectives.OFFERS, samplers.OFFERS, tuners.OFFERS):
         monkeypatch.setattr(offered, "local", dict(offered.local))
     # A module of its own, so that classes of the page can be pickled.
     module = types.ModuleType(f"page_{page.stem}")
@@ -249,6 +250,13 @@ def test_the_objectives_are_told_in_full() -> None:
     ours = [entry.kind for entry in objectives.offers() if entry.target.startswith("drivegen.")]
     assert sorted(re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)) == sorted(ours)
     assert re.findall(r"^\| `(\w+)` \|", battery.partition("Test it")[2], re.MULTILINE) == list(objective_checks)
+
+
+def test_the_tuners_are_told_in_full() -> None:
+    text, _, battery = (HOUSE / "docs" / "tuners.md").read_text(encoding="utf-8").partition("## Training one")
+    ours = [entry.kind for entry in tuners.offers() if entry.target.startswith("drivegen.")]
+    assert sorted(re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)) == sorted(ours)
+    assert re.findall(r"^\| `(\w+)` \|", battery.partition("Test it")[2], re.MULTILINE) == list(tuner_checks)
 
 
 def test_the_embedded_models_data_is_told() -> None:

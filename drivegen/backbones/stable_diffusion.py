@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +115,7 @@ class Backbone(nn.Module):
         self.tokenizer, self.scheduler = tokenizer, scheduler
         self.components = nn.ModuleDict(dict(components or {}))
         self.words = Words()
+        self.__dict__["changes"] = {}  # by network, what tuners change in it; not modules of this one
 
     def check(self) -> None:
         """Check that the parts fit together, also after one was replaced; raises InputError naming the one that does not."""
@@ -214,6 +215,13 @@ class Backbone(nn.Module):
             return cls(**parts)
         except InputError as error:
             raise InputError(f"{where}: {error}") from error
+
+    changes: Mapping[str, Sequence[nn.Module]]
+
+    def learns(self, network: str) -> bool:
+        """Tell whether a network, or what a tuner changes in it, has parameters that train."""
+        parts = (getattr(self, network), *self.changes.get(network, ()))
+        return any(parameter.requires_grad for part in parts for parameter in part.parameters())
 
     def component(self, name: str) -> Any:
         """Return a component by its folder name, or None."""

@@ -23,8 +23,8 @@ LONGEST = 100
 class WordTable:
     """Which words there are, and their ids: one per vector, below 0, where no id of a tokenizer is.
 
-    Ids are never given twice, so that those of a prompt mean what they meant when it was read. It is plain data, which data
-    workers have too.
+    Ids are given to no other word again, so that those of a prompt mean what they meant when it was read; a word that comes
+    back has those that it had. It is plain data, which data workers have too.
     """
 
     def __init__(self) -> None:
@@ -32,6 +32,7 @@ class WordTable:
         """Each word as it was written, by what prompts are compared with: CLIP's tokenizer has no capitals."""
         self.ids: dict[str, tuple[int, ...]] = {}
         self._next = -1
+        self._given: dict[tuple[str, int], tuple[int, ...]] = {}
 
     def __contains__(self, word: object) -> bool:
         return isinstance(word, str) and word.lower() in self.words
@@ -54,8 +55,10 @@ class WordTable:
             raise InputError(
                 f"there is a word {self.words[word.lower()]!r} already; give this one another name, or take that out"
             )
-        ids = tuple(range(self._next, self._next - vectors, -1))
-        self._next -= vectors
+        if (word.lower(), vectors) not in self._given:
+            self._given[word.lower(), vectors] = tuple(range(self._next, self._next - vectors, -1))
+            self._next -= vectors
+        ids = self._given[word.lower(), vectors]
         self.words[word.lower()], self.ids[word.lower()] = word, ids
         return ids
 
@@ -134,7 +137,7 @@ def _alone(word: str) -> str:
 
 
 class Words(nn.Module):
-    """The vectors of a table's words, and their way into a text encoder.
+    """The vectors of a table's words, and their way into a text encoder; a tuner may have the vectors of some of them.
 
     A hook on the encoder's embeddings looks up what the tokenizer's ids do not cover; without words there is no hook.
     """
@@ -154,7 +157,7 @@ class Words(nn.Module):
 
     def __getitem__(self, word: str) -> nn.Parameter:
         """Return a word's vectors (n, D)."""
-        if word not in self.table:
+        if word.lower() not in self._order:
             raise InputError(f"there is no word {word!r:.80} beside the tokenizer's{nearest(word, self.table)}")
         found: nn.Parameter = self.vectors[self._order.index(word.lower())]
         return found
@@ -199,15 +202,21 @@ class Words(nn.Module):
 
     def remove(self, words: Iterable[str] | None = None) -> None:
         """Forget some words, or all of them (None); without any left the text encoder is as it was, hooks included."""
-        for word in list(self.table) if words is None else list(words):
+        for word in list(self._order) if words is None else list(words):
+            if word in self.table and word.lower() not in self._order:
+                raise InputError(f"the word {word!r:.80} is a tuner's; take that out")
             self.table.remove(word)
             index = self._order.index(word.lower())
             del self._order[index]
             left = [p for i, p in enumerate(self.vectors) if i != index]
             self.vectors = nn.ParameterList(left)
-        if not len(self.table) and self._handle is not None:
+        if not self._order and self._handle is not None:
             self._handle.remove()
             self._handle = None
+
+    def of_tuners(self) -> list[int]:
+        """Return the ids of the words whose vectors a tuner has."""
+        return [number for word, numbers in self.table.ids.items() if word not in self._order for number in numbers]
 
     def rows(self, ids: Tensor) -> Tensor:
         """Return the vectors (M, D) of ids (M,) below 0; raises InputError for those of a word that was taken out."""
@@ -229,10 +238,10 @@ class _Lookup:
         ids = args[0] if args else kwargs.get("input_ids")
         if ids is None or kwargs.get("inputs_embeds") is not None:
             return None
-        ours = ids < 0
+        ours = (ids < 0) & ~torch.isin(ids, torch.tensor(self.words.of_tuners(), device=ids.device, dtype=ids.dtype))
         if not bool(ours.any()):
             return None
-        states = module.token_embedding(ids.clamp(min=0))
+        states = module.token_embedding(ids.masked_fill(ours, 0))
         vectors = self.words.rows(ids[ours]).to(states.device, states.dtype)
         states = states.index_put((ours.to(states.device),), vectors)
         return args, {**kwargs, "input_ids": ids, "inputs_embeds": states} if not args else {**kwargs, "inputs_embeds": states}

@@ -1,19 +1,20 @@
-"""What is installed (plugins, samplers, objectives, exporters), read from the source: nothing of theirs is imported or run."""
+"""What is installed (plugins, samplers, objectives, tuners, exporters), read from the source: none of it is imported or run."""
 
 from __future__ import annotations
 
 import ast
 from dataclasses import dataclass
 
-from drivegen.catalog import formats, objectives, registry, samplers
+from drivegen.catalog import formats, objectives, registry, samplers, tuners
 from drivegen.catalog.python_source import Class, Missing, Module, Reader, Unclear, exists
 
 
 @dataclass(frozen=True)
 class Listed:
-    """One plugin kind, sampler, objective or exporter: summary is its docstring's first line, parameters as they are written.
+    """One plugin kind, sampler, objective, tuner or exporter.
 
-    problem says why it cannot be used, unchecked what could not be found out without importing it.
+    summary is its docstring's first line, parameters are as they are written; problem says why it cannot be used, unchecked
+    what could not be found out without importing it.
     """
 
     kind: str
@@ -29,6 +30,7 @@ class Listed:
 _PLUGIN = ("drivegen.plugin.contract", "Plugin")
 _SAMPLER = ("drivegen.plugin.sampler", "Sampler")
 _OBJECTIVE = ("drivegen.objectives.contract", "Objective")
+_TUNER = ("drivegen.plugin.tuner", "Tuner")
 _EXPORTER = ("drivegen.export.contract", "Exporter")
 _HOOKS = ("drivegen.plugin.hooks", "HOOKS")
 
@@ -46,6 +48,11 @@ def listed_samplers() -> tuple[Listed, ...]:
 def listed_objectives() -> tuple[Listed, ...]:
     """Describe all objectives that are on offer, importing nothing; parameters are their options."""
     return tuple(_read(entry, _OBJECTIVE) for entry in objectives.offers())
+
+
+def listed_tuners() -> tuple[Listed, ...]:
+    """Describe all tuners that are on offer, importing nothing; parameters are their options."""
+    return tuple(_read(entry, _TUNER) for entry in tuners.offers())
 
 
 def listed_exporters() -> tuple[Listed, ...]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from drivegen.catalog.listing import Listed, listed, listed_exporters, listed_objectives, listed_samplers
+from drivegen.catalog.listing import Listed, listed, listed_exporters, listed_objectives, listed_samplers, listed_tuners
 from drivegen.cli.screen import Screen, text
 from drivegen.saved.contents import Contents, Part, contents
 
@@ -26,6 +26,11 @@ def show_samplers(screen: Screen) -> None:
 def show_objectives(screen: Screen) -> None:
     """Print every objective with what it minimises and its options; the broken ones with why."""
     _show_offers(screen, "objective", listed_objectives())
+
+
+def show_tuners(screen: Screen) -> None:
+    """Print every tuner with what it learns and its options; the broken ones with why."""
+    _show_offers(screen, "tuner", listed_tuners())
 
 
 def show_exporters(screen: Screen) -> None:

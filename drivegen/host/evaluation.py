@@ -131,10 +131,10 @@ class Tap:
         region = now.conditions.regions.get(self.name)
         if region is not None:
             term = region.on(term, y, now.latent_size)
-        return _with_first(output, y + term)
+        return with_first(output, y + term)
 
 
-def _with_first(output: Any, y: Tensor) -> Any:
+def with_first(output: Any, y: Tensor) -> Any:
     """Replace the first tensor of a module's output, a tensor, tuple or output object, by y."""
     if isinstance(output, Tensor):
         return y

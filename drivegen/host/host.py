@@ -1,8 +1,12 @@
-"""The host: a network, a list of named plugins, and the places where plugins add to it. No plugin is known by name."""
+"""The host: a network, a list of named plugins, and the places where plugins add to it; tuners, which change its layers.
+
+No plugin and no tuner is known by name.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -16,14 +20,18 @@ from drivegen.host.attaching import attach
 from drivegen.host.evaluation import Bias, Conditions, Evaluation, Runtime, StepContext, Stream, Tap, Unnamed
 from drivegen.host.regions import Region
 from drivegen.host.skip_shapes import SkipShapes, skip_shapes
+from drivegen.host.tuned import Before, Changed, put_in
 from drivegen.plugin import Arrays, Denoiser, Grid, Plugin, Residuals, Signal, ToX0
+from drivegen.plugin.tuner import Tuner
 from drivegen.plugin.unknown import known_and_kept, unmarked
 from drivegen.support.errors import InputError, nearest
 from drivegen.support.names import check_name
 
+_HOOKS = (Tap, Stream, Bias, Unnamed, Changed, Before)
+
 
 class Host(nn.Module):
-    """A backbone and named plugins: ``host(x, t, conditions)`` predicts noise (or v).
+    """A backbone, named plugins and named tuners: ``host(x, t, conditions)`` predicts noise (or v).
 
     plugins are attached in the order given, which is the order of their tokens. The backbone is frozen unless told otherwise.
     """
@@ -31,6 +39,7 @@ class Host(nn.Module):
     def __init__(self, backbone: Backbone, plugins: Mapping[str, Plugin] | None = None) -> None:
         super().__init__()
         self.backbone = backbone.requires_grad_(False)
+        self.tuners = nn.ModuleDict()
         self.plugins = nn.ModuleDict()
         self.runtime = Runtime()
         self._shapes: dict[tuple[int, int], SkipShapes] = {}
@@ -64,10 +73,13 @@ class Host(nn.Module):
             raise InputError(
                 f"plugin {name!r}: this instance of {type(plugin).__name__} {where} already; make another instance"
             )
-        attach(name, plugin, self.backbone)
-        self.plugins[name] = plugin
-        plugin.__dict__["_hosted"] = True
-        self._hook()
+        self._unhook()  # a plugin may copy layers of the UNet, and is to have them without what changes them
+        try:
+            attach(name, plugin, self.backbone)
+            self.plugins[name] = plugin
+            plugin.__dict__["_hosted"] = True
+        finally:
+            self._hook()
 
     def remove_plugin(self, name: str) -> Plugin:
         """Detach a plugin and leave the host as it was before; returns the plugin, which keeps its weights."""
@@ -78,15 +90,70 @@ class Host(nn.Module):
         self._hook()
         return plugin
 
+    def add_tuner(self, name: str, tuner: Tuner) -> None:
+        """Attach a tuner under an instance name: it changes layers of the networks, which stay what they are.
+
+        A tuner that was taken out keeps its numbers. Raises InputError where the name is taken or invalid, and where the tuner
+        does not fit the networks; then nothing has changed.
+        """
+        check_name(name, "tuner")
+        if name in self.tuners:
+            raise InputError(f"there is a tuner named {name!r} already; give this one another name")
+        if not isinstance(tuner, Tuner):
+            raise InputError(f"tuner {name!r} is a {type(tuner).__name__}; a drivegen.plugin.tuner.Tuner is expected")
+        if tuner.__dict__.get("_hosted"):
+            raise InputError(f"tuner {name!r}: this {type(tuner).__name__} is in a model already; make another instance")
+        tuner.bind(self.backbone)
+        table = self.backbone.words.table
+        for word in tuner.words:
+            if word in table:
+                raise InputError(f"there is a word {word!r} already; take that out, or choose another word for this tuner")
+        for word, count in tuner.words.items():
+            table.add(word, count)
+        self.tuners[name] = tuner
+        tuner.__dict__["_hosted"] = True
+        self._hook()
+
+    def remove_tuner(self, name: str) -> Tuner:
+        """Take a tuner out, and leave the host as it was before; returns the tuner, which keeps its numbers."""
+        tuner = self.tuner(name)
+        self._unhook()
+        del self.tuners[name]
+        for word in tuner.words:
+            self.backbone.words.table.remove(word)
+        tuner.__dict__["_hosted"] = False
+        self._hook()
+        return tuner
+
+    def tuner(self, name: str) -> Tuner:
+        """Return a tuner by its instance name."""
+        if name not in self.tuners:
+            names = ", ".join(self.tuners) or "none"
+            raise InputError(f"there is no tuner {name!r} in this model; it has {names}{nearest(name, self.tuners)}")
+        found: Any = self.tuners[name]
+        return found
+
+    @contextmanager
+    def without_tuners(self) -> Iterator[None]:
+        """Take all tuners out within the block; they are back, in their order, after it."""
+        out = {name: self.remove_tuner(name) for name in list(self.tuners)}
+        try:
+            yield
+        finally:
+            for name, tuner in out.items():
+                self.add_tuner(name, tuner)
+
     def rehook(self) -> None:
         """Register taps and token biases again after modules of the networks were replaced by others."""
         self._hook()
 
     def _hook(self) -> None:
-        """Put taps and token biases in place: the only way in which anything reaches the inside of a network."""
+        """Put changes, taps and token biases in place: the only way in which anything reaches the inside of a network."""
         from diffusers.models.attention_processor import Attention
 
         self._unhook()
+        prompts = tuple(name for name in self.plugins if self.plugin(name).takes_prompt)
+        put_in(self.backbone, {name: self.tuner(name) for name in self.tuners}, self.runtime, prompts)
         networks: list[nn.Module] = [self.backbone.unet]
         kept: set[str] = set()
         for name in self.plugins:
@@ -117,7 +184,9 @@ class Host(nn.Module):
                 (module._forward_hooks, module._forward_hooks_with_kwargs),
                 (module._forward_pre_hooks, module._forward_pre_hooks_with_kwargs),
             ):
-                for key in [key for key, hook in hooks.items() if isinstance(hook, (Tap, Stream, Bias, Unnamed))]:
+                for key in [
+                    key for key, hook in hooks.items() if isinstance(hook, (Tap, Stream, Bias, Unnamed, Changed, Before))
+                ]:
                     del hooks[key]
                     with_kwargs.pop(key, None)
 

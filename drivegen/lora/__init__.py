@@ -1,4 +1,4 @@
-"""LoRA files: read in every common layout, added to the networks, trained, removed again, written."""
+"""LoRA files: read in every common layout, added to the networks, removed again, written."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from drivegen.lora.files import FILE, LoRA, find, read, save
-    from drivegen.lora.inject import add_trainable, apply, extract, parameters, remove
+    from drivegen.lora.inject import apply, remove
 
-__all__ = ["FILE", "LoRA", "add_trainable", "apply", "extract", "find", "parameters", "read", "remove", "save"]
+__all__ = ["FILE", "LoRA", "apply", "find", "read", "remove", "save"]
 
 _IN_FILES = ("FILE", "LoRA", "find", "read", "save")
 

@@ -199,7 +199,7 @@ def _described(tensor: Tensor) -> str:
 def save(lora: LoRA, folder: str | Path, dtype: torch.dtype | None = None) -> Path:
     """Write a LoRA in diffusers' layout; returns the file.
 
-    Raises InputError for what is no low rank: a file of another kind is its own best copy.
+    Raises InputError for what is no low rank, with DoRA's lengths or without: a file of another kind is its own best copy.
 
     Args:
         lora: with alpha folded in.
@@ -209,11 +209,15 @@ def save(lora: LoRA, folder: str | Path, dtype: torch.dtype | None = None) -> Pa
     state: dict[str, Tensor] = {}
     for network, layers in lora.layers.items():
         for name, change in layers.items():
+            # transformers' own name of the layers until version 5, which files keep.
+            full = f"text_model.{name}" if network == "text_encoder" and not name.startswith("text_model.") else name
+            if isinstance(change, Decomposed) and change.rows:
+                shape = (1, -1, 1, 1) if isinstance(change.change, LowRank) and change.change.a.ndim == 4 else (-1,)
+                state[f"{network}.{full}.lora_magnitude_vector"] = change.magnitude.reshape(shape)
+                change = change.change
             if not isinstance(change, LowRank):
                 raise InputError(f"{network}.{name} is of no low rank, which diffusers' layout cannot say; keep its own file")
             a, b = change
-            # transformers' own name of the layers until version 5, which files keep.
-            full = f"text_model.{name}" if network == "text_encoder" and not name.startswith("text_model.") else name
             state |= {f"{network}.{full}.lora_A.weight": a, f"{network}.{full}.lora_B.weight": b}
     convert: Callable[[Tensor], Tensor] = (lambda v: v) if dtype is None else (lambda v: v.to(dtype))
     path = Path(folder) / FILE

@@ -1,4 +1,4 @@
-"""LoRAs in a host: added, removed, trained; without changing the plugins and what is trainable or frozen."""
+"""LoRAs in a host: added and removed, without changing the plugins and what is trainable or frozen."""
 
 from __future__ import annotations
 
@@ -11,10 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from drivegen.host.host import Host
-from drivegen.lora.changes import LowRank
 from drivegen.lora.files import NETWORKS, LoRA
 from drivegen.lora.places import Places
-from drivegen.lora.settings import LoraConfig
 from drivegen.lora.shifts import add_shift, remove_shifts
 from drivegen.support.errors import InputError
 
@@ -103,37 +101,3 @@ def _layers(model: nn.Module) -> Iterable[tuple[str, Any]]:
     from peft.tuners.lora import LoraLayer
 
     return ((name, module) for name, module in model.named_modules() if isinstance(module, LoraLayer))
-
-
-def add_trainable(host: Host, settings: LoraConfig) -> None:
-    """Add a fresh trainable LoRA to the UNet, and to the text encoder if asked; its initial term is zero.
-
-    Raises InputError when a pattern matches no layer.
-    """
-    from peft import LoraConfig as PeftConfig
-
-    remove(host)
-    wanted = {"unet": settings.targets} | ({"text_encoder": settings.text_targets} if settings.text_encoder else {})
-    for network, pattern in wanted.items():
-        config = PeftConfig(r=settings.rank, lora_alpha=settings.alpha or settings.rank, target_modules=pattern)
-        _inject(host, getattr(host.backbone, network), config)
-    for _, parameter in parameters(host):
-        parameter.requires_grad_(True)
-
-
-def parameters(host: Host) -> list[tuple[str, nn.Parameter]]:
-    """Name the LoRA's parameters in a host."""
-    return [(name, p) for name, p in host.backbone.named_parameters() if ".lora_" in name]
-
-
-def extract(host: Host) -> LoRA:
-    """Return the active LoRA of a host: what changes weights, without differences of biases and norms."""
-    out: dict[str, dict[str, LowRank]] = {}
-    for network in NETWORKS:
-        out[network] = {
-            name: LowRank(
-                layer.lora_A[_ADAPTER].weight.detach(), layer.lora_B[_ADAPTER].weight.detach() * layer.scaling[_ADAPTER]
-            )
-            for name, layer in _layers(getattr(host.backbone, network))
-        }
-    return LoRA(out)

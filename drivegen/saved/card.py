@@ -85,19 +85,21 @@ def card(name: str, config: Mapping[str, Any]) -> str:
     lines += [f"# {name}", "", f"A drivegen plugin of kind `{kind}`.", ""]
     lines += ["```python", "from drivegen import Pipeline", "", 'pipe = Pipeline.from_pretrained("a model on the same base")']
     lines += ['pipe.add_plugin("this folder, or its hub id")', "```", ""]
-    lines += _table("Options", config["arguments"])
-    lines += _table("Base", {"name": base.get("name", "unknown"), **base.get("sizes", {}), **_hashes(base)} if base else {})
-    lines += _table("Training", training)
-    lines += _table("Made with", {"plugin": config["version"], **config.get("versions", {})})
-    lines += _table("File", {"sha256 of model.safetensors": config["sha256"]})
+    lines += table("Options", config["arguments"])
+    lines += table("Base", {"name": base.get("name", "unknown"), **base.get("sizes", {}), **hashes(base)} if base else {})
+    lines += table("Training", training)
+    lines += table("Made with", {"plugin": config["version"], **config.get("versions", {})})
+    lines += table("File", {"sha256 of model.safetensors": config["sha256"]})
     return "\n".join(lines)
 
 
-def _hashes(base: Mapping[str, Any]) -> dict[str, str]:
+def hashes(base: Mapping[str, Any]) -> dict[str, str]:
+    """Return the fingerprints of a base (`base_of`) as rows of a table."""
     return {f"sha256 of {name} (as fp16)": value for name, value in base.get("sha256_fp16", {}).items()}
 
 
-def _table(title: str, values: Mapping[str, Any]) -> list[str]:
+def table(title: str, values: Mapping[str, Any]) -> list[str]:
+    """Return the lines of a chapter with one table; nothing without values."""
     if not values:
         return []
     rows = [f"| {key} | {value} |" for key, value in values.items()]

@@ -121,7 +121,6 @@ class Extensions:
     def _add(self, path: Path, name: str, found: _Source, components: Mapping[str, Path]) -> str:
         if name in self.host.plugins:
             raise InputError(f"there is a plugin named {name!r} already; add this one under another name")
-        self._check_loras()
         brought = self._bring(found.cls, path, components)
         loaded, self._loras = self._loras, {}
         lora.remove(self.host)  # a plugin builds its layers from the UNet's own
@@ -225,7 +224,6 @@ class Extensions:
         found = lora.read(path)
         file = lora.find(path).resolve()
         with changing(self.host.backbone.unet, "load a LoRA"):
-            self._check_loras()
             name = name or self._lora_name(path, file)
             before = dict(self._loras)
             self._loras[name] = Loaded(found, scale, file, files.sha256(file))
@@ -251,17 +249,8 @@ class Extensions:
         if name is not None and (not isinstance(name, str) or name not in self._loras):
             raise InputError(f"there is no LoRA {name!r:.80} in this model; it has {', '.join(self._loras) or 'none'}")
         with changing(self.host.backbone.unet, "take a LoRA out"):
-            self._check_loras()
             self._loras = {} if name is None else {n: v for n, v in self._loras.items() if n != name}
             self._apply()
-
-    def _check_loras(self) -> None:
-        """Refuse to change the layers of a LoRA that was not loaded here: it would be lost, while its optimiser updates it."""
-        there = lora.parameters(self.host)
-        ours = any(loaded.scale != 0 for loaded in self._loras.values())
-        if there and (not ours or any(p.requires_grad for _, p in there)):
-            fix = "put in what else you need first, or save it with drivegen.lora.save(drivegen.lora.extract(host), FOLDER)"
-            raise InputError(f"the model has a LoRA in training ({there[0][0]} …), which this would take out; {fix}")
 
     def _apply(self) -> None:
         lora.apply(self.host, [(loaded.lora, loaded.scale) for loaded in self._loras.values() if loaded.scale != 0])

@@ -8,14 +8,16 @@ import re
 from drivegen.support.errors import InputError
 
 
-def check_name(name: str) -> str:
-    """Return a plugin's instance name; raises InputError unless it is an identifier that torch's modules do not use."""
+def check_name(name: str, what: str = "plugin") -> str:
+    """Return the instance name of a plugin, or of what else; raises InputError unless it is an identifier that torch's modules
+    do not use.
+    """
     from torch import nn  # configurations are read without it until they name a plugin
 
     if not isinstance(name, str) or not name.isidentifier():
-        raise InputError(f"plugin name {name!r} must be an identifier (letters, digits, underscores)")
+        raise InputError(f"{what} name {name!r} must be an identifier (letters, digits, underscores)")
     if hasattr(nn.ModuleDict(), name):
-        raise InputError(f"plugin name {name!r} is taken by torch's modules; use another, such as {name + '_plugin'!r}")
+        raise InputError(f"{what} name {name!r} is taken by torch's modules; use another, such as {name + '_' + what!r}")
     return name
 
 

@@ -10,33 +10,27 @@ Each trains a tiny host of random weights, two scenes of three views, as `driveg
 from __future__ import annotations
 
 import json
-import tempfile
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
-from drivegen import lora
 from drivegen.catalog.construct import construct_plugin
 from drivegen.host.batch import Batch
 from drivegen.host.host import Host
-from drivegen.lora.settings import LoraConfig
 from drivegen.objectives import Lesson, Objective, boundary
 from drivegen.plugin import Arrays, Grid, Plugin, Signal, TrainingStep
 from drivegen.sampling.settings import Sampling
 from drivegen.support.errors import InputError
 from drivegen.testing.models import randomize, tiny_backbone
+from drivegen.testing.runs import differences, trained
 from drivegen.training.config import TrainConfig
-from drivegen.training.ema import EMA
 from drivegen.training.frames import TrainBatch
 from drivegen.training.module import DriveModule
+from drivegen.tuners.lora import LoRA
 
 GRID, LATENTS = Grid(2, 1, 3), (4, 8, 8)
 
@@ -111,7 +105,7 @@ class Case:
             for i, name in enumerate(host.plugins):
                 randomize(host.plugin(name), 100 + i)
             if self.trains == "lora":
-                lora.add_trainable(host, LoraConfig(rank=2))
+                host.add_tuner("lora", LoRA(rank=2))
             given = {"steps": 4, "images": 6, "warmup": 1, "lr": 1e-3, "precision": "32", "ema": 0.9, "device": "cpu"}
             settings = TrainConfig(**{**given, "unet": self.trains == "unet", **self.settings})
             names = [*self.plugins, *(["asked"] if self.trains == "unet" else [])]
@@ -145,22 +139,7 @@ class Case:
             steps: after which it ends, counted from the beginning of the training.
             start: a checkpoint to go on from; None begins anew.
         """
-        module, batch = self.module(), self.batch()
-        with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            trainer = pl.Trainer(
-                max_steps=steps, accelerator="cpu", devices=1, precision="32-true", logger=False, enable_checkpointing=False,
-                enable_progress_bar=False, enable_model_summary=False, callbacks=[EMA(0.9)], default_root_dir=folder,
-            )  # fmt: skip
-            path = None
-            if start is not None:
-                path = Path(folder) / "start.ckpt"
-                torch.save(dict(start), path)
-            loader: DataLoader[Any] = DataLoader([batch] * 8, batch_size=None)  # type: ignore[arg-type]
-            trainer.fit(module, train_dataloaders=loader, ckpt_path=path, weights_only=False)
-            file = Path(folder) / "end.ckpt"
-            trainer.save_checkpoint(file)
-            return module, torch.load(file, weights_only=False)
+        return trained(self.module(), self.batch(), steps, start)
 
 
 def gives_losses(case: Case) -> None:
@@ -238,10 +217,8 @@ def steps_and_resumes(case: Case) -> None:
         _, resumed = case.trained(4, half)
     except InputError as error:
         raise AssertionError(f"a resumed run differs in what is taken to be frozen, and must be remembered: {error}") from error
-    for part in ("state_dict", "optimizer_states", "callbacks", "objective"):
-        a, b = _leaves(whole.get(part), part), _leaves(resumed.get(part), part)
-        different = [key for key in a.keys() | b.keys() if not _same(a.get(key), b.get(key))]
-        assert not different, f"a resumed run differs in {sorted(different)[:3]}; what cannot be rebuilt must be remembered"
+    different = differences(whole, resumed)
+    assert not different, f"a resumed run differs in {different[:3]}; what cannot be rebuilt must be remembered"
 
 
 def asks_for_possible_sampling(case: Case) -> None:
@@ -263,18 +240,6 @@ def options_are_plain(case: Case) -> None:
     except InputError:
         return
     raise AssertionError("an unknown option is not refused by an InputError")
-
-
-def _leaves(value: Any, path: str) -> dict[str, Any]:
-    if isinstance(value, Mapping):
-        return {k: v for key, item in value.items() for k, v in _leaves(item, f"{path}/{key}").items()}
-    if isinstance(value, (list, tuple)):
-        return {k: v for i, item in enumerate(value) for k, v in _leaves(item, f"{path}/{i}").items()}
-    return {path: value}
-
-
-def _same(a: Any, b: Any) -> bool:
-    return torch.equal(a, b) if isinstance(a, Tensor) and isinstance(b, Tensor) else bool(a == b)
 
 
 CHECKS: dict[str, Callable[[Case], None]] = {

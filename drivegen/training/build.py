@@ -8,13 +8,12 @@ from typing import Any
 
 import torch
 
-from drivegen import lora
 from drivegen.backbones.first_stage import CLASSES
 from drivegen.backbones.networks import load_model
 from drivegen.backbones.schedulers import scheduler_class
 from drivegen.backbones.stable_diffusion import Backbone
 from drivegen.backbones.tokenizers import load_tokenizer
-from drivegen.catalog import registry
+from drivegen.catalog import registry, tuners
 from drivegen.catalog.construct import construct, construct_plugin, refusing
 from drivegen.diffusion.training_facts import check_settings
 from drivegen.host.host import Host
@@ -24,7 +23,7 @@ from drivegen.saved import model as models
 from drivegen.saved.integrity import INDEX
 from drivegen.support import strict_yaml, weights
 from drivegen.support.errors import InputError, nearest
-from drivegen.training.config import Config, ModelConfig, PluginConfig
+from drivegen.training.config import Config, ModelConfig, PluginConfig, TunerConfig
 from drivegen.training.first_stage.networks import take_over
 from drivegen.training.first_stage.settings import AutoencoderConfig
 
@@ -54,8 +53,8 @@ def build_model(config: Config) -> models.Model:
     _bring(host, config, loaded.folder if config.model.base is not None else None)
     for name, settings in config.plugins.items():
         _add(host, name, settings)
-    if config.lora is not None:
-        lora.add_trainable(host, config.lora)
+    for name, tuner in config.tuners.items():
+        _tune(host, name, tuner)
     for group in config.drop_groups:
         for name in group.names:
             host.plugin(name)
@@ -118,6 +117,16 @@ def _add(host: Host, name: str, settings: PluginConfig) -> None:
         return
     with refusing(cls, where):
         host.add_plugin(name, plugin)
+
+
+def _tune(host: Host, name: str, settings: TunerConfig) -> None:
+    where = f"tuners.{name}.options"
+    cls = tuners.load(settings.kind)
+    tuner = tuners.make(settings.kind, settings.options, where)
+    with refusing(cls, where):  # many values are first made use of when it is attached
+        host.add_tuner(name, tuner)
+    if settings.weights is not None:
+        tuner.load(Path(settings.weights).expanduser())
 
 
 def _check_same(plugin: Plugin, name: str, settings: PluginConfig) -> None:

@@ -15,6 +15,7 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from drivegen.support import files
 from drivegen.support.errors import Diverged, InputError
+from drivegen.training.older import rename_lora
 
 _SEAL = b"drivegen sha256 "
 _SEAL_LENGTH = len(_SEAL) + 64
@@ -87,6 +88,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise InputError("it is not a training checkpoint")
     if state.get("sealed") and stated is None:
         raise InputError("it is damaged: it has lost its digest")
+    rename_lora(state)
     if (name := _not_finite(state)) is not None:
         raise InputError(f"{name} has NaN or infinite values; it is damaged, or training diverged")
     return state

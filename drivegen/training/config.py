@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +15,10 @@ from drivegen.support.errors import InputError, nearest
 from drivegen.support.names import check_name
 from drivegen.training.first_stage.settings import AutoencoderConfig
 
+LORA = "lora"
+"""Name and kind of the tuner that the setting `lora` is short for."""
+TAKEN = ("model", "vae", "previews", "tensorboard", "wandb")
+"""Names of a run's folder that no tuner may have."""
 MAX_STEPS = 100_000_000
 MAX_SIDE_PX = 8192
 MAX_THREADS = 1024
@@ -70,6 +74,18 @@ class PluginConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TunerConfig:
+    """A tuner that trains inside the frozen networks: its kind (``drivegen tuners``), and its constructor arguments."""
+
+    kind: str
+    """Its name in `drivegen tuners`."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Arguments of its constructor."""
+    weights: str | None = None
+    """A file of its layout, or the folder of one, to start from."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ObjectiveConfig:
     """What a step minimises: an objective by its name (``drivegen objectives``), and its constructor arguments."""
 
@@ -107,6 +123,8 @@ class DataConfig:
     """Folder for latents and prepared arrays; None computes them each time."""
     extras: dict[str, str] = field(default_factory=dict)
     """By plugin name, a folder of files that it is given: ``<sample token>.npy``, or ``<picture>.png`` for each camera."""
+    prompt: str | None = None
+    """Text in place of each frame's description, which may name {description} and {location}; None = as it is."""
     skip_missing: bool = False
     """Leave out frames of which a file is missing; else a missing file stops the run before any work."""
     workers: int = _number(0, ge=0, le=64)
@@ -239,8 +257,10 @@ class Config:
     """By instance name; the order is the order of their tokens."""
     drop_groups: tuple[DropGroup, ...] = ()
     """Plugins that become null together, besides each by its own `drop`."""
+    tuners: dict[str, TunerConfig] = field(default_factory=dict)
+    """By instance name, small things that learn inside the frozen networks; each is written to a folder of its name."""
     lora: LoraConfig | None = None
-    """A LoRA that learns in the frozen UNet; None = none."""
+    """Short for a tuner ``lora`` of that kind, with these options."""
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     """What a step minimises."""
     data: DataConfig
@@ -267,8 +287,12 @@ class Config:
             raise InputError(f"stage is {self.stage!r}; the group `autoencoder` goes with stage: autoencoder alone")
         if self.stage == "model" and self.model.base is None and not self.model.unet:
             raise InputError("model needs base, a model folder, or unet, text_encoder, tokenizer and vae from scratch")
-        if self.lora is not None and (self.train.unet or self.train.text_encoder or self.stage != "model"):
-            raise InputError("lora trains inside frozen networks: train.unet and train.text_encoder must be false")
+        if self.lora is not None:
+            if LORA in self.tuners:
+                raise InputError("lora is short for the tuner `lora`, which tuners has already; leave one of them out")
+            object.__setattr__(self, "tuners", {**self.tuners, LORA: TunerConfig(kind=LORA, options=asdict(self.lora))})
+            object.__setattr__(self, "lora", None)
+        _check_tuners(self)
         if self.stage == "autoencoder" and self.objective != ObjectiveConfig():
             raise InputError("objective is what a model trains by; stage: autoencoder has losses of its own, so leave it out")
         if self.stage == "autoencoder" and self.data.extras:
@@ -282,6 +306,17 @@ class Config:
             for name in group.names:
                 if self.model.base is None and name not in self.plugins:
                     raise InputError(f"drop_groups names {name!r}, which is not among the plugins{nearest(name, self.plugins)}")
+
+
+def _check_tuners(config: Config) -> None:
+    for name in config.tuners:
+        if check_name(name, "tuner") in TAKEN:
+            raise InputError(f"tuners.{name} would be written where the run keeps its own {name}; choose another name")
+    if config.stage == "autoencoder" and config.data.prompt is not None:
+        raise InputError("data.prompt is for models, and stage: autoencoder trains a first stage; leave it out")
+    if config.tuners and (config.train.unet or config.train.text_encoder or config.stage != "model"):
+        names = ", ".join(config.tuners)
+        raise InputError(f"{names} trains inside frozen networks: train.unet and train.text_encoder must be false")
 
 
 def _refuse_blank(value: Any, path: str) -> None:

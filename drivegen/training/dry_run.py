@@ -98,10 +98,9 @@ def _parts(module: TrainedModule) -> Iterator[str]:
 def _part(name: str) -> str:
     """Name the part that a parameter belongs to: ``unet``, ``plugin layout``, ``objective teacher``."""
     first, *rest = name.removeprefix("host.").removeprefix("backbone.").split(".")
-    lora = " LoRA" if ".lora_" in name else ""
-    if first == "plugins":
-        return f"plugin {rest[0]}"
-    return f"objective {rest[0]}" if first == "objective" else f"{first}{lora}"
+    if first in ("plugins", "tuners"):
+        return f"{first.removesuffix('s')} {rest[0]}"
+    return f"objective {rest[0]}" if first == "objective" else first
 
 
 def _memory(config: Config, module: TrainedModule) -> Iterator[str]:

@@ -56,6 +56,7 @@ class Caches:
         """
         backbone = host.backbone
         networks = [module_digest(backbone.text_encoder), module_digest(backbone.vae)]
+        networks += [module_digest(change) for change in backbone.changes.get("text_encoder", ())]
         pictures, prepared = value_digest(load_image), {}
         for name in host.plugins:
             plugin = host.plugin(name)
@@ -75,8 +76,7 @@ class Caches:
 
 def precomputes(plugin: Plugin) -> bool:
     """Tell whether frozen components compute some of this plugin's arrays, which can then be cached."""
-    trains = any(p.requires_grad for p in plugin.backbone.text_encoder.parameters())
-    return type(plugin).precompute is not Plugin.precompute and not trains
+    return type(plugin).precompute is not Plugin.precompute and not plugin.backbone.learns("text_encoder")
 
 
 @torch.no_grad()

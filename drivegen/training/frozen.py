@@ -33,6 +33,9 @@ def frozen_digests(host: Host) -> dict[str, str]:
     for name in host.plugins:
         plugin = host.plugin(name)
         found[f"plugin {name!r}"] = _text(type(plugin).__qualname__, plugin.config, module_digest(plugin))
+    for name in host.tuners:
+        tuner = host.tuner(name)
+        found[f"tuner {name!r}"] = _text(type(tuner).__qualname__, tuner.config, tuner.scale, module_digest(tuner))
     return {name: digest for name, digest in found.items() if digest}
 
 

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from drivegen import lora
 from drivegen.diffusion.schedule import NoiseSchedule
 from drivegen.host.host import Host
 from drivegen.objectives import GroupOptions, Lesson, Objective, boundary
@@ -63,12 +62,9 @@ class DriveModule(TrainedModule):
                 " noise alone, of which a predicted noise says nothing; use v_prediction, or a schedule without the rescaling"
             )
         backbone = host.backbone
-        learning = [p for _, p in lora.parameters(host) if p.requires_grad]
         backbone.requires_grad_(False)
         backbone.unet.requires_grad_(settings.unet)
         backbone.text_encoder.requires_grad_(settings.text_encoder)
-        for parameter in learning:
-            parameter.requires_grad_(True)
         trains = ((backbone.unet, settings.unet), (backbone.text_encoder, settings.text_encoder))
         self._frozen = [network for network, on in trains if not on]
         self._frozen += [backbone.vae, *backbone.components.values()]

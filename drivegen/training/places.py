@@ -34,9 +34,10 @@ def check_places(config: Config) -> None:
             raise InputError(f"{setting} = {str(folder)!r} is {at}, which is not to be written into; choose a folder below it")
         if at in roots:
             raise InputError(f"{setting} = {str(folder)!r} is a dataset of data.roots; choose another folder")
-    made = {(output / name).resolve() for name in ("model", "vae", "lora")}
+    made = {(output / name).resolve() for name in ("model", "vae", *config.tuners)}
     read = {"model.base": config.model.base, "model.vae": config.model.vae}
     read |= {f"plugins.{name}.weights": plugin.weights for name, plugin in config.plugins.items()}
+    read |= {f"tuners.{name}.weights": tuner.weights for name, tuner in config.tuners.items()}
     read |= {"autoencoder.weights": config.autoencoder.weights if config.autoencoder is not None else None}
     for setting, source in read.items():
         if source is None or source == "tiny":

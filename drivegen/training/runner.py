@@ -103,6 +103,7 @@ def _fit(config: Config, stage: ModelStage | FirstStage, folder: Path, start: Pa
         for setting in ("preview", "validation"):
             if getattr(config, setting).every and not sources.val:
                 raise InputError(f"{setting}.every is set, but data.val_scenes holds no scene out to look at")
+        stage.check()
         saver.frames = frames_digest(sources.train)
         if start is not None:
             _check_ground(stage, saver.frames, start)

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from PIL import Image
 
-from drivegen import lora
 from drivegen.catalog import objectives
 from drivegen.sampling import Sampling
 from drivegen.saved import model as models
+from drivegen.saved.tuners import save as save_tuner
 from drivegen.support import files, runtime
 from drivegen.support.errors import InputError
 from drivegen.training import config as configs
@@ -20,6 +20,10 @@ from drivegen.training.build import build_first_stage, build_model
 from drivegen.training.config import Config
 from drivegen.training.order import spread
 from drivegen.training.preview import Rows
+from drivegen.training.prompts import Prompt
+
+PROMPTS = 32
+"""As many prompts are looked at for the words that are trained."""
 
 
 class ModelStage:
@@ -45,6 +49,7 @@ class ModelStage:
             workers=data.workers, seed=train.seed, batches=train.steps * train.accumulate,
             val_frames=config.validation.frames, cameras=train.noise == "sphere", skip_missing=data.skip_missing,
             extras={name: Path(folder).expanduser() for name, folder in data.extras.items()},
+            enrich=None if data.prompt is None else Prompt(data.prompt),
         )  # fmt: skip
 
     @property
@@ -58,8 +63,24 @@ class ModelStage:
             asked.pop("sampler_options", None)  # of the objective's own sampler
         return self.model.sampling.replaced(**asked)
 
+    def check(self) -> None:
+        """Raise InputError where a tuner's word is in none of the prompts that are looked at; the data are open."""
+        words = [word for name in self.host.tuners for word in self.host.tuner(name).words]
+        if not words:
+            return
+        sources = self.data.open()
+        templates = [str(getattr(self.host.plugin(name), "template", "")) for name in self.host.plugins]
+        seen = [*templates, *(sources.frame(ref).description for ref in spread(sources.train, PROMPTS))]
+        for word in words:
+            if not any(word.lower() in prompt.lower() for prompt in seen):
+                say = f"say it in data.prompt, such as '{{description}}, {word}'"
+                raise InputError(f"no prompt has the word {word!r}, so that nothing would be learned of it; {say}")
+
     def draw(self) -> Rows:
-        """Draw the pictures of held-out frames and, below each row, those generated from the same conditions."""
+        """Draw the pictures of held-out frames and, below each row, those generated from the same conditions.
+
+        Where tuners train, the row between is generated without them.
+        """
         from drivegen.pipeline.pipeline import Pipeline
         from drivegen.scene.pictures import load_image
 
@@ -69,26 +90,49 @@ class ModelStage:
         for frame in held_out(self.data, self.config):
             rows.append([load_image(camera) for camera in frame.cameras])
             inputs = {name: value for name, value in given.items() if value is not None and name not in frame.extras}
-            rows.append(list(pipe(frame, seed=self.config.preview.seed, inputs=inputs).pictures().values()))
+
+            def generated(frame: Any = frame, inputs: Any = inputs) -> list[Image.Image]:
+                return list(pipe(frame, seed=self.config.preview.seed, inputs=inputs).pictures().values())
+
+            if self.host.tuners:
+                with self.host.without_tuners():
+                    rows.append(generated())
+            rows.append(generated())
         return rows
 
     def write(self, folder: Path, step: int) -> Path:
-        """Save the LoRA, and the model folder without it where more than a LoRA was trained."""
+        """Save the tuners, each by itself, and the model folder without them where plugins were trained too."""
         about = {"steps": step, "training": configs.to_dict(self.config)}
         dtype = runtime.parse_dtype(self.config.save_dtype)
-        if self.config.lora is not None:
-            file = lora.save(lora.extract(self.host), files.make_subfolder(folder, "lora"), dtype)
+        written = []
+        for name in self.config.tuners:
+            summary = self._summary(step)
+            written.append(save_tuner(self.host.tuner(name), folder / name, dtype, name, self.host.backbone, summary))
+        if written:
             if self.objective.sampling():
-                print(f"the LoRA is sampled with {_options(self.sampling)}", flush=True)
-            if not any(settings.train for settings in self.config.plugins.values()):
-                return file
-            print(f"wrote {file}", flush=True)
+                print(f"it is sampled with {_options(self.sampling)}", flush=True)
+            more = any(settings.train for settings in self.config.plugins.values())
+            for file in written if more else written[:-1]:
+                print(f"wrote {file}", flush=True)
+            if not more:
+                return written[-1]
         shard = None if self.config.save_shard_mb is None else self.config.save_shard_mb * 10**6
         return models.save(self.host, folder / "model", self.sampling, dtype, self.config.data.size, about, shard)
 
+    def _summary(self, step: int) -> dict[str, Any]:
+        """Say how a tuner was trained, for its card."""
+        said = configs.to_dict(self.config)
+        base = self.config.model.base
+        told = {
+            "base": "from scratch" if base is None else Path(base).name, "size": said["data"]["size"],
+            "data": [Path(root).name for root in self.config.data.roots], "objective": self.config.objective.kind,
+            **{f"objective's {name}": value for name, value in self.config.objective.options.items()},
+        }  # fmt: skip
+        return {**told, **said["train"], "steps": step, "sampled_with": dict(self.objective.sampling())}
+
 
 def _options(sampling: Sampling) -> str:
-    """Spell what a LoRA, whose file states no settings, is to be sampled with."""
+    """Spell what a tuner, whose file states no settings, is to be sampled with."""
     options = [f"--sampler-option {name}={value}" for name, value in sampling.sampler_options.items()]
     return " ".join([f"--sampler {sampling.sampler}", *options, f"--steps {sampling.steps} --guidance {sampling.guidance:g}"])
 
@@ -109,6 +153,9 @@ class FirstStage:
             max_frames=data.max_frames, workers=data.workers, seed=train.seed, batches=train.steps * train.accumulate,
             val_frames=config.validation.frames, skip_missing=data.skip_missing,
         )  # fmt: skip
+
+    def check(self) -> None:
+        """Nothing is left to be checked once the data are open."""
 
     def draw(self) -> Rows:
         """Draw held-out pictures and, below each row, their reconstructions."""

@@ -160,7 +160,7 @@ class Text(Plugin):
         return states.reshape(scenes, -1, states.shape[-1])
 
     def precompute(self, arrays: Arrays) -> Arrays | None:
-        learns = any(parameter.requires_grad for parameter in self.backbone.text_encoder.parameters())
+        learns = self.backbone.learns("text_encoder")
         # Words may be others the next time; rows of chunks differ in length from frame to frame.
         if learns or self.table or "weights" in arrays or "clip_skip" in arrays:
             return None

@@ -51,7 +51,8 @@ def test_groups_and_a_lora_are_told_apart(config: Path) -> None:
     told = training.describe(config, overrides)
     assert "group objective.heads: " in told
     assert "at lr 0.001, gradients clipped to 1" in told
-    assert "\n  unet LoRA: " in told
+    assert "\n  tuner lora: " in told
+    assert "\n  unet: 0 of " in told
     assert "\n  plugin boxes: 0 of " in told
 
 

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 
-from drivegen import lora
 from drivegen.host.host import Host
 from drivegen.pipeline.pipeline import Pipeline
 from drivegen.plugin import Plugin
@@ -17,10 +16,12 @@ from drivegen.saved import model
 from drivegen.saved.model import Model
 from drivegen.support.errors import InputError
 from drivegen.training.build import build_host, build_model
-from drivegen.training.config import Config, DataConfig, LoraConfig, ModelConfig, PluginConfig, TrainConfig
+from drivegen.training.config import Config, DataConfig, ModelConfig, PluginConfig, TrainConfig
 from drivegen.training.module import DriveModule
+from drivegen.tuners.lora import LoRA
+from tests.street import street_frame
 from tests.tiny_hosts import SIZE, tiny_host
-from tests.tiny_models import tiny_backbone
+from tests.tiny_models import randomize, tiny_backbone
 
 NAMES = ("text", "camera", "boxes")
 
@@ -80,25 +81,24 @@ def test_what_an_author_or_a_caller_froze_stays_frozen() -> None:
     assert learning(chosen) == {"plugins.partly.learns.weight"}
 
 
-def test_a_lora_in_training_is_not_taken_out_unseen(saved: Path, tmp_path: Path) -> None:
+def test_plugins_and_loras_come_and_go_beside_a_tuner_that_trains(saved: Path, tmp_path: Path) -> None:
     host = tiny_host(("text",))
-    lora.add_trainable(host, LoraConfig(rank=2))
-    before = dict(host.named_parameters())
+    host.add_tuner("mine", LoRA(rank=2))
+    randomize(host.tuner("mine"), 3)
+    own = dict(host.named_parameters())
     pipe = Pipeline(Model(host, Sampling(steps=1), SIZE))
-    file = lora.save(lora.extract(host), tmp_path)
-    for change in (
-        lambda: pipe.add_plugin(saved / "plugins" / "camera"), lambda: pipe.load_lora(file), lambda: pipe.unload_lora(),
-    ):  # fmt: skip
-        with pytest.raises(InputError, match="LoRA in training"):
-            change()
-        after = dict(host.named_parameters())
-        assert after.keys() == before.keys()
-        assert all(after[name] is p for name, p in before.items())
-    lora.remove(host)
+    before = pipe(street_frame(0), output_type="latent", seed=0)
+    file = host.tuner("mine").save(tmp_path)
+    name = pipe.load_lora(file)
     assert pipe.add_plugin(saved / "plugins" / "camera") == "camera"
-    pipe.load_lora(file)
-    assert pipe.add_plugin(saved / "plugins" / "boxes") == "boxes"  # one that was loaded here is put back
-    assert lora.parameters(host)
+    pipe.unload_lora(name)
+    pipe.remove_plugin("camera")
+    after = dict(host.named_parameters())
+    assert after.keys() == own.keys()
+    assert all(after[name] is p for name, p in own.items())
+    assert all(p.requires_grad == ("tuners" in name) for name, p in own.items())
+    again = pipe(street_frame(0), output_type="latent", seed=0)
+    assert all(torch.equal(before[name], again[name]) for name in before)
 
 
 @pytest.mark.slow

@@ -9,17 +9,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from drivegen import lora
 from drivegen.catalog import objectives
 from drivegen.diffusion.loss_weighting import min_snr_weights
 from drivegen.host.host import Host
-from drivegen.lora.settings import LoraConfig
 from drivegen.objectives import GroupOptions, Lesson, Objective, follow, twin
 from drivegen.objectives.noise import Noise
 from drivegen.support.errors import Diverged, InputError
 from drivegen.testing.objectives import Case
 from drivegen.training.config import TrainConfig
 from drivegen.training.module import DriveModule
+from drivegen.tuners.lora import LoRA
 from tests.tiny_hosts import tiny_host
 
 
@@ -93,23 +92,25 @@ def test_an_objective_with_a_wrong_group_or_loss_is_named() -> None:
 
 def test_a_twin_of_a_host_with_a_lora_costs_the_lora_and_stays_what_it_was() -> None:
     host = tiny_host(("text", "cross_view", "layout"))
-    lora.add_trainable(host, LoraConfig(rank=2))
+    host.add_tuner("lora", LoRA(rank=2))
     other = twin(host)
-    ours = {id(p): p.numel() for p in host.parameters()}
-    theirs = {id(p): p.numel() for p in other.parameters() if id(p) not in ours}
-    assert sum(theirs.values()) == sum(p.numel() for _, p in lora.parameters(host))
+    shared = {id(p) for p in host.parameters()}
+    assert sum(p.numel() for p in other.parameters() if id(p) not in shared) == sum(
+        p.numel() for _, p in host.tuner("lora").named_parameters()
+    )
     assert not any(p.requires_grad for p in other.parameters())
     assert other.runtime is not host.runtime
     with torch.no_grad():
-        for _, parameter in lora.parameters(host):
+        for _, parameter in host.tuner("lora").named_parameters():
             parameter.add_(0.1)
-    before = [p.clone() for _, p in lora.parameters(other)]
-    assert all(not torch.equal(a, b) for a, (_, b) in zip(before, lora.parameters(host), strict=True))
+    ours, theirs = (list(each.tuner("lora").parameters()) for each in (host, other))
+    before = [p.clone() for p in theirs]
+    assert all(not torch.equal(a, b) for a, b in zip(before, ours, strict=True))
     follow(other, host, 0.75)
-    for old, (_, now), (_, wanted) in zip(before, lora.parameters(other), lora.parameters(host), strict=True):
+    for old, now, wanted in zip(before, theirs, ours, strict=True):
         torch.testing.assert_close(now, 0.75 * old + 0.25 * wanted)
     follow(other, host)
-    assert all(torch.equal(a, b) for (_, a), (_, b) in zip(lora.parameters(other), lora.parameters(host), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(theirs, ours, strict=True))
 
 
 def test_a_checkpoint_of_another_teacher_is_refused() -> None:

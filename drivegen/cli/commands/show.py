@@ -1,4 +1,4 @@
-"""`drivegen info`, `samplers` and `objectives`: what a model holds, and what is installed."""
+"""`drivegen info`, `samplers`, `objectives` and `tuners`: what a model holds, and what is installed."""
 
 from __future__ import annotations
 
@@ -24,6 +24,14 @@ def objectives() -> None:
     from drivegen.cli.show import show_objectives
 
     show_objectives(screen())
+
+
+@guarded
+def tuners() -> None:
+    """List the small things that may be trained inside frozen networks, and their options. Imports none of them."""
+    from drivegen.cli.show import show_tuners
+
+    show_tuners(screen())
 
 
 @guarded

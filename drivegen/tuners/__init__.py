@@ -1,0 +1,1 @@
+"""drivegen's own tuners: LoRA and its kin, words."""
