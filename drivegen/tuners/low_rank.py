@@ -43,7 +43,13 @@ class LowRank(nn.Module):
         nn.init.kaiming_uniform_(self.A, a=math.sqrt(5))
 
     def forward(self, x: Tensor, y: Tensor, site: Site) -> Tensor:
-        """Return y + B·A·x · alpha / rank."""
+        """Return y + B·A·x · alpha / rank.
+
+        Args:
+            x: what the layer was given.
+            y: what it gave.
+            site: the layer.
+        """
         inner = applied(site.layer, x, self.A)
         return y + self.factor * (F.conv2d(inner, self.B) if self.B.ndim == 4 else F.linear(inner, self.B))
 
@@ -67,7 +73,13 @@ class Decomposed(LowRank):
         self.magnitude = nn.Parameter(_norms(layer.weight.detach().float()))
 
     def forward(self, x: Tensor, y: Tensor, site: Site) -> Tensor:
-        """Return y + (W' − W)·x."""
+        """Return y + (W' − W)·x.
+
+        Args:
+            x: what the layer was given.
+            y: what it gave.
+            site: the layer.
+        """
         weight = site.layer.weight.to(self.A.dtype)
         moved = weight + self.delta()
         lengths = (self.magnitude / _norms(moved.detach())).reshape(-1, *(1 for _ in weight.shape[1:]))
@@ -96,7 +108,13 @@ class Hadamard(nn.Module):
         self.hada_w2_a, self.hada_w2_b = nn.Parameter(torch.zeros(out, rank)), nn.Parameter(torch.randn(rank, ins))
 
     def forward(self, x: Tensor, y: Tensor, site: Site) -> Tensor:
-        """Return y + ΔW·x."""
+        """Return y + ΔW·x.
+
+        Args:
+            x: what the layer was given.
+            y: what it gave.
+            site: the layer.
+        """
         delta = self.factor * (self.hada_w1_a @ self.hada_w1_b) * (self.hada_w2_a @ self.hada_w2_b)
         return y + applied(site.layer, x, delta.reshape(site.layer.weight.shape))
 
@@ -123,7 +141,13 @@ class Kronecker(nn.Module):
             nn.init.kaiming_uniform_(value, a=math.sqrt(5))
 
     def forward(self, x: Tensor, y: Tensor, site: Site) -> Tensor:
-        """Return y + ΔW·x."""
+        """Return y + ΔW·x.
+
+        Args:
+            x: what the layer was given.
+            y: what it gave.
+            site: the layer.
+        """
         delta = self.factor * torch.kron(self.lokr_w1, self.lokr_w2_a @ self.lokr_w2_b)
         return y + applied(site.layer, x, delta.reshape(site.layer.weight.shape))
 

@@ -37,7 +37,13 @@ class Vectors(nn.Module):
         return torch.where(torch.isin(ids, self._own(ids)), 0, ids)
 
     def forward(self, ids: Tensor, y: Tensor, site: Site) -> Tensor:
-        """Put the word's vectors among what the embedding gives (B, S, D)."""
+        """Put the word's vectors among what the embedding gives.
+
+        Args:
+            ids: (B, S), the word's among them.
+            y: vectors (B, S, D).
+            site: the embedding.
+        """
         own = self._own(ids)
         found = ids[..., None] == own
         if not bool(found.any()):
