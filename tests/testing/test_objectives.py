@@ -18,6 +18,7 @@ from drivegen.testing.objectives import CHECKS, Case
 OURS = sorted(entry.kind for entry in objectives.offers() if entry.target.startswith("drivegen."))
 
 FITTING: dict[str, dict[str, Any]] = {
+    "trajectory": {"options": {"teacher_steps": 8, "guidance": 2.0, "guidance_rescale": 0.5}},
     "progressive": {"options": {"teacher_steps": 8, "stages": 3, "steps_per_stage": 1, "guidance": 2.0}},
     "lcm": {"options": {"guidance": [3.0, 3.0]}}, "tcd": {"options": {"guidance": [3.0, 3.0], "decay": 0.5}},
     "adversarial": {"options": {"guidance": 2.0}},
