@@ -102,12 +102,13 @@ class Where:
     config_folder: Path | None = None
     plugins: tuple[str, ...] = ()
     loras: tuple[str, ...] = ()
+    embeddings: tuple[str, ...] = ()
     vae: Path | None = None
     variant: str | None = None
     prediction_type: str | None = None
 
     def pipeline(self) -> Pipeline:
-        """Load the model with the added plugins and LoRAs."""
+        """Load the model with the added plugins, LoRAs and words."""
         pipe = Pipeline.from_pretrained(
             self.model, self.device, self.dtype, self.offload, self.config_folder, self.vae, self.variant, self.prediction_type
         )
@@ -120,7 +121,15 @@ class Where:
                 raise InputError(f"--lora names {file} twice; give it once, with the scale that it shall have")
         for text in self.loras:
             pipe.load_lora(*parse_lora(text))
+        for text in self.embeddings:
+            pipe.load_embedding(*parse_embedding(text))
         return pipe
+
+
+def parse_embedding(text: str) -> tuple[str, str | None]:
+    """Read [WORD=]FILE: the file, and the word or None."""
+    word, equals, file = text.rpartition("=")
+    return (text, None) if not equals or Path(text).expanduser().exists() else (file, word)
 
 
 def parse_lora(text: str) -> tuple[str, float]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -19,6 +19,7 @@ from drivegen.lora.changes import Change, Decomposed, LowRank, Shift
 from drivegen.lora.lycoris import PREFIXES, peft_rank, read_layers, read_parts
 from drivegen.support import weights
 from drivegen.support.errors import InputError
+from drivegen.words.files import bundled
 
 FILE = "pytorch_lora_weights.safetensors"
 NETWORKS = ("unet", "text_encoder")
@@ -41,11 +42,13 @@ _OTHER_KINDS = {
 class LoRA:
     """What a file changes, for each of `NETWORKS` and by module name, or by kohya's, with `_` for dots.
 
-    layers are weights, of which a pair (A, B) will do as well; shifts are biases and norms.
+    layers are weights, of which a pair (A, B) will do as well; shifts are biases and norms; words are vectors (n, D) of textual
+    inversions that the file brings for its prompts.
     """
 
     layers: Mapping[str, Mapping[str, Change]]
     shifts: Mapping[str, Mapping[str, Shift]] = field(default_factory=dict)
+    words: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         changes = {
@@ -68,9 +71,11 @@ def read(source: str | Path) -> LoRA:
     for part, kind in _OTHER_KINDS.items():
         if any(part in f"{key}." and not key.startswith(_EMBEDDINGS) for key in state):
             raise InputError(f"{path} is a file of {kind}; LoRA, LoHa, LoKr, DoRA and whole differences are read")
-    if bundled := sorted({key.split(".")[1] for key in state if key.startswith(_EMBEDDINGS)}):
-        warnings.warn(f"{path} brings embeddings of words ({', '.join(bundled)}), which are not loaded", stacklevel=3)
-        state = {key: value for key, value in state.items() if not key.startswith(_EMBEDDINGS)}
+    brought = bundled({key: value for key, value in state.items() if key.startswith(_EMBEDDINGS)}, _EMBEDDINGS, str(path))
+    return replace(_read({key: value for key, value in state.items() if not key.startswith(_EMBEDDINGS)}, path), words=brought)
+
+
+def _read(state: weights.State, path: Path) -> LoRA:
     if state and all(key.startswith(tuple(PREFIXES)) for key in state):
         if any(key.partition(".")[2].startswith(_LYCORIS) for key in state):
             layers = read_layers(state, path)

@@ -17,6 +17,8 @@ from drivegen.lora.shifts import add_shift, remove_shifts
 from drivegen.support.errors import InputError
 
 _ADAPTER = "default"
+_WORDS = "_lora_words"
+"""Where a host notes which of its words came with LoRAs, and go with them."""
 
 
 def apply(host: Host, loras: Sequence[tuple[LoRA, float]]) -> None:
@@ -41,10 +43,24 @@ def apply(host: Host, loras: Sequence[tuple[LoRA, float]]) -> None:
                     add_shift(model, *places.shifted(name, shift), scale)
             if total:
                 _put(host, network, total)
+        _teach(host, [lora for lora, _ in loras])
     except InputError:
         remove(host)
         raise
     host.rehook()
+
+
+def _teach(host: Host, loras: Sequence[LoRA]) -> None:
+    """Add the words that LoRAs bring; the same word of two files is one where its vectors are the same."""
+    brought: dict[str, Tensor] = {}
+    for lora in loras:
+        for word, vectors in lora.words.items():
+            if word in brought and not torch.equal(vectors, brought[word]):
+                raise InputError(f"two LoRAs bring the word {word!r:.80}, each with vectors of its own; leave one of them out")
+            brought[word] = vectors
+    if brought:
+        host.backbone.words.add(host.backbone.text_encoder, brought)
+        vars(host)[_WORDS] = tuple(brought)
 
 
 def _put(host: Host, network: str, placed: Mapping[str, tuple[Tensor, Tensor]]) -> None:
@@ -94,6 +110,7 @@ def remove(host: Host) -> None:
         if getattr(model, "peft_config", None) is not None:
             del model.peft_config
         remove_shifts(model)
+    host.backbone.words.remove(vars(host).pop(_WORDS, ()))
     host.rehook()
 
 

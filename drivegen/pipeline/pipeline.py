@@ -31,8 +31,8 @@ class Pipeline:
     """A model that generates the images that a frame's cameras would see.
 
     ``Pipeline(model)`` uses the model's host as it is: its device, its dtype, its weights (so a training run can generate with
-    its own); `from_pretrained` loads one and chooses. `extensions` manages plugins and LoRAs that are added to the model and
-    removed again; its methods are the pipeline's too. Several threads may use one pipeline, or several pipelines one model:
+    its own); `from_pretrained` loads one and chooses. `extensions` manages plugins, LoRAs and words that are added to the model
+    and removed again; its methods are the pipeline's too. Several threads may use one pipeline, or several pipelines one model:
     they take turns.
     """
 
@@ -188,7 +188,7 @@ class Pipeline:
             "sampler_options": dict(sampling.sampler_options),
             "scales": {name: float((s.scales or {}).get(name, 1.0)) for name in self.host.plugins},
             "ranges": dict(s.ranges or {}), "strength": plan.strength, "size": plan.size, "loras": self.loras,
-            "vae": str(self.model.about.get("vae", "")),
+            "words": self.words, "vae": str(self.model.about.get("vae", "")),
             "dtype": str(self.dtype).removeprefix("torch."), "device": str(self.device), "threads": torch.get_num_threads(),
         })  # fmt: skip
 
@@ -284,6 +284,24 @@ class Pipeline:
     def unload_lora(self, name: str | None = None) -> None:
         """Remove one LoRA, or all of them (None)."""
         self.extensions.unload_lora(name)
+
+    @property
+    def words(self) -> dict[str, int]:
+        """How many vectors each word has that the text encoder was taught."""
+        return self.extensions.words
+
+    def load_embedding(self, source: str | Path, word: str | None = None) -> tuple[str, ...]:
+        """Teach the text encoder the words of a textual inversion, and return them; see `Extensions.load_embedding`.
+
+        Args:
+            source: the file, or a folder with one.
+            word: what prompts shall have for it; None = what the file says, or its name.
+        """
+        return self.extensions.load_embedding(source, word)
+
+    def unload_embedding(self, word: str | None = None) -> None:
+        """Forget one word that was loaded by itself, or all of them (None)."""
+        self.extensions.unload_embedding(word)
 
 
 def inverting(settings: GenerationSettings) -> GenerationSettings:

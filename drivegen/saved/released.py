@@ -21,7 +21,7 @@ _OTHERS = (
     (("lora_unet_", "lora_te_", "lora_unet.", "unet.lora"), "a LoRA: add it with --lora, or load_lora in Python"),
     (("model.diffusion_model.",), "a whole Stable Diffusion checkpoint: name it with --model"),
     (("first_stage_model.", "encoder.", "decoder."), "a VAE: put it in the place of the model's own with --vae"),
-    (("string_to_param", "emb_params"), "a textual inversion, which is not read"),
+    (("string_to_param", "emb_params"), "a textual inversion: add it with --embedding, or load_embedding in Python"),
 )  # fmt: skip
 """What the names of tensors begin with in files that are no plugin's, and what to do with those."""
 

@@ -1,4 +1,4 @@
-"""Extensions of a loaded model, which can be added and removed: plugins that were saved alone, and LoRAs."""
+"""Plugins that were saved alone, added to a loaded model and removed again."""
 
 from __future__ import annotations
 
@@ -14,17 +14,16 @@ import torch
 
 from drivegen import lora
 from drivegen.catalog import registry
-from drivegen.host.host import Host
-from drivegen.lora import LoRA
 from drivegen.plugin import Plugin, Released
 from drivegen.saved import card, released
 from drivegen.saved import model as models
+from drivegen.saved.inside import Inside
 from drivegen.saved.integrity import digest_of, weight_files
 from drivegen.saved.model import Model
 from drivegen.support import files, runtime
 from drivegen.support.errors import InputError
 from drivegen.support.turns import changing
-from drivegen.support.values import by_name, file_path, number, text, yes_or_no
+from drivegen.support.values import by_name, file_path, text, yes_or_no
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _FILES = ("config.json", "model.safetensors", "README.md")
@@ -55,42 +54,18 @@ def _read(path: Path, kind: str | None, options: Mapping[str, Any] | None) -> _S
     return _Source(registry.load(saved["kind"], str(saved.get("version", ""))), saved)
 
 
-@dataclass(frozen=True, eq=False)
-class Loaded:
-    """An active LoRA: its matrices and scale, and the file that it was read from."""
-
-    lora: LoRA
-    scale: float
-    file: Path
-    sha256: str
-
-
-class Extensions:
-    """Adds and removes plugins and LoRAs; after each is removed the host is bit for bit as before.
-
-    A change waits until no other thread generates with the model, and is refused inside a generation's callback.
-    """
+class Extensions(Inside):
+    """Adds and removes plugins, and what `Inside` does; after each is removed the host is bit for bit as before."""
 
     def __init__(self, model: Model) -> None:
-        self.model = model
-        self._loras: dict[str, Loaded] = {}
+        super().__init__(model)
         self._brought: dict[str, tuple[str, ...]] = {}
         self._added: dict[str, str] = {}
 
     @property
-    def host(self) -> Host:
-        """The model's host."""
-        return self.model.host
-
-    @property
-    def loras(self) -> dict[str, float]:
-        """Scales of the active LoRAs, by name."""
-        return {name: loaded.scale for name, loaded in self._loras.items()}
-
-    @property
     def sha256(self) -> dict[str, str]:
-        """Hashes of the files of added plugins and LoRAs, which are not in the model's own folder, by name."""
-        return {**self._added, **{name: loaded.sha256 for name, loaded in self._loras.items()}}
+        """Hashes of the files of what was added, which is not in the model's own folder, by name."""
+        return {**self._added, **super().sha256}
 
     def add_plugin(
         self, source: str | Path, name: str | None = None, kind: str | None = None,
@@ -206,64 +181,6 @@ class Extensions:
             except (OSError, ValueError) as error:  # huggingface_hub's errors are one or the other
                 raise InputError(f"cannot publish {name!r} as {repo_id!r}: {_first_line(error)}") from error
         return str(url)
-
-    def load_lora(self, source: str | Path, scale: float = 1.0, name: str | None = None) -> str:
-        """Put a LoRA file (kohya, PEFT or diffusers) into the UNet and text encoder, and return its name.
-
-        Several add up. Raises InputError, and changes nothing, where it does not fit.
-
-        Args:
-            source: the file, or a folder with one.
-            scale: what its term is multiplied by, from -100 to 100.
-            name: its name here, which replaces one of that name; None = the file's, with a number where another file has it.
-                A file that is in already is then replaced, not added twice.
-        """
-        scale = number(scale, "scale of a LoRA:", -100, 100)
-        path = file_path(source, "source of a LoRA")
-        name = None if name is None else text(name, "name of a LoRA")
-        found = lora.read(path)
-        file = lora.find(path).resolve()
-        with changing(self.host.backbone.unet, "load a LoRA"):
-            name = name or self._lora_name(path, file)
-            before = dict(self._loras)
-            self._loras[name] = Loaded(found, scale, file, files.sha256(file))
-            try:
-                self._apply()
-            except InputError:
-                self._loras = before
-                self._apply()
-                raise
-        return name
-
-    def _lora_name(self, source: Path, file: Path) -> str:
-        """Name a LoRA by its file, whose own name many others share; the same file keeps the name that it has."""
-        for name, loaded in self._loras.items():
-            if loaded.file == file:
-                return name
-        stem = source.name if source.is_dir() else file.stem
-        taken = (stem, *(f"{stem}_{i}" for i in range(2, len(self._loras) + 2)))
-        return next(name for name in taken if name not in self._loras)
-
-    def unload_lora(self, name: str | None = None) -> None:
-        """Remove one LoRA, or all of them (None); the original layers are then in place again."""
-        if name is not None and (not isinstance(name, str) or name not in self._loras):
-            raise InputError(f"there is no LoRA {name!r:.80} in this model; it has {', '.join(self._loras) or 'none'}")
-        with changing(self.host.backbone.unet, "take a LoRA out"):
-            self._loras = {} if name is None else {n: v for n, v in self._loras.items() if n != name}
-            self._apply()
-
-    def _apply(self) -> None:
-        lora.apply(self.host, [(loaded.lora, loaded.scale) for loaded in self._loras.values() if loaded.scale != 0])
-
-    @property
-    def device(self) -> torch.device:
-        """The device that the networks compute on."""
-        return runtime.device_of(self.host.backbone.unet)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Number format of the UNet's weights."""
-        return next(self.host.backbone.unet.parameters()).dtype
 
     def _bring(self, cls: type[Plugin], path: Path, components: Mapping[str, str | Path]) -> tuple[str, ...]:
         """Load the components that a plugin requires and the backbone lacks."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pickle
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 
 from drivegen.support.errors import InputError
 from drivegen.support.files import write_atomically, write_json
+from drivegen.support.pickled import read_values
 
 State = dict[str, Tensor]
 
@@ -174,13 +174,7 @@ def _read_safetensors(path: Path, wanted: Callable[[str], bool] | None) -> State
 
 
 def _read_pickle(path: Path, wanted: Callable[[str], bool] | None) -> State:
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises pickle, zip, runtime and EOF errors for damaged and hostile files alike
-        said = str(error).splitlines()[0] if str(error) else type(error).__name__
-        if isinstance(error, pickle.UnpicklingError):  # torch then says how to run what is in it
-            said = "it holds objects, which are not made here, or is no file of torch"
-        raise InputError(f"{path} was refused: it is not a file of plain tensors ({said})") from error
+    state = read_values(path)
     state = state.get("state_dict", state) if isinstance(state, dict) else state
     state = _flat(state) if isinstance(state, dict) else state
     if not isinstance(state, dict):

@@ -360,16 +360,20 @@ def test_repeats_have_folders_of_their_own(tiny: Path, narrow: Path, tmp_path: P
 
 
 @pytest.mark.slow
-def test_two_loras_of_one_file_name(tiny: Path, narrow: Path, tmp_path: Path) -> None:
+def test_two_loras_of_one_file_name_and_a_word(tiny: Path, narrow: Path, tmp_path: Path) -> None:
     import torch
 
-    from drivegen import lora
+    from drivegen import lora, words
 
     layer = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
     made = [lora.LoRA({"unet": {layer: (torch.randn(2, 64), torch.randn(64, 2))}}) for _ in range(2)]
     files = [lora.save(one, tmp_path / name) for one, name in zip(made, "ab", strict=True)]
-    options = ("--data", narrow, *QUICK, "--lora", f"{files[0]}=0.5", "--lora", files[1])
+    files += [words.save({"<cat>": torch.randn(2, 32)}, tmp_path / "words")]
+    options = ("--data", narrow, *QUICK, "--lora", f"{files[0]}=0.5", "--lora", files[1], "--embedding", f"<wet>={files[2]}")
     generate(tiny, tmp_path / "out", *options)
+    assert lines(tmp_path / "out")[0]["words"] == {"<wet>": 2}
+    assert "were there already" in generate(tiny, tmp_path / "out", *options).output
+    assert "a textual inversion has" in generate(tiny, tmp_path / "b", "--embedding", files[0], status=2).stderr
     assert list(lines(tmp_path / "out")[0]["loras"].values()) == [0.5, 1.0]
     assert sorted(lines(tmp_path / "out")[0]["added_sha256"].values()) == sorted(map(sha256, files))
     assert "twice" in generate(tiny, tmp_path / "b", "--lora", files[0], "--lora", f"{files[0]}=2", status=2).stderr

@@ -23,7 +23,7 @@ from drivegen.saved.model import Model
 from drivegen.support.errors import InputError
 from drivegen.testing import Case
 from drivegen.testing.frames import frame
-from drivegen.testing.models import randomize, tiny_backbone
+from drivegen.testing.models import WIDTH, randomize, tiny_backbone
 from tests.hostile import Hostile
 
 CASE = Case(registry.load("image_prompt"), backbone=lambda: tiny_backbone(image_encoder=True), frames=(frame(0, 2),))
@@ -299,14 +299,30 @@ def test_patterns_of_names_mean_what_they_mean_to_peft() -> None:
     assert Alphas(8.0, rslora=True).factor("a", 4) == 4.0
 
 
-def test_embeddings_that_a_file_brings_are_left_out_with_a_word(tmp_path: Path) -> None:
+def test_words_that_a_file_brings_come_and_go_with_it(tmp_path: Path) -> None:
     state = kohya(matrices(make()))
-    save_file({**state, "bundle_emb.rainy.string_to_param.*": torch.ones(1, 16)}, tmp_path / "with.safetensors")
+    vectors = torch.randn(2, WIDTH)
+    save_file({**state, "bundle_emb.rainy.string_to_param.*": vectors}, tmp_path / "with.safetensors")
+    save_file({**state, "bundle_emb.wet.emb_params": vectors[:1]}, tmp_path / "other.safetensors")
+    save_file({**state, "bundle_emb.rainy.emb_params": 2 * vectors}, tmp_path / "clash.safetensors")
+    save_file({**state, "bundle_emb.rainy.clip_g": vectors}, tmp_path / "xl.safetensors")
+    save_file({**state, "bundle_emb.rainy": vectors}, tmp_path / "strange.safetensors")
     save_file(state, tmp_path / "plain.safetensors")
-    with pytest.warns(UserWarning, match=r"embeddings of words \(rainy\), which are not loaded"):
-        found = lora.read(tmp_path / "with.safetensors").layers
+    found = lora.read(tmp_path / "with.safetensors")
     plain = lora.read(tmp_path / "plain.safetensors").layers
-    assert all(torch.equal(found[n][k][1], plain[n][k][1]) for n in plain for k in plain[n])
+    assert all(torch.equal(found.layers[n][k][1], plain[n][k][1]) for n in plain for k in plain[n])
+    host = make()
+    other = lora.read(tmp_path / "other.safetensors")
+    lora.apply(host, [(found, 1.0), (found, 0.5), (other, 1.0)])
+    assert list(host.backbone.words.table) == ["rainy", "wet"]
+    assert torch.equal(host.backbone.words["rainy"], vectors)
+    with pytest.raises(InputError, match="two LoRAs bring the word 'rainy'"):
+        lora.apply(host, [(found, 1.0), (lora.read(tmp_path / "clash.safetensors"), 1.0)])
+    assert not list(host.backbone.words.table)
+    with pytest.raises(InputError, match="for SDXL"):
+        lora.read(tmp_path / "xl.safetensors")
+    with pytest.raises(InputError, match="no vector of a word"):
+        lora.read(tmp_path / "strange.safetensors")
 
 
 def test_a_hostile_pickle_is_never_run(tmp_path: Path) -> None:

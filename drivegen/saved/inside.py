@@ -1,0 +1,150 @@
+"""What is put into a loaded model's own networks, and taken out again: LoRAs, and words for the text encoder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from drivegen import lora, words
+from drivegen.host.host import Host
+from drivegen.lora import LoRA
+from drivegen.saved.model import Model
+from drivegen.support import files, runtime
+from drivegen.support.errors import InputError
+from drivegen.support.turns import changing
+from drivegen.support.values import file_path, number, text
+
+
+@dataclass(frozen=True, eq=False)
+class Loaded:
+    """An active LoRA: its matrices and scale, and the file that it was read from."""
+
+    lora: LoRA
+    scale: float
+    file: Path
+    sha256: str
+
+
+class Inside:
+    """Adds and removes LoRAs and words; after each is removed the host is bit for bit as before.
+
+    A change waits until no other thread generates with the model, and is refused inside a generation's callback.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self._loras: dict[str, Loaded] = {}
+        self._words: dict[str, str] = {}
+        """The sha256 of the file of each word that was loaded by itself."""
+
+    @property
+    def host(self) -> Host:
+        """The model's host."""
+        return self.model.host
+
+    @property
+    def device(self) -> torch.device:
+        """The device that the networks compute on."""
+        return runtime.device_of(self.host.backbone.unet)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Number format of the UNet's weights."""
+        return next(self.host.backbone.unet.parameters()).dtype
+
+    @property
+    def loras(self) -> dict[str, float]:
+        """Scales of the active LoRAs, by name."""
+        return {name: loaded.scale for name, loaded in self._loras.items()}
+
+    @property
+    def words(self) -> dict[str, int]:
+        """How many vectors each word has that the text encoder was taught: by its own file, a LoRA's, or a tuner."""
+        table = self.host.backbone.words.table
+        return {word: len(table.ids[word.lower()]) for word in table}
+
+    @property
+    def sha256(self) -> dict[str, str]:
+        """Hashes of the files of what was added, which is not in the model's own folder, by name."""
+        return {**{name: loaded.sha256 for name, loaded in self._loras.items()}, **self._words}
+
+    def load_lora(self, source: str | Path, scale: float = 1.0, name: str | None = None) -> str:
+        """Put a LoRA file (kohya, PEFT or diffusers) into the UNet and text encoder, and return its name.
+
+        Several add up. Raises InputError, and changes nothing, where it does not fit.
+
+        Args:
+            source: the file, or a folder with one.
+            scale: what its term is multiplied by, from -100 to 100.
+            name: its name here, which replaces one of that name; None = the file's, with a number where another file has it.
+                A file that is in already is then replaced, not added twice.
+        """
+        scale = number(scale, "scale of a LoRA:", -100, 100)
+        path = file_path(source, "source of a LoRA")
+        name = None if name is None else text(name, "name of a LoRA")
+        found = lora.read(path)
+        file = lora.find(path).resolve()
+        with changing(self.host.backbone.unet, "load a LoRA"):
+            name = name or self._lora_name(path, file)
+            before = dict(self._loras)
+            self._loras[name] = Loaded(found, scale, file, files.sha256(file))
+            try:
+                self._apply()
+            except InputError:
+                self._loras = before
+                self._apply()
+                raise
+        return name
+
+    def _lora_name(self, source: Path, file: Path) -> str:
+        """Name a LoRA by its file, whose own name many others share; the same file keeps the name that it has."""
+        for name, loaded in self._loras.items():
+            if loaded.file == file:
+                return name
+        stem = source.name if source.is_dir() else file.stem
+        taken = (stem, *(f"{stem}_{i}" for i in range(2, len(self._loras) + 2)))
+        return next(name for name in taken if name not in self._loras)
+
+    def unload_lora(self, name: str | None = None) -> None:
+        """Remove one LoRA, or all of them (None); the original layers are then in place again."""
+        if name is not None and (not isinstance(name, str) or name not in self._loras):
+            raise InputError(f"there is no LoRA {name!r:.80} in this model; it has {', '.join(self._loras) or 'none'}")
+        with changing(self.host.backbone.unet, "take a LoRA out"):
+            self._loras = {} if name is None else {n: v for n, v in self._loras.items() if n != name}
+            self._apply()
+
+    def _apply(self) -> None:
+        lora.apply(self.host, [(loaded.lora, loaded.scale) for loaded in self._loras.values() if loaded.scale != 0])
+
+    def load_embedding(self, source: str | Path, word: str | None = None) -> tuple[str, ...]:
+        """Teach the text encoder the words of a textual inversion, and return them; prompts may then have them.
+
+        Prompts without them give the same pictures as before, bit for bit. Raises InputError, and changes nothing, for a file
+        of anything else, for vectors of another width, and for a word that is there already.
+
+        Args:
+            source: the file (diffusers', AUTOMATIC1111's or ComfyUI's), or a folder with one.
+            word: what prompts shall have for it; None = what the file says, or its name where it says nothing.
+        """
+        path = file_path(source, "source of an embedding")
+        found = words.read(path, None if word is None else text(word, "word of an embedding"))
+        sha256 = files.sha256(words.find(path))
+        with changing(self.host.backbone.unet, "load an embedding"):
+            try:
+                self.host.backbone.words.add(self.host.backbone.text_encoder, found.words)
+            except InputError as error:
+                raise InputError(f"{path}: {error}") from error
+            self._words |= dict.fromkeys(found.words, sha256)
+        return tuple(found.words)
+
+    def unload_embedding(self, word: str | None = None) -> None:
+        """Forget one word that was loaded by itself, or all of them (None); a LoRA's words go with the LoRA."""
+        if word is not None and (not isinstance(word, str) or word not in self._words):
+            there = ", ".join(self._words) or "none"
+            raise InputError(f"there is no word {word!r:.80} that was loaded by itself; there are {there}")
+        with changing(self.host.backbone.unet, "take a word out"):
+            gone = list(self._words) if word is None else [word]
+            self.host.backbone.words.remove(gone)
+            self._words = {name: sha256 for name, sha256 in self._words.items() if name not in gone}

@@ -1,0 +1,5 @@
+"""Files of textual inversion: words that others learned, in every common layout, read and written."""
+
+from drivegen.words.files import FILE, Embedding, find, read, save
+
+__all__ = ["FILE", "Embedding", "find", "read", "save"]
