@@ -10,7 +10,7 @@ from drivegen.cli.commands.evaluate import compare, evaluate, evaluate_condition
 from drivegen.cli.commands.export import export, exporters
 from drivegen.cli.commands.generate import edit, generate
 from drivegen.cli.commands.plugins import plugins
-from drivegen.cli.commands.show import info, objectives, samplers, tuners
+from drivegen.cli.commands.show import info, models, objectives, samplers, tuners
 from drivegen.cli.commands.train import train
 
 app = typer.Typer(
@@ -20,7 +20,7 @@ app = typer.Typer(
 
 for command in (
     generate, edit, world, train, synthesize, verify, evaluate, export, compare, exporters, validate, samplers, objectives,
-    tuners, evaluate_condition, info,
+    tuners, evaluate_condition, models, info,
 ):  # fmt: skip
     app.command()(command)
 for group in (convert, plugins):

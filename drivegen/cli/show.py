@@ -84,6 +84,33 @@ def _about(plugin: Listed, without: str = "no parameters") -> Any:
     return text(doubt, f"{plugin.summary}\n", hooks, (f"{parameters}\n", "dim"))
 
 
+HEADLINES = {
+    "drivable_control": "drivable control", "vehicle_control": "vehicle control", "time_of_day_relative": "time of day",
+    "weather_relative": "weather", "consistency": "cross-view error", "people_recall_relative": "people found",
+    "frechet": "Fréchet distance",
+}  # fmt: skip
+"""Figures of the list of models, and how they are called there."""
+
+
+def show_models(screen: Screen) -> None:
+    """Print the models that come with the package: size, image size, plugins, measured figures. Reads no weights."""
+    from drivegen.saved.embedded import embedded, read_figures
+    from drivegen.saved.model import read_index
+
+    rows = []
+    for name, folder in embedded().items():
+        index, found, measured = read_index(folder), contents(folder), read_figures(folder)
+        parts = (*found.parts, *found.plugins)
+        count, size = sum(part.parameters for part in parts), sum(part.size_bytes for part in parts)
+        height, width = index.image_size
+        about = [f"plugins: {', '.join(plugin.name for plugin in index.plugins) or 'none'}"]
+        figures = [f"{said} {measured[key]:.3f}" for key, said in HEADLINES.items() if key in measured]
+        about.append(f"measured: {', '.join(figures) or 'nothing yet'}")
+        sizes = f"{count / 1e6:.1f} M parameters\n{size / 1e6:.1f} MB"
+        rows.append((text((name, "bold")), sizes, f"{height}x{width}", "\n".join(about)))
+    screen.table(("model", "size", "images", "conditions, figures"), rows)
+
+
 def show_model(screen: Screen, folder: Path) -> None:
     """Print the contents of a model folder, after comparing its weights with their recorded hashes."""
     index = None

@@ -18,6 +18,7 @@ from drivegen.host.host import Host
 from drivegen.plugin import Plugin
 from drivegen.sampling.settings import Sampling
 from drivegen.saved import card as cards
+from drivegen.saved.embedded import ASSETS, embedded
 from drivegen.saved.integrity import INDEX, check_hashes, digest_of, weight_files
 from drivegen.support import files, weights
 from drivegen.support.errors import InputError
@@ -26,7 +27,7 @@ from drivegen.support.names import check_name
 from drivegen.support.values import LONGEST_SIDE
 
 FORMAT = 1
-TINY = Path(__file__).parents[1] / "assets" / "tiny"
+TINY = ASSETS / "tiny"
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,11 +61,11 @@ def check_size(size: tuple[int, int], backbone: Backbone) -> tuple[int, int]:
 
 
 def locate(source: str | Path) -> Path:
-    """Return the folder or file of a model: "tiny" is the embedded one; raises InputError when it does not exist."""
-    if str(source) == "tiny":
-        if not (TINY / INDEX).is_file():
-            raise InputError(f"the embedded model is not installed at {TINY}; name a model folder instead")
-        return TINY
+    """Return the folder or file of a model, an embedded one by its name ("tiny"); raises InputError when it does not exist."""
+    if (folder := embedded().get(str(source))) is not None:
+        return folder
+    if str(source) == TINY.name:
+        raise InputError(f"the embedded model is not installed at {TINY}; name a model folder instead")
     if not str(source).strip():
         raise InputError("the model's name is empty; name a model folder, a single-file checkpoint, or 'tiny'")
     path = Path(source).expanduser()

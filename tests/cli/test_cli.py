@@ -4,6 +4,7 @@ import ast
 import inspect
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -406,6 +407,31 @@ def test_foreign_words_steer_neither_terminal_nor_markup(tiny: Path, tmp_path: P
     assert "\x1b" not in said
     assert "[/bold]" in said
     assert "\x1b" not in generate(tiny, tmp_path / "out", "--sampler", nasty, status=2).stderr
+
+
+def test_models_are_listed_with_what_was_measured_and_loaded_by_name(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from drivegen.saved import embedded
+
+    monkeypatch.setattr(embedded, "ASSETS", tmp_path)
+    shutil.copytree(tiny, tmp_path / "first")
+    shutil.copytree(tiny, tmp_path / "second")
+    (tmp_path / "scene").mkdir()
+    rows = [
+        {"name": "vehicle_control", "column": column, "value": value} for column, value in (("all", 0.5), ("no_layout", 0.1))
+    ]
+    (tmp_path / "second" / "figures.json").write_text(json.dumps({"figures": rows}))
+    # No weights are read: changed ones are not noticed.
+    (tmp_path / "first" / "unet" / "diffusion_pytorch_model.safetensors").open("ab").write(b"more")
+    said = " ".join(run("models").output.split())
+    assert "first" in said
+    assert "scene" not in said
+    assert f"{SIZE[0]}x{SIZE[1]}" in said
+    assert said.count("vehicle control 0.500") == said.count("nothing yet") == 1
+    assert model.locate("second") == tmp_path / "second"
+    (tmp_path / "second" / "figures.json").write_text('{"figures": [1]}')
+    assert "figures must be a list" in run("models", status=2).stderr
 
 
 def test_info(tiny: Path, tmp_path: Path) -> None:

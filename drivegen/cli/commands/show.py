@@ -1,4 +1,4 @@
-"""`drivegen info`, `samplers`, `objectives` and `tuners`: what a model holds, and what is installed."""
+"""`drivegen info`, `models`, `samplers`, `objectives` and `tuners`: what a model holds, and what is installed."""
 
 from __future__ import annotations
 
@@ -32,6 +32,14 @@ def tuners() -> None:
     from drivegen.cli.show import show_tuners
 
     show_tuners(screen())
+
+
+@guarded
+def models() -> None:
+    """List the models that come with the package: size, images, conditions, measured figures. Loads no weights."""
+    from drivegen.cli.show import show_models
+
+    show_models(screen())
 
 
 @guarded
