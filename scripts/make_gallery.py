@@ -42,7 +42,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 """Of the conditions that the model does not have: the options that are shown."""
 
-ELSEWHERE = {"image_prompt": "scripts/make_recipes.py draws it, with a model that was trained with it"}
+ELSEWHERE = {
+    "image_prompt": "scripts/make_recipes.py draws it, with a model that was trained with it",
+    "picture_size": "it is for SDXL, and needs a model of that",
+}
 """Conditions that need more than the scene."""
 
 

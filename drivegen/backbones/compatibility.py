@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from drivegen.backbones.text_tower import TextTower
 from drivegen.backbones.tokenizers import check_tokenizer
 from drivegen.diffusion.training_facts import training_facts
 from drivegen.support.errors import InputError
@@ -17,7 +18,7 @@ ANY = object()
 NOT_HOSTED: Mapping[str, Mapping[Any, str]] = {
     "time_cond_proj_dim": {ANY: "an LCM-distilled UNet with a guidance embedding"},
     "addition_embed_type": {
-        "text_time": "an SDXL UNet", "text": "a DeepFloyd IF UNet, which pools its text", "image": "a Kandinsky 2.2 UNet",
+        "text_time": "", "text": "a DeepFloyd IF UNet, which pools its text", "image": "a Kandinsky 2.2 UNet",
         "text_image": "a Kandinsky 2.1 UNet", "image_hint": "a Kandinsky 2.2 ControlNet UNet",
         ANY: "a UNet with an added embedding",
     },
@@ -62,7 +63,6 @@ def check_unet(config: Mapping[str, Any], latent_channels: int) -> None:
             continue
         what = next((name for kind, name in kinds.items() if kind is not ANY and kind == value), kinds.get(ANY, ""))
         if what:
-            what = "an SDXL refiner UNet" if what == "an SDXL UNet" and _is_refiner(config) else what
             raise InputError(f"this is {what} ({key} = {value!r}), which is not hosted")
     check_channels(config.get("in_channels", 4), config.get("out_channels", 4), latent_channels)
     width = config.get("cross_attention_dim", 1280)
@@ -72,14 +72,6 @@ def check_unet(config: Mapping[str, Any], latent_channels: int) -> None:
     sides = size if isinstance(size, (list, tuple)) and len(size) == 2 else (size,)
     if size is not None and not all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in sides):
         raise InputError(f"the UNet's sample_size is {size!r}; needed is a whole number, or height and width, or null")
-
-
-def _is_refiner(config: Mapping[str, Any]) -> bool:
-    """Tell SDXL's refiner: its pooled text is as wide as its context, and five numbers are added to it."""
-    numbers = (config.get(key) for key in ("projection_class_embeddings_input_dim", "cross_attention_dim"))
-    total, width = (value if isinstance(value, int) else 0 for value in numbers)
-    each = config.get("addition_time_embed_dim")
-    return isinstance(each, int) and total == width + 5 * each
 
 
 def check_channels(inputs: Any, outputs: Any, latents: int) -> None:
@@ -128,14 +120,13 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def check(unet: Any, vae: Any, text_encoder: Any, tokenizer: Any, scheduler: Any) -> None:
+def check(unet: Any, vae: Any, towers: Sequence[TextTower], scheduler: Any) -> None:
     """Check that the parts of a model fit together; raises InputError that says which does not, or what the model is.
 
     Args:
         unet: the denoising network, as it is, compiled or in another of torch's wrappers.
         vae: the first stage.
-        text_encoder: a CLIP text encoder.
-        tokenizer: its tokenizer.
+        towers: the text encoders with their tokenizers.
         scheduler: one of diffusers' schedulers, which states how the UNet was trained.
     """
     from diffusers import UNet2DConditionModel
@@ -143,20 +134,38 @@ def check(unet: Any, vae: Any, text_encoder: Any, tokenizer: Any, scheduler: Any
     plain = unwrapped(unet)
     if not isinstance(plain, UNet2DConditionModel):
         raise InputError(f"the denoising network is a {type(plain).__name__}, and a UNet2DConditionModel is hosted")
-    for name, part, needed in (
-        ("vae", unwrapped(vae), ("config", "decode")),
-        ("text encoder", unwrapped(text_encoder), ("config", "get_input_embeddings")),
-        ("tokenizer", tokenizer, ("model_max_length", "eos_token_id")),
-    ):
+    parts = [("vae", unwrapped(vae), ("config", "decode"))]
+    for tower in towers:
+        number = " 2" if tower.is_second else ""
+        parts.append((f"text encoder{number}", unwrapped(tower.encoder), ("config", "get_input_embeddings")))
+        parts.append((f"tokenizer{number}", tower.tokenizer, ("model_max_length", "eos_token_id")))
+    for name, part, needed in parts:
         if not all(hasattr(part, attribute) for attribute in needed):
             raise InputError(f"a {type(part).__name__} is no {name} of a model")
     check_unet(plain.config, check_vae(unwrapped(vae).config))
-    check_tokenizer(tokenizer, unwrapped(text_encoder))
+    for tower in towers:
+        check_tokenizer(tower.tokenizer, unwrapped(tower.encoder))
     training_facts(scheduler)
 
 
-def check_widths(unet: Any, text_encoder: Any) -> None:
-    """Check that the text encoder's tokens are as wide as the UNet's context."""
-    width, tokens = int(unwrapped(unet).config.cross_attention_dim), int(unwrapped(text_encoder).config.hidden_size)
+def check_widths(unet: Any, towers: Sequence[TextTower], vectors: Mapping[str, int]) -> None:
+    """Check that the text encoders' tokens and pooled text are as wide as the UNet takes them.
+
+    Args:
+        unet: the denoising network.
+        towers: the text encoders with their tokenizers.
+        vectors: widths of what it is given besides tokens, by name.
+    """
+    width, tokens = int(unwrapped(unet).config.cross_attention_dim), sum(tower.width for tower in towers)
     if width != tokens:
-        raise InputError(f"its text encoder has width {tokens}, and the UNet attends to tokens of width {width}")
+        whose = "text encoder has" if len(towers) == 1 else "text encoders have"
+        raise InputError(f"its {whose} width {tokens}, and the UNet attends to tokens of width {width}")
+    wanted = vectors.get("text_embeds")
+    if wanted is None:
+        return
+    config = unwrapped(towers[-1].encoder).config
+    pooled = int(getattr(config, "projection_dim", 0) or 0)
+    if not hasattr(unwrapped(towers[-1].encoder), "text_projection"):
+        raise InputError(f"its {towers[-1].name} is a {type(unwrapped(towers[-1].encoder)).__name__}, which pools no text")
+    if pooled != wanted:
+        raise InputError(f"its {towers[-1].name} pools text to width {pooled}, and the UNet takes {wanted}")

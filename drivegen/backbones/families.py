@@ -8,12 +8,14 @@ from typing import Any
 
 from drivegen.backbones.compatibility import check_unet
 from drivegen.backbones.family import Family
-from drivegen.backbones.unets import StableDiffusion
+from drivegen.backbones.unets import StableDiffusion, StableDiffusionXL, StableDiffusionXLRefiner
 from drivegen.support import weights
 from drivegen.support.errors import InputError
 from drivegen.support.weights import unwrapped
 
-FAMILIES: Mapping[str, tuple[type[Family], ...]] = {"UNet2DConditionModel": (StableDiffusion,)}
+FAMILIES: Mapping[str, tuple[type[Family], ...]] = {
+    "UNet2DConditionModel": (StableDiffusion, StableDiffusionXL, StableDiffusionXLRefiner),
+}
 """Families by class name; of several the first takes the network that accepts its configuration."""
 
 OTHER_NETWORKS: Mapping[str, str] = {

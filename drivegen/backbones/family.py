@@ -52,6 +52,8 @@ class Family(ABC):
         network: the denoising network, as it is or wrapped by torch.
     """
 
+    key: ClassVar[str]
+    """Its word, as in ``tiny_backbone(family="sdxl")``."""
     name: ClassVar[str]
     """For users, in a sentence such as "this is a … model"."""
     pipeline: ClassVar[str]
@@ -60,8 +62,14 @@ class Family(ABC):
     """Kinds of the plugins that give what such networks were released with."""
     parts: ClassVar[tuple[str, ...]]
     """What a folder must have, by the names of its subfolders."""
-    added: ClassVar[tuple[str, ...]] = ()
-    """Names of the vectors that it is given besides tokens (`Signal.added`)."""
+    index: ClassVar[Mapping[str, Any]] = {}
+    """What else a folder's model_index.json holds, for diffusers' pipeline."""
+    empty_is_zero: ClassVar[bool] = False
+    """What `Backbone.empty_is_zero` is where a folder says nothing."""
+    penultimate: ClassVar[bool] = False
+    """Whether it attends to the states before the last layer of its text encoders (`TextTower`)."""
+    guidance: ClassVar[float] = 7.5
+    """The scale of guidance that diffusers' pipeline takes where nothing is said."""
 
     def __init__(self, network: Any) -> None:
         self.network: Any = network
@@ -101,6 +109,11 @@ class Family(ABC):
     @abstractmethod
     def skip_count(self) -> int:
         """Number of skip connections that residuals are added to."""
+
+    @property
+    def added(self) -> Mapping[str, int]:
+        """Widths of the vectors that it is given besides tokens (`Signal.added`), by name."""
+        return {}
 
     def fill(self, added: Mapping[str, Tensor], x: Tensor, factor: int) -> dict[str, Tensor]:
         """Complete the vectors that plugins gave (N, …) by the family's defaults.

@@ -16,7 +16,8 @@ from drivegen.support.runtime import float32_by_default
 
 MODELS = {
     "UNet2DConditionModel": "diffusers", "AutoencoderKL": "diffusers", "AutoencoderTiny": "diffusers", "VQModel": "diffusers",
-    "CLIPTextModel": "transformers", "CLIPVisionModelWithProjection": "transformers", "CLIPVisionModel": "transformers",
+    "CLIPTextModel": "transformers", "CLIPTextModelWithProjection": "transformers",
+    "CLIPVisionModelWithProjection": "transformers", "CLIPVisionModel": "transformers",
 }  # fmt: skip
 """The closed table of classes that a folder may name, and the library of each."""
 

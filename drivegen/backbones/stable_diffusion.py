@@ -16,15 +16,21 @@ from drivegen.backbones.family import Family
 from drivegen.backbones.first_stage import factor_of, load_vae
 from drivegen.backbones.networks import MODELS, STEMS, build_from_folder, build_outline, load_model, save_model
 from drivegen.backbones.schedulers import load_scheduler
+from drivegen.backbones.text_tower import TextTower
 from drivegen.backbones.tokenizers import TOKENIZERS, load_tokenizer
 from drivegen.backbones.words import Words
 from drivegen.diffusion.training_facts import check_prediction
 from drivegen.support import files, weights
 from drivegen.support.errors import InputError
 
-REQUIRED = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+PARTS = ("unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")
+"""The parts that a model may have without any plugin; each family says which of them it has."""
 
-_NETWORKS = ("unet", "vae", "text_encoder")
+_SINGLE = ("unet", "vae", "text_encoder")
+"""The networks of a single file of Stable Diffusion 1.x and 2.x."""
+
+EMPTY_IS_ZERO = "force_zeros_for_empty_prompt"
+"""In model_index.json of SDXL: an empty prompt is no text at all, and not the text encoders' states of it."""
 
 _UNUSED = ("safety_checker", "feature_extractor")
 """Parts that change nothing in what is generated."""
@@ -51,6 +57,30 @@ def _class_named(entry: Any) -> str | None:
     return entry[1] if isinstance(entry, list) and len(entry) == 2 and isinstance(entry[1], str) else None
 
 
+_TEXT = ("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")
+
+
+def _towers(family: Family | type[Family], encoder: Any, tokenizer: Any, encoder_2: Any, tokenizer_2: Any) -> list[TextTower]:
+    """Put the text encoders together that a family has.
+
+    Args:
+        family: of the network.
+        encoder: the text encoder, or None.
+        tokenizer: its tokenizer.
+        encoder_2: the second one, or None.
+        tokenizer_2: its tokenizer.
+    """
+    there = {"text_encoder": (tokenizer, encoder), "text_encoder_2": (tokenizer_2, encoder_2)}
+    return [TextTower(name, *pair, family.penultimate) for name, pair in there.items() if name in family.parts]
+
+
+def _load_tokenizers(folder: Path, family: type[Family]) -> dict[str, Any]:
+    """Read the tokenizers that a family has; the names of the others are None."""
+    names = [name for name in _TEXT if name.startswith("tokenizer")]
+    found = {name: load_tokenizer(folder / name) if name in family.parts else None for name in names}
+    return found
+
+
 def _check_configurations(folder: Path, with_unet: bool = True) -> None:
     """Refuse a model by what its networks' configurations say, before their weights are read."""
     vae, unet = (weights.read_json(folder / name / "config.json") for name in ("vae", "unet")) if with_unet else (None, None)
@@ -75,7 +105,7 @@ def _check_variant(folder: Path, classes: Mapping[str, str], variant: str | None
 
 def _warn_of_unread(folder: Path, index: Mapping[str, Any], components: tuple[str, ...]) -> None:
     """Name the parts of a model that are listed and not loaded: its pictures will be made without them."""
-    known = (*REQUIRED, *components, *_UNUSED)
+    known = (*PARTS, *components, *_UNUSED)
     parts = {n: e for n, e in index.items() if n not in known and isinstance(e, list) and any(part is not None for part in e)}
     if not parts:
         return
@@ -97,6 +127,9 @@ class Backbone(nn.Module):
         tokenizer: its tokenizer.
         scheduler: an instance of one of diffusers' schedulers, with the betas and the prediction type of training.
         components: further networks by name, which plugins require; None for none.
+        text_encoder_2: the second text encoder, or a refiner's only one; None for none.
+        tokenizer_2: its tokenizer.
+        empty_is_zero: whether the unconditional half of guidance is given zeros where no negative prompt is, as SDXL's base is.
 
     Raises InputError where the parts do not fit together, or need what the host does not supply (`compatibility`).
     """
@@ -104,30 +137,35 @@ class Backbone(nn.Module):
     unet: Any
     vae: Any
     text_encoder: Any
+    text_encoder_2: Any
 
     def __init__(
-        self, unet: nn.Module, vae: nn.Module, text_encoder: nn.Module, tokenizer: Any, scheduler: Any,
-        components: Mapping[str, nn.Module] | None = None,
+        self, unet: nn.Module, vae: nn.Module, text_encoder: nn.Module | None, tokenizer: Any, scheduler: Any,
+        components: Mapping[str, nn.Module] | None = None, text_encoder_2: nn.Module | None = None, tokenizer_2: Any = None,
+        empty_is_zero: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
-        compatibility.check(unet, vae, text_encoder, tokenizer, scheduler)
+        family = family_of(unet)
+        compatibility.check(unet, vae, _towers(family, text_encoder, tokenizer, text_encoder_2, tokenizer_2), scheduler)
         self.unet, self.vae, self.text_encoder = unet, vae, text_encoder
         self.tokenizer, self.scheduler = tokenizer, scheduler
+        self.text_encoder_2, self.tokenizer_2 = text_encoder_2, tokenizer_2
+        self.empty_is_zero = bool(empty_is_zero)
         self.components = nn.ModuleDict(dict(components or {}))
         self.words = Words()
         self.__dict__["changes"] = {}  # by network, what tuners change in it; not modules of this one
 
     def check(self) -> None:
         """Check that the parts fit together, also after one was replaced; raises InputError naming the one that does not."""
-        compatibility.check(self.unet, self.vae, self.text_encoder, self.tokenizer, self.scheduler)
-        compatibility.check_widths(self.unet, self.text_encoder)
+        compatibility.check(self.unet, self.vae, self.texts, self.scheduler)
+        compatibility.check_widths(self.unet, self.texts, self.family.added)
 
     @classmethod
     def from_folder(
         cls, folder: str | Path, components: Iterable[str] = (), unet: nn.Module | None = None, variant: str | None = None,
         prediction_type: str | None = None,
     ) -> Backbone:  # fmt: skip
-        """Load a diffusers SD 1.x/2.x folder in fp32.
+        """Load a diffusers folder of a hosted family in fp32.
 
         Args:
             folder: model_index.json and one folder per part; a part that is listed but not read is named in a warning.
@@ -142,21 +180,25 @@ class Backbone(nn.Module):
         folder, components = Path(folder), tuple(components)
         if prediction_type is not None:
             check_prediction(prediction_type)
-        index, _ = _read_index(folder, unet)
+        index, family = _read_index(folder, unet)
         _check_configurations(folder, with_unet=unet is None)
         for name in components:
             if _class_named(index.get(name)) is None:
                 raise InputError(f"{folder} has no component {name!r}, which a plugin requires")
         scheduler = load_scheduler(folder, index, {"prediction_type": prediction_type} if prediction_type else None)
-        tokenizer = load_tokenizer(folder / "tokenizer")
-        names = [name for name in (*_NETWORKS, *components) if unet is None or name != "unet"]
+        tokenizers = _load_tokenizers(folder, family)
+        networks = [name for name in family.parts if name not in (*tokenizers, "scheduler")]
+        names = [name for name in (*networks, *components) if unet is None or name != "unet"]
         _check_variant(folder, {name: index[name][1] for name in names}, variant)
         loaded = {name: load_model(folder / name, index[name][1], variant) for name in names}
         extra = {name: loaded.pop(name) for name in components}
         if unet is not None:
             loaded["unet"] = unet
         _warn_of_unread(folder, index, components)
-        return cls._checked(str(folder), **loaded, tokenizer=tokenizer, scheduler=scheduler, components=extra)
+        empty = index.get(EMPTY_IS_ZERO, family.empty_is_zero)
+        return cls._checked(
+            str(folder), **loaded, **tokenizers, scheduler=scheduler, components=extra, empty_is_zero=empty is True
+        )
 
     @classmethod
     def from_single_file(
@@ -192,7 +234,7 @@ class Backbone(nn.Module):
         _check_configurations(folder, with_unet=not narrow)
         scheduler, tokenizer = load_scheduler(folder, index, training), load_tokenizer(folder / "tokenizer")
         loaded: dict[str, Any] = {}
-        for name, prefix in zip(_NETWORKS, single_file.PREFIXES, strict=True):
+        for name, prefix in zip(_SINGLE, single_file.PREFIXES, strict=True):
             where = f"{path}, as {folder / name} configures it,"
             changes = {"in_channels": single_file.latents_of(state)} if narrow and name == "unet" else None
             outline = build_outline(folder / name, index[name][1], changes)
@@ -210,9 +252,11 @@ class Backbone(nn.Module):
 
     @classmethod
     def _checked(cls, where: str, **parts: Any) -> Backbone:
+        own = {name: parts.get(name) for name in PARTS}
         try:
-            compatibility.check_widths(parts["unet"], parts["text_encoder"])
-            return cls(**parts)
+            towers = _towers(family_of(own["unet"]), *(own[name] for name in _TEXT))
+            compatibility.check_widths(own["unet"], towers, family_of(own["unet"]).added)
+            return cls(**{**parts, **own})
         except InputError as error:
             raise InputError(f"{where}: {error}") from error
 
@@ -225,7 +269,7 @@ class Backbone(nn.Module):
 
     def component(self, name: str) -> Any:
         """Return a component by its folder name, or None."""
-        if name in REQUIRED:
+        if name in PARTS:
             return getattr(self, name)
         return dict(self.components.items()).get(name)
 
@@ -250,6 +294,17 @@ class Backbone(nn.Module):
     def family(self) -> Family:
         """The denoising network's kind: how it is called, what it is given, where layers may be added."""
         return family_of(self.unet)
+
+    @property
+    def texts(self) -> list[TextTower]:
+        """The text encoders with their tokenizers, in the order in which their widths are joined."""
+        return _towers(self.family, self.text_encoder, self.tokenizer, self.text_encoder_2, self.tokenizer_2)
+
+    @property
+    def networks(self) -> dict[str, nn.Module]:
+        """Every network by its folder name, those that plugins require too."""
+        own = {name: getattr(self, name) for name in PARTS}
+        return {name: part for name, part in own.items() if isinstance(part, nn.Module)} | dict(self.components.items())
 
     @property
     def token_width(self) -> int:
@@ -304,29 +359,33 @@ class Backbone(nn.Module):
         return self.vae.decode((latents / self.vae.config.scaling_factor + shift).to(self.vae.dtype)).sample
 
     def save(self, folder: Path, dtype: torch.dtype | None = None, shard: int | None = None) -> None:
-        """Write a folder that `StableDiffusionPipeline.from_pretrained` opens.
+        """Write a folder that the `from_pretrained` of diffusers' pipeline opens (`family.pipeline`).
 
         Args:
             folder: where it goes.
             dtype: of the weights; None keeps each as it is.
             shard: most bytes of a weight file; None writes one file per network.
         """
-        compatibility.check(self.unet, self.vae, self.text_encoder, self.tokenizer, self.scheduler)
-        index: dict[str, Any] = {"_class_name": "StableDiffusionPipeline", "_diffusers_version": _diffusers_version()}
-        parts = {"unet": self.unet, "vae": self.vae, "text_encoder": self.text_encoder, **dict(self.components.items())}
-        for name, model in parts.items():
+        compatibility.check(self.unet, self.vae, self.texts, self.scheduler)
+        family = self.family
+        index: dict[str, Any] = {"_class_name": family.pipeline, "_diffusers_version": _diffusers_version()}
+        for name, model in self.networks.items():
             kind = type(weights.unwrapped(model)).__name__
             if kind not in MODELS:
                 raise InputError(f"{name} is a {kind}, which a model folder may not name; it holds {', '.join(MODELS)}")
             save_model(model, folder / name, STEMS[MODELS[kind]], dtype, shard)
             index[name] = [MODELS[kind], kind]
-        try:
-            self.tokenizer.save_pretrained(folder / "tokenizer")
-        except Exception as error:  # of a full disk the tokenizers' library says so in an error without a class
-            raise InputError(f"cannot write {folder / 'tokenizer'}: {error}") from error
+        for name in (part for part in family.parts if part.startswith("tokenizer")):
+            try:
+                getattr(self, name).save_pretrained(folder / name)
+            except Exception as error:  # of a full disk the tokenizers' library says so in an error without a class
+                raise InputError(f"cannot write {folder / name}: {error}") from error
+            index[name] = ["transformers", "CLIPTokenizer"]
         self.scheduler.save_pretrained(folder / "scheduler")
-        index |= {"tokenizer": ["transformers", "CLIPTokenizer"], "scheduler": ["diffusers", type(self.scheduler).__name__]}
-        index |= {"safety_checker": [None, None], "feature_extractor": [None, None], "requires_safety_checker": False}
+        index["scheduler"] = ["diffusers", type(self.scheduler).__name__]
+        index |= {name: value for name, value in family.index.items() if name not in index}
+        if family.added:
+            index[EMPTY_IS_ZERO] = self.empty_is_zero
         files.write_json(folder / "model_index.json", index)
 
 

@@ -1,14 +1,19 @@
-"""The families of diffusers' UNet2DConditionModel: Stable Diffusion 1.x and 2.x."""
+"""The families of diffusers' UNet2DConditionModel: Stable Diffusion 1.x and 2.x, SDXL and its refiner."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from drivegen.backbones.family import Family, Site
 from drivegen.backbones.unet_branch import control_branch
+
+AESTHETIC_SCORE = 6.0
+"""How good a picture shall look, for a refiner; diffusers' own."""
 
 
 class UNet(Family):
@@ -80,10 +85,91 @@ class UNet(Family):
 class StableDiffusion(UNet):
     """Stable Diffusion 1.x and 2.x (Rombach et al. 2022)."""
 
+    key = "sd"
     name = "Stable Diffusion 1.x or 2.x"
     pipeline = "StableDiffusionPipeline"
     parts = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+    index = MappingProxyType(
+        {"safety_checker": (None, None), "feature_extractor": (None, None), "requires_safety_checker": False}
+    )
 
     @classmethod
     def takes(cls, config: Mapping[str, Any]) -> bool:
         return config.get("addition_embed_type") is None
+
+
+class _WithVectors(UNet):
+    """SDXL and its refiner: a pooled text and numbers about the picture are joined to the time (Podell et al. 2023, 2.2)."""
+
+    numbers: int
+    """How many numbers about the picture there are."""
+    penultimate = True
+    conditions = ("text", "pooled_text", "picture_size")
+    guidance = 5.0
+
+    @property
+    def added(self) -> Mapping[str, int]:
+        config = self.plain.config
+        width = int(config.projection_class_embeddings_input_dim) - self.numbers * int(config.addition_time_embed_dim)
+        return {"text_embeds": width, "time_ids": self.numbers}
+
+    def fill(self, added: Mapping[str, Tensor], x: Tensor, factor: int) -> dict[str, Tensor]:
+        given = dict(added)
+        if "text_embeds" not in given:
+            given["text_embeds"] = x.new_zeros(len(x), self.added["text_embeds"])
+        if "time_ids" not in given:
+            height, width = x.shape[-2] * factor, x.shape[-1] * factor
+            numbers = torch.tensor([self._numbers(height, width)], dtype=torch.float32, device=x.device)
+            given["time_ids"] = numbers.expand(len(x), -1)
+        return given
+
+    def _numbers(self, height: int, width: int) -> list[float]:
+        """The numbers about a picture that was made in the size that is generated."""
+        raise NotImplementedError
+
+
+class StableDiffusionXL(_WithVectors):
+    """Stable Diffusion XL, its base and what was made of it (Podell et al. 2023)."""
+
+    key = "sdxl"
+    name = "Stable Diffusion XL"
+    pipeline = "StableDiffusionXLPipeline"
+    index = MappingProxyType({"image_encoder": (None, None), "feature_extractor": (None, None)})
+    empty_is_zero = True
+    parts = ("unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")
+    numbers = 6
+
+    @classmethod
+    def takes(cls, config: Mapping[str, Any]) -> bool:
+        return config.get("addition_embed_type") == "text_time" and not StableDiffusionXLRefiner.takes(config)
+
+    def _numbers(self, height: int, width: int) -> list[float]:
+        return [height, width, 0, 0, height, width]
+
+
+class StableDiffusionXLRefiner(_WithVectors):
+    """SDXL's refiner: one text encoder, and a number for how good a picture looks."""
+
+    key = "sdxl_refiner"
+    name = "Stable Diffusion XL refiner"
+    pipeline = "StableDiffusionXLImg2ImgPipeline"
+    index = MappingProxyType(
+        {
+            "text_encoder": (None, None), "tokenizer": (None, None), "image_encoder": (None, None),
+            "feature_extractor": (None, None), "requires_aesthetics_score": True,
+        }
+    )  # fmt: skip
+    parts = ("unet", "vae", "text_encoder_2", "tokenizer_2", "scheduler")
+    numbers = 5
+
+    @classmethod
+    def takes(cls, config: Mapping[str, Any]) -> bool:
+        """Tell it by its widths: its pooled text is as wide as its context, and five numbers are joined to it."""
+        found = (config.get(key) for key in ("projection_class_embeddings_input_dim", "cross_attention_dim"))
+        total, width = (value if isinstance(value, int) else 0 for value in found)
+        each = config.get("addition_time_embed_dim")
+        text_time = config.get("addition_embed_type") == "text_time"
+        return text_time and isinstance(each, int) and total == width + cls.numbers * each
+
+    def _numbers(self, height: int, width: int) -> list[float]:
+        return [height, width, 0, 0, AESTHETIC_SCORE]

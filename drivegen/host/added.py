@@ -29,7 +29,7 @@ def added_vectors(family: Family, conditions: Conditions, x: Tensor, factor: int
         for key, value in conditions.signals[name].added.items():
             if key in giver:
                 raise InputError(f"the plugins {giver[key]!r} and {name!r} both give the network's {key}; remove one of them")
-            given[key], giver[key] = per_row(value, conditions.grid).to(x.dtype), name
+            given[key], giver[key] = per_row(value, conditions.grid), name
     every = family.fill(given, x, factor)
     for key, name in giver.items():
         scale = conditions.scale(name)

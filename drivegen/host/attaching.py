@@ -63,7 +63,8 @@ def attach(name: str, plugin: Plugin, backbone: Backbone) -> None:
 
 def _check_layers(name: str, plugin: Plugin, backbone: Backbone) -> None:
     """Raise InputError where layers are not the plugin's own, or where torch does not see them."""
-    networks = {"UNet": backbone.unet, "VAE": backbone.vae, "text encoder": backbone.text_encoder, **backbone.components}
+    said = {"unet": "UNet", "vae": "VAE", "text_encoder": "text encoder", "text_encoder_2": "second text encoder"}
+    networks = {said.get(name, name): network for name, network in backbone.networks.items()}
     theirs = {id(part): what for what, network in networks.items() for part in _parts(network)}
     seen = {id(part) for part in _parts(plugin)} | theirs.keys()
     where = label(name, plugin, "attach")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -79,7 +80,8 @@ def check_plugin(name: str, plugin: Any) -> None:
 
 
 def encode(
-    name: str, plugin: Plugin, arrays: Arrays, keep: Tensor, grid: Grid, width: int, added: tuple[str, ...] = ()
+    name: str, plugin: Plugin, arrays: Arrays, keep: Tensor, grid: Grid, width: int,
+    added: Mapping[str, int] = MappingProxyType({}),
 ) -> Signal:  # fmt: skip
     """Call `encode`, and check tokens, mask and vectors.
 
@@ -90,7 +92,7 @@ def encode(
         keep: (B,) bool, False = null.
         grid: the batch's layout.
         width: D, the width of tokens.
-        added: names of the vectors that the network takes.
+        added: widths of the vectors that the network takes, by name.
     """
     with calling(name, plugin, "encode", arrays):
         found = plugin.encode(arrays, keep)
@@ -131,7 +133,7 @@ def encode(
     return found
 
 
-def _check_added(where: str, given: Any, added: tuple[str, ...], grid: Grid) -> None:
+def _check_added(where: str, given: Any, added: Mapping[str, int], grid: Grid) -> None:
     """Raise InputError unless the network takes the vectors that a plugin gives."""
     if not isinstance(given, Mapping):
         raise InputError(f"{where}: added is {described(given)}; expected a dict of tensors by name")
@@ -140,8 +142,9 @@ def _check_added(where: str, given: Any, added: tuple[str, ...], grid: Grid) -> 
         if key not in added:
             takes = f"it takes {', '.join(added)}" if added else "it takes none"
             raise InputError(f"{where}: gave the vector {key!r}, which this model's network does not take; {takes}")
-        if not isinstance(value, Tensor) or value.ndim != 2 or value.shape[0] not in (scenes, grid.rows):
-            raise InputError(f"{where}: {key} is {described(value)}; expected a tensor ({scenes} or {grid.rows}, …)")
+        sizes = [(rows, added[key]) for rows in (scenes, grid.rows)]
+        if not isinstance(value, Tensor) or tuple(value.shape) not in sizes:
+            raise InputError(f"{where}: {key} is {described(value)}; expected a tensor {sizes[0]} or {sizes[1]}")
 
 
 # -- every step ------------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ def twin(host: Host) -> Host:
     It has hooks of its own, and its own copies of what learns as they are now: beside a LoRA it costs a second LoRA.
     """
     shared = {id(p): p for p in host.parameters() if not p.requires_grad} | {id(b): b for b in host.buffers()}
-    memo: dict[int, Any] = {**shared, id(host.backbone.tokenizer): host.backbone.tokenizer}
+    memo: dict[int, Any] = {**shared, **{id(tower.tokenizer): tower.tokenizer for tower in host.backbone.texts}}
     return copy.deepcopy(host, memo).requires_grad_(False).eval()
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from drivegen.backbones.networks import state_as_stored
-from drivegen.backbones.stable_diffusion import REQUIRED, Backbone
+from drivegen.backbones.stable_diffusion import PARTS, Backbone
 from drivegen.support.weights import unwrapped
 
 _SIZES = ("hidden_size", "num_hidden_layers", "image_size", "patch_size", "projection_dim")
@@ -38,7 +38,7 @@ def base_of(backbone: Backbone, requires: tuple[str, ...] = ()) -> dict[str, Any
     }  # fmt: skip
     prints = {"unet": fingerprint(backbone.unet)}
     for name in requires:
-        if name not in REQUIRED:
+        if name not in PARTS:
             component = backbone.component(name)
             sizes[name] = {key: value for key in _SIZES if isinstance(value := getattr(component.config, key, None), int)}
             prints[name] = fingerprint(component)

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from drivegen.backbones.stable_diffusion import REQUIRED, Backbone
+from drivegen.backbones.stable_diffusion import PARTS, Backbone
 from drivegen.catalog import registry
 from drivegen.catalog.construct import construct_plugin, refusing
 from drivegen.host.host import Host
@@ -81,7 +81,7 @@ def load(
 ) -> Model:  # fmt: skip
     """Load a model folder, a plain diffusers folder, a single-file checkpoint, or "tiny", in fp32 and evaluation mode.
 
-    A model without plugins gets a text plugin.
+    A model without plugins gets those of its family: `text`, and what SDXL was trained with besides.
 
     Args:
         source: the folder or file, or "tiny".
@@ -109,7 +109,9 @@ def load(
             backbone = Backbone.from_folder(path, variant=variant, prediction_type=prediction_type)
         else:
             backbone = Backbone.from_single_file(path, config_folder, prediction_type)
-        model = Model(Host(backbone, {"text": registry.load("text")()}), Sampling(guidance=7.5), native_size(backbone), path)
+        family = backbone.family
+        plugins = {kind: registry.load(kind)() for kind in family.conditions}
+        model = Model(Host(backbone, plugins), Sampling(guidance=family.guidance), native_size(backbone), path)
     if vae is not None:
         backbone = model.host.backbone
         backbone.replace_vae(vae)
@@ -178,7 +180,7 @@ def _load_folder(folder: Path, variant: str | None = None) -> Model:
     index = read_index(folder)
     check_hashes(folder, index.sha256)
     classes = {entry.name: registry.load(entry.kind, entry.version) for entry in index.plugins}
-    extra = dict.fromkeys(name for cls in classes.values() for name in cls.requires if name not in REQUIRED)
+    extra = dict.fromkeys(name for cls in classes.values() for name in cls.requires if name not in PARTS)
     host = Host(Backbone.from_folder(folder, extra, variant=variant))
     for entry in index.plugins:
         load_plugin(host, entry.name, folder / "plugins" / entry.name, entry.kind, alone=False)

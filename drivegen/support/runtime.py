@@ -134,8 +134,9 @@ def offload(host: nn.Module, device: torch.device) -> None:
 
     backbone: Any = host.backbone
     host.to(device)
-    # The UNet and the plugins work at every step and stay; the text encoder and the VAE work once per frame.
-    for network in (backbone.text_encoder, backbone.vae.encoder, backbone.vae.decoder, *backbone.components.values()):
+    # The UNet and the plugins work at every step and stay; the text encoders and the VAE work once per frame.
+    encoders = [tower.encoder for tower in backbone.texts]
+    for network in (*encoders, backbone.vae.encoder, backbone.vae.decoder, *backbone.components.values()):
         network.to("cpu")
         cpu_offload(network, device)
 

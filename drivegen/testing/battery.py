@@ -25,14 +25,16 @@ from drivegen.testing.surroundings import fits_other_widths, order_does_not_matt
 
 @torch.no_grad()
 def identity_at_initialisation(case: Case) -> None:
-    """A fresh plugin changes nothing, apart from the tokens that it appends, which enter the softmax."""
+    """A fresh plugin changes nothing, apart from the tokens that it appends, which enter the softmax, and its vectors."""
     bare, fresh = case.host(alone=False), case.host(trained=False)
     batch = case.batch(bare)
     conditions = bare.encode(batch.arrays, batch.grid)
     without = case.predict(bare, conditions)
     batch = case.batch(fresh)
     # The UNet is given the context of the bare host, so that all which remains of the plugin is what it adds elsewhere.
-    unseen = replace(fresh.encode(batch.arrays, batch.grid), joined={None: conditions.joined[None]})
+    encoded = fresh.encode(batch.arrays, batch.grid)
+    mine = replace(encoded.signals[case.name], added={})
+    unseen = replace(encoded, signals={**encoded.signals, case.name: mine}, joined={None: conditions.joined[None]})
     close(case.predict(fresh, unseen), without, "a fresh plugin, tokens left out, against none")
 
 

@@ -55,8 +55,8 @@ class Caches:
             enrich: the caller's function that adds to frames; None for none.
         """
         backbone = host.backbone
-        networks = [module_digest(backbone.text_encoder), module_digest(backbone.vae)]
-        networks += [module_digest(change) for change in backbone.changes.get("text_encoder", ())]
+        networks = [*(module_digest(tower.encoder) for tower in backbone.texts), module_digest(backbone.vae)]
+        networks += [module_digest(change) for tower in backbone.texts for change in backbone.changes.get(tower.name, ())]
         pictures, prepared = value_digest(load_image), {}
         for name in host.plugins:
             plugin = host.plugin(name)
@@ -71,12 +71,13 @@ class Caches:
             extra = [module_digest(backbone.component(part)) for part in plugin.requires if part in backbone.components]
             encoded = [*networks, *extra] if precomputes(plugin) else ""
             prepared[name] = ArrayCache(root, name, digest(key, size, encoded))
-        return cls(prepared, ArrayCache(root, "latents", digest(networks[1], size, pictures)))
+        return cls(prepared, ArrayCache(root, "latents", digest(module_digest(backbone.vae), size, pictures)))
 
 
 def precomputes(plugin: Plugin) -> bool:
     """Tell whether frozen components compute some of this plugin's arrays, which can then be cached."""
-    return type(plugin).precompute is not Plugin.precompute and not plugin.backbone.learns("text_encoder")
+    learns = any(plugin.backbone.learns(tower.name) for tower in plugin.backbone.texts)
+    return type(plugin).precompute is not Plugin.precompute and not learns
 
 
 @torch.no_grad()

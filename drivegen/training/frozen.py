@@ -23,13 +23,13 @@ def frozen_digests(host: Host) -> dict[str, str]:
     """
     backbone = host.backbone
     schedule = NoiseSchedule.trained(backbone.scheduler)
-    networks: dict[str, nn.Module] = {"unet": backbone.unet, "vae": backbone.vae, "text_encoder": backbone.text_encoder}
-    networks |= {f"component {name!r}": network for name, network in backbone.components.items()}
+    extra = backbone.components
+    networks = {f"component {n!r}" if n in extra else n: network for n, network in backbone.networks.items()}
     found = {name: module_digest(network) for name, network in networks.items()}
     found["vae"] = _text(found["vae"], [getattr(backbone.vae.config, key, None) for key in ("scaling_factor", "shift_factor")])
     found["scheduler"] = _text(schedule.prediction_type, _digest_of([("betas", schedule.alphas_cumprod)]))
-    if backbone.tokenizer is not None:
-        found["tokenizer"] = _text(backbone.tokenizer.get_vocab())
+    for tower in backbone.texts:
+        found[tower.name.replace("text_encoder", "tokenizer")] = _text(tower.tokenizer.get_vocab())
     for name in host.plugins:
         plugin = host.plugin(name)
         found[f"plugin {name!r}"] = _text(type(plugin).__qualname__, plugin.config, module_digest(plugin))

@@ -64,8 +64,10 @@ class DriveModule(TrainedModule):
         backbone = host.backbone
         backbone.requires_grad_(False)
         backbone.unet.requires_grad_(settings.unet)
-        backbone.text_encoder.requires_grad_(settings.text_encoder)
-        trains = ((backbone.unet, settings.unet), (backbone.text_encoder, settings.text_encoder))
+        encoders = [tower.encoder for tower in backbone.texts]
+        for encoder in encoders:
+            encoder.requires_grad_(settings.text_encoder)
+        trains = ((backbone.unet, settings.unet), *((encoder, settings.text_encoder) for encoder in encoders))
         self._frozen = [network for network, on in trains if not on]
         self._frozen += [backbone.vae, *backbone.components.values()]
         for name in host.plugins:

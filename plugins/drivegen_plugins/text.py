@@ -11,18 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from drivegen.plugin import Arrays, Input, Now, Plugin, Signal, per_row, select_or_null
-from drivegen.plugin.clip_layers import before_last_layers, final_norm
 from drivegen.plugin.control_branch import zero
-from drivegen.plugin.prompt_weights import MAX_CHARACTERS, Special, chunks, parse, weigh, words
+from drivegen.plugin.prompt_weights import weigh, words
+from drivegen.plugin.prompts import PromptReader, pooled_text, text_states
 from drivegen.scene import Frame
 from drivegen.support.errors import InputError
 
-_LONGEST = 77
-"""Ids of a prompt that CLIP reads, its two ends among them."""
-
 
 class Text(Plugin):
-    """The prompt's tokens; null is the empty prompt, or the negative one.
+    """The prompt's tokens, of every text encoder that the model has; null is the empty prompt, or the negative one.
+
+    Where a model takes no text at all for an empty prompt (SDXL's base), null without a negative prompt is zeros.
 
     Args:
         template: text that may name {description} and {location}.
@@ -37,6 +36,8 @@ class Text(Plugin):
         Input("negative", "text", "what null is, in place of the empty prompt"),
         Input("weighted", "json", "true or false: read (word:1.3), [word] and more than 77 tokens"),
         Input("clip_skip", "number", "how many of the text encoder's last layers are left out for the prompt"),
+        Input("prompt_2", "text", "what a second text encoder reads, in place of the prompt"),
+        Input("negative_2", "text", "what null is for a second text encoder, in place of the negative prompt"),
     )
 
     def __init__(self, template: str = "{description}", weighted: bool = False, clip_skip: int | None = None) -> None:
@@ -44,52 +45,46 @@ class Text(Plugin):
         self.template, self.weighted, self.clip_skip = template, weighted, clip_skip
         self.pieces = _pieces(template)
         self.layers: int | None = None
-        self.table: Any = None
-        """Words beside the tokenizer's."""
+        self.empty_is_zero = False
+        self.readers: dict[str, PromptReader] = {}
+        """How prompts are read, by the end of the arrays' names: "" for the first text encoder, "_2" for a second one."""
         _flag(weighted)
         self._skipped(clip_skip)
 
     def attach(self, backbone: Any) -> None:
-        self.tokenizer, self.table = backbone.tokenizer, backbone.words.table
-        self.layers = int(backbone.text_encoder.config.num_hidden_layers)
+        towers = self._towers(backbone)
+        self.empty_is_zero = backbone.empty_is_zero
+        self.readers = {
+            _end(tower): PromptReader(tower.tokenizer, None if tower.is_second else backbone.words.table) for tower in towers
+        }
+        self.layers = min(tower.layers - tower.penultimate for tower in towers)
         self._skipped(self.clip_skip)
+
+    def _towers(self, backbone: Any) -> list[Any]:
+        """The text encoders whose states are appended."""
+        return list(backbone.texts)
 
     def prepare(self, frame: Frame, user_input: Any = None) -> dict[str, np.ndarray]:
         given = user_input or {}
+        for name in ("prompt_2", "negative_2"):
+            if given.get(name) and not any(self.readers):
+                raise InputError(f"{name} is for a second text encoder, and this model has one alone; leave it out")
         values = {"description": given.get("prompt", frame.description), "location": frame.location}
         prompt = "".join(values[piece] if is_name else piece for piece, is_name in self.pieces)
+        negative = given.get("negative", "")
         weighted = _flag(given.get("weighted", self.weighted))
-        arrays = self._read(prompt, weighted) | {
-            f"null_{key}": value for key, value in self._read(given.get("negative", ""), weighted).items()
-        }
+        prompts = {"": (prompt, negative), "_2": (given.get("prompt_2") or prompt, given.get("negative_2") or negative)}
+        arrays: dict[str, np.ndarray] = {}
+        for end, reader in self.readers.items():
+            for begin, said in zip(("", "null_"), prompts[end], strict=True):
+                arrays |= {f"{begin}{key}{end}": array for key, array in self._read(reader, said, weighted).items()}
+        if self.empty_is_zero:
+            arrays["null_zero"] = np.array(not any(prompts[end][1] for end in self.readers))
         skipped = self._skipped(given.get("clip_skip", self.clip_skip))
         return arrays | {"clip_skip": np.array(skipped, dtype=np.int64)} if skipped else arrays
 
-    def _read(self, prompt: str, weighted: bool) -> dict[str, np.ndarray]:
-        """Give ids (S,) of a prompt, and weights (S,) where it has such: S is a multiple of a chunk's length then."""
-        try:
-            prompt.encode()
-        except UnicodeEncodeError as error:
-            raise InputError(f"the prompt {prompt!r:.80} has half of a surrogate pair; write the letter itself") from error
-        if not weighted:
-            return {"ids": self.tokenize(prompt)}
-        tokenizer = self.tokenizer
-        special = Special(tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
-
-        ids, weights = chunks(parse(prompt), self._ids, special, self._length)
-        return {"ids": np.array(ids, dtype=np.int64), "weights": np.array(weights, dtype=np.float32)}
-
-    def _ids(self, text: str) -> list[int]:
-        """Return the ids of a text, without its two ends."""
-        if self.table is not None and len(self.table):
-            found: list[int] = self.table.tokenize(self.tokenizer, text)
-        else:
-            found = self.tokenizer(text, truncation=False, add_special_tokens=False, verbose=False)["input_ids"]
-        return found
-
-    @property
-    def _length(self) -> int:
-        return min(int(self.tokenizer.model_max_length), _LONGEST)
+    def _read(self, reader: PromptReader, prompt: str, weighted: bool) -> dict[str, np.ndarray]:
+        return reader.read(prompt, weighted)
 
     def _skipped(self, value: Any) -> int:
         """Return a number of layers to leave out; raises InputError where the text encoder has fewer."""
@@ -100,58 +95,58 @@ class Text(Plugin):
         upto = "" if most is None else f" to {most}, the text encoder's layers"
         raise InputError(f"clip_skip {value!r} must be a whole number from 0{upto}")
 
-    def tokenize(self, prompt: str) -> np.ndarray:
-        """Return the (S,) ids of a prompt, padded; warns with the text that does not fit."""
-        length = self._length
-        if len(prompt) > MAX_CHARACTERS:  # far more than fits, and slow to take apart
-            dropped = f"all after the first {MAX_CHARACTERS} are dropped"
-            warnings.warn(f"the prompt has {len(prompt)} characters; {dropped}", stacklevel=2)
-            prompt = " ".join(prompt.split())[:MAX_CHARACTERS]
-        tokenizer = self.tokenizer
-        whole = [tokenizer.bos_token_id, *self._ids(prompt), tokenizer.eos_token_id]
-        if len(whole) > length:
-            cut = whole[length - 1 : -1]
-            lost = tokenizer.decode(cut) if self.table is None else self.table.decode(tokenizer, cut)
-            warnings.warn(f"the prompt has {len(whole)} tokens and {length} fit; dropped: {lost!r}", stacklevel=2)
-        # Cut and filled by hand: asked for either, a tokenizer keeps it as a setting, which threads would take from each other.
-        ids = whole if len(whole) <= length else [*whole[: length - 1], whole[-1]]
-        return np.array([*ids, *[tokenizer.pad_token_id] * (length - len(ids))], dtype=np.int64)
-
     def collate(self, items: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-        longest = max((len(item[key]) for item in items for key in ("ids", "null_ids") if key in item), default=0)
+        longest = max((len(array) for item in items for key, array in item.items() if "ids" in key), default=0)
         return {key: np.stack([self._filled(key, item[key], longest) for item in items]) for key in items[0]}
 
     def _filled(self, key: str, array: np.ndarray, length: int) -> np.ndarray:
         """Fill an array of a frame up to what the longest prompt needs: with empty chunks on its right, of weight 1."""
-        if key in ("ids", "null_ids") and len(array) < length:
-            empty = self.tokenize("")
-            return np.concatenate([array, *[empty] * ((length - len(array)) // len(empty))])
-        if key in ("weights", "null_weights"):
-            return np.concatenate([array, np.ones(length - len(array), dtype=np.float32)])
-        return array
+        end = "_2" if key.endswith("_2") else ""
+        plain = key.removeprefix("null_").removesuffix("_2")
+        return self.readers[end].filled(plain, array, length) if plain in ("ids", "weights") else array
 
     def encode(self, arrays: Arrays, keep: Tensor) -> Signal:
         if "states" in arrays:
             return Signal(select_or_null(keep, arrays["states"], arrays["null_states"]))
+        parts = [self._tower_states(tower, _own(arrays, _end(tower)), keep) for tower in self._towers(self.backbone)]
+        states = parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+        return Signal(self._without_text(states, arrays, keep))
+
+    def _tower_states(self, tower: Any, arrays: Arrays, keep: Tensor) -> Tensor:
+        """Encode the prompts with one tower: (B, S, D)."""
         # Where a row is null the prompt's ids are not read at all.
         ids = select_or_null(keep, arrays["ids"], arrays["null_ids"])
         if "weights" not in arrays and "clip_skip" not in arrays:
             distinct, rows = torch.unique(ids, dim=0, return_inverse=True)
-            return Signal(self._states(distinct)[rows])
+            return self._states(tower, distinct)[rows]
         weights = select_or_null(keep, arrays["weights"], arrays["null_weights"]) if "weights" in arrays else None
         none = ids.new_zeros(len(ids))  # null is read by all layers, as diffusers' pipelines have it
         skipped = select_or_null(keep, arrays["clip_skip"], none) if "clip_skip" in arrays else none
-        return Signal(self._in_chunks(ids, weights, skipped))
+        return self._in_chunks(tower, ids, weights, skipped)
 
-    def _in_chunks(self, ids: Tensor, weights: Tensor | None, skipped: Tensor) -> Tensor:
-        """Encode rows of chunks, ids (B, C·L) and weights alike, each with its number of layers left out: (B, C·L, D)."""
-        scenes, length = len(ids), self._length
+    def _without_text(self, states: Tensor, arrays: Arrays, keep: Tensor) -> Tensor:
+        """Set the states (B, …) of null to zero where it has no negative prompt and the model takes no text then."""
+        if "null_zero" not in arrays:
+            return states
+        empty = ~keep & arrays["null_zero"].to(keep.device)
+        return torch.where(empty.view(-1, *[1] * (states.ndim - 1)), 0.0, states)
+
+    def _in_chunks(self, tower: Any, ids: Tensor, weights: Tensor | None, skipped: Tensor) -> Tensor:
+        """Encode rows of chunks, each with its number of layers left out: (B, C·L, D).
+
+        Args:
+            tower: whose encoder it is.
+            ids: (B, C·L).
+            weights: (B, C·L), None for none.
+            skipped: (B,).
+        """
+        scenes, length = len(ids), self.readers[_end(tower)].length
         skipped = skipped.repeat_interleave(ids.shape[1] // length)
         ids = ids.reshape(-1, length)
         states: Tensor | None = None
         for count in skipped.unique().tolist():
             chosen = skipped == count
-            some = self._states(ids[chosen], count)
+            some = self._states(tower, ids[chosen], count)
             states = some.new_zeros(len(ids), *some.shape[1:]) if states is None else states
             states[chosen] = some
         assert states is not None
@@ -160,19 +155,39 @@ class Text(Plugin):
         return states.reshape(scenes, -1, states.shape[-1])
 
     def precompute(self, arrays: Arrays) -> Arrays | None:
-        learns = self.backbone.learns("text_encoder")
+        towers = self._towers(self.backbone)
+        learns = any(self.backbone.learns(tower.name) for tower in towers)
+        taught = any(reader.table for reader in self.readers.values())
         # Words may be others the next time; rows of chunks differ in length from frame to frame.
-        if learns or self.table or "weights" in arrays or "clip_skip" in arrays:
+        if learns or taught or any(key.startswith("weights") for key in arrays) or "clip_skip" in arrays:
             return None
-        return {"states": self._states(arrays["ids"]), "null_states": self._states(arrays["null_ids"])}
+        keep = torch.ones(len(next(iter(arrays.values()))), dtype=torch.bool, device=next(iter(arrays.values())).device)
+        found = {}
+        for name, kept in (("states", keep), ("null_states", ~keep)):
+            parts = [self._states(tower, arrays[f"{'' if kept is keep else 'null_'}ids{_end(tower)}"]) for tower in towers]
+            found[name] = self._without_text(torch.cat(parts, dim=-1), arrays, kept)
+        return found
 
-    def _states(self, ids: Tensor, skipped: int = 0) -> Tensor:
-        """Run the text encoder on ids (B, S): what is appended (B, S, D)."""
-        encoder = self.backbone.text_encoder
-        if skipped:
-            return final_norm(encoder)(before_last_layers(encoder, skipped, ids))
-        states: Tensor = encoder(ids).last_hidden_state
-        return states
+    def _states(self, tower: Any, ids: Tensor, skipped: int = 0) -> Tensor:
+        """Run a tower's encoder on ids (B, S): what is appended (B, S, D).
+
+        Args:
+            tower: whose encoder it is.
+            ids: (B, S).
+            skipped: layers left out.
+        """
+        return text_states(tower, ids, skipped)
+
+
+def _end(tower: Any) -> str:
+    """The end of the names of a tower's arrays."""
+    return "_2" if tower.is_second else ""
+
+
+def _own(arrays: Arrays, end: str) -> Arrays:
+    """Return the arrays that one tower reads, without the end of their names; the number of layers left out is for all."""
+    own = {key.removesuffix(end): value for key, value in arrays.items() if key.endswith("_2") == bool(end)}
+    return {**own, **({"clip_skip": arrays["clip_skip"]} if "clip_skip" in arrays else {})}
 
 
 def _pieces(template: Any) -> tuple[tuple[str, bool], ...]:
@@ -202,11 +217,13 @@ def _flag(value: Any) -> bool:
 
 
 class PooledText(Text):
-    """The text encoder's state at the end of the prompt, through two layers, as a term of the time embedding.
+    """The last text encoder's state at the end of the prompt, as one vector beside the time.
 
-    Tokens reach a UNet at its cross-attentions, the time embedding reaches each of its residual blocks: so what a prompt says
-    of the whole picture (its light, its weather) affects all resolutions, as in SDXL (Podell et al. 2023, section 2.2). Null is
-    the empty prompt, or the negative one. A prompt with weights is read without them: weights apply to tokens.
+    Tokens reach a network at its cross-attentions, the time embedding reaches each of its residual blocks: so what a prompt
+    says of the whole picture (its light, its weather) affects all resolutions (Podell et al. 2023, section 2.2). A network that
+    takes a pooled text by itself, as SDXL, is given it; in any other it goes through two layers to a term of the time
+    embedding. Null is the empty prompt, or the negative one. A prompt with weights is read without them: weights apply to
+    tokens.
     """
 
     accepts = tuple(one for one in Text.accepts or () if one.name != "clip_skip")
@@ -216,7 +233,10 @@ class PooledText(Text):
 
     def attach(self, backbone: Any) -> None:
         super().attach(backbone)
-        width = int(backbone.text_encoder.config.hidden_size)
+        self.given = "text_embeds" in backbone.family.added
+        if self.given:
+            return
+        width = self._towers(backbone)[-1].width
 
         def build(site: Any) -> nn.Module:
             self.project = nn.Sequential(nn.Linear(width, site.width), nn.SiLU(), zero(nn.Linear(site.width, site.width)))
@@ -224,19 +244,23 @@ class PooledText(Text):
 
         self.tap_sites("time_vector", build)
 
-    def _read(self, prompt: str, weighted: bool) -> dict[str, np.ndarray]:
+    def _towers(self, backbone: Any) -> list[Any]:
+        return list(backbone.texts)[-1:]
+
+    def _read(self, reader: PromptReader, prompt: str, weighted: bool) -> dict[str, np.ndarray]:
         if not weighted:
-            return super()._read(prompt, False)
+            return super()._read(reader, prompt, False)
         with warnings.catch_warnings():  # one vector is of the first tokens; that text reads the others too
             warnings.simplefilter("ignore")
-            return super()._read(words(prompt), False)
+            return super()._read(reader, words(prompt), False)
 
     def encode(self, arrays: Arrays, keep: Tensor) -> Signal:
-        return Signal(data=self.project(super().encode(arrays, keep).tokens))
+        pooled = super().encode(arrays, keep).tokens
+        assert pooled is not None
+        return Signal(added={"text_embeds": pooled}) if self.given else Signal(data=self.project(pooled))
 
-    def _states(self, ids: Tensor, skipped: int = 0) -> Tensor:
-        pooled: Tensor = self.backbone.text_encoder(ids).pooler_output
-        return pooled
+    def _states(self, tower: Any, ids: Tensor, skipped: int = 0) -> Tensor:
+        return pooled_text(tower, ids)
 
 
 class _Vector(nn.Module):

@@ -44,6 +44,7 @@ THREE_LEVELS = {
 DRAWING = np.random.default_rng(9).integers(0, 256, (48, 64, 3), dtype=np.uint8)
 NEEDS: dict[str, dict[str, Any]] = {
     "concat": {"user_input": {"CAM_FRONT": {"image": DRAWING, "mask": LEFT}}},
+    "picture_size": {"backbone": partial(tiny_backbone, family="sdxl"), "user_input": {"original_size": [90, 160]}},
     "controlnet": {"user_input": {"CAM_FRONT": DRAWING}, "others": {"text": registry.load("text")}},
     "t2i_adapter": {"user_input": {"CAM_FRONT": DRAWING}, "backbone": partial(tiny_backbone, unet=THREE_LEVELS)},
     "image_prompt": {

@@ -19,6 +19,7 @@ from drivegen.host.host import Host
 from drivegen.pipeline.pipeline import Pipeline
 from drivegen.plugin import Plugin
 from drivegen.plugin.prompt_weights import MAX_CHARACTERS, parse, words
+from drivegen.plugin.prompts import PromptReader
 from drivegen.sampling import Sampling, build_scheduler, camera_generators, draw_noise
 from drivegen.saved.model import Model
 from drivegen.support.errors import InputError
@@ -119,10 +120,11 @@ def test_prompts_of_several_lengths_are_filled_on_the_right(host) -> None:
 @pytest.mark.filterwarnings("ignore:the prompt has")
 def test_ids_are_the_tokenizers_and_nothing_is_left_in_it(host, prompt: str) -> None:
     """A setting that was left there, threads would take from each other."""
-    tokenizer, plugin = host.backbone.tokenizer, host.plugin("text")
+    tokenizer = host.backbone.tokenizer
+    reader = PromptReader(tokenizer)
     expected = tokenizer(prompt, truncation=True, max_length=16, padding="max_length")["input_ids"]
-    assert plugin.tokenize(prompt).tolist() == expected
-    assert plugin.tokenize(prompt).tolist() == expected
+    assert reader.ids(prompt).tolist() == expected
+    assert reader.ids(prompt).tolist() == expected
     assert tokenizer.backend_tokenizer.truncation is None
     assert tokenizer.backend_tokenizer.padding is None
 
@@ -247,6 +249,6 @@ def test_templates_are_plain_replacement(kind: str, template: Any) -> None:
 
 def test_templates_fill_in_what_the_frame_says(host) -> None:
     plugin: Plugin = registry.load("text")("{{at}} {location}: {description}")
-    plugin.tokenizer = host.backbone.tokenizer
+    Host(tiny_backbone(), {"text": plugin})
     ids = plugin.prepare(SCENE, {"prompt": "{x}"})["ids"]
-    assert np.array_equal(ids, plugin.tokenize(f"{{at}} {SCENE.location}: {{x}}"))
+    assert np.array_equal(ids, PromptReader(host.backbone.tokenizer).ids(f"{{at}} {SCENE.location}: {{x}}"))

@@ -1,0 +1,201 @@
+"""SDXL and its refiner generate what diffusers' pipelines do, beside drivegen's own conditions too."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import pytest
+import torch
+from drivegen_plugins.layout import expand
+from einops import rearrange
+from torch import Tensor, nn
+
+from drivegen import Pipeline
+from drivegen.catalog import registry
+from drivegen.host import batch as data
+from drivegen.host.evaluation import Conditions
+from drivegen.host.host import Host
+from drivegen.host.tokens import join_tokens
+from drivegen.plugin import Plugin
+from drivegen.sampling.samplers import build_scheduler
+from drivegen.sampling.settings import Sampling
+from drivegen.saved import model
+from drivegen.scene import Frame
+from drivegen.support.errors import InputError
+from drivegen.testing.frames import camera, frame
+from drivegen.testing.models import randomize, tiny_backbone
+
+SIZE = (48, 64)
+STEPS, GUIDANCE = 3, 3.0
+TEXTS = ("text", "pooled_text")
+
+
+def mixed_rig() -> Frame:
+    """Three cameras, one of them of twice the resolution and one that is cut."""
+    whole = frame(0)
+    others = (whole.cameras[0], camera("CAM_FRONT", 0.0, (128, 96), 80.0), camera("CAM_FRONT_RIGHT", -55.0, (64, 60)))
+    return replace(whole, cameras=others, description="Night, rain.")
+
+
+def hosted(family: str, *more: str, **options: Any) -> Host:
+    plugins: dict[str, Plugin] = {kind: registry.load(kind)() for kind in (*TEXTS, "picture_size")}
+    plugins |= {kind: registry.load(kind)(**options.get(kind, {})) for kind in more}
+    host = Host(tiny_backbone(family=family), plugins).eval()
+    for i, kind in enumerate(more):
+        randomize(host.plugin(kind), 50 + i, 0.02)
+    return host
+
+
+def generated(host: Host, shown: Frame, **given: Any) -> Tensor:
+    settings = Sampling(sampler="ddim", steps=STEPS, guidance=GUIDANCE, null=TEXTS)
+    made = Pipeline(model.Model(host, settings, SIZE))(shown, output_type="latent", **given)
+    return torch.stack([made[channel] for channel in shown.channels])
+
+
+def reference(host: Host, of: str = "StableDiffusionXLPipeline", **networks: Any) -> Any:
+    b = host.backbone
+    parts = {"vae": b.vae, "text_encoder": b.text_encoder, "text_encoder_2": b.text_encoder_2, "tokenizer": b.tokenizer}
+    parts |= {"tokenizer_2": b.tokenizer_2, "unet": b.unet, "scheduler": build_scheduler("ddim", b.scheduler, STEPS)}
+    pipe = (getattr(diffusers, of) if isinstance(of, str) else of)(**parts, **networks)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def sizes(shown: Frame, i: int) -> dict[str, Any]:
+    """What diffusers is told of a camera's picture."""
+    one = shown.resized(SIZE[1], SIZE[0]).cameras[i]
+    crop = (round(one.resize.top_px), round(one.resize.left_px)) if one.resize else (0, 0)
+    return {"original_size": (one.height_px, one.width_px), "crops_coords_top_left": crop, "target_size": SIZE}
+
+
+def close(ours: Tensor, theirs: Tensor) -> None:
+    assert (ours - theirs).norm() <= 1e-5 * theirs.norm()
+
+
+@pytest.mark.parametrize("negative", ["", "fog"])
+@torch.no_grad()
+def test_each_view_is_what_the_pipeline_makes_of_its_native_size_and_crop(negative: str) -> None:
+    host, shown = hosted("sdxl"), mixed_rig()
+    host.backbone.empty_is_zero = True
+    for name in TEXTS:
+        host.plugin(name).empty_is_zero = True
+    x = torch.randn(3, 4, 12, 16, generator=torch.Generator().manual_seed(1))
+    ours = generated(host, shown, latents=x, negative_prompt=negative)
+    pipe = reference(host)
+    told = [sizes(shown, i) for i in range(3)]
+    assert len({str(one) for one in told}) == 3
+    for i, one in enumerate(told):
+        theirs = pipe(
+            prompt=shown.description, negative_prompt=negative or None, height=SIZE[0], width=SIZE[1], latents=x[i : i + 1],
+            num_inference_steps=STEPS, guidance_scale=GUIDANCE, output_type="latent", **one,
+        ).images  # fmt: skip
+        close(ours[i : i + 1], theirs)
+
+
+class ControlNetPipeline(diffusers.StableDiffusionXLControlNetPipeline):
+    """Takes any number of channels for the picture."""
+
+    def check_image(self, *args: Any, **kwargs: Any) -> None: ...
+
+    def prepare_image(self, image: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return torch.cat([image, image])
+
+
+def across_views(unet: nn.Module, plugin: Plugin, table: Tensor) -> None:
+    """Put a plugin's layers into a UNet by hand: each between cross-attention and feed-forward."""
+    streams: dict[str, Tensor] = {}
+    for site, key in plugin.sites:
+        layer: Any = plugin.taps[key]
+
+        def keep(module: nn.Module, args: Any, site: str = site) -> None:
+            streams[site] = args[0]
+
+        def add(module: nn.Module, args: Any, y: Tensor, site: str = site, layer: Any = layer) -> Tensor:
+            term = layer.connector(layer.attend(layer.norm4(streams[site] + y), table))
+            return y + rearrange(term, "b v l c -> (b v) l c")
+
+        unet.get_submodule(site.replace("attn2", "norm2")).register_forward_pre_hook(keep)
+        unet.get_submodule(site).register_forward_hook(add)
+
+
+@torch.no_grad()
+def test_boxes_camera_layout_and_views_beside_it_are_what_a_controlnet_pipeline_makes() -> None:
+    options = {"boxes": {"masked": False}, "layout": {"attends_to": None, "channels": (8, 16)}}
+    host = hosted("sdxl", "boxes", "camera", "layout", "cross_view", **options)
+    shown = replace(frame(0), description="Night, rain.")
+    x = torch.randn(3, 4, 12, 16, generator=torch.Generator().manual_seed(1))
+    ours = generated(host, shown, latents=x)
+    without = generated(hosted("sdxl"), shown, latents=x)
+    assert (ours - without).norm() > 1e-2 * without.norm()
+
+    plugins = {name: host.plugin(name) for name in host.plugins}
+    batch = data.collate([data.prepare(shown.resized(SIZE[1], SIZE[0]), plugins)], plugins, 3)
+    there, null = (host.encode(batch.arrays, batch.grid, dict.fromkeys(TEXTS, keep)) for keep in (True, False))
+
+    def tokens(conditions: Conditions) -> Tensor:
+        return join_tokens([(s, 1.0) for s in conditions.signals.values()], batch.grid, x.device, x.dtype, 32).states
+
+    def pooled(conditions: Conditions) -> Tensor:
+        return conditions.signals["pooled_text"].added["text_embeds"].repeat(3, 1)
+
+    branch, layout = plugins["layout"].branch, plugins["layout"]
+    bare = Host(tiny_backbone(family="sdxl"))
+    across_views(bare.backbone.unet, plugins["cross_view"], batch.arrays["cross_view"]["neighbours"].repeat(2, 1, 1))
+    branch.controlnet_cond_embedding = layout.embedder
+    pipe = reference(bare, ControlNetPipeline, controlnet=branch)
+    theirs = pipe(
+        prompt_embeds=tokens(there), negative_prompt_embeds=tokens(null), pooled_prompt_embeds=pooled(there),
+        negative_pooled_prompt_embeds=pooled(null), image=expand(batch.arrays["layout"]).flatten(0, 1), height=SIZE[0],
+        width=SIZE[1], latents=x, num_inference_steps=STEPS, guidance_scale=GUIDANCE, output_type="latent", **sizes(shown, 0),
+    ).images  # fmt: skip
+    close(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    ("family", "said"), [("sdxl", "StableDiffusionXLPipeline"), ("sdxl_refiner", "StableDiffusionXLImg2ImgPipeline")]
+)
+def test_a_saved_folder_is_the_pipelines_and_loads_as_it_was(family: str, said: str, tmp_path: Path) -> None:
+    host = hosted(family)
+    folder = model.save(host, tmp_path / "m", image_size=SIZE)
+    pipe = getattr(diffusers, said).from_pretrained(folder)
+    own, theirs = host.backbone.unet.state_dict(), pipe.unet.state_dict()
+    assert all(torch.equal(theirs[key], value) for key, value in own.items() if ".taps" not in key)
+    again = model.load(folder)
+    assert list(again.host.plugins) == [*TEXTS, "picture_size"]
+    x = torch.randn(3, 4, 12, 16)
+    assert torch.equal(generated(again.host, frame(0), latents=x), generated(host, frame(0), latents=x))
+
+
+def test_a_plain_folder_comes_with_what_it_was_trained_with(tmp_path: Path) -> None:
+    tiny_backbone(family="sdxl").save(tmp_path)
+    found = model.load(tmp_path)
+    assert list(found.host.plugins) == [*TEXTS, "picture_size"]
+    assert found.sampling.guidance == 5.0
+
+
+@torch.no_grad()
+def test_without_its_plugins_it_is_given_the_generated_size_and_no_text() -> None:
+    host = Host(tiny_backbone(family="sdxl")).eval()
+    x, t = torch.randn(2, 4, 12, 16), torch.full((2,), 500)
+    ours = host(x, t, host.encode({}, data.Grid(1, 1, 2)))
+    numbers = torch.tensor([[48.0, 64, 0, 0, 48, 64]] * 2)
+    added = {"text_embeds": torch.zeros(2, 12), "time_ids": numbers}
+    theirs = host.backbone.unet(x, t, torch.zeros(2, 1, 32), added_cond_kwargs=added).sample
+    assert torch.equal(ours, theirs)
+
+
+def test_two_plugins_that_give_the_same_vector_are_refused() -> None:
+    host = Host(tiny_backbone(family="sdxl"), {name: registry.load("picture_size")() for name in ("one", "other")})
+    plugins = {name: host.plugin(name) for name in host.plugins}
+    batch = data.collate([data.prepare(frame(0), plugins)], plugins, 3)
+    conditions = host.encode(batch.arrays, batch.grid)
+    with pytest.raises(InputError, match="'one' and 'other' both give the network's time_ids"):
+        host(torch.randn(3, 4, 12, 16), torch.tensor(5), conditions)
+
+
+def test_a_network_without_sizes_refuses_them() -> None:
+    with pytest.raises(InputError, match=r"Stable Diffusion 1.x or 2.x model takes no sizes of pictures"):
+        Host(tiny_backbone(), {"picture_size": registry.load("picture_size")()})
