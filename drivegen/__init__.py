@@ -23,7 +23,7 @@ _WHERE = {
     "InputError": "drivegen.support.errors",
 }
 _ROOMS = (
-    "catalog", "datasets", "plugin", "raster", "sampling", "saved", "scene", "testing", "training", "world",
+    "catalog", "datasets", "edit", "plugin", "raster", "sampling", "saved", "scene", "testing", "training", "world",
 )  # fmt: skip
 
 __all__ = ["GenerationSettings", "InputError", "Model", "Pipeline", "Views", "nuscenes", "register"]

@@ -1,83 +1,78 @@
-"""`drivegen edit`: one recorded frame again, with another prompt, boxes moved or taken away; from its own noise where asked."""
+"""`drivegen edit`: recorded frames with objects put in, taken away, moved; or generated again from their own noise."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from drivegen.cli.generate import Selection, Where
 from drivegen.cli.screen import Screen
-from drivegen.pipeline.views import Views
+from drivegen.edit.changes import Edits
+from drivegen.edit.paint import edit as paint
+from drivegen.edit.paint import planned
+from drivegen.edit.script import Entry
+from drivegen.pipeline.pipeline import Pipeline
 from drivegen.scene import Frame
 from drivegen.support.errors import InputError
 from drivegen.support.files import make_subfolder
 from drivegen.support.locks import locked_folder
+from drivegen.support.names import check_file_name
 from drivegen.support.signals import raised_by_sigterm
 
 
-@dataclass(frozen=True)
-class Edits:
-    """What changes: the description, boxes that are moved (INSTANCE=FORWARD,LEFT in metres) or taken away."""
-
-    prompt: str | None = None
-    move: Sequence[str] = ()
-    remove: Sequence[str] = ()
-
-    def __post_init__(self) -> None:
-        if self.prompt is None and not self.move and not self.remove:
-            raise InputError("nothing is to be edited; give --prompt, --move or --remove")
-
-    def apply(self, frame: Frame) -> Frame:
-        """Return the edited frame; raises InputError for a box that it does not have."""
-        for text in self.move:
-            instance, forward_m, left_m = read_move(text)
-            frame = frame.move_box(instance, forward_m, left_m)
-        for instance in self.remove:
-            frame = frame.remove_box(instance)
-        return frame
-
-
-def read_move(text: str) -> tuple[str, float, float]:
-    """Read INSTANCE=FORWARD,LEFT in metres."""
-    instance, equals, numbers = text.rpartition("=")
-    parts = numbers.split(",")
-    try:
-        forward_m, left_m = (float(part) for part in parts)
-    except ValueError:
-        forward_m = left_m = math.nan
-    if not equals or not instance or not math.isfinite(forward_m + left_m):
-        raise InputError(f"--move {text!r:.80} must be INSTANCE=FORWARD,LEFT in metres, such as 6f1c=2.5,0")
-    return instance, forward_m, left_m
-
-
 def edit(
-    out: Path, selection: Selection, edits: Edits, where: Where, screen: Screen, settings: dict[str, Any], invert: int | None
+    out: Path, selection: Selection, entries: Sequence[Entry], where: Where, screen: Screen, settings: dict[str, Any],
+    invert: int | None,
 ) -> None:  # fmt: skip
-    """Generate one edited frame into OUT: every view, and sheets.
+    """Edit frames into OUT/<sample_token>/: every view, masks, and a sheet.
 
     Args:
         out: the folder.
-        selection: which frame; the first of it.
-        edits: what changes.
+        selection: the data; each entry says its frame.
+        entries: what changes of each frame; all are checked before anything is written.
         where: the model, and what it runs on.
         screen: where is said what was written.
         settings: steps, guidance and seed; None = the model's own.
-        invert: evaluations per step by which the recorded pictures' noise is found; None starts from the seed's noise.
+        invert: evaluations per step by which the recorded pictures' noise is found, of which the whole frame is generated
+            again; None draws what changes into the recorded pictures.
     """
-    frames = selection.frames()
-    edits.apply(frames[0])  # what it refuses is refused before a model is loaded
+    work = []
+    for entry in entries:
+        edits, chosen = entry.edits(), replace(selection, samples=() if entry.sample is None else (entry.sample,))
+        frames = chosen.frames()
+        check_file_name(frames[0].token, "sample token")
+        if invert is not None and edits.masks:
+            raise InputError("--invert generates the whole frame again, and --mask says a part of it; give one of them")
+        planned(frames[0], edits)  # what it refuses is refused before a model is loaded
+        work.append((frames, edits, settings if entry.seed is None else {**settings, "seed": entry.seed}))
+    tokens = [frames.tokens[0] for frames, _, _ in work]
+    if twice := next((token for i, token in enumerate(tokens) if token in tokens[:i]), None):
+        raise InputError(f"two entries are of sample {twice!r}; write all edits of a frame in one entry")
     pipe = where.pipeline()
-    frames.neighbours = pipe.neighbours
-    frame: Frame = frames[0]
-    given = settings if edits.prompt is None else {**settings, "prompt": edits.prompt}
     with locked_folder(out), raised_by_sigterm():
-        if invert is None:
-            views: Views = pipe(edits.apply(frame), **given)
-        else:
-            noise = pipe.invert(frame, steps=settings["steps"], iterations=invert)
-            views = pipe(edits.apply(frame), noise.settings, **{**given, "steps": None, "latents": noise})
-        views.save(make_subfolder(out, frame.token))
+        for frames, edits, given in work:
+            frames.neighbours = pipe.neighbours
+            _one(out, pipe, frames[0], edits, given, invert, screen)
+
+
+def _one(
+    out: Path, pipe: Pipeline, frame: Frame, edits: Edits, settings: dict[str, Any], invert: int | None, screen: Screen
+) -> None:  # fmt: skip
+    if invert is None and (edits.of_objects or edits.masks):
+        done = paint(pipe, frame, edits, **settings)
+        folder = done.save(make_subfolder(out, frame.token))
+        changed = [channel for channel, area in done.areas.items() if area.bounds is not None]
+        said = f"{len(changed)} of {len(done.after)} views changed ({', '.join(changed)})" if changed else "nothing changed"
+        screen.line(f"{said}; look at {folder / 'sheet.png'}")
+        return
+    given = settings if edits.prompt is None else {**settings, "prompt": edits.prompt}
+    after, _ = edits.apply(frame)
+    if invert is None:
+        views = pipe(after, **given)
+    else:
+        noise = pipe.invert(frame, steps=settings["steps"], iterations=invert)
+        views = pipe(after, noise.settings, **{**given, "steps": None, "latents": noise})
+    views.save(make_subfolder(out, frame.token))
     screen.line(f"{len(views.images)} views of {frame.token} in {out / frame.token}")

@@ -199,7 +199,7 @@ def prepared(
         settings: the options.
         screen: where something may be said.
     """
-    if settings.strength is not None:
+    if settings.strength is not None or settings.mask is not None:
         settings = settings.replaced(image=RECORDED)
     pipe = where.pipeline()
     frames.neighbours = pipe.neighbours

@@ -27,7 +27,7 @@ _ARGUMENTS = {
 _TAKE_PART = ("encode", "residuals", "weight", "loss", "guide")
 """The hooks through which a plugin takes part in a prediction or a loss; the other way is a tap."""
 
-_ATTRIBUTES = ("requires", "takes_prompt", "takes_guidance", "accepts", "training_input", "neighbours")
+_ATTRIBUTES = ("requires", "takes_prompt", "takes_guidance", "takes_mask", "accepts", "training_input", "neighbours")
 _PLAIN = {name.replace("_", ""): name for name in _ATTRIBUTES}
 """Attributes that a class may set, as they are looked for when a name is nearly one."""
 
@@ -125,7 +125,7 @@ def _check_hooks(name: str, plugin: Plugin) -> None:
     where = f"plugin {name!r} ({cls.__name__})"
     if not isinstance(plugin.requires, (tuple, list)):
         raise InputError(f"{where}.requires is {described(plugin.requires)}; expected a tuple of components' names")
-    for attribute in ("takes_prompt", "takes_guidance"):
+    for attribute in ("takes_prompt", "takes_guidance", "takes_mask"):
         if not isinstance(value := getattr(plugin, attribute), bool):
             raise InputError(f"{where}.{attribute} is {described(value)}; expected True or False")
     neighbours_wanted({name: plugin})

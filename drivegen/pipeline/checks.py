@@ -165,6 +165,19 @@ def pictures(value: Any, name: str) -> Any:
     return user_image(value, name)
 
 
+def drawn(value: Any, name: str) -> Any:
+    """Check where something is drawn anew, as `raster.region_mask` takes it; what depends on the frame is checked there."""
+    from drivegen.scene import Box3D
+
+    if isinstance(value, Mapping):
+        return values.by_name(value, name, "masks of cameras")
+    boxes = [value] if isinstance(value, (str, Box3D)) else value
+    if isinstance(boxes, (list, tuple)) and boxes and all(isinstance(one, (str, Box3D)) for one in boxes):
+        return tuple(boxes)
+    form = "{camera: mask}, white where something is drawn anew, or boxes, or names of their instances"
+    raise InputError(f"{name} is {form}; not {value!r:.80}")
+
+
 def latents(value: Any, name: str) -> Any:
     """Check noise to start from: (V, C, h, w), or (C, h, w) by channel; or a list with one of these per generation."""
     if isinstance(value, Mapping):

@@ -12,13 +12,15 @@ from torch import Tensor
 from drivegen.diffusion.schedule import NoiseSchedule
 from drivegen.host.host import Host
 from drivegen.host.regions import Region
-from drivegen.pipeline.plan import Plan, told_guidance
+from drivegen.pipeline.plan import Plan, told_guidance, told_mask
 from drivegen.pipeline.views import convert
 from drivegen.sampling import (
     HostDenoiser,
+    Known,
     Reuse,
     agreeing,
     camera_generators,
+    cells,
     draw_noise,
     fast_generation,
     invert,
@@ -59,11 +61,17 @@ def denoise(model: Model, plan: Plan, after: AfterStep | None = None) -> list[An
 
         sampler = sampling.made()
         run = sampling.run(
-            host.backbone.scheduler, timesteps=settings.timesteps, generators=generators, clean=clean,
+            host.backbone.scheduler, timesteps=settings.timesteps, generators=generators,
+            clean=None if plan.mask is not None and plan.strength == 1 else clean,  # all of the masked part is drawn anew
             strength=plan.strength or 0.0, callback=step, device=device,
         )  # fmt: skip
         predict.steps = max(1, len(sampler.timesteps(run)))
-        x = _finite(sampler(_guided(model, plan, predict, sampler.schedule(run)), noise, run), plan, predict.dtype)
+        guided = _guided(model, plan, predict, sampler.schedule(run))
+        known = None if clean is None else _known(plan, clean, noise)
+        if known is not None:
+            guided = known.kept(guided, sampler.schedule(run))
+        x = _finite(sampler(guided, noise, run), plan, predict.dtype)
+        x = x if known is None else known.put_back(x)
         return list(x.cpu()) if settings.output_type == "latent" else convert(_decode(host, x), settings.output_type)
 
 
@@ -130,6 +138,13 @@ def _start(host: Host, plan: Plan, generators: list[torch.Generator]) -> Tensor:
     if plan.sampling.noise == "sphere":
         return sphere_noise(plan.seed, plan.frame.cameras, shape, generators)
     return draw_noise(generators, shape)
+
+
+def _known(plan: Plan, clean: Tensor, noise: Tensor) -> Known | None:
+    """Give what of the latents is known; None where nothing is, and where a plugin tells it to the network."""
+    if plan.mask is None or told_mask(plan.plugins, plan.settings.without):
+        return None
+    return Known(clean, noise, cells(plan.mask, *clean.shape[2:]).to(clean.device))
 
 
 def _guided(model: Model, plan: Plan, predict: HostDenoiser, to_x0: NoiseSchedule) -> Any:

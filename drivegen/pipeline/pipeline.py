@@ -324,7 +324,7 @@ def _again(settings: GenerationSettings, overrides: Mapping[str, Any]) -> Genera
     if not isinstance(settings, UsedSettings):
         return settings
     given = {f.name: getattr(settings, f.name) for f in fields(GenerationSettings)}
-    for name in ("regions", "inputs", "image", "latents", "callback_on_step_end", "classifier"):
+    for name in ("regions", "inputs", "image", "mask", "latents", "callback_on_step_end", "classifier"):
         if given.pop(name) and overrides.get(name) is None:
             raise InputError(f"these settings are of a generation that was given {name}, which they do not hold; give it again")
     del given["generator"]  # the seed that it drew is there

@@ -23,7 +23,7 @@ from drivegen.raster import region_mask
 from drivegen.sampling import MAX_SEED, Reuse, Sampling, check_region, check_reuse
 from drivegen.saved.model import Model, check_size
 from drivegen.scene import Frame
-from drivegen.scene.pictures import load_image
+from drivegen.scene.pictures import fitted, load_image, user_image
 from drivegen.support import values
 from drivegen.support.errors import InputError
 
@@ -38,7 +38,8 @@ class Plan:
     """What one frame is generated from.
 
     frame has its cameras set to the generated size and the description that is used; settings are the caller's; noise (V, C, h,
-    w) is given or None, and so are the pictures (V, 3, H, W) to start from, in [−1, 1]; regions are masks (V, 1, H, W).
+    w) is given or None, and so are the pictures (V, 3, H, W) to start from, in [−1, 1], and the mask (V, 1, H, W), 1 where
+    they are drawn anew; regions are masks (V, 1, H, W).
     """
 
     frame: Frame
@@ -51,20 +52,22 @@ class Plan:
     regions: Mapping[str, Tensor]
     pictures: Tensor | None = None
     noise: Tensor | None = None
+    mask: Tensor | None = None
 
     @property
     def strength(self) -> float | None:
-        """How much of the pictures is replaced; None where there are none."""
+        """How much of the pictures is replaced, within the mask where there is one; None where there are none."""
         if self.pictures is None:
             return None
-        return DEFAULT_STRENGTH if self.settings.strength is None else self.settings.strength
+        usual = DEFAULT_STRENGTH if self.mask is None else 1.0
+        return usual if self.settings.strength is None else self.settings.strength
 
     def digest(self) -> str:
         """Return one sha256 over all inputs of the networks: equal for equal frames, inputs, regions and pictures."""
         found = hashlib.sha256()
         tensors = {f"{name}.{key}": value for name, group in self.batch.arrays.items() for key, value in group.items()}
         tensors |= {f"region.{name}": mask for name, mask in self.regions.items()}
-        tensors |= {name: given for name in ("pictures", "noise") if (given := getattr(self, name)) is not None}
+        tensors |= {name: given for name in ("pictures", "noise", "mask") if (given := getattr(self, name)) is not None}
         for name, tensor in sorted(tensors.items()):
             found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
             found.update(np.ascontiguousarray(tensor.cpu().numpy()).tobytes())
@@ -111,6 +114,8 @@ def check(model: Model, settings: GenerationSettings) -> tuple[Sampling, tuple[i
         raise InputError(f"strength {s.strength} is given, but no image to start from")
     if s.strength is not None and not 0 <= s.strength <= 1:
         raise InputError(f"strength {s.strength} must be from 0 (the picture itself) to 1 (nothing of it)")
+    if s.mask is not None and s.image is None:
+        raise InputError("a mask says what is drawn anew of pictures, and none are given; give image= too, 'recorded' say")
     for name in s.regions or {}:
         check_region(host, name)
     if s.reuse is not None:
@@ -119,7 +124,7 @@ def check(model: Model, settings: GenerationSettings) -> tuple[Sampling, tuple[i
         check_reuse(host, Reuse(**s.reuse))
     if s.latents is not None:
         for name in ("image", "noise"):
-            if getattr(s, name) is not None:
+            if getattr(s, name) is not None and not (name == "image" and s.mask is not None):
                 raise InputError(f"latents are what the views start from, and {name} says it too; give one of them")
     steps = s.steps
     if s.timesteps is not None:
@@ -155,6 +160,16 @@ def told_guidance(plugins: Mapping[str, Plugin], without: Sequence[str] = ()) ->
 def prompted(model: Model) -> list[str]:
     """Name the plugins that take prompts."""
     return [name for name in model.host.plugins if getattr(model.host.plugin(name), "takes_prompt", False)]
+
+
+def told_mask(plugins: Mapping[str, Plugin], without: Sequence[str] = ()) -> list[str]:
+    """Name the plugins that are told what is drawn anew, so that the known latents need not be put back.
+
+    Args:
+        plugins: those that are present, by name.
+        without: of them, the null ones.
+    """
+    return [name for name, plugin in plugins.items() if plugin.takes_mask and name not in without]
 
 
 def _takers(model: Model, key: str) -> list[str]:
@@ -225,14 +240,19 @@ def _plan(
     plugins = _present(model, settings)
     inputs = {name: given for name, given in _inputs(model, settings).items() if name in plugins}
     inputs = {**dict.fromkeys(told_guidance(plugins, settings.without), sampling.guidance), **inputs}
+    given = None if settings.image is None else _images(frame, settings.image)
+    mask = None if settings.mask is None else torch.from_numpy(region_mask(frame, settings.mask) >= 0.5).float()[:, None]
+    if given is not None and mask is not None:
+        masked = {c: {"image": one, "mask": m[0].numpy()} for c, one, m in zip(frame.channels, given, mask, strict=True)}
+        inputs = {**dict.fromkeys(told_mask(plugins, settings.without), masked), **inputs}
     batch = data.collate([data.prepare(frame, plugins, inputs)], plugins, len(frame.cameras), [frame.token])
     regions = {n: torch.from_numpy(region_mask(frame, region))[:, None] for n, region in (settings.regions or {}).items()}
-    pictures = None if settings.image is None else _pictures(frame, settings.image)
+    pictures = None if given is None else torch.stack([to_pixels(one, frame.cameras[0].image_size) for one in given])
     shape = (host.backbone.latent_channels, size[0] // host.backbone.vae_factor, size[1] // host.backbone.vae_factor)
-    given = None if noise is None else _noise(frame, noise, shape)
+    start = None if noise is None else _noise(frame, noise, shape)
     seed = settings.seed
     assert isinstance(seed, int)
-    return Plan(frame, seed, settings, sampling, size, batch, plugins, regions, pictures, given)
+    return Plan(frame, seed, settings, sampling, size, batch, plugins, regions, pictures, start, mask)
 
 
 def _present(model: Model, settings: GenerationSettings) -> dict[str, Plugin]:
@@ -257,12 +277,16 @@ def _inputs(model: Model, settings: GenerationSettings) -> dict[str, Any]:
     return out
 
 
-def _pictures(frame: Frame, image: Any) -> Tensor:
+def _images(frame: Frame, image: Any) -> list[Image.Image]:
+    """Give the picture to start from of each view, at the generated size."""
     if image == RECORDED:
-        image = {camera.channel: _recorded(frame, camera) for camera in frame.cameras}
+        return [_recorded(frame, camera) for camera in frame.cameras]
     views = _by_view(frame, [image] if isinstance(image, Image.Image) else image, "images")
     size = frame.cameras[0].image_size
-    return torch.stack([to_pixels(one, size, camera) for one, camera in zip(views, frame.cameras, strict=True)])
+    return [
+        fitted(user_image(one, f"picture of {camera.channel}"), size, camera)
+        for one, camera in zip(views, frame.cameras, strict=True)
+    ]
 
 
 def _recorded(frame: Frame, camera: Any) -> Image.Image:

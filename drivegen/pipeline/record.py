@@ -26,6 +26,13 @@ def names(value: Mapping[str, Any] | None) -> tuple[str, ...]:
     return tuple(value or ())
 
 
+def mask(value: Any) -> str:
+    """Name the cameras or boxes of a mask."""
+    if value is None or isinstance(value, str):
+        return value or ""
+    return ", ".join(str(getattr(one, "instance", "") or one) for one in value)
+
+
 def present(value: Any) -> str:
     """Say whether a value was given that only Python can hold."""
     return "" if value is None else value if isinstance(value, str) else "given"

@@ -102,6 +102,10 @@ class GenerationSettings:
         note=record.present,
         python_only="--strength starts from the recorded pictures",
     )  # fmt: skip
+    mask: Any = option(
+        "Where in a camera's picture something is drawn anew: white in a mask file, or all; the rest stays as recorded.",
+        checks.drawn, kind=list, metavar="CAMERA[:MASK]", read=spelling.read_mask, note=record.mask,
+    )  # fmt: skip
     latents: Tensor | Sequence[Tensor] | Mapping[str, Tensor] | Views | None = option(
         "Noise to start from, (V, C, h, w), or (C, h, w) by channel; for several generations a list, one for each.",
         checks.latents, note=record.present, python_only="tensors have no spelling; the noise comes from --seed",

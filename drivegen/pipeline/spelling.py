@@ -74,6 +74,22 @@ def read_regions(given: Sequence[str]) -> dict[str, dict[str, Any]]:
     return out
 
 
+def read_mask(given: Sequence[str]) -> dict[str, Any]:
+    """Read CAMERA[:MASK] options: a mask file is white where something is drawn anew; without one it is the whole picture."""
+    from drivegen.scene.pictures import user_image
+
+    out: dict[str, Any] = {}
+    for text in given:
+        channel, colon, file = text.partition(":")
+        if not channel or (colon and not file):
+            form = "CAMERA:MASK, or CAMERA for all of its picture, such as CAM_FRONT:mask.png"
+            raise InputError(f"--mask {text!r} must be {form}")
+        if channel in out:
+            raise InputError(f"--mask names {channel!r} twice; give one mask that has both parts white")
+        out[channel] = user_image(Path(file), f"--mask {channel}", "L") if colon else True
+    return out
+
+
 def read_sampler_options(given: Sequence[str]) -> dict[str, Any]:
     """Read NAME=VALUE options, whose values are numbers, true, false or text."""
     from drivegen.support.strict_yaml import parse

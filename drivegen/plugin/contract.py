@@ -59,6 +59,10 @@ class Plugin(nn.Module):
     """Whether it tells the network the scale of guidance, which then needs no second pass: it is given the scale, and its array
     ``guidance`` (B,) holds it.
     """
+    takes_mask: bool = False
+    """Whether its network is told which part of which pictures is drawn anew, and keeps the rest by itself: its input is then
+    {camera: {"image": picture, "mask": mask}}, and the known latents are not put back at each step. An instance may set it.
+    """
     accepts: tuple[Input, ...] | None = None
     """What a caller may give: () = nothing; None = not declared, and `prepare` gets what is given as it is."""
     training_input: ClassVar[Any] = None

@@ -7,21 +7,15 @@ from collections import Counter
 from dataclasses import replace
 from random import Random
 
-import numpy as np
-
 from drivegen.scene import Box3D, Scene
-from drivegen.scene.boxes import detection_class
+from drivegen.scene.box_changes import ALIKE, resized, swapped, usual_size
 from drivegen.scene.geometry import SE3
 from drivegen.synthesis.course import course, shifted
 from drivegen.synthesis.draws import draw
 from drivegen.synthesis.insert import Inserter
 from drivegen.synthesis.lanes import Road
 from drivegen.synthesis.recipe import BoxEdit, Boxes, Drop, Jitter, Move, Range, Swap
-from drivegen.synthesis.sizes import USUAL_SIZE_M
 from drivegen.synthesis.tracks import Surroundings, Track, Tracks
-
-_KINDS = ({"car", "truck", "construction_vehicle", "bus", "trailer"}, {"motorcycle", "bicycle"}, {"pedestrian"})
-"""Classes that have their attributes in common."""
 
 Skipped = Counter[str]
 """How often an edit was left out, by edit and reason."""
@@ -71,7 +65,7 @@ def edit_boxes(scene: Scene, edits: Boxes, purpose: tuple[object, ...]) -> tuple
 
 def _leaves(before: Track, after: Track, road: Road) -> bool:
     """Tell whether a vehicle that stood on the drivable area would not any more."""
-    vehicle = any(box.detection_class in kind for box in before.values() for kind in _KINDS[:2])
+    vehicle = any(box.detection_class in kind for box in before.values() for kind in ALIKE[:2])
     return vehicle and any(road.drivable(before[i]) and not road.drivable(box) for i, box in after.items())
 
 
@@ -94,20 +88,14 @@ def _changed(edit: BoxEdit, track: Track, rng: Random, road: Road) -> Track | st
     a, b = (rng.uniform(-edit.position_m, edit.position_m) for _ in range(2))
     step = SE3.from_yaw(math.radians(rng.uniform(-edit.heading_deg, edit.heading_deg)), (a, b, 0.0))
     factor = 1 + rng.uniform(-edit.size, edit.size)
-    return {i: _resized(_stepped(box, step), box.size_wlh_m * factor) for i, box in track.items()}
+    return {i: resized(_stepped(box, step), box.size_wlh_m * factor) for i, box in track.items()}
 
 
 def _swapped(edit: Swap, track: Track) -> Track | str:
-    size = USUAL_SIZE_M.get(detection_class(edit.to) or "")
+    size = usual_size(edit.to)
     if size is None:
         return f"no usual size of {edit.to} is known"
-    old, new = next(iter(track.values())).detection_class, detection_class(edit.to)
-    alike = any(old in kinds and new in kinds for kinds in _KINDS)
-    out = {}
-    for i, box in track.items():
-        attribute = box.attribute if alike else ""
-        out[i] = replace(_resized(box, np.array(size)), category=edit.to, attribute=attribute, joints_m=None)
-    return out
+    return {i: swapped(box, edit.to, size) for i, box in track.items()}
 
 
 def _moved(edit: Move, track: Track, rng: Random, road: Road) -> Track | str:
@@ -135,10 +123,3 @@ def _between(rng: Random, range_: Range) -> float:
 
 def _stepped(box: Box3D, step: SE3) -> Box3D:
     return replace(box, global_SE3_object=box.global_SE3_object @ step)
-
-
-def _resized(box: Box3D, size: np.ndarray) -> Box3D:
-    """Give a box another size: on the same ground, its middle where it is seen from above, joints where they were in it."""
-    rise = SE3.from_yaw(0.0, (0.0, 0.0, float(size[2] - box.size_wlh_m[2]) / 2))
-    joints = None if box.joints_m is None else box.joints_m * (size / box.size_wlh_m)[[1, 0, 2]]
-    return replace(box, size_wlh_m=size, global_SE3_object=box.global_SE3_object @ rise, joints_m=joints)

@@ -8,11 +8,11 @@ from random import Random
 import numpy as np
 
 from drivegen.scene import Box3D
+from drivegen.scene.box_changes import USUAL_SIZE_M
 from drivegen.scene.geometry import SE3, Array
 from drivegen.synthesis.course import Course, course
 from drivegen.synthesis.lanes import Road
 from drivegen.synthesis.recipe import Insert
-from drivegen.synthesis.sizes import USUAL_SIZE_M
 from drivegen.synthesis.tracks import Surroundings, Track, Tracks
 
 LEADERS = ("car", "truck", "bus", "trailer", "construction_vehicle", "motorcycle")

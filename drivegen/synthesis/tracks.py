@@ -5,19 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-from shapely import Polygon
-from shapely.geometry.base import BaseGeometry
 
 from drivegen.scene import Box3D, Scene
-from drivegen.scene.geometry import SE3, Array
+from drivegen.scene.geometry import Array
+from drivegen.scene.room import collisions, ego_box
 from drivegen.synthesis.lidar import read_sweep
 from drivegen.synthesis.walls import ABOUT_BOX_M, RAISED_M
-
-EGO_SIZE_M = (1.73, 4.08, 1.56)
-"""(width, length, height) of nuScenes' vehicle, a Renault Zoe, which nothing may be moved into."""
-
-EGO_CENTRE_M = 1.3
-"""How far its middle is before the rear axle, the origin of the ego frame."""
 
 RETURNS = 3
 """So many returns of a sweep show that something stands there."""
@@ -35,7 +28,7 @@ class Tracks:
             named = {box.instance or f"{frame.token}/{i}": box for i, box in enumerate(frame.boxes)}
             self.frames.append(named)
         self.times_s = np.array([frame.timestamp_us for frame in scene.frames]) / 1e6
-        self.ego: Track = dict(enumerate(_ego_box(frame.global_SE3_ego) for frame in scene.frames))
+        self.ego: Track = dict(enumerate(ego_box(frame.global_SE3_ego) for frame in scene.frames))
 
     def names(self) -> list[str]:
         """Name every object, in the order in which they appear."""
@@ -59,12 +52,8 @@ class Tracks:
         """Tell whether changed boxes, seen from above, overlap no ego, and no object that they did not overlap before."""
         for i, box in track.items():
             others = [*(other for key, other in self.frames[i].items() if key != name), self.ego[i]]
-            before = self.frames[i].get(name)
-            shape, was = footprint(box), None if before is None else footprint(before)
-            for other in _near(box, others):
-                there = footprint(other)
-                if shape.intersects(there) and not (was is not None and was.intersects(there)):
-                    return False
+            if collisions(box, self.frames[i].get(name), others):
+                return False
         return True
 
 
@@ -100,22 +89,3 @@ class Surroundings:
         places = self._places[number]
         away = np.abs(places - box.global_SE3_object.translation).max(1)
         return np.asarray(places[away < np.linalg.norm(box.size_wlh_m) / 2])
-
-
-def footprint(box: Box3D) -> BaseGeometry:
-    """Return the area of a box seen from above."""
-    return Polygon(box.corners()[[2, 3, 7, 6], :2])
-
-
-def _near(box: Box3D, others: list[Box3D]) -> list[Box3D]:
-    """Keep boxes whose circle about them, seen from above, meets that of a box."""
-    places = np.array([other.global_SE3_object.translation[:2] for other in others])
-    radii = np.array([np.hypot(*other.size_wlh_m[:2]) / 2 for other in others])
-    apart = np.linalg.norm(places - box.global_SE3_object.translation[:2], axis=1)
-    close = apart <= radii + np.hypot(*box.size_wlh_m[:2]) / 2
-    return [other for other, is_close in zip(others, close, strict=True) if is_close]
-
-
-def _ego_box(pose: SE3) -> Box3D:
-    centre = SE3.from_yaw(0.0, (EGO_CENTRE_M, 0.0, EGO_SIZE_M[2] / 2))
-    return Box3D("vehicle.ego", pose @ centre, np.array(EGO_SIZE_M))

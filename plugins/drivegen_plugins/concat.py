@@ -53,6 +53,7 @@ class Concat(PicturePlugin):
         if form == "masked" and picture != GIVEN:
             raise InputError(f"concat: form 'masked' needs pictures with masks, and {picture!r} is drawn; use picture 'given'")
         self.form, self.scaled = form, scaled
+        self.takes_mask = form == "masked"
 
     @classmethod
     def read_released(cls, file: ReleasedFile) -> Released | None:

@@ -13,13 +13,13 @@ from PIL import Image
 from drivegen.datasets import nuscenes
 from drivegen.scene import Box3D, Frame, MapPolygon, Scene, VectorMap
 from drivegen.scene.geometry import SE3
+from drivegen.scene.room import footprint
 from drivegen.support import strict_yaml
 from drivegen.support.errors import InputError
 from drivegen.synthesis import rigs, sensor
 from drivegen.synthesis.lidar import Change, derived, read_sweep
 from drivegen.synthesis.plan import settings_of
 from drivegen.synthesis.recipe import Recipe, Variant
-from drivegen.synthesis.tracks import footprint
 from drivegen.synthesis.variants import Varied, vary
 from drivegen.synthesis.visibility import level, seen
 from drivegen.synthesis.wording import described

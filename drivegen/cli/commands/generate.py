@@ -66,14 +66,34 @@ def generate(
 def edit(
     out: Out,
     data: Data = None,
+    version: Version = None,
     sample: Annotated[str | None, typer.Option(help="Sample token. Default: the first.")] = None,
-    prompt: Annotated[str | None, typer.Option(help="Text in place of the frame's description.")] = None,
-    move: Annotated[
-        list[str] | None, typer.Option(metavar="INSTANCE=FORWARD,LEFT", help="Move a box, in metres; may be repeated.")
+    remove: Annotated[list[str] | None, typer.Option(metavar="INSTANCE", help="Take an object away; may be repeated.")] = None,
+    insert: Annotated[
+        list[str] | None,
+        typer.Option(metavar="CLASS:X,Y,YAW", help="Put an object in: metres ahead and to the left, degrees; may be repeated."),
     ] = None,
-    remove: Annotated[list[str] | None, typer.Option(metavar="INSTANCE", help="Take a box away; may be repeated.")] = None,
+    move: Annotated[
+        list[str] | None,
+        typer.Option(metavar="INSTANCE:DX,DY,DYAW", help="Move an object ahead and to the left, and turn it; may be repeated."),
+    ] = None,
+    replace: Annotated[
+        list[str] | None,
+        typer.Option(metavar="INSTANCE:CLASS", help="Put an object of another class in one's place; may be repeated."),
+    ] = None,
+    mask: Annotated[
+        list[str] | None,
+        typer.Option(metavar="CAMERA[:FILE]", help="Draw what is white in a file anew, or all of a picture; may be repeated."),
+    ] = None,
+    script: Annotated[
+        Path | None,
+        typer.Option(parser=path, metavar="EDITS.YAML", help="Edits of many frames, in place of those above."),
+    ] = None,
+    prompt: Annotated[
+        str | None, typer.Option(help="Text in place of the frame's description; alone, the whole frame is generated again.")
+    ] = None,
     invert: Annotated[
-        bool, typer.Option("--invert", help="Start from the noise of the recorded pictures, which keeps what is not edited.")
+        bool, typer.Option("--invert", help="Generate the whole frame again, from the noise of the recorded pictures.")
     ] = False,
     iterations: Annotated[int, typer.Option(min=1, max=100, help="Evaluations per step of the inversion.")] = 4,
     steps: Annotated[int | None, typer.Option(min=1, help="Denoising steps. Default: the model's.")] = None,
@@ -85,12 +105,25 @@ def edit(
     device: Device = "auto",
     dtype: ComputeDtype = "auto",
 ) -> None:
-    """Generate a recorded frame again with another prompt, or with boxes moved or taken away."""
+    """Edit a recorded frame: put objects in, take them away, move or replace them in every camera; the rest stays."""
     from drivegen.cli import edit as work
     from drivegen.cli.generate import Selection, Where
+    from drivegen.edit.script import Entry, read_script
+    from drivegen.support.errors import InputError
 
-    edits = work.Edits(prompt, tuple(move or ()), tuple(remove or ()))
+    given = {"remove": remove, "insert": insert, "move": move, "replace": replace, "mask": mask}
+    if script is not None:
+        said = [f"--{name}" for name, value in {"sample": sample, "prompt": prompt, **given}.items() if value]
+        if said:
+            raise InputError(f"--script says what is edited of which frame, and {said[0]} does too; write it in {script}")
+        entries = read_script(script)
+    else:
+        words = {name: tuple(value or ()) for name, value in given.items()}
+        entries = [Entry(sample=sample, prompt=prompt, **words)]  # type: ignore[arg-type]
     quiet()
-    selection = Selection(data, None, None, () if sample is None else (sample,))
+    selection = Selection(data, version)
     settings = {"steps": steps, "guidance": guidance, **({} if invert else {"seed": seed})}
-    work.edit(out, selection, edits, Where(model, device, dtype), screen(), settings, iterations if invert else None)
+    work.edit(
+        out, selection, entries, Where(model, device, dtype), screen(), settings,
+        iterations if invert else None,
+    )  # fmt: skip

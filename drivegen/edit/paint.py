@@ -1,0 +1,181 @@
+"""A recorded frame edited: all views drawn together, blended into the recorded pictures at their own size."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from drivegen.edit.areas import Area, areas, feathered
+from drivegen.edit.changes import Edits, check_room
+from drivegen.pipeline.checks import RECORDED
+from drivegen.pipeline.pipeline import Pipeline
+from drivegen.pipeline.settings import GenerationSettings
+from drivegen.pipeline.views import save_png
+from drivegen.scene import Camera, Frame
+from drivegen.scene.pictures import load_image, user_image
+from drivegen.support.errors import InputError
+from drivegen.support.names import check_file_name
+
+SHEET, MASKS = "sheet.png", "masks"
+
+
+@dataclass(frozen=True, eq=False)
+class Edited:
+    """A frame after its edit.
+
+    frame has the edited boxes; before and after are pictures at the recorded size by camera; areas say what was drawn anew,
+    outside of which both are equal to the byte; drawn are the views as the model drew them, at its size, none where nothing
+    was.
+    """
+
+    frame: Frame
+    before: Mapping[str, Image.Image]
+    after: Mapping[str, Image.Image]
+    areas: Mapping[str, Area]
+    drawn: Mapping[str, Image.Image]
+
+    def sheet(self) -> Image.Image:
+        """Draw the views that changed, a row each: before, after, difference."""
+        from drivegen.sheet import before_after
+
+        bounds = {channel: area.bounds for channel, area in self.areas.items()}
+        return before_after(self.frame, self.before, self.after, bounds)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write CHANNEL.png of each view, masks/CHANNEL.png of each that changed, and sheet.png, each atomically."""
+        folder = Path(folder)
+        for channel in self.after:
+            check_file_name(channel, "camera")
+            if f"{channel}.png" == SHEET:
+                raise InputError(f"camera {channel!r} has the name of the sheet, {SHEET}; rename the camera")
+        (folder / MASKS).mkdir(parents=True, exist_ok=True)
+        for channel, picture in self.after.items():
+            save_png(picture, folder / f"{channel}.png")
+            mask = folder / MASKS / f"{channel}.png"
+            if self.areas[channel].bounds is None:
+                mask.unlink(missing_ok=True)  # of an edit before
+            else:
+                save_png(Image.fromarray((self.areas[channel].alpha * 255).round().astype(np.uint8)), mask)
+        save_png(self.sheet(), folder / SHEET)
+        return folder
+
+
+def edit(
+    pipe: Pipeline, frame: Frame, edits: Edits, settings: GenerationSettings | None = None, **overrides: Any
+) -> Edited:  # fmt: skip
+    """Edit a recorded frame: what changes is drawn anew in all views at once, the rest stays as recorded, byte for byte.
+
+    Raises InputError for an object or camera that the frame does not have, and for a change that no camera sees.
+
+    Args:
+        pipe: the model.
+        frame: with recorded pictures in its cameras.
+        edits: what changes.
+        settings: how the views are drawn; None is the model's defaults.
+        overrides: options in place of the settings'.
+    """
+    after, found = planned(frame, edits)
+    before = {camera.channel: load_image(_native(camera)) for camera in frame.cameras}
+    if not any(area.alpha.any() for area in found.values()):
+        return Edited(after, before, dict(before), found, {})
+    if edits.prompt is not None:
+        overrides = {**overrides, "prompt": edits.prompt}
+    options = pipe.settings(settings, **overrides)
+    size = options.size or pipe.model.image_size
+    shown = {camera.channel: camera for camera in frame.resized(size[1], size[0]).cameras}
+    cell = pipe.host.backbone.vae_factor
+    masks = {channel: drawn_cells(shown[channel], area, cell) for channel, area in found.items()}
+    views = pipe(after, options, image=RECORDED, mask=masks, repeats=1, output_type="pil")
+    drawn = views.pictures()
+    pictures = {channel: blended(shown[channel], before[channel], drawn[channel], area) for channel, area in found.items()}
+    return Edited(after, before, pictures, found, drawn)
+
+
+def planned(frame: Frame, edits: Edits) -> tuple[Frame, dict[str, Area]]:
+    """Return the edited frame, and what is drawn anew of each camera's picture; raises InputError as `edit` does.
+
+    Args:
+        frame: the recorded one.
+        edits: what changes.
+    """
+    after, changes = edits.apply(frame)
+    check_room(after, changes)
+    for change in changes:
+        if not change.is_none and not any(area.seen for area in areas(frame, after, [change]).values()):
+            raise InputError(
+                f"frame {frame.token!r}: {change.what} is in no camera's picture: it is behind them, or behind other objects"
+            )
+    found = areas(frame, after, changes)
+    for channel, mask in edits.masks.items():
+        camera, area = _native(frame.camera(channel)), found[channel]
+        found[channel] = Area(np.maximum(area.alpha, _given(camera, mask)), area.seen)
+    return after, found
+
+
+def _given(camera: Camera, mask: Any) -> NDArray[np.float32]:
+    """Read a caller's mask at the recorded size, feathered by few pixels within it."""
+    width, height = camera.image_size
+    if isinstance(mask, bool):
+        return np.full((height, width), mask, np.float32)
+    image = user_image(mask, f"mask of {camera.channel}", "L")
+    if image.width * height != image.height * width:
+        said = f"{image.width}x{image.height}, and its pictures are {width}x{height}"
+        raise InputError(f"the mask of {camera.channel} is {said}; give one of that size or shape")
+    inside = np.asarray(image.resize((width, height), Image.Resampling.NEAREST)) > 127
+    # What is black stays as recorded, to the byte: the feather lies within what is white.
+    distance = feathered(~inside, max(2, width // 200))
+    return np.where(inside, 1 - distance + np.float32(1 / 255), 0).clip(0, 1).astype(np.float32)
+
+
+def drawn_cells(camera: Camera, area: Area, cell: int) -> NDArray[np.bool_]:
+    """Return an area as a mask of the generated image (H, W), of whole latent cells: each of which anything is drawn anew.
+
+    Args:
+        camera: set to the generated size.
+        area: of its recorded picture.
+        cell: pixels per latent cell.
+    """
+    width, height = camera.image_size
+    assert camera.resize is not None
+    rows, columns = np.nonzero(area.alpha)
+    out = np.zeros((height // cell, width // cell), bool)
+    for corner in ((0, 0), (1 - 1e-6, 1 - 1e-6)):  # a recorded pixel may be larger than a generated one
+        at = np.stack([columns + corner[0], rows + corner[1]], -1) * camera.resize.scale
+        x, y = ((at - (camera.resize.left_px, camera.resize.top_px)) // cell).astype(int).T
+        inside = (x >= 0) & (y >= 0) & (x < out.shape[1]) & (y < out.shape[0])
+        out[y[inside], x[inside]] = True
+    return np.kron(out, np.ones((cell, cell), bool))
+
+
+def blended(camera: Camera, recorded: Image.Image, drawn: Image.Image, area: Area) -> Image.Image:
+    """Blend a generated picture into the recorded one, where an area says so.
+
+    Args:
+        camera: set to the generated size.
+        recorded: the picture at the camera's own size.
+        drawn: the generated one.
+        area: what is taken of it.
+    """
+    resize = camera.resize
+    assert resize is not None
+    if area.bounds is None:
+        return recorded
+    step = (resize.scale, 0.0, -resize.left_px, 0.0, resize.scale, -resize.top_px)
+    large = drawn.transform(recorded.size, Image.Transform.AFFINE, step, Image.Resampling.BICUBIC)
+    rows = (np.arange(recorded.height) + 0.5) * resize.scale - resize.top_px
+    columns = (np.arange(recorded.width) + 0.5) * resize.scale - resize.left_px
+    there = ((rows >= 0) & (rows < drawn.height))[:, None] & ((columns >= 0) & (columns < drawn.width))[None]
+    alpha = (area.alpha * there)[..., None]
+    old, new = np.asarray(recorded), np.asarray(large, dtype=np.float32)
+    mixed = (old + (new - old) * alpha).round().clip(0, 255).astype(np.uint8)
+    return Image.fromarray(np.where(alpha > 0, mixed, old))
+
+
+def _native(camera: Camera) -> Camera:
+    return replace(camera, resize=None)
