@@ -80,7 +80,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--frames", type=int, default=10_000)
     count = parser.parse_args().frames
-    with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
+    with tempfile.TemporaryDirectory() as folder:
         out = Path(folder)
         jobs = make(out, count)
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6

@@ -97,8 +97,9 @@ def items_of(given: Any, kind: type[T], what: str) -> tuple[T, ...]:
         items = tuple(given)
     except TypeError as error:
         raise InputError(f"{what} is {type(given).__name__}; give a list of {kind.__name__}") from error
-    for index, value in enumerate(items):
-        instance_of(value, kind, f"{what}[{index}]")
+    if not all(isinstance(value, kind) for value in items):
+        for index, value in enumerate(items):
+            instance_of(value, kind, f"{what}[{index}]")
     return items
 
 

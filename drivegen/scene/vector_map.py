@@ -64,6 +64,26 @@ class MapLine:
         object.__setattr__(self, "points", _points(self.points, 2, f"map line {self.token!r}"))
 
 
+def polygon_of(exterior: Array, holes: tuple[Array, ...], token: str) -> MapPolygon:
+    """Return a polygon of arrays that are known to be right: three corners at least, all near.
+
+    Args:
+        exterior: (P, 2).
+        holes: each (Q, 2).
+        token: its name.
+    """
+    made = object.__new__(MapPolygon)
+    made.__dict__.update(exterior=exterior, holes=holes, token=token)
+    return made
+
+
+def line_of(points: Array, token: str) -> MapLine:
+    """Return a line of points (P, 2) that are known to be right: two at least, all near."""
+    made = object.__new__(MapLine)
+    made.__dict__.update(points=points, token=token)
+    return made
+
+
 def _rectangles(shapes: list[Array]) -> NDArray[np.object_]:
     bounds = np.array([[*points.min(0), *points.max(0)] for points in shapes]).reshape(-1, 4)
     return np.asarray(rectangle(*bounds.T), dtype=object)

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from typer.testing import CliRunner
 from drivegen import datasets, synthesis
 from drivegen.cli.main import app
 from drivegen.datasets import nuscenes
+from drivegen.export import export
 from drivegen.pipeline.pipeline import Pipeline
 from drivegen.sampling import Sampling
 from drivegen.saved import model
@@ -24,6 +26,7 @@ from drivegen.support.errors import CannotWrite, InputError
 from drivegen.support.locks import locked_folder
 from drivegen.synthesis import Recipe, provenance, unit
 from drivegen.synthesis.draws import seed_of
+from tests.export.conftest import read
 from tests.street import street_scene
 from tests.tiny_hosts import SIZE, tiny_host
 
@@ -164,6 +167,27 @@ def test_points_follow_the_boxes(made: Path) -> None:
         assert counts["car"] == counts["truck"] == counts["motorcycle"] == 1
         assert frame.lidar_path is not None
         assert len(np.fromfile(frame.lidar_path, np.float32)) % 5 == 0
+
+
+def texts(value: object) -> Iterator[str]:
+    """Every text in a file that was read."""
+    for item in value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ():
+        yield from [item] if isinstance(item, str) else texts(item)
+
+
+@pytest.mark.parametrize("form", ["bevformer", "bevfusion", "coco", "mmdet3d", "streampetr"])
+def test_it_is_exported_for_training(made: Path, tmp_path: Path, form: str) -> None:
+    data = nuscenes.open(made)
+    report = export(made, tmp_path, form, prefix=str(made))
+    boxes = sum(len(frame.boxes) for scene in data.scenes for frame in data.scene(scene).frames)
+    assert {(split, scenes, samples) for _, split, scenes, samples, _ in report.files} == {("train", 4, 8)}
+    assert all(0 < count <= boxes for *_, count in report.files)
+    pictures = {Path(path).name for path in contents(made) if path.endswith(".png") and path.startswith("samples")}
+    for name, *_ in report.files:
+        found = json.loads((tmp_path / name).read_text()) if name.endswith("json") else read(tmp_path / name)
+        named = set(texts(found))
+        assert {Path(text).name for text in named if text.endswith(".png")} == pictures
+        assert all(Path(text).is_file() for text in named if text.startswith(f"{made}/"))
 
 
 def test_every_image_says_where_it_comes_from(made: Path, root: Path) -> None:

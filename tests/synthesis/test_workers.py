@@ -22,6 +22,7 @@ from drivegen.pipeline.pipeline import Pipeline
 from drivegen.support import files
 from drivegen.synthesis import Recipe, unit
 from drivegen.workers.process import Work
+from tests.processes import workers_of
 from tests.synthesis.test_synthesis import arguments, contents, made, recipe, root, synthesize, tiny
 
 __all__ = ["made", "recipe", "root", "tiny"]  # fixtures
@@ -44,36 +45,6 @@ def poisoned(given: Mapping[str, Any]) -> Work:
 def needs(engine: str) -> None:
     if engine == "ray":
         pytest.importorskip("ray")
-
-
-def families(process: int) -> list[int]:
-    """The processes below one, by parent, that run drivegen's work: local workers and Ray's."""
-    parents: dict[int, list[int]] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                parent = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
-            except OSError:
-                continue
-            parents.setdefault(parent, []).append(int(entry.name))
-    found, todo = [], [process]
-    while todo:
-        children = parents.get(todo.pop(), [])
-        found += children
-        todo += children
-    return found
-
-
-def workers_of(process: int) -> list[int]:
-    found = []
-    for number in families(process):
-        try:
-            command = Path(f"/proc/{number}/cmdline").read_bytes()
-        except OSError:
-            continue
-        if b"drivegen.workers.process" in command or command.startswith(b"ray::"):
-            found.append(number)
-    return found
 
 
 @pytest.mark.slow

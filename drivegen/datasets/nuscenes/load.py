@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from typing import Any
 from drivegen.datasets.nuscenes.collecting import collecting_later
 from drivegen.datasets.nuscenes.opening import opening_problems
 from drivegen.datasets.nuscenes.schema import ROW_ERRORS, TABLES, field_problems
+from drivegen.support import fast_json
 from drivegen.support.errors import InputError
 
 Row = dict[str, Any]
@@ -27,7 +27,7 @@ class Tables:
     def __init__(self, root: Path, version: str) -> None:
         self.table_names = TABLES
         for name in TABLES:
-            setattr(self, name, json.loads((root / version / f"{name}.json").read_bytes()))
+            setattr(self, name, fast_json.loads((root / version / f"{name}.json").read_bytes()))
         self._token2ind: dict[str, dict[str, int]] = {
             name: {row["token"]: i for i, row in enumerate(getattr(self, name))} for name in TABLES
         }

@@ -10,16 +10,12 @@ from typing import Any
 import numpy as np
 
 from drivegen.datasets.nuscenes.collecting import collecting_later
+from drivegen.datasets.nuscenes.map_at_once import MAP_LINE_LAYERS, POLYGON_LAYERS, at_once
 from drivegen.datasets.nuscenes.schema import ROW_ERRORS, check_text, make_token
 from drivegen.scene import MapLine, MapPolygon, VectorMap
 from drivegen.scene.geometry import FAR_AWAY_M, Array
 from drivegen.support.errors import InputError
 
-POLYGON_LAYERS = (
-    "drivable_area", "road_segment", "road_block", "lane", "ped_crossing", "walkway", "stop_line", "carpark_area",
-    "lane_connector",
-)  # fmt: skip
-MAP_LINE_LAYERS = ("road_divider", "lane_divider", "traffic_light")
 MAP_LAYERS = (*POLYGON_LAYERS, *MAP_LINE_LAYERS)
 
 # What the devkit reads from a record besides its geometry.
@@ -49,7 +45,10 @@ def read_map(path: Path, location: str) -> VectorMap:
 
 def _read(path: Path, location: str) -> VectorMap:
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        if (found := at_once(text, location)) is not None:
+            return found
+        data = json.loads(text)
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"map {path} cannot be read: {error}") from error
     if not isinstance(data, dict):
@@ -68,6 +67,8 @@ def _read(path: Path, location: str) -> VectorMap:
 
 
 class _Reader:
+    """Reads one record after the other, so that an error names the one that is wrong."""
+
     def __init__(self, path: Path, data: Mapping[str, Any]) -> None:
         self.path, self.data = path, data
         self.at = ""
