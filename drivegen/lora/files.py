@@ -16,19 +16,20 @@ from torch import Tensor
 
 from drivegen.lora.alpha import PEFT_STEM, Alphas, number, read_alphas
 from drivegen.lora.changes import Change, Decomposed, LowRank, Shift
-from drivegen.lora.lycoris import PREFIXES, peft_rank, read_layers, read_parts
+from drivegen.lora.lycoris import NETWORKS, PREFIXES, peft_rank, read_layers, read_parts
 from drivegen.support import weights
 from drivegen.support.errors import InputError
 from drivegen.words.files import bundled
 
 FILE = "pytorch_lora_weights.safetensors"
-NETWORKS = ("unet", "text_encoder")
 _FILES = (FILE, f"{PEFT_STEM}.safetensors", "pytorch_lora_weights.bin", f"{PEFT_STEM}.bin")
 _PAIR = re.compile(r"(.+)\.lora_([AB])(?:\.default)?\.weight")
 _LENGTHS = re.compile(r"(.+)\.(?:lora_magnitude_vector(?:\.default)?(?:\.weight)?|dora_scale)")
 _FACTORS = re.compile(r"(.+)\.((?:hada|lokr)_\w+?)(?:\.default)?")
 _LYCORIS = ("hada_", "lokr_", "lora_mid", "dora_scale", "diff", "diff_b", "w_norm", "b_norm")
 """Parts of layers that kohya's own files do not have."""
+_XL = ("lora_te1_", "lora_te2_", "lora_unet_input_blocks_", "lora_unet_middle_block_", "lora_unet_output_blocks_")
+"""What begins names of layers in kohya's files of SDXL."""
 _EMBEDDINGS = "bundle_emb."
 """Before the names of textual inversions that kohya's files may bring."""
 
@@ -77,7 +78,8 @@ def read(source: str | Path) -> LoRA:
 
 def _read(state: weights.State, path: Path) -> LoRA:
     if state and all(key.startswith(tuple(PREFIXES)) for key in state):
-        if any(key.partition(".")[2].startswith(_LYCORIS) for key in state):
+        # diffusers' reader knows one text encoder; files of SDXL have two, and the original names of blocks.
+        if any(key.partition(".")[2].startswith(_LYCORIS) or key.startswith(_XL) for key in state):
             layers = read_layers(state, path)
             return LoRA(layers.changes, layers.shifts)
         state = _from_kohya(state, path)
@@ -120,7 +122,7 @@ def _from_names(state: weights.State, path: Path) -> LoRA:
 
     state = {_network_first(key.removeprefix("base_model.model.")): value for key, value in state.items()}
     text = {**DIFFUSERS_OLD_TO_PEFT, **DIFFUSERS_TO_PEFT}
-    tables: dict[str, Mapping[str, str]] = {"unet": UNET_TO_DIFFUSERS, "text_encoder": text}
+    tables: dict[str, Mapping[str, str]] = {"unet": UNET_TO_DIFFUSERS, "text_encoder": text, "text_encoder_2": text}
     configured = read_alphas(path, NETWORKS)
     out: dict[str, dict[str, Change]] = {}
     for network in NETWORKS:
@@ -165,7 +167,7 @@ def _from_names(state: weights.State, path: Path) -> LoRA:
         warnings.warn(f"{path}: alpha_pattern names {pattern[:80]!r}, which is no layer of the file", stacklevel=4)
     strange = [key for key in state if not key.startswith(tuple(f"{network}." for network in NETWORKS))]
     if strange or not any(out.values()):
-        raise InputError(f"{path} is not a LoRA of a Stable Diffusion 1.x or 2.x model: {strange[:3] or 'it is empty'}")
+        raise InputError(f"{path} is not a LoRA of a Stable Diffusion 1.x, 2.x or XL model: {strange[:3] or 'it is empty'}")
     return LoRA(out)
 
 
@@ -215,7 +217,7 @@ def save(lora: LoRA, folder: str | Path, dtype: torch.dtype | None = None) -> Pa
     for network, layers in lora.layers.items():
         for name, change in layers.items():
             # transformers' own name of the layers until version 5, which files keep.
-            full = f"text_model.{name}" if network == "text_encoder" and not name.startswith("text_model.") else name
+            full = f"text_model.{name}" if network.startswith("text_encoder") and not name.startswith("text_model.") else name
             if isinstance(change, Decomposed) and change.rows:
                 shape = (1, -1, 1, 1) if isinstance(change.change, LowRank) and change.change.a.ndim == 4 else (-1,)
                 state[f"{network}.{full}.lora_magnitude_vector"] = change.magnitude.reshape(shape)

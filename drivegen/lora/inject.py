@@ -29,7 +29,12 @@ def apply(host: Host, loras: Sequence[tuple[LoRA, float]]) -> None:
     remove(host)
     try:
         for network in NETWORKS:
-            model: nn.Module = getattr(host.backbone, network)
+            model: nn.Module | None = host.backbone.component(network)
+            if model is None:
+                if any(lora.layers.get(network) or lora.shifts.get(network) for lora, _ in loras):
+                    said = f"which this {host.backbone.family.name} model does not have"
+                    raise InputError(f"the LoRA changes the {network}, {said}")
+                continue
             places = Places(network, model)
             total: dict[str, tuple[Tensor, Tensor]] = {}
             for lora, scale in loras:
@@ -104,7 +109,9 @@ def remove(host: Host) -> None:
     from diffusers.utils import recurse_remove_peft_layers
 
     for network in NETWORKS:
-        model = getattr(host.backbone, network)
+        model = host.backbone.component(network)
+        if model is None:
+            continue
         if any(True for _ in _layers(model)):
             recurse_remove_peft_layers(model)
         if getattr(model, "peft_config", None) is not None:

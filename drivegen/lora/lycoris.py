@@ -16,7 +16,10 @@ from drivegen.lora.alpha import number
 from drivegen.lora.changes import Change, Decomposed, Hadamard, LowRank, Shift, Whole
 from drivegen.support.errors import InputError
 
-PREFIXES = {"lora_unet_": "unet", "lora_te_": "text_encoder", "lora_te1_": "text_encoder"}
+PREFIXES = {
+    "lora_unet_": "unet", "lora_te_": "text_encoder", "lora_te1_": "text_encoder", "lora_te2_": "text_encoder_2",
+}  # fmt: skip
+NETWORKS = ("unet", "text_encoder", "text_encoder_2")
 
 _MORE = frozenset({"alpha", "dora_scale", "diff_b"})
 _KINDS: tuple[tuple[str, frozenset[str], frozenset[str]], ...] = (
@@ -35,8 +38,8 @@ _LOKR = _MORE | {f"lokr_{name}" for name in ("w1", "w1_a", "w1_b", "w2", "w2_a",
 class Layers:
     """What a file changes, by network and layer."""
 
-    changes: dict[str, dict[str, Change]] = field(default_factory=lambda: {"unet": {}, "text_encoder": {}})
-    shifts: dict[str, dict[str, Shift]] = field(default_factory=lambda: {"unet": {}, "text_encoder": {}})
+    changes: dict[str, dict[str, Change]] = field(default_factory=lambda: {name: {} for name in NETWORKS})
+    shifts: dict[str, dict[str, Shift]] = field(default_factory=lambda: {name: {} for name in NETWORKS})
 
 
 def read_layers(state: Mapping[str, Tensor], path: Path) -> Layers:
@@ -52,7 +55,7 @@ def read_layers(state: Mapping[str, Tensor], path: Path) -> Layers:
     for key, value in state.items():
         layer, dot, part = key.partition(".")
         if not dot or not layer.startswith(tuple(PREFIXES)):
-            raise InputError(f"{path}: {key!r:.120} is of no layer of a Stable Diffusion 1.x or 2.x model")
+            raise InputError(f"{path}: {key!r:.120} is of no layer of a Stable Diffusion model")
         grouped.setdefault(layer, {})[part] = value
     out = Layers()
     for layer, parts in grouped.items():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from drivegen.lora.changes import Change, Shift
@@ -14,7 +16,7 @@ class Places:
     """The layers of a network.
 
     Args:
-        network: its name, for errors: "unet" or "text_encoder".
+        network: its name, for errors: "unet", "text_encoder" or "text_encoder_2".
         model: the network, without anything added.
     """
 
@@ -25,6 +27,10 @@ class Places:
         for name in self._modules:
             flat = name.replace(".", "_")
             self._flat[flat] = None if flat in self._flat else name
+        for original, own in _original_names(model).items():
+            for name in self._modules:
+                if name == own or name.startswith(f"{own}."):
+                    self._flat.setdefault(f"{original}{name.removeprefix(own).replace('.', '_')}", name)
 
     def factors(self, name: str, change: Change) -> tuple[str, tuple[Tensor, Tensor]]:
         """Return a layer's own name, and A and B of what changes in it.
@@ -88,6 +94,46 @@ class Places:
                 return own
         near = nearest(name, self._modules if "." in name else self._flat)
         raise InputError(f"the LoRA changes {self.network}.{name}, which this model does not have{near}")
+
+
+_RESNET = {
+    "in_layers_0": "norm1", "in_layers_2": "conv1", "emb_layers_1": "time_emb_proj", "out_layers_0": "norm2",
+    "out_layers_3": "conv2", "skip_connection": "conv_shortcut",
+}  # fmt: skip
+
+
+def _original_names(model: Any) -> dict[str, str]:
+    """Name the parts of a UNet as the original code numbers them, with `_` for dots (`input_blocks_4_1`): kohya's for SDXL."""
+    if not hasattr(model, "down_blocks") or not hasattr(model, "up_blocks"):
+        return {}
+    names = {
+        "time_embed_0": "time_embedding.linear_1", "time_embed_2": "time_embedding.linear_2", "input_blocks_0_0": "conv_in",
+        "label_emb_0_0": "add_embedding.linear_1", "label_emb_0_2": "add_embedding.linear_2", "out_0": "conv_norm_out",
+        "out_2": "conv_out",
+    }  # fmt: skip
+    resnets: dict[str, str] = {"middle_block_0": "mid_block.resnets.0", "middle_block_2": "mid_block.resnets.1"}
+    names["middle_block_1"] = "mid_block.attentions.0"
+    number = 1
+    for i, block in enumerate(model.down_blocks):
+        for j in range(len(block.resnets)):
+            resnets[f"input_blocks_{number}_0"] = f"down_blocks.{i}.resnets.{j}"
+            names[f"input_blocks_{number}_1"] = f"down_blocks.{i}.attentions.{j}"
+            number += 1
+        if block.downsamplers:
+            names[f"input_blocks_{number}_0_op"] = f"down_blocks.{i}.downsamplers.0.conv"
+            number += 1
+    number = 0
+    for i, block in enumerate(model.up_blocks):
+        attends = getattr(block, "attentions", None) is not None
+        for j in range(len(block.resnets)):
+            resnets[f"output_blocks_{number}_0"] = f"up_blocks.{i}.resnets.{j}"
+            if attends:
+                names[f"output_blocks_{number}_1"] = f"up_blocks.{i}.attentions.{j}"
+            number += 1
+        if block.upsamplers:
+            names[f"output_blocks_{number - 1}_{2 if attends else 1}_conv"] = f"up_blocks.{i}.upsamplers.0.conv"
+    inner = {f"{there}_{a}": f"{own}.{b}" for there, own in resnets.items() for a, b in _RESNET.items()}
+    return names | inner
 
 
 def _said(error: Exception) -> str:

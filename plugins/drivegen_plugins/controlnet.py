@@ -15,17 +15,18 @@ from drivegen.plugin.picture_plugin import GIVEN, PicturePlugin, network_argumen
 from drivegen.support.errors import InputError
 
 _SHAPED = ("in_channels", "down_block_types", "mid_block_type", "block_out_channels", "layers_per_block", "cross_attention_dim")
-_UNSHAPED = tuple(key for key in SHARED if key not in (*_SHAPED, "use_linear_projection"))
+_UNSHAPED = (
+    *(key for key in SHARED if key not in (*_SHAPED, "use_linear_projection", "transformer_layers_per_block")),
+    "addition_time_embed_dim",
+)
 """Settings that no weight's shape shows: a branch that was released as a file has those of the UNet that it was copied from."""
 
 _FOREIGN = {
     "lora_controlnet": "a Control-LoRA, which needs its base's weights and is not read",
     "difference": "a ControlNet stored as the difference to a base, which is not read; take the whole one",
-    "label_emb.0.0.weight": "a ControlNet of SDXL, and not for Stable Diffusion 1.x and 2.x",
-    "add_embedding.linear_1.weight": "a ControlNet of SDXL, and not for Stable Diffusion 1.x and 2.x",
-    "task_embedding": "a ControlNet Union of SDXL, and not for Stable Diffusion 1.x and 2.x",
-    "controlnet_x_embedder.weight": "a ControlNet of FLUX, and not for Stable Diffusion 1.x and 2.x",
-    "pos_embed_input.proj.weight": "a ControlNet of Stable Diffusion 3, and not for 1.x and 2.x",
+    "task_embedding": "a ControlNet Union of SDXL, which takes several kinds of pictures by their number, and is not read",
+    "controlnet_x_embedder.weight": "a ControlNet of FLUX, and not for Stable Diffusion 1.x, 2.x and XL",
+    "pos_embed_input.proj.weight": "a ControlNet of Stable Diffusion 3, and not for 1.x, 2.x and XL",
 }
 """Names that tell files of other ControlNets."""
 
@@ -66,7 +67,7 @@ class ControlNet(PicturePlugin):
                 if key in found:
                     raise InputError(f"it is {what}")
             if any(key.startswith("lllite_") for key in found):
-                raise InputError("it is a ControlNet-LLLite of SDXL, and not for Stable Diffusion 1.x and 2.x")
+                raise InputError("it is a ControlNet-LLLite of SDXL, which is no branch, and is not read")
             if "input_hint_block.0.weight" in found:
                 state = _from_ldm(found)
             elif "controlnet_cond_embedding.conv_in.weight" in found:
@@ -147,9 +148,9 @@ def _build(network: Mapping[str, Any]) -> Any:
     network = {key: value for key, value in network.items() if value is not None or key not in _UNSHAPED}
     if "norm_num_groups" not in network and "block_out_channels" in network:  # until the UNet's are known
         network["norm_num_groups"] = math.gcd(32, *network["block_out_channels"])
-    for key in ("addition_embed_type", "class_embed_type", "encoder_hid_dim_type"):
-        if network.get(key) is not None:
-            raise InputError(f"controlnet: {key} {network[key]!r} is for SDXL and others, not for Stable Diffusion 1.x and 2.x")
+    for key, hosted in (("addition_embed_type", "text_time"), ("class_embed_type", None), ("encoder_hid_dim_type", None)):
+        if network.get(key) not in (None, hosted):
+            raise InputError(f"controlnet: {key} {network[key]!r} is for models that are not hosted")
     order = network.get("controlnet_conditioning_channel_order", "rgb")
     if order not in ("rgb", "bgr"):
         raise InputError(f"controlnet: controlnet_conditioning_channel_order {order!r} must be 'rgb' or 'bgr'")
@@ -160,12 +161,13 @@ def _build(network: Mapping[str, Any]) -> Any:
 
 
 def _check_fit(branch: Any, embedder: Any, backbone: Any) -> None:
-    unet = backbone.unet.config
+    unet, vectors = backbone.unet.config, "projection_class_embeddings_input_dim"
     pairs = {
         "latent channels": (int(branch.config.in_channels), int(unet.in_channels)),
         "token width": (int(branch.config.cross_attention_dim), int(unet.cross_attention_dim)),
         "skip channels": (tuple(conv.out_channels for conv in branch.controlnet_down_blocks), skip_channels(backbone.unet)),
         "pixels per latent": (2 ** (len(embedder.blocks) // 2), backbone.vae_factor),
+        "pooled text and sizes": (branch.config.get(vectors), unet.get(vectors)),
     }
     for what, (ours, theirs) in pairs.items():
         if ours != theirs:
@@ -185,8 +187,8 @@ def _from_ldm(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     places = {
         "time_embed.0": "time_embedding.linear_1",
         "time_embed.2": "time_embedding.linear_2",
-        "input_blocks.0.0": "conv_in",
-    }
+        "input_blocks.0.0": "conv_in", "label_emb.0.0": "add_embedding.linear_1", "label_emb.0.2": "add_embedding.linear_2",
+    }  # fmt: skip
     places |= {"middle_block_out.0": "controlnet_mid_block", "middle_block.1": "mid_block.attentions.0"}
     places |= {f"zero_convs.{i}.0": f"controlnet_down_blocks.{i}" for i in blocks}
     embedding = "controlnet_cond_embedding"
@@ -221,10 +223,8 @@ def _shaped(state: Mapping[str, Tensor]) -> dict[str, Any]:
     levels = 1 + max(int(key.split(".")[1]) for key in state if key.startswith("down_blocks."))
     attends = [any(key.startswith(f"down_blocks.{i}.attentions.") for key in state) for i in range(levels)]
     context = next((value.shape[1] for key, value in state.items() if key.endswith("attn2.to_k.weight")), None)
-    if context == 2048 or any(".transformer_blocks.1." in key for key in state):
-        raise InputError("it is a ControlNet of SDXL, and not for Stable Diffusion 1.x and 2.x")
     if context is None:
-        raise InputError("it is a ControlNet without cross-attention, and not for Stable Diffusion 1.x and 2.x")
+        raise InputError("it is a ControlNet without cross-attention, and for no model that is hosted")
     embedding = "controlnet_cond_embedding"
     steps = 1 + max(int(key.split(".")[2]) for key in state if key.startswith(f"{embedding}.blocks."))
     widths = [state[f"{embedding}.blocks.{i}.weight"].shape[0] for i in range(1, steps, 2)]
@@ -238,6 +238,36 @@ def _shaped(state: Mapping[str, Tensor]) -> dict[str, Any]:
         "mid_block_type": "UNetMidBlock2DCrossAttn" if middle else "UNetMidBlock2D",
         "layers_per_block": len({key.split(".")[3] for key in state if key.startswith("down_blocks.0.resnets.")}),
         "cross_attention_dim": context,
+        **_vectors(state),
+        "transformer_layers_per_block": _depths(state, attends, middle),
         "use_linear_projection": any(key.endswith("0.proj_in.weight") and value.ndim == 2 for key, value in state.items()),
         **dict.fromkeys(_UNSHAPED),
     }
+
+
+def _depths(state: Mapping[str, Tensor], attends: list[bool], middle: bool) -> int | list[int]:
+    """Count the transformer blocks of each level: one number where all have as many, as diffusers' configurations have it.
+
+    Args:
+        state: the weights by diffusers' names.
+        attends: which levels have attention.
+        middle: whether the middle has, which must be as deep as the last level.
+    """
+
+    def depth(begin: str) -> int:
+        begin = f"{begin}.attentions.0.transformer_blocks."
+        return len({key.removeprefix(begin).split(".")[0] for key in state if key.startswith(begin)})
+
+    # A level without attention has no blocks, and diffusers asks for a number.
+    found = [depth(f"down_blocks.{i}") if there else 1 for i, there in enumerate(attends)]
+    if middle and not attends[-1]:
+        found[-1] = depth("mid_block")
+    return found[0] if len(set(found)) == 1 else found
+
+
+def _vectors(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Read what a branch is given besides tokens, pooled text and numbers about the picture, where it is SDXL's."""
+    weight = state.get("add_embedding.linear_1.weight")
+    if weight is None:
+        return {}
+    return {"addition_embed_type": "text_time", "projection_class_embeddings_input_dim": int(weight.shape[-1])}

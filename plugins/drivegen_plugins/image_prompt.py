@@ -64,7 +64,7 @@ class ImagePrompt(Plugin):
     def read_released(cls, file: ReleasedFile) -> Released | None:
         state = file.state
         if any(key.startswith(("ip_adapter_proj_model.", "double_blocks.0.processor.ip_adapter")) for key in state):
-            raise InputError("it is an IP-Adapter of FLUX, and not for Stable Diffusion 1.x and 2.x")
+            raise InputError("it is an IP-Adapter of FLUX, and not for Stable Diffusion 1.x, 2.x and XL")
         if not any(key.startswith(("image_proj.", "ip_adapter.")) for key in state):
             return None
         if "image_proj.perceiver_resampler.proj_in.weight" in state:
@@ -72,8 +72,6 @@ class ImagePrompt(Plugin):
         if "image_proj.norm.weight" in state and "image_proj.proj.0.weight" in state:
             raise InputError("it is an IP-Adapter FaceID, which needs InsightFace's embeddings of faces, and is not read")
         width = state["ip_adapter.1.to_k_ip.weight"].shape[1]
-        if width == 2048:
-            raise InputError("it is an IP-Adapter of SDXL, and not for Stable Diffusion 1.x and 2.x")
         if "image_proj.latents" in state:
             _, tokens, hidden = state["image_proj.latents"].shape
             depth = len({key.split(".")[2] for key in state if key.startswith("image_proj.layers.")})

@@ -18,6 +18,9 @@ from drivegen.support.errors import InputError
 
 _CHANNELS = (320, 640, 1280, 1280)
 
+_XL = "full_adapter_xl"
+"""diffusers' word for the adapters of SDXL, whose UNet has three levels and no attention at the first."""
+
 
 class T2IAdapter(PicturePlugin):
     """Features of a picture per camera, added inside the UNet's down blocks; null, like a camera without one, adds nothing.
@@ -76,35 +79,58 @@ class T2IAdapter(PicturePlugin):
         self.gains = nn.ParameterList(torch.zeros(c, 1, 1) for c in widths)
 
     def attach(self, backbone: Any) -> None:
-        channels = [int(c) for c in backbone.unet.config.block_out_channels]
+        channels, factor = [int(c) for c in backbone.unet.config.block_out_channels], int(backbone.vae_factor)
+        later = _begins_without_attention(backbone.unet)
         if "adapter" not in self._modules:
-            light = self.size == "light_adapter"
-            self._hold(
-                {
-                    "in_channels": self.channels, "channels": channels[:-1] if light else channels,
-                    "num_res_blocks": 4 if light else 2, "downscale_factor": backbone.vae_factor, "adapter_type": self.size,
-                }
-            )  # fmt: skip
+            self._hold(self._fresh(channels, factor, later))
         config = self.adapter.config
+        if config.adapter_type == _XL:
+            if not later:
+                raise InputError("the T2I-Adapter is one for SDXL, and this model's UNet has attention at its first level")
+            channels, factor = [*channels, channels[-1]], 2 * factor  # its last feature is for the middle
         for what, ours, theirs in (
             ("channels", _widths(list(config.channels), config.adapter_type), channels),
-            ("pixels per latent", int(config.downscale_factor), backbone.vae_factor),
+            ("pixels per latent", int(config.downscale_factor), factor),
         ):
             if ours != theirs:
                 raise InputError(f"the T2I-Adapter has {what} {ours}, this model's UNet {theirs}; it was made for another base")
         for i, block in enumerate(backbone.unet.down_blocks):
             # diffusers adds to a block without cross-attention after its down-sampler, where the features are too large.
-            if block.downsamplers and not getattr(block, "has_cross_attention", False):
+            if config.adapter_type != _XL and block.downsamplers and not getattr(block, "has_cross_attention", False):
                 raise InputError(
                     f"a T2I-Adapter adds before each down-sampler, and down block {i} of this model's UNet has one and no "
                     "cross-attention, where diffusers adds after it; take a ControlNet"
                 )
+
+    def _fresh(self, channels: list[int], factor: int, later: bool) -> dict[str, Any]:
+        """Configure a new network.
+
+        Args:
+            channels: of the UNet's levels.
+            factor: pixels per latent.
+            later: whether the UNet begins as SDXL's does, so that its first feature comes after a down-sampler.
+        """
+        if later and self.size == "full_adapter":
+            wide = {"channels": [*channels, channels[-1]], "num_res_blocks": 2, "downscale_factor": 2 * factor}
+            return {"in_channels": self.channels, "adapter_type": _XL, **wide}
+        light = self.size == "light_adapter"
+        return {
+            "in_channels": self.channels, "channels": channels[:-1] if light else channels, "num_res_blocks": 4 if light else 2,
+            "downscale_factor": factor, "adapter_type": self.size,
+        }  # fmt: skip
 
     def read(self, picture: Tensor) -> tuple[Tensor, ...]:
         return tuple(gain * feature for gain, feature in zip(self.gains, self.adapter(picture), strict=True))
 
     def residuals(self, x: Tensor, t: Tensor, context: Context, signal: Signal) -> Residuals | None:
         return None if signal.data is None else signal.data.masked(Residuals(intrablock=signal.data.features))
+
+
+def _begins_without_attention(unet: Any) -> bool:
+    """Tell a UNet of SDXL's form: three levels, the first without attention and with a down-sampler."""
+    first, *others = unet.down_blocks
+    attends = [bool(getattr(block, "has_cross_attention", False)) for block in others]
+    return len(others) == 2 and bool(first.downsamplers) and not getattr(first, "has_cross_attention", False) and all(attends)
 
 
 def _widths(channels: list[int], kind: str) -> list[int]:
@@ -117,9 +143,8 @@ def _build(network: Mapping[str, Any]) -> Any:
 
     network = network_arguments("t2i_adapter", Network, network)
     kind = network.get("adapter_type", "full_adapter")
-    if kind not in ("full_adapter", "light_adapter"):
-        whose = "SDXL's, and " if kind == "full_adapter_xl" else ""
-        raise InputError(f"t2i_adapter: adapter_type {kind!r} is {whose}not for Stable Diffusion 1.x and 2.x")
+    if kind not in ("full_adapter", "light_adapter", _XL):
+        raise InputError(f"t2i_adapter: adapter_type {kind!r} is not one of full_adapter, light_adapter, {_XL}")
     try:
         return Network(**network)
     except (TypeError, ValueError) as error:
@@ -143,11 +168,9 @@ def _read_full(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], dict[str, T
         per_level = math.gcd(blocks, *(i for i in range(1, blocks) if each[i] != each[i - 1]))
         widths = each[::per_level]
         named = {_renumbered(key, per_level): value for key, value in state.items()}
-    if factor == 16:
-        raise InputError("it is a T2I-Adapter of SDXL, and not for Stable Diffusion 1.x and 2.x")
     return {
         "in_channels": channels, "channels": widths, "num_res_blocks": per_level, "downscale_factor": factor,
-        "adapter_type": "full_adapter",
+        "adapter_type": _XL if factor == 16 else "full_adapter",
     }, named  # fmt: skip
 
 

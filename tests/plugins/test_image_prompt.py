@@ -195,7 +195,6 @@ def released(options: dict[str, Any]) -> dict[str, Tensor]:
         ({"full": True}, {"image_proj.proj.0.bias": None}, "missing image_proj.proj.0.bias"),
         ({"full": True}, {"image_proj.norm.weight": torch.ones(32)}, "an IP-Adapter FaceID, which needs InsightFace"),
         ({}, {"image_proj.perceiver_resampler.proj_in.weight": torch.ones(1)}, "FaceID Plus"),
-        ({}, {"ip_adapter.1.to_k_ip.weight": torch.ones(8, 2048)}, "IP-Adapter of SDXL"),
         ({}, {"ip_adapter_proj_model.norm.weight": torch.ones(1)}, "IP-Adapter of FLUX"),
     ],
 )

@@ -195,9 +195,8 @@ def without(state: State, *keys: str) -> State:
     [
         ("controlnet", lambda c, f: original_full(f), "is of kind 't2i_adapter', not 'controlnet'"),
         ("t2i_adapter", lambda c, f: original_control(c), "is of kind 'controlnet', not 't2i_adapter'"),
-        (None, lambda c, f: {**original_control(c), "control_model.label_emb.0.0.weight": torch.ones(1)}, "ControlNet of SDXL"),
-        (None, lambda c, f: {**c, "add_embedding.linear_1.weight": torch.ones(1)}, "ControlNet of SDXL"),
-        (None, lambda c, f: {**f, "adapter.conv_in.weight": torch.ones(32, 768, 3, 3)}, "T2I-Adapter of SDXL"),
+        (None, lambda c, f: {**c, "task_embedding": torch.ones(1)}, "ControlNet Union of SDXL"),
+        (None, lambda c, f: {**c, "add_embedding.linear_1.weight": torch.ones(8, 9)}, "controlnet"),
         (None, lambda c, f: {"lora_controlnet": torch.ones(1)}, "Control-LoRA"),
         (None, lambda c, f: {"lllite_unet_a.down.0.weight": torch.ones(1)}, "LLLite"),
         (None, lambda c, f: {"lora_unet_mid.lora_up.weight": torch.ones(1)}, "it is a LoRA: add it with --lora"),
