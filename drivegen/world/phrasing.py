@@ -56,6 +56,24 @@ CITIES = (
 )
 """A place's name says nothing of what is seen: it is put in so that it is learned to say nothing."""
 
+ASIDES = (
+    "traffic light", "traffic lights", "turn left", "turn right", "lane change", "stop sign", "slope", "flags", "left", "right",
+)  # fmt: skip
+"""What annotators note beside what is said here; it is put in so that it is learned to say nothing else."""
+LOGS = ("Log", "PandaSet", "Scene", "Drive")
+"""What recordings are called, before their number."""
+
+LONGEST = 95
+"""Characters of a wording, as annotators' are short: what is too much is left out, and not cut off by a text encoder, which
+reads so many tokens and would lose the hour where it comes last.
+"""  # fmt: skip
+
+_LONGEST_LOG = "PandaSet 000, Holland Village, traffic lights"
+"""The most that stands in a log's line beside street, hour, weather and things."""
+
+_ASIDE = 0.35
+"""How often there is an aside among keywords."""
+
 _UNSAID = 0.3
 """How often a dataset leaves out what goes without saying: that it is day, that it is clear."""
 
@@ -64,8 +82,8 @@ def varied(said: Facts, rng: np.random.Generator) -> str:
     """Say the same as the plain sentence in other words, another order or another dataset's manner.
 
     One in four is the plain sentence. The others choose among synonyms, may leave out some of the things, that it is day and
-    that it is clear, and are written as a sentence, as nuScenes' annotators wrote (keywords, the hour last or first) or as
-    PandaSet is described here (`…, San Francisco, day, …`).
+    that it is clear, stay within LONGEST characters, and are written as a sentence, as nuScenes' annotators wrote (keywords,
+    the hour last or first) or as PandaSet is described here (`…, San Francisco, day, …`).
 
     Args:
         said: what there is to say.
@@ -75,8 +93,10 @@ def varied(said: Facts, rng: np.random.Generator) -> str:
     if style == 0:
         return plain(said)
     time, weather = _conditions(said, rng)
-    kept = tuple(_synonym(THINGS, thing, rng) for thing in said.things if rng.uniform() < 0.8)
     street = _synonym(STREETS, said.street, rng)
+    beside = {1: f"{said.where} with  and . ", 2: max(ASIDES, key=len), 3: _LONGEST_LOG}[style]
+    room = LONGEST - len(", ".join((street, beside, time, weather)))
+    kept = _fitting([_synonym(THINGS, thing, rng) for thing in said.things if rng.uniform() < 0.8], room, rng)
     writers: Sequence[Callable[[], str]] = (
         lambda: _sentence(street, said.where, kept, time, weather, rng),
         lambda: _keywords(street, kept, time, weather, rng),
@@ -112,14 +132,30 @@ def _sentence(street: str, where: str, things: tuple[str, ...], time: str, weath
 
 def _keywords(street: str, things: tuple[str, ...], time: str, weather: str, rng: np.random.Generator) -> str:
     conditions = [word for word in (time, weather) if word]
-    rest = _shuffled([street, *things], rng)
+    rest = _keywords_of(street, things, rng)
     words = [*conditions, *rest] if rng.uniform() < 0.6 else [*rest, *conditions]
     return _capital(", ".join(words))
 
 
 def _log_line(street: str, things: tuple[str, ...], time: str, weather: str, rng: np.random.Generator) -> str:
-    words = [str(rng.choice(CITIES)), *(word for word in (time, weather) if word), *_shuffled([street, *things], rng)]
-    return f"Log {int(rng.integers(1000)):03d}, {', '.join(words)}" if rng.uniform() < 0.5 else ", ".join(words)
+    words = [str(rng.choice(CITIES)), *(word for word in (time, weather) if word), *_keywords_of(street, things, rng)]
+    return f"{rng.choice(LOGS)} {int(rng.integers(1000)):03d}, {', '.join(words)}" if rng.uniform() < 0.5 else ", ".join(words)
+
+
+def _fitting(things: list[str], room: int, rng: np.random.Generator) -> tuple[str, ...]:
+    """Choose things for which there is room, in characters; those that are said first are as likely to go as the others."""
+    kept = []
+    for i in rng.permutation(len(things)).tolist():
+        needed = len(things[i]) + len(" and ")
+        if needed <= room:
+            room -= needed
+            kept.append(i)
+    return tuple(things[i] for i in sorted(kept))
+
+
+def _keywords_of(street: str, things: tuple[str, ...], rng: np.random.Generator) -> list[str]:
+    aside = [str(rng.choice(ASIDES))] if rng.uniform() < _ASIDE else []
+    return _shuffled([street, *things, *aside], rng)
 
 
 def _synonym(table: Mapping[str, tuple[str, ...]], word: str, rng: np.random.Generator) -> str:

@@ -41,6 +41,18 @@ def test_a_dark_wet_street_is_never_described_as_another() -> None:
         assert not others.search(text), text
 
 
+def test_the_longest_scene_is_told_in_few_words_that_keep_hour_and_weather() -> None:
+    """So that a text encoder of few tokens reads them, wherever they stand."""
+    rng = np.random.default_rng(2)
+    crowd = Facts("dusk", "fog", "Two-way street", "between terraced houses", tuple(phrasing.THINGS))
+    texts = [text for text in (phrasing.varied(crowd, rng) for _ in range(600)) if text != plain(crowd)]
+    assert max(map(len, texts)) <= phrasing.LONGEST
+    dusk, fog = _pattern(phrasing.TIMES["dusk"]), _pattern(phrasing.WEATHERS["fog"])
+    assert all(dusk.search(text) and fog.search(text) for text in texts)
+    for words in phrasing.THINGS.values():
+        assert any(word in text for word in words for text in texts), "each of them is said now and then"
+
+
 def test_only_day_and_clear_go_unsaid() -> None:
     rng = np.random.default_rng(1)
     day = Facts("day", "clear", "Junction", "in a park", ())
