@@ -20,10 +20,14 @@ from drivegen.synthesis.plan import NAME, read
 from drivegen.synthesis.recipe import LabelAudit
 from drivegen.synthesis.run import ENGINES
 from drivegen.synthesis.seconds import seconds_per_frame
-from drivegen.synthesis.tables import AUDIT
+from drivegen.synthesis.tables import AUDIT, CHECKSUMS
+from drivegen.workers import early
 
 LISTED = 20
 """Scenes of a plan are listed, as far as one can read them."""
+
+EARLY = 8
+"""At most so many processes start before the plan says how many frames there are."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,18 @@ class Hands:
         own, free = memory_bytes()
         return max(1, min(len(os.sched_getaffinity(0)) // threads, int(free / max(own, 1))))
 
+    def early(self, devices: tuple[str, ...], threads: int) -> int:
+        """Return the number of processes that start while the plan is made: they import what this one imports, beside it.
+
+        Args:
+            devices: of the workers.
+            threads: of each.
+        """
+        if self.engine != "local" or devices[0] != "cpu":
+            return 0
+        wanted = self.workers or max(len(devices), len(os.sched_getaffinity(0)) // threads)
+        return min(wanted, EARLY) if wanted > 1 else 0
+
 
 def synthesize(
     dataroot: Path, out: Path, recipe: Path, only_plan: bool, version: str | None, model: str, dtype: str, hands: Hands,
@@ -82,25 +98,27 @@ def synthesize(
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is a file; give a folder")
     devices = choose_devices(hands.device)
-    source = datasets.open(dataroot, version)
-    pipe = Where(model, devices[0], dtype).pipeline()
     threads = hands.threads
     if threads is None:
         threads = int(read(out).facts["computing"]["threads"]) if (out / NAME).is_file() else 1
-    planned = synthesis.plan.make(source, read_recipe, pipe, threads)
-    count = hands.count(pipe, devices, threads)
-    show_plan(screen, planned)
-    if only_plan:
-        show_time(screen, source, read_recipe, pipe, planned, count)
-        return
-    made = synthesis.synthesize(source, out, read_recipe, pipe, planned, count, devices, hands.engine, hands.address)
-    if not made:
-        screen.line(f"{out} was whole already")
-        return
-    screen.line(f"{made} of {planned.units} frames generated; {out} is whole: drivegen verify checks it")
-    if read_recipe.audit is not None:
-        lines = [json.loads(line) for line in (out / AUDIT).read_text(encoding="utf-8").splitlines()]
-        screen.line(("audit", "yellow"), f" {summary(read_recipe.audit, lines)}")
+    made_before = only_plan or (out / CHECKSUMS).is_file()
+    with early(0 if made_before else hands.early(devices, threads), "drivegen.synthesis.unit:prepare"):
+        source = datasets.open(dataroot, version)
+        pipe = Where(model, devices[0], dtype).pipeline()
+        planned = synthesis.plan.make(source, read_recipe, pipe, threads)
+        count = hands.count(pipe, devices, threads)
+        show_plan(screen, planned)
+        if only_plan:
+            show_time(screen, source, read_recipe, pipe, planned, count)
+            return
+        made = synthesis.synthesize(source, out, read_recipe, pipe, planned, count, devices, hands.engine, hands.address)
+        if not made:
+            screen.line(f"{out} was whole already")
+            return
+        screen.line(f"{made} of {planned.units} frames generated; {out} is whole: drivegen verify checks it")
+        if read_recipe.audit is not None:
+            lines = [json.loads(line) for line in (out / AUDIT).read_text(encoding="utf-8").splitlines()]
+            screen.line(("audit", "yellow"), f" {summary(read_recipe.audit, lines)}")
 
 
 def show_plan(screen: Screen, plan: Plan) -> None:

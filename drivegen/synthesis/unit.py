@@ -170,6 +170,12 @@ def setup(source: SceneSource, out: Path, recipe: Recipe, pipe: Pipeline, plan: 
     }  # fmt: skip
 
 
+def prepare() -> None:
+    """Import what loading any model imports, which takes longer than loading a small one."""
+    from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel  # noqa: F401
+    from transformers import CLIPTextModel, CLIPTokenizer  # noqa: F401
+
+
 def begin(given: Mapping[str, Any]) -> Work:
     """Open dataset and model in a process of its own; raises InputError where they are not those of the plan.
 

@@ -2,6 +2,6 @@
 
 from drivegen.workers.crew import Crew, Outcome, carry_out
 from drivegen.workers.here import Here
-from drivegen.workers.local import LocalCrew
+from drivegen.workers.local import LocalCrew, early
 
-__all__ = ["Crew", "Here", "LocalCrew", "Outcome", "carry_out"]
+__all__ = ["Crew", "Here", "LocalCrew", "Outcome", "carry_out", "early"]

@@ -9,8 +9,8 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from drivegen.support.errors import CannotGoOn
@@ -25,6 +25,33 @@ BEGINNING = 4
 """So many times longer may it take to open dataset and model."""
 
 _BEGIN = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from drivegen.workers.process import main; main()"
+
+
+_early: list[_Process] = []
+"""Processes that no crew has taken yet."""
+
+
+@contextmanager
+def early(count: int, prepare: str) -> Iterator[None]:
+    """Start processes that the next crew takes, and that import in the meantime what takes long; those left over end.
+
+    Args:
+        count: how many.
+        prepare: ``package.module:function``, called without anything in each.
+    """
+    for _ in range(count):
+        process = _Process()
+        process.send(json.dumps({"prepare": prepare}))
+        _early.append(process)
+    try:
+        yield
+    finally:
+        _end_early()
+
+
+def _end_early() -> None:
+    while _early:
+        _early.pop().end(kill=True)
 
 
 class LocalCrew(Crew):
@@ -46,6 +73,7 @@ class LocalCrew(Crew):
 
     def __enter__(self) -> LocalCrew:
         self._processes = [self._start(place) for place in range(len(self.setups))]
+        _end_early()
         return self
 
     def __exit__(self, kind: object = None, *error: object) -> None:
@@ -119,7 +147,7 @@ class LocalCrew(Crew):
         return [(place, Outcome(error=f"its process {why or _ended(status)}", counts=counts))]
 
     def _start(self, place: int) -> _Process:
-        process = _Process()
+        process = _early.pop(0) if _early else _Process()
         self._selector.register(process.answers, selectors.EVENT_READ, process)
         process.send(json.dumps({"target": self.target, "given": self.setups[place]}))
         return process

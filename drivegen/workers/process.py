@@ -1,5 +1,7 @@
 """The other end of a local worker: a process that reads jobs, a line of JSON each, and answers in the same way.
 
+The first line says what to begin with; one before it may say what to prepare while that is not known yet.
+
 It leaves Ctrl-C to the process that started it, finishes its job when SIGTERM comes, and ends when that process ends.
 """
 
@@ -40,7 +42,7 @@ def find(name: str) -> Any:
 
 
 def main() -> None:
-    """Begin as the first line says, then do a job for every further one."""
+    """Begin as the first line says, then do a job for every further one; prepare before, where a line says so."""
     _end_with_parent(int(sys.argv[2]))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of a terminal
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
@@ -59,6 +61,10 @@ def main() -> None:
     warnings.showwarning = warn
     with noted_sigterm() as ended, report_to(None), suppress(BrokenPipeError):
         setup = json.loads(lines.get())
+        if "prepare" in setup:
+            with suppress(Exception):  # what it is comes up again when work begins, and is said then
+                find(setup["prepare"])()
+            setup = json.loads(lines.get())
         try:
             work: Work = find(setup["target"])(setup["given"])
         except Exception as error:

@@ -15,6 +15,11 @@ from drivegen.support.errors import InputError
 from drivegen.support.files import write_atomically
 
 SLEEP_S = 60.0
+PREPARED: list[bool] = []
+
+
+def prepare() -> None:
+    PREPARED.append(True)
 
 
 def begin(given: Mapping[str, Any]) -> Callable[[Any, Callable[[], None]], Any]:
@@ -53,7 +58,7 @@ def work(folder: Path, job: Mapping[str, Any], beat: Callable[[], None]) -> Any:
             warnings.warn("half of it is cut off", UserWarning, stacklevel=1)
         case "full":
             raise_full()
-    return {"n": job["n"], "square": job["n"] ** 2, "process": os.getpid()}
+    return {"n": job["n"], "square": job["n"] ** 2, "process": os.getpid(), "prepared": bool(PREPARED)}
 
 
 def raise_full() -> None:

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from drivegen.support.errors import CannotGoOn, CannotWrite, InputError
-from drivegen.workers import Crew, Here, LocalCrew, Outcome, carry_out
+from drivegen.workers import Crew, Here, LocalCrew, Outcome, carry_out, early
+from drivegen.workers import local as workers_local
 from tests.workers import jobs
 
 TARGET = "tests.workers.jobs:begin"
@@ -53,6 +54,23 @@ def test_what_fails_is_tried_again_and_set_aside_at_the_third_time(tmp_path: Pat
     assert not found[3].trace
     assert found[0].result["square"] == 0
     assert found[2].result["square"] == 4
+
+
+def test_processes_that_started_early_are_taken_or_ended(tmp_path: Path) -> None:
+    with early(3, "tests.workers.jobs:prepare"):
+        waiting = [process.popen for process in workers_local._early]
+        with local(tmp_path) as crew:
+            assert [process.popen for process in crew._processes] == waiting[:2]  # type: ignore[attr-defined]
+            assert waiting[2].wait(10) != 0
+            found = [outcome.result for _, outcome in carry_out(crew, [{"n": n} for n in range(6)], lambda job: job["n"])]
+        assert sorted(result["square"] for result in found) == [n * n for n in range(6)]
+        assert all(result["prepared"] for result in found)
+    with early(1, "tests.workers.jobs:no_such_function"), local(tmp_path, 1) as crew:  # what fails is said by begin, if at all
+        (one,) = [outcome.result for _, outcome in carry_out(crew, [{"n": 7}], lambda job: 0)]
+    assert (one["square"], one["prepared"]) == (49, False)
+    with early(1, "tests.workers.jobs:prepare"):
+        (left,) = [process.popen for process in workers_local._early]
+    assert left.poll() is not None
 
 
 @pytest.mark.slow
