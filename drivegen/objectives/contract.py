@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -38,6 +38,9 @@ class Objective(nn.Module, ABC):
     random from torch's generator of the CPU, or through the lesson, so that a resumed run draws the same. Parameters of its own
     train beside the model's; networks that it only asks, such as a teacher, are `twin`s without gradients.
     """
+
+    tells_prior: ClassVar[bool] = False
+    """Whether it tells pictures of what the model knew before (`Lesson.prior`) from the others, and needs them."""
 
     def __init__(self) -> None:
         super().__init__()  # torch's takes any argument, and an option that is none must be refused

@@ -96,6 +96,22 @@ class ObjectiveConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PriorConfig:
+    """Pictures of what the model knows before it is trained, made once by itself, for objectives that keep it."""
+
+    folder: str
+    """Where they are kept, as a dataset with its manifest; made when they are not there."""
+    roots: tuple[str, ...] = ()
+    """Datasets whose frames' conditions they are made from; none = those of data.roots."""
+    frames: int = _number(24, ge=1, le=MAX_STEPS)
+    """How many frames, spread over those datasets."""
+    prompt: str | None = None
+    """Text in place of each frame's description, which may name {description} and {location}; None = as it is."""
+    seed: int = _number(0, ge=0, lt=2**62)
+    """Of their noise."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class DropGroup:
     """Plugins that become null together, by one draw per scene, besides their own."""
 
@@ -265,6 +281,8 @@ class Config:
     """What a step minimises."""
     data: DataConfig
     """What is trained on."""
+    prior: PriorConfig | None = None
+    """What the model knows before, for objectives that keep it, such as ``dreambooth``; None = nothing is kept."""
     train: TrainConfig
     """What learns, for how long, and how."""
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
@@ -314,6 +332,8 @@ def _check_tuners(config: Config) -> None:
             raise InputError(f"tuners.{name} would be written where the run keeps its own {name}; choose another name")
     if config.stage == "autoencoder" and config.data.prompt is not None:
         raise InputError("data.prompt is for models, and stage: autoencoder trains a first stage; leave it out")
+    if config.stage == "autoencoder" and config.prior is not None:
+        raise InputError("prior is for models, and stage: autoencoder trains a first stage; leave it out")
     if config.tuners and (config.train.unet or config.train.text_encoder or config.stage != "model"):
         names = ", ".join(config.tuners)
         raise InputError(f"{names} trains inside frozen networks: train.unet and train.text_encoder must be false")

@@ -14,6 +14,7 @@ from drivegen.training.extras import Enrich, Extras
 from drivegen.training.fill import Caches, fill
 from drivegen.training.frames import FrameDataset, FrameRef, Sources
 from drivegen.training.loaders import SplitData
+from drivegen.training.order import InPairs, Order
 
 
 class DriveData(SplitData):
@@ -38,6 +39,7 @@ class DriveData(SplitData):
         extras: by plugin name, a folder of files that it is given (`datasets.extras.ExtrasFolder`).
         enrich: takes each frame and returns it with more in it; runs in the workers.
         skip_missing: leave out frames of which a file is missing, instead of refusing to begin.
+        prior: dataset folder of what the model knew before, of which every batch has as many frames as of the roots.
     """
 
     def __init__(
@@ -45,11 +47,12 @@ class DriveData(SplitData):
         val_scenes: float | Sequence[str] = 0.0, max_frames: int | None = None, cache: str | Path | None = None,
         workers: int = 0, seed: int = 0, batches: int | None = None, val_frames: int | None = None, cameras: bool = False,
         extras: Mapping[str, str | Path] | None = None, enrich: Enrich | None = None, skip_missing: bool = False,
+        prior: str | Path | None = None,
     ) -> None:  # fmt: skip
         super().__init__(images=images, seed=seed, workers=workers, batches=batches, val_frames=val_frames)
         self.extras, self.enrich, self.skip_missing = dict(extras or {}), enrich, skip_missing
         self.roots, self.host, self.size, self.version = list(roots), host, size, version
-        self.val_scenes, self.max_frames, self.cameras = val_scenes, max_frames, cameras
+        self.val_scenes, self.max_frames, self.cameras, self.prior = val_scenes, max_frames, cameras, prior
         self.cache = None if cache is None else Path(cache)
         self.sources: Sources | None = None
         self._dataset: FrameDataset | None = None
@@ -64,7 +67,15 @@ class DriveData(SplitData):
         plugins = {name: self.host.plugin(name) for name in self.host.plugins}
         extras = Extras(self.extras, self.enrich, plugins)
         self.sources = Sources(
-            self.roots, self.size, self.version, self.val_scenes, self.max_frames, extras, plugins, self.skip_missing
+            self.roots,
+            self.size,
+            self.version,
+            self.val_scenes,
+            self.max_frames,
+            extras,
+            plugins,
+            self.skip_missing,
+            self.prior,
         )
         return self.sources
 
@@ -108,3 +119,17 @@ class DriveData(SplitData):
         """Return the frames that are trained on, and the number of views of each."""
         assert self._dataset is not None, "setup() comes first"
         return self._dataset, [ref.views for ref in self._dataset.refs]
+
+    def order(self, views: Sequence[int], rank: int, world: int) -> Order:
+        """Return the order of the frames; in pairs with those of what the model knew before, where there are such.
+
+        Args:
+            views: number of views of each frame.
+            rank: which process this is.
+            world: number of processes.
+        """
+        assert self._dataset is not None, "setup() comes first"
+        prior = [ref.prior for ref in self._dataset.refs]
+        if any(prior):
+            return InPairs(views, prior, self.images, self.seed, rank, world)
+        return super().order(views, rank, world)

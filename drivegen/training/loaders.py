@@ -40,6 +40,16 @@ class SplitData(pl.LightningDataModule):
     def items_of(self, refs: list[FrameRef]) -> Any:
         """Return a dataset of some frames."""
 
+    def order(self, views: Sequence[int], rank: int, world: int) -> Order:
+        """Return the order of the training items.
+
+        Args:
+            views: number of views of each.
+            rank: which process this is.
+            world: number of processes.
+        """
+        return Order(views, self.images, self.seed, rank, world)
+
     def _share(self) -> tuple[int, int]:
         """Say which process this is, and of how many."""
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
@@ -47,8 +57,7 @@ class SplitData(pl.LightningDataModule):
     def train_dataloader(self) -> Loader:
         """Return the loader of the training items."""
         dataset, views = self.training_items()
-        order = Order(views, self.images, self.seed, *self._share())
-        return Loader(dataset, order, dataset.collate, self.workers, self.batches)
+        return Loader(dataset, self.order(views, *self._share()), dataset.collate, self.workers, self.batches)
 
     def val_dataloader(self) -> Sequence[Any] | InTurn:
         """Return the held-out items one by one; none where no scene is held out, for which `Trainer.validate` is refused."""

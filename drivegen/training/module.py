@@ -112,7 +112,7 @@ class DriveModule(TrainedModule):
     ) -> Lesson:  # fmt: skip
         gamma = self.settings.gamma if self.settings.weighting == "min_snr" else None
         conditions = batch.conditions
-        return Lesson(clean, conditions.grid, conditions.arrays, keep, t, noise, self.schedule, draw, gamma)
+        return Lesson(clean, conditions.grid, conditions.arrays, keep, t, noise, self.schedule, draw, gamma, prior=batch.prior)
 
     def stepped(self) -> None:
         """Let the objective follow the host."""

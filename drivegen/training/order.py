@@ -57,6 +57,43 @@ class Order:
         return batches[(offset * self.world + self.rank) % len(batches)]
 
 
+class InPairs(Order):
+    """Batches of which one half is of one kind and the other half of another; the fewer of them come more than once per epoch.
+
+    Args:
+        views: number of views of each frame.
+        second: whether each frame is of the second kind.
+        images: most images of a batch, which holds two frames at least.
+        seed: of the order.
+        rank: which process this is.
+        world: number of processes.
+    """
+
+    def __init__(
+        self, views: Sequence[int], second: Sequence[bool], images: int, seed: int, rank: int = 0, world: int = 1
+    ) -> None:  # fmt: skip
+        self.second = np.asarray(second)
+        super().__init__(views, images, seed, rank, world)
+
+    def _epoch(self, epoch: int) -> list[list[int]]:
+        rng = np.random.default_rng([self.seed, epoch])
+        batches = []
+        for count in np.unique(self.views):
+            kinds = [np.flatnonzero((self.views == count) & (self.second == kind)) for kind in (False, True)]
+            if any(len(kind) == 0 for kind in kinds):
+                have, lack = (
+                    ("the prior's pictures", "data.roots") if len(kinds[0]) == 0 else ("data.roots", "the prior's pictures")
+                )
+                raise InputError(
+                    f"{have} have frames of {count} views, and {lack} none; a batch holds both, of equal view count"
+                )
+            half = max(1, self.images // int(count) // 2)
+            whole = -(-max(map(len, kinds)) // half) * half
+            drawn = [np.concatenate([rng.permutation(kind) for _ in range(-(-whole // len(kind)))])[:whole] for kind in kinds]
+            batches += [np.concatenate([kind[i : i + half] for kind in drawn]).tolist() for i in range(0, whole, half)]
+        return [batches[i] for i in rng.permutation(len(batches))]
+
+
 class Loader:
     """A DataLoader over an `Order` whose `state_dict` is its position: a restored one continues there without reading what came
     before.

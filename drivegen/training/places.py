@@ -26,6 +26,8 @@ def check_places(config: Config) -> None:
     if config.data.cache is not None:
         written["data.cache"] = place(config.data.cache, "data.cache")
     roots = {place(root, "data.roots").resolve() for root in config.data.roots}
+    if config.prior is not None:
+        written["prior.folder"] = place(config.prior.folder, "prior.folder")
     for setting, folder in written.items():
         at = folder.resolve()
         if folder.exists() and not folder.is_dir():

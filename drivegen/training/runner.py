@@ -99,6 +99,7 @@ def _fit(config: Config, stage: ModelStage | FirstStage, folder: Path, start: Pa
     if config.preview.every:
         callbacks.append(Preview(folder / "previews", config.preview.every, stage.draw, ema))
     with stop:
+        stage.prepare()
         sources = stage.data.open()
         for setting in ("preview", "validation"):
             if getattr(config, setting).every and not sources.val:

@@ -20,6 +20,7 @@ from drivegen.training.build import build_first_stage, build_model
 from drivegen.training.config import Config
 from drivegen.training.order import spread
 from drivegen.training.preview import Rows
+from drivegen.training.prior import prior_pictures
 from drivegen.training.prompts import Prompt
 
 PROMPTS = 32
@@ -40,6 +41,14 @@ class ModelStage:
         drop = {name: settings.drop for name, settings in plugins.items()}
         trained = [name for name, settings in plugins.items() if settings.train]
         self.objective = objectives.make(config.objective.kind, config.objective.options)
+        if self.objective.tells_prior and config.prior is None:
+            raise InputError(
+                f"objective {config.objective.kind} needs the group prior, pictures of what the model knows; give it"
+            )
+        if config.prior is not None and not self.objective.tells_prior:
+            raise InputError(
+                f"objective {config.objective.kind} does not tell a prior apart, as dreambooth does; leave prior out"
+            )
         self.module = DriveModule(self.host, train, drop, config.drop_groups, trained, self.objective)
         self.sampling  # noqa: B018  # what is saved with the model is refused now, not at the end
         data = config.data
@@ -50,6 +59,7 @@ class ModelStage:
             val_frames=config.validation.frames, cameras=train.noise == "sphere", skip_missing=data.skip_missing,
             extras={name: Path(folder).expanduser() for name, folder in data.extras.items()},
             enrich=None if data.prompt is None else Prompt(data.prompt),
+            prior=None if config.prior is None else Path(config.prior.folder).expanduser(),
         )  # fmt: skip
 
     @property
@@ -62,6 +72,13 @@ class ModelStage:
         if "sampler" in said:
             asked.pop("sampler_options", None)  # of the objective's own sampler
         return self.model.sampling.replaced(**asked)
+
+    def prepare(self) -> None:
+        """Make the pictures of what the model knows before it is trained, where they are asked for and not there."""
+        if self.config.prior is not None:
+            with self.host.without_tuners():
+                prior_pictures(self.config, self.model)
+            self.module.train()
 
     def check(self) -> None:
         """Raise InputError where a tuner's word is in none of the prompts that are looked at; the data are open."""
@@ -153,6 +170,9 @@ class FirstStage:
             max_frames=data.max_frames, workers=data.workers, seed=train.seed, batches=train.steps * train.accumulate,
             val_frames=config.validation.frames, skip_missing=data.skip_missing,
         )  # fmt: skip
+
+    def prepare(self) -> None:
+        """Nothing is made before the data are open."""
 
     def check(self) -> None:
         """Nothing is left to be checked once the data are open."""
