@@ -16,6 +16,7 @@ import sys
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from statistics import median
 from typing import Annotated
 
 import torch
@@ -102,7 +103,7 @@ def _data(out: Path, plan: Plan, frames: int, scenes: int, until: float, deadlin
         root = out / "data" / f"city_{seed}"
         command = ["world", str(root), "--scenes", str(scenes), "--frames", "2", "--seed", str(seed), "--wording", "varied"]
         limit = deadline - MARGIN_S if not plan.seeds else min(until, deadline - MARGIN_S)
-        if _drivegen(command, limit) is None:
+        if not _drivegen(command, limit).in_time:
             if not plan.seeds:
                 raise OutOfTime("no city is complete yet")
             shutil.rmtree(root, ignore_errors=True)
@@ -121,12 +122,12 @@ def _first_stage(out: Path, plan: Plan, roots: list[str], seconds: float, deadli
     config = CONFIGS / "embedded_first_stage.yaml"
     settings = [f"data.roots={json.dumps(roots)}"]
     if plan.first_stage_steps is None:
-        pace = _probe(out, config, settings, deadline)
+        seconds_per_step = _probe(out, config, settings, deadline)
         left = min(seconds, deadline - time.monotonic() - MARGIN_S)
-        plan.first_stage_steps = max(FIRST_STAGE_STEPS[0], min(FIRST_STAGE_STEPS[1], int(left / pace)))
+        plan.first_stage_steps = max(FIRST_STAGE_STEPS[0], min(FIRST_STAGE_STEPS[1], int(left / seconds_per_step)))
         _save(out, plan)
     command = ["train", str(config), *settings, f"output={run_folder}", f"train.steps={plan.first_stage_steps}"]
-    if _drivegen([*command, "--resume", "auto"], deadline - MARGIN_S) is None:
+    if not _drivegen([*command, "--resume", "auto"], deadline - MARGIN_S).in_time:
         raise OutOfTime("the first stage is not done")
 
 
@@ -146,13 +147,11 @@ def _model(out: Path, plan: Plan, roots: list[str], images: int, deadline: float
         raise OutOfTime(f"the model has {done} steps")
     steps = done + more
     command = ["train", str(config), *settings, f"output={run_folder}", f"train.steps={steps}", "--resume", "auto"]
-    started = time.monotonic()
     ended = _drivegen(command, deadline - MARGIN_S / 2)
     plan.model_steps = _steps_done(run_folder)
-    if plan.model_steps > done:
-        plan.seconds_per_step = (time.monotonic() - started) / (plan.model_steps - done)
+    plan.seconds_per_step = pace(ended.said) or plan.seconds_per_step
     _save(out, plan)
-    if ended is None:
+    if not ended.in_time:
         if plan.model_steps:
             training.export(run_folder / "last.ckpt", run_folder)
         raise OutOfTime(f"the model has {plan.model_steps} steps, written to {run_folder / 'model'}")
@@ -166,11 +165,18 @@ def _probe(out: Path, config: Path, settings: list[str], deadline: float) -> flo
     overrides = [f"output={folder}", f"train.steps={PROBE_STEPS}", f"train.log_every={every}", "preview.every=0"]
     if "stage: autoencoder" not in config.read_text():
         overrides.append("validation.every=0")
-    said = _drivegen(["train", str(config), *settings, *overrides], deadline - MARGIN_S)
-    if said is None:
+    ended = _drivegen(["train", str(config), *settings, *overrides], deadline - MARGIN_S)
+    found = pace(ended.said)
+    if not ended.in_time or found is None:
         raise OutOfTime(f"{config.stem} was not timed yet")
     shutil.rmtree(folder, ignore_errors=True)
-    return float(re.findall(r"([\d.]+) s per step", said)[-1])
+    return found
+
+
+def pace(said: str) -> float | None:
+    """Read the seconds per step that a training reported: the median of three or more, since the first ones are slow."""
+    reported = [float(number) for number in re.findall(r"([\d.]+) s per step", said)]
+    return median(reported) if len(reported) >= 3 else None
 
 
 def _steps_done(folder: Path) -> int:
@@ -180,8 +186,16 @@ def _steps_done(folder: Path) -> int:
     return int(checkpoint.read(path)["global_step"])
 
 
-def _drivegen(arguments: list[str], until: float) -> str | None:
-    """Run a command until it ends or a moment has come; returns what it said, None where its time was over.
+@dataclass(frozen=True)
+class Ended:
+    """A command that has ended: what it said, and whether it ended by itself and not because its time was over."""
+
+    said: str
+    in_time: bool
+
+
+def _drivegen(arguments: list[str], until: float) -> Ended:
+    """Run a command until it ends or a moment has come.
 
     Raises InputError where it fails: its own message is above.
     """
@@ -214,7 +228,7 @@ def _drivegen(arguments: list[str], until: float) -> str | None:
         signal.signal(signal.SIGALRM, before)
     if status and not over:
         raise InputError(f"`drivegen {arguments[0]}` ended with status {status}")
-    return None if over and status else "".join(said)
+    return Ended("".join(said), not (over and status))
 
 
 if __name__ == "__main__":
