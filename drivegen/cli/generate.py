@@ -102,13 +102,14 @@ class Where:
     config_folder: Path | None = None
     plugins: tuple[str, ...] = ()
     loras: tuple[str, ...] = ()
+    tuners: tuple[str, ...] = ()
     embeddings: tuple[str, ...] = ()
     vae: Path | None = None
     variant: str | None = None
     prediction_type: str | None = None
 
     def pipeline(self) -> Pipeline:
-        """Load the model with the added plugins, LoRAs and words."""
+        """Load the model with the added plugins, LoRAs, other tuners and words."""
         pipe = Pipeline.from_pretrained(
             self.model, self.device, self.dtype, self.offload, self.config_folder, self.vae, self.variant, self.prediction_type
         )
@@ -121,6 +122,8 @@ class Where:
                 raise InputError(f"--lora names {file} twice; give it once, with the scale that it shall have")
         for text in self.loras:
             pipe.load_lora(*parse_lora(text))
+        for text in self.tuners:
+            pipe.load_tuner(*parse_lora(text))
         for text in self.embeddings:
             pipe.load_embedding(*parse_embedding(text))
         return pipe

@@ -36,7 +36,7 @@ def begin(told: Mapping[str, Any]) -> Callable[[str, Callable[[], None]], dict[s
     torch.set_num_threads(told["threads"])
     selection = Selection(**{**told["selection"], "data": _path(told["selection"]["data"])})
     paths = {name: _path(told["where"][name]) for name in ("config_folder", "vae")}
-    lists = {name: tuple(told["where"][name]) for name in ("plugins", "loras", "embeddings")}
+    lists = {name: tuple(told["where"][name]) for name in ("plugins", "loras", "tuners", "embeddings")}
     where = Where(**{**told["where"], **paths, **lists, "device": told["device"]})
     frames, lines = selection.frames(), _Lines(Path(told["out"]))
     work = prepared(lines.folder, lines, frames, where, options.read(told["settings"]), Screen())

@@ -188,7 +188,7 @@ class Pipeline:
             "sampler_options": dict(sampling.sampler_options),
             "scales": {name: float((s.scales or {}).get(name, 1.0)) for name in self.host.plugins},
             "ranges": dict(s.ranges or {}), "strength": plan.strength, "size": plan.size, "loras": self.loras,
-            "words": self.words, "vae": str(self.model.about.get("vae", "")),
+            "words": self.words, "tuners": self.tuners, "vae": str(self.model.about.get("vae", "")),
             "dtype": str(self.dtype).removeprefix("torch."), "device": str(self.device), "threads": torch.get_num_threads(),
         })  # fmt: skip
 
@@ -284,6 +284,25 @@ class Pipeline:
     def unload_lora(self, name: str | None = None) -> None:
         """Remove one LoRA, or all of them (None)."""
         self.extensions.unload_lora(name)
+
+    @property
+    def tuners(self) -> dict[str, float]:
+        """Scales of the tuners that were loaded, by name."""
+        return self.extensions.tuners
+
+    def load_tuner(self, source: str | Path, scale: float = 1.0, name: str | None = None) -> str:
+        """Put a hypernetwork, Custom Diffusion or another tuner in, and return its name; see `Extensions.load_tuner`.
+
+        Args:
+            source: the file, or a folder with one.
+            scale: how much of it counts, from -100 to 100.
+            name: its name here; None = the file's.
+        """
+        return self.extensions.load_tuner(source, scale, name)
+
+    def unload_tuner(self, name: str | None = None) -> None:
+        """Remove one tuner that was loaded, or all of them (None)."""
+        self.extensions.unload_tuner(name)
 
     @property
     def words(self) -> dict[str, int]:

@@ -150,6 +150,8 @@ class UsedSettings(GenerationSettings):
     """Scales of the LoRAs that were in."""
     words: Mapping[str, int] = field(default_factory=dict)
     """How many vectors each word had that the text encoder was taught."""
+    tuners: Mapping[str, float] = field(default_factory=dict)
+    """Scales of the tuners that were in."""
     vae: str = ""
     """The VAE that replaces the model's own."""
     dtype: str = "float32"
@@ -161,9 +163,9 @@ class UsedSettings(GenerationSettings):
             object.__setattr__(self, name, about.note(getattr(self, name)))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return JSON values, one per field; without words there is none for these, as in manifests before there were any."""
+        """Return JSON values, one per field; nothing of words or tuners without any, as in manifests before they came."""
         values = {f.name: record.plain(getattr(self, f.name)) for f in dataclasses.fields(self)}
-        return values if self.words else {name: value for name, value in values.items() if name != "words"}
+        return {name: value for name, value in values.items() if value or name not in ("words", "tuners")}
 
 
 def options() -> dict[str, About]:

@@ -86,6 +86,15 @@ class Tuner(nn.Module, ABC):
         Raises InputError where the file is damaged, of another layout, or does not fit the options.
         """
 
+    @classmethod
+    def read_options(cls, source: Path) -> dict[str, Any] | None:
+        """Return the options that a file of this tuner's layout was made with, or a folder with one; None where it is none.
+
+        So a file that others made is loaded without saying what it is; the default recognises none. Raises InputError where it
+        is of this layout and damaged.
+        """
+        return None
+
     def change(self, network: str, pattern: str, build: Callable[[str, nn.Module], nn.Module]) -> None:
         """Change the layers of a network whose names match a glob (``*`` spans dots): ``change(x, y, site)`` replaces y.
 

@@ -1,7 +1,9 @@
-"""What is put into a loaded model's own networks, and taken out again: LoRAs, and words for the text encoder."""
+"""What is put into a loaded model's own networks, and taken out again: LoRAs, other tuners, words for the text encoder."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,9 +12,12 @@ import torch
 from drivegen import lora, words
 from drivegen.host.host import Host
 from drivegen.lora import LoRA
+from drivegen.saved import tuners
+from drivegen.saved.integrity import digest_of
 from drivegen.saved.model import Model
 from drivegen.support import files, runtime
 from drivegen.support.errors import InputError
+from drivegen.support.names import check_name
 from drivegen.support.turns import changing
 from drivegen.support.values import file_path, number, text
 
@@ -28,7 +33,7 @@ class Loaded:
 
 
 class Inside:
-    """Adds and removes LoRAs and words; after each is removed the host is bit for bit as before.
+    """Adds and removes LoRAs, other tuners and words; after each is removed the host is bit for bit as before.
 
     A change waits until no other thread generates with the model, and is refused inside a generation's callback.
     """
@@ -38,6 +43,8 @@ class Inside:
         self._loras: dict[str, Loaded] = {}
         self._words: dict[str, str] = {}
         """The sha256 of the file of each word that was loaded by itself."""
+        self._tuners: dict[str, tuple[str, tuple[str, ...]]] = {}
+        """The sha256 of the file of each tuner that was loaded, and the words that came with it."""
 
     @property
     def host(self) -> Host:
@@ -60,6 +67,11 @@ class Inside:
         return {name: loaded.scale for name, loaded in self._loras.items()}
 
     @property
+    def tuners(self) -> dict[str, float]:
+        """Scales of the tuners that were loaded, by name."""
+        return {name: self.host.tuner(name).scale for name in self._tuners}
+
+    @property
     def words(self) -> dict[str, int]:
         """How many vectors each word has that the text encoder was taught: by its own file, a LoRA's, or a tuner."""
         table = self.host.backbone.words.table
@@ -68,7 +80,11 @@ class Inside:
     @property
     def sha256(self) -> dict[str, str]:
         """Hashes of the files of what was added, which is not in the model's own folder, by name."""
-        return {**{name: loaded.sha256 for name, loaded in self._loras.items()}, **self._words}
+        return {
+            **{name: loaded.sha256 for name, loaded in self._loras.items()},
+            **self._words,
+            **{name: sha256 for name, (sha256, _) in self._tuners.items()},
+        }
 
     def load_lora(self, source: str | Path, scale: float = 1.0, name: str | None = None) -> str:
         """Put a LoRA file (kohya, PEFT or diffusers) into the UNet and text encoder, and return its name.
@@ -118,6 +134,51 @@ class Inside:
     def _apply(self) -> None:
         lora.apply(self.host, [(loaded.lora, loaded.scale) for loaded in self._loras.values() if loaded.scale != 0])
 
+    def load_tuner(self, source: str | Path, scale: float = 1.0, name: str | None = None) -> str:
+        """Put a hypernetwork, Custom Diffusion or another tuner into the networks, and return its name.
+
+        A folder of Custom Diffusion brings its words, too. Several add up. Raises InputError, and changes nothing, where it
+        does not fit.
+
+        Args:
+            source: the file, or a folder with one.
+            scale: how much of it counts, from -100 to 100.
+            name: its name here; None = the file's, with a number where another has it.
+        """
+        scale = number(scale, "scale of a tuner:", -100, 100)
+        path = file_path(source, "source of a tuner")
+        name = None if name is None else text(name, "name of a tuner")
+        tuner, file = tuners.make(path)
+        with changing(self.host.backbone.unet, "load a tuner"):
+            name = name or _free_name(path, self.host.tuners)
+            self.host.add_tuner(name, tuner)
+            brought: list[str] = []
+            try:
+                tuner.load(file)
+                tuner.to(self.device).requires_grad_(False).eval()
+                tuner.scale = scale
+                for word_file in sorted(path.glob("<*>.*")) if file.is_dir() else ():
+                    brought += self.load_embedding(word_file)
+                self._tuners[name] = (_sha256(file), tuple(brought))
+            except InputError:
+                self._forget(brought)
+                self.host.remove_tuner(name)
+                raise
+        return name
+
+    def unload_tuner(self, name: str | None = None) -> None:
+        """Remove one tuner that was loaded, or all of them (None), with the words that came with them."""
+        if name is not None and (not isinstance(name, str) or name not in self._tuners):
+            raise InputError(f"there is no tuner {name!r:.80} that was loaded; there are {', '.join(self._tuners) or 'none'}")
+        with changing(self.host.backbone.unet, "take a tuner out"):
+            for gone in list(self._tuners) if name is None else [name]:
+                self.host.remove_tuner(gone)
+                self._forget([word for word in self._tuners.pop(gone)[1] if word in self._words])
+
+    def _forget(self, gone: Sequence[str]) -> None:
+        self.host.backbone.words.remove(gone)
+        self._words = {name: sha256 for name, sha256 in self._words.items() if name not in gone}
+
     def load_embedding(self, source: str | Path, word: str | None = None) -> tuple[str, ...]:
         """Teach the text encoder the words of a textual inversion, and return them; prompts may then have them.
 
@@ -145,6 +206,25 @@ class Inside:
             there = ", ".join(self._words) or "none"
             raise InputError(f"there is no word {word!r:.80} that was loaded by itself; there are {there}")
         with changing(self.host.backbone.unet, "take a word out"):
-            gone = list(self._words) if word is None else [word]
-            self.host.backbone.words.remove(gone)
-            self._words = {name: sha256 for name, sha256 in self._words.items() if name not in gone}
+            self._forget(list(self._words) if word is None else [word])
+
+
+def _free_name(source: Path, taken: Container[str]) -> str:
+    """Name a tuner by its file or folder, as far as that can be an identifier."""
+    stem = re.sub(r"\W", "_", source.name if source.is_dir() else source.stem)
+    names = (one + number for number in ("", *(f"_{i}" for i in range(2, 1000))) for one in (stem, f"tuner_{stem}"))
+    for name in names:
+        try:
+            check_name(name, "tuner")
+        except InputError:
+            continue
+        if name not in taken:
+            return name
+    raise InputError(f"{source} gives no name; give one with name=")
+
+
+def _sha256(source: Path) -> str:
+    """Hash a file, or the weight files of a folder together."""
+    if source.is_file():
+        return files.sha256(source)
+    return digest_of({path.name: files.sha256(path) for path in sorted(source.iterdir()) if path.is_file()})

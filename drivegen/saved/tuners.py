@@ -92,6 +92,32 @@ def read(folder: Path) -> SavedTuner:
     return SavedTuner(values["kind"], values["options"], file, values["sha256"])
 
 
+def make(source: Path) -> tuple[Tuner, Path]:
+    """Make the tuner that a folder of `save`, or a file of a released layout, is of; returns it and its file, not yet read.
+
+    Raises InputError unless exactly one installed tuner is made of it.
+    """
+    if (source / ABOUT).is_file():
+        saved = read(source)
+        return tuners.make(saved.kind, saved.options, f"{source / ABOUT}: options"), saved.file
+    if not source.exists():
+        raise InputError(f"there is no tuner's file or folder at {source}")
+    found: dict[str, Mapping[str, Any]] = {}
+    for entry in tuners.offers():
+        try:
+            cls = tuners.load(entry.kind)
+        except InputError:
+            continue  # a broken package breaks only itself
+        options = cls.read_options(source)
+        if options is not None:
+            found[entry.kind] = options
+    if len(found) != 1:
+        what = f"tuners {', '.join(found)} all read it" if found else "no tuner reads it"
+        raise InputError(f"{source} cannot be loaded as a tuner: {what}; `drivegen info {source}` says what it is")
+    ((kind, its),) = found.items()
+    return tuners.make(kind, its, f"{source}: options"), source
+
+
 def card(about: Mapping[str, Any]) -> str:
     """Write the README.md of a tuner's folder."""
     base, kind = about["base"], about["kind"]

@@ -14,6 +14,8 @@ CASES = {
     "dora": Case(tuners.load("dora"), {"rank": 3, "targets": CONVOLUTIONS, "text_encoder": True}),
     "loha": Case(tuners.load("loha"), {"rank": 2, "alpha": 1.0, "targets": CONVOLUTIONS, "text_encoder": True}),
     "lokr": Case(tuners.load("lokr"), {"rank": 2, "factor": 4, "targets": CONVOLUTIONS}),
+    "hypernetwork": Case(tuners.load("hypernetwork"), {"structure": [1, 2, 1], "activation": "swish", "layer_norm": True}),
+    "custom_diffusion": Case(tuners.load("custom_diffusion"), {"query_and_output": True}),
     "textual_inversion": Case(tuners.load("textual_inversion"), {"word": "<tanker>", "initial": "truck", "vectors": 3}),
 }
 

@@ -37,6 +37,9 @@ def generate(
         list[str] | None, typer.Option(metavar="[NAME=]FOLDER", help="Add a plugin saved alone: its folder, file or hub id.")
     ] = None,
     lora: Annotated[list[str] | None, typer.Option(metavar="FILE[=SCALE]", help="Add a LoRA; may be repeated.")] = None,
+    tuner: Annotated[
+        list[str] | None, typer.Option(metavar="FILE[=SCALE]", help="Add a hypernetwork, Custom Diffusion or another tuner.")
+    ] = None,
     embedding: Annotated[
         list[str] | None, typer.Option(metavar="[WORD=]FILE", help="Teach a textual inversion's word; may be repeated.")
     ] = None,
@@ -55,7 +58,7 @@ def generate(
 
     selection = work.Selection(data, version, scene, tuple(sample or ()), all_samples, num)
     quiet()
-    added = (tuple(plugin or ()), tuple(lora or ()), tuple(embedding or ()))
+    added = (tuple(plugin or ()), tuple(lora or ()), tuple(tuner or ()), tuple(embedding or ()))
     devices = choose_devices(device)
     where = work.Where(model, devices[0], dtype, offload, config, *added, vae, variant, prediction_type)
     others = None if len(devices) == 1 else work.Others.of(devices, out, selection, where, settings)
