@@ -15,6 +15,7 @@ from drivegen.lora.files import NETWORKS, LoRA
 from drivegen.lora.places import Places
 from drivegen.lora.shifts import add_shift, remove_shifts
 from drivegen.support.errors import InputError
+from drivegen.words.teach import teach
 
 _ADAPTER = "default"
 _WORDS = "_lora_words"
@@ -64,7 +65,7 @@ def _teach(host: Host, loras: Sequence[LoRA]) -> None:
                 raise InputError(f"two LoRAs bring the word {word!r:.80}, each with vectors of its own; leave one of them out")
             brought[word] = vectors
     if brought:
-        host.backbone.words.add(host.backbone.text_encoder, brought)
+        teach(host.backbone, brought)
         vars(host)[_WORDS] = tuple(brought)
 
 

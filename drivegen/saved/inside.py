@@ -150,7 +150,7 @@ class Inside:
         name = None if name is None else text(name, "name of a tuner")
         tuner, file = tuners.make(path)
         with changing(self.host.backbone.unet, "load a tuner"):
-            name = name or _free_name(path, self.host.tuners)
+            name = name or _free_name(path, set(self.host.tuners))
             self.host.add_tuner(name, tuner)
             brought: list[str] = []
             try:
@@ -194,7 +194,7 @@ class Inside:
         sha256 = files.sha256(words.find(path))
         with changing(self.host.backbone.unet, "load an embedding"):
             try:
-                self.host.backbone.words.add(self.host.backbone.text_encoder, found.words)
+                words.teach(self.host.backbone, found.words)
             except InputError as error:
                 raise InputError(f"{path}: {error}") from error
             self._words |= dict.fromkeys(found.words, sha256)

@@ -13,7 +13,7 @@ from torch import nn
 from drivegen import words
 from drivegen.support.errors import InputError
 from tests.hostile import Hostile
-from tests.tiny_models import WIDTH
+from tests.tiny_models import WIDTH, tiny_backbone
 
 VECTORS = torch.randn(3, WIDTH, generator=torch.Generator().manual_seed(1))
 
@@ -100,6 +100,13 @@ WRONG = (
 def test_what_is_refused(name: str, values: Any, said: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=said):
         words.read(write(tmp_path / name, values))
+
+
+def test_a_model_of_two_text_encoders_is_refused() -> None:
+    backbone = tiny_backbone(family="sdxl")
+    with pytest.raises(InputError, match="models of one text encoder"):
+        words.teach(backbone, {"<a>": VECTORS})
+    assert not backbone.words.table.words
 
 
 def test_nothing_of_a_file_runs_and_what_is_cut_or_gone_is_said(tmp_path: Path) -> None:
