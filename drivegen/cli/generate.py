@@ -107,12 +107,14 @@ class Where:
     vae: Path | None = None
     variant: str | None = None
     prediction_type: str | None = None
+    refiner: str | None = None
 
     def pipeline(self) -> Pipeline:
         """Load the model with the added plugins, LoRAs, other tuners and words."""
         pipe = Pipeline.from_pretrained(
-            self.model, self.device, self.dtype, self.offload, self.config_folder, self.vae, self.variant, self.prediction_type
-        )
+            self.model, self.device, self.dtype, self.offload, self.config_folder, self.vae, self.variant, self.prediction_type,
+            self.refiner,
+        )  # fmt: skip
         for text in self.plugins:
             name, equals, source = text.partition("=")
             pipe.add_plugin(*((source, name) if equals and name.isidentifier() else (text,)))

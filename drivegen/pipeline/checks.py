@@ -19,6 +19,11 @@ def number(value: Any, name: str) -> float:
     return values.number(value, name)
 
 
+def share(value: Any, name: str) -> float:
+    """Check a share, 0 to 1."""
+    return values.number(value, name, 0, 1)
+
+
 def text_or_list(value: Any, name: str) -> str | tuple[str, ...]:
     """Check one text for all frames, or a list with one per frame."""
     if isinstance(value, str):

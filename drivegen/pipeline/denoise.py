@@ -13,7 +13,9 @@ from drivegen.diffusion.schedule import NoiseSchedule
 from drivegen.host.host import Host
 from drivegen.host.regions import Region
 from drivegen.pipeline.plan import Plan, told_guidance, told_mask
+from drivegen.pipeline.refining import in_turns, refining
 from drivegen.pipeline.views import convert
+from drivegen.plugin import Denoiser
 from drivegen.sampling import (
     HostDenoiser,
     Known,
@@ -50,7 +52,7 @@ def denoise(model: Model, plan: Plan, after: AfterStep | None = None) -> list[An
     """
     host, settings, sampling = model.host, plan.settings, plan.sampling
     generators = camera_generators(plan.seed, plan.frame.channels, sampling.noise == "shared")
-    with _ready(model, plan) as predict:
+    with _ready(model, plan) as predict, _refined(plan, predict) as turns:
         device = runtime.device_of(host.backbone.unet)
         noise = _start(host, plan, generators).to(device)
         clean = None if plan.pictures is None else _encode(host, plan.pictures)
@@ -66,7 +68,7 @@ def denoise(model: Model, plan: Plan, after: AfterStep | None = None) -> list[An
             strength=plan.strength or 0.0, callback=step, device=device,
         )  # fmt: skip
         predict.steps = max(1, len(sampler.timesteps(run)))
-        guided = _guided(model, plan, predict, sampler.schedule(run))
+        guided = _guided(model, plan, predict, sampler.schedule(run), turns)
         known = None if clean is None else _known(plan, clean, noise)
         if known is not None:
             guided = known.kept(guided, sampler.schedule(run))
@@ -147,11 +149,45 @@ def _known(plan: Plan, clean: Tensor, noise: Tensor) -> Known | None:
     return Known(clean, noise, cells(plan.mask, *clean.shape[2:]).to(clean.device))
 
 
-def _guided(model: Model, plan: Plan, predict: HostDenoiser, to_x0: NoiseSchedule) -> Any:
-    """Put around a denoiser what guides it: guidance, agreement, the plugins' own, a classifier."""
+@contextmanager
+def _refined(plan: Plan, predict: HostDenoiser) -> Iterator[Callable[[Denoiser], Denoiser]]:
+    """Give what lets the refiner of a plan take its turn after a denoiser; without a refiner it changes nothing.
+
+    Args:
+        plan: what to generate.
+        predict: the model's denoiser, which knows how many steps are done.
+    """
+    found, settings = plan.refinement, plan.settings
+    if found is None:
+        yield lambda denoiser: denoiser
+        return
+    host = found.model.host
+    with _evaluating(host), refining(found, plan.sampling, settings.scales or {}, tuple(settings.without)) as (own, guided):
+
+        def second(x: Tensor, t: Tensor, known: Mapping[str, bool] | None = None) -> Tensor:
+            own.step, own.steps = predict.step, predict.steps
+            mine = {name: value for name, value in (known or {}).items() if name in host.plugins}
+            return guided(x, t, known=mine) if mine else guided(x, t)
+
+        yield lambda denoiser: in_turns(denoiser, second, found.below)
+
+
+def _guided(
+    model: Model, plan: Plan, predict: HostDenoiser, to_x0: NoiseSchedule,
+    turns: Callable[[Denoiser], Denoiser] = lambda denoiser: denoiser,
+) -> Any:  # fmt: skip
+    """Put around a denoiser what guides it: guidance, agreement, the plugins' own, a classifier.
+
+    Args:
+        model: what generates.
+        plan: what to generate.
+        predict: the model's denoiser.
+        to_x0: gives clean latents.
+        turns: lets another model take its turn after guidance.
+    """
     host, sampling = model.host, plan.sampling
     told = told_guidance(plan.plugins, plan.settings.without)
-    guided: Any = predict if told else sampling.guided(predict, host.plugins)
+    guided: Any = turns(predict if told else sampling.guided(predict, host.plugins))
     if sampling.agreement > 0:
         factor = host.backbone.vae_factor
         pairs = overlaps(plan.frame.cameras, plan.size[0] // factor, plan.size[1] // factor)

@@ -15,9 +15,11 @@ from drivegen.host.host import Host
 from drivegen.pipeline.checks import RECORDED
 from drivegen.pipeline.denoise import denoise, noise_of
 from drivegen.pipeline.plan import Plan, check, plans
+from drivegen.pipeline.refining import REFINE_FROM, check_refiner
 from drivegen.pipeline.settings import GenerationSettings, UsedSettings
 from drivegen.pipeline.views import Views
 from drivegen.plugin import Plugin
+from drivegen.saved.card import fingerprint
 from drivegen.saved.model import Model, load
 from drivegen.saved.sharing import Extensions
 from drivegen.scene import Frame
@@ -45,7 +47,7 @@ class Pipeline:
     def from_pretrained(
         cls, source: str | Path = "tiny", device: str | torch.device = "auto", dtype: str | torch.dtype = "auto",
         offload: bool = False, config_folder: str | Path | None = None, vae: str | Path | None = None,
-        variant: str | None = None, prediction_type: str | None = None,
+        variant: str | None = None, prediction_type: str | None = None, refiner: str | Path | None = None,
     ) -> Pipeline:  # fmt: skip
         """Load a model.
 
@@ -58,11 +60,12 @@ class Pipeline:
             vae: folder or file of a VAE that replaces the model's own; None keeps that.
             variant: which weight files of a folder to take where it has several, such as "fp16".
             prediction_type: "epsilon", "v_prediction" or "sample", where a model does not say it, or wrongly.
+            refiner: folder or file of a second model that computes the last steps (`refine_from`); None for none.
         """
         target = runtime.choose_device(device)
         number = runtime.choose_dtype(dtype, target)
         offload = yes_or_no(offload, "offload")
-        for what, given in (("source", source), ("config_folder", config_folder), ("vae", vae)):
+        for what, given in (("source", source), ("config_folder", config_folder), ("vae", vae), ("refiner", refiner)):
             if given is not None or what == "source":
                 file_path(given, f"{what} of a pipeline:")
         for what, word in (("variant", variant), ("prediction_type", prediction_type)):
@@ -70,12 +73,16 @@ class Pipeline:
                 text(word, what)
         with runtime.float32_by_default():
             model = load(source, config_folder=config_folder, vae=vae, variant=variant, prediction_type=prediction_type)
-        model.host.to(dtype=number).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        if offload:
-            runtime.offload(model.host, target)
-        else:
-            model.host.to(target)
-        return cls(model)
+            second = None if refiner is None else check_refiner(model, load(refiner))
+        if second is not None and not second.digest:
+            second = replace(second, digest=fingerprint(second.host.backbone.unet))
+        for host in (model.host, *(() if second is None else (second.host,))):
+            host.to(dtype=number).to(memory_format=torch.channels_last)
+            if offload:
+                runtime.offload(host, target)
+            else:
+                host.to(target)
+        return cls(replace(model, refiner=second))
 
     # -- generation --------------------------------------------------------------------------------------------------
 
@@ -188,6 +195,8 @@ class Pipeline:
             "sampler_options": dict(sampling.sampler_options),
             "scales": {name: float((s.scales or {}).get(name, 1.0)) for name in self.host.plugins},
             "ranges": dict(s.ranges or {}), "strength": plan.strength, "size": plan.size, "loras": self.loras,
+            "refine_from": None if plan.refinement is None else REFINE_FROM if s.refine_from is None else s.refine_from,
+            "refiner": "" if plan.refinement is None else plan.refinement.model.digest or "given",
             "words": self.words, "tuners": self.tuners, "vae": str(self.model.about.get("vae", "")),
             "dtype": str(self.dtype).removeprefix("torch."), "device": str(self.device), "threads": torch.get_num_threads(),
         })  # fmt: skip

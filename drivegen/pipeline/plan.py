@@ -16,6 +16,7 @@ from torch import Tensor
 from drivegen.host import batch as data
 from drivegen.host.batch import Batch
 from drivegen.pipeline.checks import RECORDED
+from drivegen.pipeline.refining import REFINE_FROM, Refinement, check_refiner, refinement
 from drivegen.pipeline.settings import GenerationSettings
 from drivegen.pipeline.views import to_pixels
 from drivegen.plugin import Plugin
@@ -53,6 +54,7 @@ class Plan:
     pictures: Tensor | None = None
     noise: Tensor | None = None
     mask: Tensor | None = None
+    refinement: Refinement | None = None
 
     @property
     def strength(self) -> float | None:
@@ -66,6 +68,9 @@ class Plan:
         """Return one sha256 over all inputs of the networks: equal for equal frames, inputs, regions and pictures."""
         found = hashlib.sha256()
         tensors = {f"{name}.{key}": value for name, group in self.batch.arrays.items() for key, value in group.items()}
+        if self.refinement is not None:
+            own = self.refinement.batch.arrays.items()
+            tensors |= {f"refiner.{name}.{key}": value for name, group in own for key, value in group.items()}
         tensors |= {f"region.{name}": mask for name, mask in self.regions.items()}
         tensors |= {name: given for name in ("pictures", "noise", "mask") if (given := getattr(self, name)) is not None}
         for name, tensor in sorted(tensors.items()):
@@ -110,6 +115,10 @@ def check(model: Model, settings: GenerationSettings) -> tuple[Sampling, tuple[i
     host, s = model.host, settings
     for name in (*(s.scales or {}), *s.without, *(s.ranges or {}), *(s.regions or {}), *(s.inputs or {})):
         host.plugin(name)
+    if model.refiner is not None:
+        check_refiner(model, model.refiner)
+    elif s.refine_from is not None:
+        raise InputError(f"refine_from {s.refine_from:g} is given, but no refiner; name its folder with --refiner (refiner=)")
     if s.image is None and s.strength is not None:
         raise InputError(f"strength {s.strength} is given, but no image to start from")
     if s.strength is not None and not 0 <= s.strength <= 1:
@@ -252,7 +261,17 @@ def _plan(
     start = None if noise is None else _noise(frame, noise, shape)
     seed = settings.seed
     assert isinstance(seed, int)
-    return Plan(frame, seed, settings, sampling, size, batch, plugins, regions, pictures, start, mask)
+    refined = None if model.refiner is None else _refinement(model, model.refiner, frame, settings)
+    return Plan(frame, seed, settings, sampling, size, batch, plugins, regions, pictures, start, mask, refined)
+
+
+def _refinement(model: Model, refiner: Model, frame: Frame, settings: GenerationSettings) -> Refinement:
+    """Prepare a frame for a model's refiner: prompts, inputs and scales of the generation reach the plugins that it has too."""
+    own = refiner.host.plugins
+    shared = replace(settings, inputs={name: given for name, given in (settings.inputs or {}).items() if name in own})
+    absent = {name for name, scale in (settings.scales or {}).items() if scale == 0}
+    start = REFINE_FROM if settings.refine_from is None else settings.refine_from
+    return refinement(refiner, frame, _inputs(refiner, shared), start, absent)
 
 
 def _present(model: Model, settings: GenerationSettings) -> dict[str, Plugin]:

@@ -71,6 +71,9 @@ class GenerationSettings:
         "Compute deep layers, all but the first DEPTH (0), at every Nth step alone.", checks.reuse, metavar="N[:DEPTH]",
         read=spelling.read_reuse,
     )  # fmt: skip
+    refine_from: float | None = option(
+        "Share of the noise's way, 0 to 1, from which the refiner computes the steps (0.8).", checks.share, kind=float
+    )  # fmt: skip
     seed: int | Sequence[int] = option("Same seed, same settings, same machine: same bytes.", checks.seed, 0, kind=int)
     repeats: int = option(
         "How many times each sample is generated, with seed, seed + 1 and so on.",
@@ -154,6 +157,8 @@ class UsedSettings(GenerationSettings):
     """Scales of the tuners that were in."""
     vae: str = ""
     """The VAE that replaces the model's own."""
+    refiner: str = ""
+    """The sha256 of the model that computed the last steps; empty where there was none."""
     dtype: str = "float32"
     device: str = "cpu"
     threads: int = 1
@@ -163,9 +168,12 @@ class UsedSettings(GenerationSettings):
             object.__setattr__(self, name, about.note(getattr(self, name)))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return JSON values, one per field; nothing of words or tuners without any, as in manifests before they came."""
+        """Return JSON values, one per field; nothing of words, tuners or a refiner without any, as in manifests before they
+        came.
+        """
         values = {f.name: record.plain(getattr(self, f.name)) for f in dataclasses.fields(self)}
-        return {name: value for name, value in values.items() if value or name not in ("words", "tuners")}
+        later = ("words", "tuners", "refiner", "refine_from")
+        return {name: value for name, value in values.items() if name not in later or value not in ({}, "", None)}
 
 
 def options() -> dict[str, About]:

@@ -42,6 +42,8 @@ class Model:
     image_size: tuple[int, int]
     folder: Path | None = None
     about: Mapping[str, Any] = field(default_factory=dict)
+    refiner: Model | None = None
+    """A second model that computes the last steps of a generation."""
     digest: str = ""
     """One sha256 over the names and hashes of its weight files; empty where the folder states none."""
 
@@ -184,7 +186,7 @@ def _load_folder(folder: Path, variant: str | None = None) -> Model:
     host = Host(Backbone.from_folder(folder, extra, variant=variant))
     for entry in index.plugins:
         load_plugin(host, entry.name, folder / "plugins" / entry.name, entry.kind, alone=False)
-    return Model(host, index.sampling, index.image_size, folder, index.about, digest_of(index.sha256))
+    return Model(host, index.sampling, index.image_size, folder, index.about, digest=digest_of(index.sha256))
 
 
 def load_plugin(host: Host, name: str, folder: str | Path, kind: str | None = None, alone: bool = True) -> Plugin:

@@ -33,6 +33,9 @@ def generate(
     prediction_type: Annotated[
         str | None, typer.Option(help="epsilon, v_prediction or sample, where a model does not say it, or wrongly.")
     ] = None,
+    refiner: Annotated[
+        str | None, typer.Option(metavar="FOLDER", help="A second model that computes the last steps, as SDXL's refiner.")
+    ] = None,
     plugin: Annotated[
         list[str] | None, typer.Option(metavar="[NAME=]FOLDER", help="Add a plugin saved alone: its folder, file or hub id.")
     ] = None,
@@ -60,7 +63,7 @@ def generate(
     quiet()
     added = (tuple(plugin or ()), tuple(lora or ()), tuple(tuner or ()), tuple(embedding or ()))
     devices = choose_devices(device)
-    where = work.Where(model, devices[0], dtype, offload, config, *added, vae, variant, prediction_type)
+    where = work.Where(model, devices[0], dtype, offload, config, *added, vae, variant, prediction_type, refiner)
     others = None if len(devices) == 1 else work.Others.of(devices, out, selection, where, settings)
     work.generate(out, selection, given, where, screen(), others)
 
