@@ -22,7 +22,7 @@ from drivegen.support.errors import InputError
 from drivegen.words.files import bundled
 
 FILE = "pytorch_lora_weights.safetensors"
-_FILES = (FILE, f"{PEFT_STEM}.safetensors", "pytorch_lora_weights.bin", f"{PEFT_STEM}.bin")
+_FILES = (FILE, "lycoris.safetensors", f"{PEFT_STEM}.safetensors", "pytorch_lora_weights.bin", f"{PEFT_STEM}.bin")
 _PAIR = re.compile(r"(.+)\.lora_([AB])(?:\.default)?\.weight")
 _LENGTHS = re.compile(r"(.+)\.(?:lora_magnitude_vector(?:\.default)?(?:\.weight)?|dora_scale)")
 _FACTORS = re.compile(r"(.+)\.((?:hada|lokr)_\w+?)(?:\.default)?")

@@ -16,15 +16,17 @@ class LoraConfig:
     """Width of its two factors."""
     alpha: float | None = field(default=None, metadata={"gt": 0, "le": 1e6})
     """Its term counts alpha / rank; None = rank."""
-    targets: str = r".*\.attn[12]\.(to_q|to_k|to_v|to_out\.0)"
-    """Pattern of the UNet's layers that it changes; a plugin's layers are not among them."""
+    targets: str | tuple[str, ...] = r".*\.attn[12]\.(to_q|to_k|to_v|to_out\.0)"
+    """Pattern of the UNet's layers that it changes, or their names; a plugin's layers are not among them."""
     text_encoder: bool = False
     """Whether layers of the text encoder are changed, too."""
-    text_targets: str = r".*self_attn\.(q_proj|k_proj|v_proj|out_proj)"
-    """Pattern of the text encoder's layers that it changes."""
+    text_targets: str | tuple[str, ...] = r".*self_attn\.(q_proj|k_proj|v_proj|out_proj)"
+    """Pattern of the text encoder's layers that it changes, or their names."""
 
     def __post_init__(self) -> None:
         for name in ("targets", "text_targets"):
+            if not isinstance(getattr(self, name), str):
+                continue
             try:
                 re.compile(getattr(self, name))
             except re.error as error:

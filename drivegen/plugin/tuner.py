@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import nn
@@ -43,6 +43,9 @@ class Tuner(nn.Module, ABC):
     that it changes; the host calls the changes, so that no layer is ever replaced or written to, and a tuner that is taken out
     leaves the very networks that were there. Its parameters are its own: no model folder and no plugin has them.
     """
+
+    patterns: ClassVar[tuple[str, ...]] = ()
+    """Options that may be regular expressions: a saved tuner has none there, since none from a file is run."""
 
     config: dict[str, Any]
     changes: nn.ModuleDict
@@ -94,6 +97,10 @@ class Tuner(nn.Module, ABC):
         is of this layout and damaged.
         """
         return None
+
+    def saved_options(self) -> dict[str, Any]:
+        """Return the options that the description beside the file says, with which it is made again; `config` by default."""
+        return self.config
 
     def change(self, network: str, pattern: str, build: Callable[[str, nn.Module], nn.Module]) -> None:
         """Change the layers of a network whose names match a glob (``*`` spans dots): ``change(x, y, site)`` replaces y.

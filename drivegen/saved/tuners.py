@@ -63,12 +63,13 @@ def save(
         with files.replacing(folder) as new:
             file = tuner.save(new, dtype)
             about = {
-                "kind": kind, "name": name or kind, "options": tuner.config, "file": file.name, "sha256": files.sha256(file),
+                "kind": kind, "name": name or kind, "options": tuner.saved_options(), "file": file.name,
+                "sha256": files.sha256(file),
                 "base": {} if backbone is None else cards.base_of(backbone), "training": dict(training or {}),
                 "versions": library_versions(),
             }  # fmt: skip
             files.write_json(new / ABOUT, about)
-            files.write_atomically(new / "README.md", card(json.loads(json.dumps(about))).encode())
+            files.write_atomically(new / "README.md", card(json.loads(json.dumps({**about, "options": tuner.config}))).encode())
     except OSError as error:
         raise InputError(f"cannot write the tuner to {folder}: {error.strerror or error}") from error
     return folder / file.name
@@ -89,6 +90,9 @@ def read(folder: Path) -> SavedTuner:
         raise InputError(f"{path} names {file.name}, which is not there")
     if (found := files.sha256(file)) != values["sha256"]:
         raise InputError(f"{file} is damaged or was changed: its sha256 is {found}, {ABOUT} says {values['sha256']}")
+    for name in tuners.load(values["kind"]).patterns:
+        if isinstance(values["options"].get(name), str):
+            raise InputError(f"{path}: {name} is a pattern, and none from a file is run; a list of layers' names is read")
     return SavedTuner(values["kind"], values["options"], file, values["sha256"])
 
 

@@ -6,7 +6,7 @@ import re
 from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -29,9 +29,11 @@ _LYCORIS = "lycoris.safetensors"
 class _WeightTuner(Tuner):
     """What LoRA and its kin have in common: a difference of the weights of chosen linear layers and convolutions."""
 
+    patterns: ClassVar[tuple[str, ...]] = ("targets", "text_targets")
+
     def __init__(
-        self, rank: int = 8, alpha: float | None = None, targets: str = _ATTENTION, text_encoder: bool = False,
-        text_targets: str = _TEXT_ATTENTION,
+        self, rank: int = 8, alpha: float | None = None, targets: str | tuple[str, ...] = _ATTENTION,
+        text_encoder: bool = False, text_targets: str | tuple[str, ...] = _TEXT_ATTENTION,
     ) -> None:  # fmt: skip
         super().__init__()
         self.settings = LoraConfig(
@@ -61,6 +63,11 @@ class _WeightTuner(Tuner):
             for name in names:
                 self.change(network, name, lambda _, layer: self.build(layer, s.rank, s.alpha or s.rank))
 
+    def saved_options(self) -> dict[str, Any]:
+        """Return the options with the layers' names in place of the patterns that found them."""
+        names = {network: list(layers) for network, layers in self.named().items()}
+        return {**self.config, "targets": names["unet"], "text_targets": names.get("text_encoder", [])}
+
     def named(self) -> dict[str, dict[str, Any]]:
         """Return the changes by network and name of the layer."""
         found: dict[str, dict[str, Any]] = {}
@@ -75,9 +82,9 @@ class LoRA(_WeightTuner):
     Args:
         rank: width of the two factors.
         alpha: the difference counts alpha / rank; None = rank.
-        targets: regular expression for the whole name of layers of the UNet.
+        targets: regular expression for the whole name of layers of the UNet, or a list of names.
         text_encoder: whether layers of the text encoder are changed, too.
-        text_targets: regular expression for those.
+        text_targets: the same for those.
     """
 
     def build(self, layer: Any, rank: int, alpha: float) -> nn.Module:
@@ -123,9 +130,9 @@ class DoRA(LoRA):
     Args:
         rank: width of the two factors.
         alpha: the difference counts alpha / rank; None = rank.
-        targets: regular expression for the whole name of layers of the UNet.
+        targets: regular expression for the whole name of layers of the UNet, or a list of names.
         text_encoder: whether layers of the text encoder are changed, too.
-        text_targets: regular expression for those.
+        text_targets: the same for those.
     """
 
     def build(self, layer: Any, rank: int, alpha: float) -> nn.Module:
@@ -151,9 +158,9 @@ class LoHa(_WeightTuner):
     Args:
         rank: of either product; the difference's is up to its square.
         alpha: the difference counts alpha / rank; None = rank.
-        targets: regular expression for the whole name of layers of the UNet.
+        targets: regular expression for the whole name of layers of the UNet, or a list of names.
         text_encoder: whether layers of the text encoder are changed, too.
-        text_targets: regular expression for those.
+        text_targets: the same for those.
     """
 
     def build(self, layer: Any, rank: int, alpha: float) -> nn.Module:
@@ -214,14 +221,14 @@ class LoKr(LoHa):
         rank: of the second matrix.
         alpha: the difference counts alpha / rank; None = rank.
         factor: greatest side of the first matrix.
-        targets: regular expression for the whole name of layers of the UNet.
+        targets: regular expression for the whole name of layers of the UNet, or a list of names.
         text_encoder: whether layers of the text encoder are changed, too.
-        text_targets: regular expression for those.
+        text_targets: the same for those.
     """
 
     def __init__(
-        self, rank: int = 8, alpha: float | None = None, factor: int = 8, targets: str = _ATTENTION, text_encoder: bool = False,
-        text_targets: str = _TEXT_ATTENTION,
+        self, rank: int = 8, alpha: float | None = None, factor: int = 8, targets: str | tuple[str, ...] = _ATTENTION,
+        text_encoder: bool = False, text_targets: str | tuple[str, ...] = _TEXT_ATTENTION,
     ) -> None:  # fmt: skip
         super().__init__(rank, alpha, targets, text_encoder, text_targets)
         if not 1 <= factor <= 4096:
@@ -239,9 +246,9 @@ class LoKr(LoHa):
         return Kronecker(layer, rank, alpha, self.factor)
 
 
-def _fits(pattern: str, name: str, layer: Any) -> bool:
+def _fits(wanted: str | tuple[str, ...], name: str, layer: Any) -> bool:
     kind = isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and layer.groups == 1)
-    return kind and re.fullmatch(pattern, name) is not None
+    return kind and (re.fullmatch(wanted, name) is not None if isinstance(wanted, str) else name in wanted)
 
 
 def _said(one: Any) -> Any:

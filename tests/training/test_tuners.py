@@ -77,6 +77,27 @@ def test_a_run_of_before_there_were_tuners_goes_on_to_the_same_bits(config: Path
     assert (tmp_path / "again" / "lora" / "pytorch_lora_weights.safetensors").is_file()
 
 
+def test_a_description_lists_layers_and_its_patterns_are_not_run(config: Path, tmp_path: Path) -> None:
+    from drivegen.training.stages import ModelStage
+
+    stage = ModelStage(configs.load(config, [*FROZEN, "tuners.mine.kind=lokr", "tuners.mine.options.targets='.*attn2.to_k'"]))
+    folder = stage.write(tmp_path / "first", 1).parent
+    options = saved.read(folder).options
+    assert options["targets"] == [name for _, name, _ in stage.host.tuner("mine").sites]
+    from drivegen.catalog import tuners
+    from drivegen.host.host import Host
+    from tests.tiny_models import tiny_backbone
+
+    again = tuners.make("lokr", options)
+    Host(tiny_backbone()).add_tuner("mine", again)
+    again.load(folder)
+    assert again.sites == stage.host.tuner("mine").sites
+    about = json.loads((folder / "tuner.json").read_text())
+    (folder / "tuner.json").write_text(json.dumps({**about, "options": {**about["options"], "targets": "(a+)+$"}}))
+    with pytest.raises(InputError, match="targets is a pattern, and none from a file is run"):
+        saved.read(folder)
+
+
 def test_lora_is_short_for_a_tuner_of_that_name(config: Path) -> None:
     found = configs.load(config, LORA)
     assert found.lora is None
