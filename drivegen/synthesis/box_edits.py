@@ -14,6 +14,7 @@ from drivegen.synthesis.course import course, shifted
 from drivegen.synthesis.draws import draw
 from drivegen.synthesis.insert import Inserter
 from drivegen.synthesis.lanes import Road
+from drivegen.synthesis.pedestrians import Pedestrians
 from drivegen.synthesis.recipe import BoxEdit, Boxes, Drop, Jitter, Move, Range, Swap
 from drivegen.synthesis.tracks import Surroundings, Track, Tracks
 
@@ -51,11 +52,12 @@ def edit_boxes(scene: Scene, edits: Boxes, purpose: tuple[object, ...]) -> tuple
                     skipped[f"{kind}: {changed}"] += 1
                 else:
                     tracks.put(name, changed)
-    inserter = Inserter(tracks, road, around)
+    inserter, pedestrians = Inserter(tracks, road, around), Pedestrians(tracks, road, around)
     for number, edit in enumerate(edits.insert):
         rng = draw(*purpose, "insert", number)
         for k in range(rng.randint(*edit.count)):
-            found = inserter.insert(edit, draw(*purpose, "insert", number, k))
+            own = draw(*purpose, "insert", number, k)
+            found = pedestrians.insert(own) if edit.to == "pedestrian" else inserter.insert(edit, own)
             if isinstance(found, str):
                 skipped[f"insert: {found}"] += 1
             else:

@@ -1,9 +1,11 @@
-"""Where the map lets vehicles drive, and how a lane goes on."""
+"""Where the map lets vehicles drive and people walk, and how a lane goes on."""
 
 from __future__ import annotations
 
+from random import Random
+
 import numpy as np
-from shapely import Polygon, STRtree, prepare
+from shapely import Point, Polygon, STRtree, prepare
 from shapely import contains_xy as contains
 from shapely import union_all as union
 from shapely.geometry.base import BaseGeometry
@@ -13,6 +15,7 @@ from drivegen.scene.geometry import Array
 
 LANE_LAYERS = ("lane", "lane_connector")
 ROAD_LAYER = "drivable_area"
+WALKWAY_LAYERS = ("walkway", "ped_crossing")
 
 AROUND_M = 150.0
 """The map is looked at this far around the vehicle's way."""
@@ -22,14 +25,17 @@ WIDEST_M = 7.0
 """What is wider is no single lane, such as a junction: there one goes straight on."""
 
 SIDE_M = 20.0
+DRAWS = 60
+"""So often a place is drawn within the rectangle about an area, until it is inside."""
+
 _FOOT = 0.8
 """Of a box's length and width, the part that stands on the road: mirrors and corners of the box may be beyond its border."""
 
 
 class Road:
-    """The lanes and the drivable area of a scene's map.
+    """The lanes, the drivable area and the walkways of a scene's map.
 
-    lanes_there and there tell whether the map has lanes, and a drivable area.
+    lanes_there, there and walkways_there tell whether the map has lanes, a drivable area, and walkways or crossings.
     """
 
     def __init__(self, scene: Scene) -> None:
@@ -40,6 +46,9 @@ class Road:
         area = _shapes(_near(scene), (ROAD_LAYER,))
         self.there = bool(area)
         self._all_lanes, self._area = union(self._lanes), union(area)
+        self._walkways = union(_shapes(_near(scene), WALKWAY_LAYERS))
+        self.walkways_there = not self._walkways.is_empty
+        prepare(self._walkways)
         prepare(self._all_lanes)
         prepare(self._area)
 
@@ -54,6 +63,31 @@ class Road:
         middle = box.global_SE3_object.translation[:2]
         corners = middle + _FOOT * (box.corners()[[2, 3, 6, 7], :2] - middle)
         return bool(contains(self._area, corners[:, 0], corners[:, 1]).all())
+
+    def walkable(self, box: Box3D) -> bool:
+        """Tell whether all of a box is on walkways and crossings."""
+        corners = box.corners()[[2, 3, 6, 7], :2]
+        return bool(contains(self._walkways, corners[:, 0], corners[:, 1]).all())
+
+    def place_on_foot(self, middle: Array, radius_m: float, rng: Random) -> Array | None:
+        """Return a place (2,) on walkways and crossings, all of them equally likely; None where none is near.
+
+        Args:
+            middle: (2,) metres in the map's frame.
+            radius_m: how near to it.
+            rng: draws.
+        """
+        near = self._walkways.intersection(Point(middle).buffer(radius_m))
+        parts = [part for part in getattr(near, "geoms", [near]) if part.area > 0]
+        if not parts:
+            return None
+        part = rng.choices(parts, [part.area for part in parts])[0]
+        left, bottom, right, top = part.bounds
+        for _ in range(DRAWS):
+            place = np.array([rng.uniform(left, right), rng.uniform(bottom, top)])
+            if contains(part, *place):
+                return place
+        return None
 
     def onwards(self, start: Array, heading: Array, reach_m: float, lanes: bool) -> list[Array]:
         """Return places a metre apart on the way from a place, without it, as far as the lane or the drivable area goes.
@@ -92,8 +126,6 @@ class Road:
 
     def _lane(self, place: Array, heading: Array) -> int | None:
         """Number the lane that holds a place; of several the one that is the narrowest across the heading."""
-        from shapely import Point
-
         near = [int(i) for i in self._tree.query(Point(place)) if contains(self._lanes[i], *place)]
         widths = {i: sum(self._sides(i, place, heading) or (np.inf,)) for i in near}
         return min(widths, key=lambda i: widths[i], default=None)

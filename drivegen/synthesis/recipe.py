@@ -94,19 +94,23 @@ class Jitter(BoxEdit):
 
 @dataclass(frozen=True, kw_only=True)
 class Insert:
-    """Put vehicles of class `to` on lanes, as many as an even draw from count, gap_m before or behind another vehicle.
+    """Put objects of class `to` into a scene, as many as an even draw from count.
 
-    With where "road" the drivable area is enough, on which they follow the courses of others: for maps without lanes.
+    Vehicles go on lanes, gap_m before or behind another vehicle. With where "road" the drivable area is enough, on which they
+    follow the courses of others: for maps without lanes. Pedestrians go, with where "walkway", on walkways and crossings.
     """
 
-    to: Literal["car", "truck", "construction_vehicle", "bus", "trailer", "motorcycle", "bicycle"]
-    where: Literal["lane", "road"] = "lane"
+    to: Literal["car", "truck", "construction_vehicle", "bus", "trailer", "motorcycle", "bicycle", "pedestrian"]
+    where: Literal["lane", "road", "walkway"] = "lane"
     count: tuple[int, int] = field(default=(1, 1), metadata={"ge": 0, "le": 100})
     gap_m: Range = field(default=(2.0, 25.0), metadata={"ge": 0.5, "le": 100.0})
 
     def __post_init__(self) -> None:
         _check_range(self.count, "count")
         _check_range(self.gap_m, "gap_m")
+        if (self.to == "pedestrian") != (self.where == "walkway"):
+            wrong = f"insert: {self.to} with where: {self.where}"
+            raise InputError(f"{wrong}; pedestrians go on a walkway (where: walkway), vehicles on a lane or road")
 
 
 @dataclass(frozen=True, kw_only=True)

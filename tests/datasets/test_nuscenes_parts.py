@@ -31,7 +31,9 @@ def recorded(root: Path, name: str, frames: int) -> Scene:
         np.zeros((1, 5), np.float32).tofile(lidar)
         here = frame.boxes[1:] if frame.token.endswith("-1") else frame.boxes[:-1]
         boxes = tuple(replace(box, token="", instance=f"{name}/{box.instance}") for box in here)
-        return replace(frame.with_pictures(pictures), lidar_path=lidar, boxes=boxes)
+        boxes = (*boxes[:-1], replace(boxes[-1], joints_m=np.full((17, 3), len(frame.token) / 10)))
+        said = f"{frame.description}, {frame.token}"
+        return replace(frame.with_pictures(pictures), lidar_path=lidar, boxes=boxes, description=said)
 
     scene = street_scene(frames, name)
     return replace(scene, frames=tuple(map(one, scene.frames)))
@@ -51,6 +53,9 @@ def test_parts_make_the_tables_of_whole_scenes(tmp_path: Path) -> None:
     assert len(files) > 13
     for name in files:
         assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+    read = nuscenes.open(tmp_path / "parts").scene("alpha").frames
+    assert [frame.boxes[-1].joints_m is not None for frame in read] == [True] * 3
+    assert len({frame.description for frame in read}) == 3
     assert nuscenes.validate(tmp_path / "parts") == nuscenes.validate(tmp_path / "whole")
 
 

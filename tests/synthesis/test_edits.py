@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from shapely import Polygon
+from shapely import union_all as union
 
 from drivegen.datasets import nuscenes
 from drivegen.scene import Box3D, Frame, MapPolygon, Scene, VectorMap
@@ -138,6 +140,32 @@ def test_inserted_vehicles_follow_others_on_their_lane() -> None:
     assert varied(row(leader[0], vector_map=bare), "boxes: {insert: [{to: car, count: [2, 2]}]}").skipped == {
         "insert: the map has no lanes": 2
     }
+
+
+def test_inserted_pedestrians_are_on_walkways_and_crossings() -> None:
+    scene, insert = row(box(250, 302.5, "car")), "boxes: {insert: [{to: pedestrian, where: walkway, count: [12, 12]}]}"
+    found = varied(scene, insert)
+    layers = [Polygon(area.exterior) for name in ("walkway", "ped_crossing") for area in street_map().polygons[name]]
+    new = [[one for one in frame.boxes if one.detection_class == "pedestrian"] for frame in found.scene.frames]
+    assert 3 < len(new[0]) == 12 - found.skipped["insert: no free place on a walkway or crossing"]
+    assert [one.instance for one in new[0]] == [one.instance for one in new[1]]
+    passed_s = (scene.frames[1].timestamp_us - scene.frames[0].timestamp_us) / 1e6
+    for before, after in zip(*new, strict=True):
+        assert all(union(layers).covers(footprint(one)) for one in (before, after))
+        assert before.corners()[:, 2].min() == pytest.approx(0, abs=1e-6)
+        step = after.global_SE3_object.translation - before.global_SE3_object.translation
+        moves = before.attribute == "pedestrian.moving"
+        assert np.linalg.norm(step) / passed_s == pytest.approx(1.25, abs=0.36) if moves else not step.any()
+    assert {one.attribute for one in new[0]} == {"pedestrian.moving", "pedestrian.standing"}
+    for frame in found.scene.frames:
+        shapes = [footprint(one) for one in frame.boxes]
+        assert not any(a.intersects(b) for i, a in enumerate(shapes) for b in shapes[:i])
+    assert varied(row(vector_map=replace(street_map(), polygons={})), insert).skipped == {
+        "insert: the map has no walkways or crossings": 12
+    }
+    for wrong in ("{to: pedestrian}", "{to: car, where: walkway}"):
+        with pytest.raises(InputError, match="pedestrians go on a walkway"):
+            varied(scene, f"boxes: {{insert: [{wrong}]}}")
 
 
 def bend(radius: float = 30.0, width: float = 3.6) -> MapPolygon:
