@@ -109,6 +109,15 @@ def latents_of(state: Mapping[str, Tensor]) -> int:
     return int(state[_ENDS[1]].shape[0])
 
 
+def ends(path: Path) -> tuple[int, int] | None:
+    """Return the input and output channels of a file's UNet, of which alone tensors are read; None where it has none."""
+    state = weights.load_file(path, lambda name: name in _ENDS, finite=False)
+    shapes = [state.get(key) for key in _ENDS]
+    if any(tensor is None or tensor.ndim != 4 for tensor in shapes):
+        return None
+    return int(shapes[0].shape[1]), int(shapes[1].shape[0])  # type: ignore[union-attr]
+
+
 def check_network(state: Mapping[str, Tensor], path: Path) -> None:
     """Refuse an unsupported UNet before the hub is asked or a network is built; raises InputError."""
     for beginning, what in _UNFED.items():

@@ -77,9 +77,8 @@ def _area(camera: Camera, before: Frame, after: Frame, changes: Sequence[Change]
         return Area(np.zeros((height, width), np.float32), 0)
     margin = max(2, round(GROWN * width))
     kept = _in_front(camera, before, after, gone, changes)
-    # At the edge of a box in front both meet within few pixels: the area would else fade where it is seen best.
-    beside = 1 - feathered(kept, max(1, margin // 6)) if kept.any() else np.float32(1)
-    return Area(feathered(core, margin) * beside, int(seen.sum()))
+    # A box reaches further than the object in it, so the area fades within those in front.
+    return Area(feathered(core, margin) * feathered(~kept, margin), int(seen.sum()))
 
 
 def feathered(core: NDArray[np.bool_], margin: int) -> Mask:

@@ -13,6 +13,7 @@ from PIL import Image
 
 from drivegen.edit.areas import Area, areas, feathered
 from drivegen.edit.changes import Edits, check_room
+from drivegen.edit.matching import matched
 from drivegen.pipeline.checks import RECORDED
 from drivegen.pipeline.pipeline import Pipeline
 from drivegen.pipeline.settings import GenerationSettings
@@ -154,7 +155,7 @@ def drawn_cells(camera: Camera, area: Area, cell: int) -> NDArray[np.bool_]:
 
 
 def blended(camera: Camera, recorded: Image.Image, drawn: Image.Image, area: Area) -> Image.Image:
-    """Blend a generated picture into the recorded one, where an area says so.
+    """Blend a generated picture into the recorded one, where an area says so, its colours matched to those about it.
 
     Args:
         camera: set to the generated size.
@@ -171,10 +172,10 @@ def blended(camera: Camera, recorded: Image.Image, drawn: Image.Image, area: Are
     rows = (np.arange(recorded.height) + 0.5) * resize.scale - resize.top_px
     columns = (np.arange(recorded.width) + 0.5) * resize.scale - resize.left_px
     there = ((rows >= 0) & (rows < drawn.height))[:, None] & ((columns >= 0) & (columns < drawn.width))[None]
-    alpha = (area.alpha * there)[..., None]
-    old, new = np.asarray(recorded), np.asarray(large, dtype=np.float32)
-    mixed = (old + (new - old) * alpha).round().clip(0, 255).astype(np.uint8)
-    return Image.fromarray(np.where(alpha > 0, mixed, old))
+    alpha = area.alpha * there
+    old, new = np.asarray(recorded, dtype=np.float32), np.asarray(large, dtype=np.float32)
+    mixed = old + (matched(new, old, alpha, there) - old) * alpha[..., None]
+    return Image.fromarray(np.where(alpha[..., None] > 0, mixed.round().clip(0, 255), old).astype(np.uint8))
 
 
 def _native(camera: Camera) -> Camera:

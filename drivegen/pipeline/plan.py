@@ -125,6 +125,12 @@ def check(model: Model, settings: GenerationSettings) -> tuple[Sampling, tuple[i
         raise InputError(f"strength {s.strength} must be from 0 (the picture itself) to 1 (nothing of it)")
     if s.mask is not None and s.image is None:
         raise InputError("a mask says what is drawn anew of pictures, and none are given; give image= too, 'recorded' say")
+    for name in told_mask(_present(model, s)):
+        if s.mask is None and name not in (s.inputs or {}):
+            raise InputError(
+                f"the model inpaints: its plugin {name!r} is told what is drawn anew of which pictures; give image= and mask= "
+                "(on the command line --mask CAMERA:FILE), or set its scale to 0"
+            )
     for name in s.regions or {}:
         check_region(host, name)
     if s.reuse is not None:

@@ -18,8 +18,10 @@ from drivegen.host.host import Host
 from drivegen.plugin import Plugin
 from drivegen.sampling.settings import Sampling
 from drivegen.saved import card as cards
+from drivegen.saved import wide
 from drivegen.saved.embedded import ASSETS, embedded
 from drivegen.saved.integrity import INDEX, check_hashes, digest_of, weight_files
+from drivegen.saved.released import Found
 from drivegen.support import files, weights
 from drivegen.support.errors import InputError
 from drivegen.support.files import sha256
@@ -107,13 +109,7 @@ def load(
             raise InputError(f"{path} says itself what its UNet predicts; leave out prediction_type {prediction_type!r}")
         model = _load_folder(path, variant)
     else:
-        if path.is_dir():
-            backbone = Backbone.from_folder(path, variant=variant, prediction_type=prediction_type)
-        else:
-            backbone = Backbone.from_single_file(path, config_folder, prediction_type)
-        family = backbone.family
-        plugins = {kind: registry.load(kind)() for kind in family.conditions}
-        model = Model(Host(backbone, plugins), Sampling(guidance=family.guidance), native_size(backbone), path)
+        model = _load_foreign(path, config_folder, variant, prediction_type)
     if vae is not None:
         backbone = model.host.backbone
         backbone.replace_vae(vae)
@@ -121,6 +117,39 @@ def load(
         model = replace(model, about={**model.about, "vae": said})
     model.host.to(device).eval().requires_grad_(False)
     return model
+
+
+def _load_foreign(
+    path: Path, config_folder: str | Path | None, variant: str | None, prediction_type: str | None
+) -> Model:  # fmt: skip
+    """Load a folder of diffusers or a single file, with the plugins for what its network was trained with."""
+    found: Found | None = None
+    if wide.is_inpainting(path):
+        backbone, found = wide.split(path, None, None, config_folder, prediction_type, variant)
+    elif path.is_dir():
+        backbone = Backbone.from_folder(path, variant=variant, prediction_type=prediction_type)
+    else:
+        backbone = Backbone.from_single_file(path, config_folder, prediction_type)
+    family = backbone.family
+    host, null = Host(backbone, {kind: registry.load(kind)() for kind in family.conditions}), None
+    if found is not None:
+        null = family.conditions  # both halves of guidance are told what is joined, as in diffusers' pipelines
+        attach_released(host, found.kind, found)
+    return Model(host, Sampling(guidance=family.guidance, null=null), native_size(backbone), path)
+
+
+def attach_released(host: Host, name: str, found: Found) -> Plugin:
+    """Attach the plugin that released weights are; returns it.
+
+    Args:
+        host: what it is attached to.
+        name: its name there.
+        found: of `released.read`.
+    """
+    where = found.path if found.path.is_file() else found.path / "config.json"
+    plugin = attach(host, name, found.cls, found.released.arguments, dict(found.released.state), found.path, where)
+    plugin.__dict__["_saved"] = {"kind": found.kind, "name": name, "training": dict(found.released.training)}
+    return plugin
 
 
 def native_size(backbone: Backbone) -> tuple[int, int]:

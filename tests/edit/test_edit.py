@@ -129,6 +129,7 @@ def test_boxes_in_front_hide_what_changes_behind_them(frame: Frame) -> None:
     _, alone = planned(replace(frame, boxes=(HIDDEN,)), Edits(remove=("hidden",)))
     _, behind = planned(frame, Edits(remove=("hidden",)))
     front = areas(frame, frame.remove_box("ahead"), Edits(remove=("ahead",)).apply(frame)[1])
+    assert (behind["CAM_FRONT"].alpha <= alone["CAM_FRONT"].alpha + 1e-6).all()
     covered = alone["CAM_FRONT"].alpha * (behind["CAM_FRONT"].alpha == 0)
     assert 0 < behind["CAM_FRONT"].seen < alone["CAM_FRONT"].seen
     assert covered.any()
