@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from drivegen.cli.commands.convert import convert
-from drivegen.cli.commands.dataset import synthesize, validate, verify, world
+from drivegen.cli.commands.dataset import crops, synthesize, validate, verify, world
 from drivegen.cli.commands.evaluate import compare, evaluate, evaluate_condition
 from drivegen.cli.commands.export import export, exporters
 from drivegen.cli.commands.generate import edit, generate
@@ -19,8 +19,8 @@ app = typer.Typer(
 )  # fmt: skip
 
 for command in (
-    generate, edit, world, train, synthesize, verify, evaluate, export, compare, exporters, validate, samplers, objectives,
-    tuners, evaluate_condition, models, info,
+    generate, edit, world, train, synthesize, verify, evaluate, export, compare, exporters, crops, validate, samplers,
+    objectives, tuners, evaluate_condition, models, info,
 ):  # fmt: skip
     app.command()(command)
 for group in (convert, plugins):

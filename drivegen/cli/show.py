@@ -143,6 +143,19 @@ def show_model(screen: Screen, folder: Path) -> None:
     screen.line(f"sha256 of all {len(index.sha256)} weight files agree")
 
 
+def show_brought(screen: Screen, source: Path) -> None:
+    """Print what a file is that somebody brings, and how it is loaded; raises InputError where that cannot be told."""
+    from drivegen.saved.brought import recognise
+
+    found = recognise(source)
+    screen.line((str(source), "bold"))
+    screen.line(f"{found.kind}; {found.use}")
+    for what, said in found.facts.items():
+        screen.line(f"{what}: {said}")
+    screen.line(f"size: {found.size_bytes:,} bytes")
+    screen.line(f"sha256: {found.sha256}")
+
+
 def _parts_table(screen: Screen, found: Contents) -> None:
     def row(part: Part, name: str) -> tuple[Any, ...]:
         size = f"{part.size_bytes / 1e6:.2f} MB"

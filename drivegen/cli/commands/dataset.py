@@ -30,6 +30,30 @@ def world(
 
 
 @guarded
+def crops(
+    dataroot: Annotated[Path, typer.Argument(parser=path, help="Folder of the dataset.")],
+    out: Annotated[Path, typer.Argument(parser=path, help="New or empty folder for the pictures.")],
+    category: Annotated[
+        list[str] | None, typer.Option(help="Detection class, or a category or its beginning; may be repeated.")
+    ] = None,
+    size: Annotated[str, typer.Option(metavar="HEIGHTxWIDTH", help="Size of the pictures.")] = "256x256",
+    margin: Annotated[float, typer.Option(help="What is shown around an object, as a share of its longer side.")] = 0.15,
+    least_px: Annotated[float, typer.Option("--least", help="Least longer side of an object, in recorded pixels.")] = 48,
+    visible: Annotated[float, typer.Option(help="Least share of an object that its camera sees, 0 to 1.")] = 0.6,
+    num: Annotated[int | None, typer.Option(min=1, help="At most this many, the largest.")] = None,
+    version: Version = None,
+) -> None:
+    """Cut objects out of recorded frames, of every camera, with their boxes: a dataset of a subject to train on."""
+    from drivegen.cli.crops import cut
+    from drivegen.crops import Wanted
+    from drivegen.pipeline.spelling import read_size
+
+    quiet()
+    wanted = Wanted(categories=tuple(category or ()), size=read_size(size), margin=margin, least_px=least_px, visible=visible)
+    cut(dataroot, out, wanted, version, num, screen())
+
+
+@guarded
 def validate(
     root: Annotated[Path, typer.Argument(parser=path, help="Folder of a nuScenes-format dataset.")],
     version: Version = None,

@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 
 from drivegen.cli.command import guarded, screen
-from drivegen.support.errors import InputError
 
 
 @guarded
@@ -43,12 +42,15 @@ def models() -> None:
 
 
 @guarded
-def info(model: Annotated[str, typer.Argument(help="'tiny' or a model folder.")] = "tiny") -> None:
-    """Say what is inside a model."""
-    from drivegen.cli.show import show_model
+def info(
+    model: Annotated[str, typer.Argument(help="'tiny', a model folder, or a file or folder to add to one.")] = "tiny",
+) -> None:
+    """Say what is inside a model, or what a file is: a LoRA, a word, a hypernetwork, a plugin's weights."""
+    from drivegen.cli.show import show_brought, show_model
     from drivegen.saved.model import locate
 
-    folder = locate(model)
-    if not folder.is_dir():
-        raise InputError(f"{folder} is a file; info reads model folders")
-    show_model(screen(), folder)
+    path = locate(model)
+    if path.is_dir() and (path / "model_index.json").is_file():
+        show_model(screen(), path)
+    else:
+        show_brought(screen(), path)
