@@ -19,6 +19,11 @@ TrainScenes = Annotated[int, typer.Option(help="scenes of one frame to render th
 DataSeed = Annotated[int, typer.Option(help="their city")]
 Cache = Annotated[Path, typer.Option(help="latents and arrays; may be shared with other trainings")]
 Minutes = Annotated[float | None, typer.Option(help="after which nothing more begins; all of it if left out")]
+RefereeData = Annotated[list[Path], typer.Option("--data", help="dataset of `drivegen world` to train on; may be repeated")]
+HeldOut = Annotated[Path, typer.Option(help="dataset of another seed to check on")]
+RefereeOut = Annotated[Path, typer.Option(help="weights; a JSON file with sha256 and metrics goes beside them")]
+State = Annotated[Path, typer.Option(help="what an interrupted run goes on from")]
+Threads = Annotated[int, typer.Option(help="0: as many as torch takes")]
 UNSEEN = 20261
 """The city's seed that models are measured on."""
 

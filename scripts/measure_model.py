@@ -5,7 +5,7 @@
 Images are kept below OUT/images/<variant>/<frame>/, so that an interrupted run goes on where it was. The same command begun
 in several terminals shares the frames among its processes. With several seeds (`--seed 5 --seed 6`) each has a folder
 OUT/seed_<seed> of its own, and OUT/table.md puts them side by side. Training uses the city's seeds 1 to 98, checks while
-training 99, measuring 20261.
+training 99, measuring 20261; the referee of people was trained on 73001 and checked on 73002.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def main(
     threads: Annotated[int, typer.Option(help="0: as many as torch takes")] = 0,
 ) -> None:
     """Generate, judge, write OUT/figures.json and OUT/table.md."""
-    from drivegen.evaluate import referee
+    from drivegen.evaluate import people, referee
     from drivegen.evaluate.measure import Measurement, Plan, machine
     from drivegen.pipeline.pipeline import Pipeline
 
@@ -71,7 +71,7 @@ def main(
     folders = {one: out if len(seeds) == 1 else out / f"seed_{one}" for one in seeds}
     plans = [Plan(folders[s], scenes, frames_per_scene, s, steps, names, limits, pandaset, nulled) for s in seeds]
     pipe = Pipeline.from_pretrained(model, device=device, dtype=dtype)
-    measurements = {plan.seed: Measurement(pipe, referee.default(), plan) for plan in plans}
+    measurements = {plan.seed: Measurement(pipe, referee.default(), plan, people.default()) for plan in plans}
     for one in measurements.values():
         if not report_only:
             one.generate()
@@ -81,6 +81,7 @@ def main(
             return
         common = {
             "referee": sha256(referee.ASSET),
+            "referee of people": sha256(people.ASSET),
             "machine": machine(),
             "date": date.today().isoformat(),
             "command": shlex.join(["python", *sys.argv]),

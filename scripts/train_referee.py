@@ -12,26 +12,22 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
 
 import torch
-import typer
-from common import run
+from common import HeldOut, RefereeData, RefereeOut, State, Threads, run
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the laboratory (bench/) is no part of the installed package
 
 
 def main(
-    data: Annotated[list[Path], typer.Option(help="dataset of `drivegen world` to train on; may be repeated")],
-    held_out: Annotated[Path, typer.Option(help="dataset of another seed to check on")],
-    out: Annotated[Path, typer.Option(help="weights; a JSON file with sha256 and metrics goes beside them")] = Path(
-        "drivegen/evaluate/assets/referee.safetensors"
-    ),
-    state: Annotated[Path, typer.Option(help="what an interrupted run goes on from")] = Path("runs/referee/state.pt"),
+    data: RefereeData,
+    held_out: HeldOut,
+    out: RefereeOut = Path("drivegen/evaluate/assets/referee.safetensors"),
+    state: State = Path("runs/referee/state.pt"),
     steps: int = 1600,
     batch: int = 24,
     seed: int = 0,
-    threads: Annotated[int, typer.Option(help="0: as many as torch takes")] = 0,
+    threads: Threads = 0,
 ) -> None:
     """Train, check on held-out renders, write; the run can be repeated after an interruption."""
     from bench import referee_training as training

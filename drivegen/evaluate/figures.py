@@ -7,7 +7,16 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from drivegen.evaluate.labels import Judged, Labels, Place, floor_overlaps, overlaps, right, scene_sums, truth_labels
+from drivegen.evaluate.labels import (
+    Judged,
+    Labels,
+    Place,
+    floor_overlaps,
+    overlaps,
+    right,
+    scene_sums,
+    truth_labels,
+)
 from drivegen.evaluate.metrics.frechet import frechet_distance
 from drivegen.evaluate.metrics.scores import Estimate, bootstrap, control, excess, ratio, relative, share
 from drivegen.evaluate.metrics.spectrum import greatest_departure
@@ -64,7 +73,15 @@ def keys_of(judged: Judged) -> list[Key]:
     return sorted({place[0] for place in judged.labels})
 
 
-def _figure(name: str, column: str, estimate: Estimate, frames: int) -> Figure:
+def figure_of(name: str, column: str, estimate: Estimate, frames: int) -> Figure:
+    """Make a figure of an estimate.
+
+    Args:
+        name: of the figure.
+        column: of the table.
+        estimate: its value and interval.
+        frames: how many are behind it.
+    """
     return Figure(name, column, estimate.value, estimate.low, estimate.high, frames, estimate.scenes)
 
 
@@ -74,7 +91,8 @@ def _sums(truth: Labels, generated: Labels, renders: Labels, floor: Labels, grou
     return np.concatenate([*own, floor_overlaps(truth, floor, group, scenes)], 1)
 
 
-def _present(sums: Array, keys: Sequence[Key]) -> Array:
+def present(sums: Array, keys: Sequence[Key]) -> Array:
+    """Leave out the rows (S, K) of scenes that have no frame among the keys."""
     return sums[sorted({key.scene for key in keys})]
 
 
@@ -90,12 +108,12 @@ def control_figures(truth: Truth, images: Judged, column: str) -> list[Figure]:
     labels = truth.only(keys)
     out = []
     for name, group in GROUPS_SCORED.items():
-        sums = _present(_sums(labels, images.labels, truth.renders.labels, images.labels, group, truth.scenes), keys)
-        out.append(_figure(f"{name}_control", column, bootstrap(sums, control), len(keys)))
-        out.append(_figure(f"{name}_iou", column, bootstrap(sums[:, :2], ratio), len(keys)))
-        out.append(_figure(f"{name}_iou_ratio", column, bootstrap(sums[:, :4], relative), len(keys)))
-        out.append(_figure(f"{name}_iou_renders", column, bootstrap(sums[:, 2:4], ratio), len(keys)))
-        out.append(_figure(f"{name}_iou_other_frames", column, bootstrap(sums[:, 4:6], ratio), len(keys)))
+        sums = present(_sums(labels, images.labels, truth.renders.labels, images.labels, group, truth.scenes), keys)
+        out.append(figure_of(f"{name}_control", column, bootstrap(sums, control), len(keys)))
+        out.append(figure_of(f"{name}_iou", column, bootstrap(sums[:, :2], ratio), len(keys)))
+        out.append(figure_of(f"{name}_iou_ratio", column, bootstrap(sums[:, :4], relative), len(keys)))
+        out.append(figure_of(f"{name}_iou_renders", column, bootstrap(sums[:, 2:4], ratio), len(keys)))
+        out.append(figure_of(f"{name}_iou_other_frames", column, bootstrap(sums[:, 4:6], ratio), len(keys)))
     return out
 
 
@@ -111,8 +129,8 @@ def iou_figures(truth: Truth, images: Judged, prefix: str, column: str) -> list[
     keys = keys_of(images)
     out = []
     for name, group in GROUPS_SCORED.items():
-        sums = _present(overlaps(truth.only(keys), images.labels, group, truth.scenes), keys)
-        out.append(_figure(f"{prefix}_{name}_iou", column, bootstrap(sums, ratio), len(keys)))
+        sums = present(overlaps(truth.only(keys), images.labels, group, truth.scenes), keys)
+        out.append(figure_of(f"{prefix}_{name}_iou", column, bootstrap(sums, ratio), len(keys)))
     return out
 
 
@@ -132,10 +150,10 @@ def condition_figures(truth: Truth, images: Judged, column: str) -> list[Figure]
     ):
         places = [place for place in images.labels if place in on_renders]
         pair = (right(known, said, places, truth.scenes), right(known, on_renders, places, truth.scenes))
-        sums = _present(np.concatenate(pair, 1), keys)
-        out.append(_figure(f"{name}_relative", column, bootstrap(sums, relative), len(keys)))
-        out.append(_figure(f"{name}_accuracy", column, bootstrap(sums[:, :2], ratio), len(keys)))
-        out.append(_figure(f"{name}_accuracy_renders", column, bootstrap(sums[:, 2:], ratio), len(keys)))
+        sums = present(np.concatenate(pair, 1), keys)
+        out.append(figure_of(f"{name}_relative", column, bootstrap(sums, relative), len(keys)))
+        out.append(figure_of(f"{name}_accuracy", column, bootstrap(sums[:, :2], ratio), len(keys)))
+        out.append(figure_of(f"{name}_accuracy_renders", column, bootstrap(sums[:, 2:], ratio), len(keys)))
     return out
 
 
@@ -151,10 +169,10 @@ def wrong_boxes_figures(truth: Truth, images: Judged, wrong: Judged, column: str
     keys = [key for key in keys_of(wrong) if any(place[0] == key for place in images.labels)]
     labels = truth.only(keys)
     own = _sums(labels, images.labels, truth.renders.labels, images.labels, VEHICLE_GROUP, truth.scenes)
-    sums = _present(np.concatenate([overlaps(labels, wrong.labels, VEHICLE_GROUP, truth.scenes), own[:, 2:], own], 1), keys)
+    sums = present(np.concatenate([overlaps(labels, wrong.labels, VEHICLE_GROUP, truth.scenes), own[:, 2:], own], 1), keys)
     return [
-        _figure("vehicle_control_wrong_boxes", column, bootstrap(sums[:, :6], control), len(keys)),
-        _figure("wrong_boxes_share_left", column, bootstrap(sums, share), len(keys)),
+        figure_of("vehicle_control_wrong_boxes", column, bootstrap(sums[:, :6], control), len(keys)),
+        figure_of("wrong_boxes_share_left", column, bootstrap(sums, share), len(keys)),
     ]
 
 
@@ -175,9 +193,9 @@ def turned_figures(truth: Truth, images: Judged, turned_truth: Truth, turned: Ju
         for reality, made in ((turned_truth, turned), (truth, images)):
             labels = reality.only(keys, TURNED)
             parts.append(_sums(labels, made.labels, reality.renders.labels, made.labels, group, truth.scenes))
-        sums = _present(np.concatenate(parts, 1), keys)
-        out.append(_figure(f"{name}_control_turned", column, bootstrap(sums[:, :6], control), len(keys)))
-        out.append(_figure(f"{name}_turned_share", column, bootstrap(sums, share), len(keys)))
+        sums = present(np.concatenate(parts, 1), keys)
+        out.append(figure_of(f"{name}_control_turned", column, bootstrap(sums[:, :6], control), len(keys)))
+        out.append(figure_of(f"{name}_turned_share", column, bootstrap(sums, share), len(keys)))
     return out
 
 
@@ -189,10 +207,10 @@ def consistency_figure(rows: Mapping[Key, Array], scenes: int, column: str) -> l
         scenes: number of scenes.
         column: of the table.
     """
-    sums = _present(scene_sums(rows.items(), scenes, 6), list(rows))
-    out = [_figure("consistency", column, bootstrap(sums, excess), len(rows))]
+    sums = present(scene_sums(rows.items(), scenes, 6), list(rows))
+    out = [figure_of("consistency", column, bootstrap(sums, excess), len(rows))]
     for i, name in enumerate(("same_seed", "different_seeds", "renders")):
-        out.append(_figure(f"consistency_{name}", column, bootstrap(sums[:, 2 * i : 2 * i + 2], ratio), len(rows)))
+        out.append(figure_of(f"consistency_{name}", column, bootstrap(sums[:, 2 * i : 2 * i + 2], ratio), len(rows)))
     return out
 
 
@@ -205,10 +223,10 @@ def energy_figures(rows: Mapping[Key, Array], scenes: int, column: str) -> list[
         column: of the table.
     """
     bands = len(next(iter(rows.values()))) // 2
-    sums = _present(scene_sums(rows.items(), scenes, 2 * bands), list(rows))
-    out = [_figure("latent_energy_departure", column, bootstrap(sums, greatest_departure), len(rows))]
+    sums = present(scene_sums(rows.items(), scenes, 2 * bands), list(rows))
+    out = [figure_of("latent_energy_departure", column, bootstrap(sums, greatest_departure), len(rows))]
     for band in range(bands):
-        out.append(_figure(f"latent_energy_band_{band + 1}", column, bootstrap(sums[:, band::bands], ratio), len(rows)))
+        out.append(figure_of(f"latent_energy_band_{band + 1}", column, bootstrap(sums[:, band::bands], ratio), len(rows)))
     return out
 
 

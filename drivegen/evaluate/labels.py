@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -93,14 +93,25 @@ def floor_overlaps(truth: Labels, predicted: Mapping[Place, NDArray[np.uint8]], 
         scenes: S.
     """
     sums = np.zeros((scenes, 2))
-    for (key, channel), labels in truth.items():
-        if (key, channel) not in predicted:
+    for place, labels in truth.items():
+        if place not in predicted:
             continue
-        others = (Key((key.scene + shift) % scenes, key.frame) for shift in range(1, scenes))
-        found = [predicted[other, channel] for other in others if (other, channel) in predicted][:FLOOR_SHIFTS]
-        for other_labels in found:
-            sums[key.scene] += overlap(other_labels, labels, group)
+        for other in other_places(place, predicted, scenes):
+            sums[place[0].scene] += overlap(predicted[other], labels, group)
     return sums
+
+
+def other_places(place: Place, there: Container[Place], scenes: int) -> list[Place]:
+    """List the views that a view is compared with by chance: of its camera and moment, in the next FLOOR_SHIFTS scenes.
+
+    Args:
+        place: the view.
+        there: the views that there are.
+        scenes: S; after the last one comes the first.
+    """
+    key, channel = place
+    others = ((Key((key.scene + shift) % scenes, key.frame), channel) for shift in range(1, scenes))
+    return [other for other in others if other in there][:FLOOR_SHIFTS]
 
 
 def right(truth: Mapping[Key, int], said: Mapping[Place, int], places: Iterable[Place], scenes: int) -> Array:

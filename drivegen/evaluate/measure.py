@@ -20,6 +20,8 @@ from drivegen.evaluate.images import Job, Store, encode, generate, reconstruct
 from drivegen.evaluate.labels import Judged
 from drivegen.evaluate.metrics.consistency import correspondences, disagreement
 from drivegen.evaluate.metrics.spectrum import band_energy
+from drivegen.evaluate.people import PeopleReferee
+from drivegen.evaluate.people_figures import people_figures
 from drivegen.evaluate.referee import Referee
 from drivegen.evaluate.renders import conditions_of
 from drivegen.evaluate.variants import (
@@ -98,10 +100,11 @@ class Measurement:
         pipe: the model.
         referee: judges the images.
         plan: what is measured, and where.
+        people: finds people; None leaves their figures out.
     """
 
-    def __init__(self, pipe: Pipeline, referee: Referee, plan: Plan) -> None:
-        self.pipe, self.referee, self.plan = pipe, referee, plan
+    def __init__(self, pipe: Pipeline, referee: Referee, plan: Plan, people: PeopleReferee | None = None) -> None:
+        self.pipe, self.referee, self.plan, self.people = pipe, referee, plan, people
         self.size = pipe.model.image_size
         self.columns = columns(plan.nulled)
         self.store = Store(plan.out / "images")
@@ -255,6 +258,9 @@ class Measurement:
                 if turned_truth is None:
                     turned_truth = self._truth(self.turned, seen, TURNED)
                 out += figures.turned_figures(truth, plain, turned_truth, turned, column)
+        if self.people is not None:
+            there = {column: figures.keys_of(judged[column]) for column in self.columns if column in judged}
+            out += people_figures(self.people, self.city, self.store, there, self.plan.scenes)
         return out + self._pandaset(chosen)
 
     def _pandaset(self, chosen: Mapping[str, Variant]) -> list[Figure]:

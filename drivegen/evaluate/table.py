@@ -25,6 +25,11 @@ class Row:
     beside: tuple[tuple[str, str], ...] = ()
 
 
+def _people_row(title: str, name: str, goal: tuple[str, float] | None) -> Row:
+    beside = (("found", ""), ("renders", "_renders"), ("in other scenes' pictures", "_other_frames"))
+    return Row(title, f"{name}_recall_relative", goal, tuple((said, f"{name}_recall{which}") for said, which in beside))
+
+
 ROWS = (
     Row("drivable control score", "drivable_control", (">=", 0.85)),
     Row("vehicle control score", "vehicle_control", (">=", 0.70)),
@@ -44,6 +49,11 @@ ROWS = (
     Row("Fréchet distance to renders, referee features", "frechet", None, (("VAE reconstructions", "frechet_vae"),)),
     Row("energy of latents over renders', band furthest from 1", "latent_energy_departure", ("<=", 0.1),
         tuple((f"band {i}", f"latent_energy_band_{i}") for i in range(1, BANDS + 1))),
+    *(_people_row(title, name, goal) for title, name, goal in (
+        ("people found, relative to renders", "people", (">=", 0.5)), ("… pedestrians", "pedestrian", None),
+        ("… riders, with what they ride", "rider", None), ("… below 0.15 % of a picture", "small", None),
+        ("… 0.15 to 0.5 % of a picture", "medium", None), ("… above 0.5 % of a picture", "large", None),
+    )),
     Row("raw drivable IoU over renders'", "drivable_iou_ratio", None,
         (("IoU", "drivable_iou"), ("renders", "drivable_iou_renders"), ("other frames", "drivable_iou_other_frames"))),
     Row("raw vehicle IoU over renders'", "vehicle_iou_ratio", None,
