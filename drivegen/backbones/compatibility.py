@@ -63,7 +63,8 @@ def check_unet(config: Mapping[str, Any], latent_channels: int) -> None:
             continue
         what = next((name for kind, name in kinds.items() if kind is not ANY and kind == value), kinds.get(ANY, ""))
         if what:
-            raise InputError(f"this is {what} ({key} = {value!r}), which is not hosted")
+            hint = "; `drivegen convert lcm FOLDER OUT` makes a model of it" if key == "time_cond_proj_dim" else ""
+            raise InputError(f"this is {what} ({key} = {value!r}), which is not hosted{hint}")
     check_channels(config.get("in_channels", 4), config.get("out_channels", 4), latent_channels)
     width = config.get("cross_attention_dim", 1280)
     if isinstance(width, bool) or not isinstance(width, int) or width < 1:

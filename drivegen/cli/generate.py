@@ -108,12 +108,13 @@ class Where:
     variant: str | None = None
     prediction_type: str | None = None
     refiner: str | None = None
+    fast: bool = False
 
     def pipeline(self) -> Pipeline:
         """Load the model with the added plugins, LoRAs, other tuners and words."""
         pipe = Pipeline.from_pretrained(
             self.model, self.device, self.dtype, self.offload, self.config_folder, self.vae, self.variant, self.prediction_type,
-            self.refiner,
+            self.refiner, self.fast,
         )  # fmt: skip
         for text in self.plugins:
             name, equals, source = text.partition("=")

@@ -67,7 +67,7 @@ class Trajectory(Objective):
         if self.cache is not None:
             said = (self.teacher_steps, self.steps, self.guidance, self.null, self.guidance_rescale, schedule.prediction_type)
             values = [*self.teacher.state_dict().values(), schedule.alphas_cumprod]
-            self.folder = files.make_subfolder(self.cache, f"trajectories-{_digest(said, values)}")
+            self.folder = self.cache / f"trajectories-{_digest(said, values)}"
 
     def step(self, host: Host, lesson: Lesson) -> Mapping[str, Tensor]:
         """Return the error of the student's step."""
@@ -107,6 +107,7 @@ class Trajectory(Objective):
         if not all(path.is_file() for path in paths):
             for path, places in zip(paths, self.walk(lesson).split(views), strict=True):
                 if not path.is_file():
+                    files.make_subfolder(self.cache, self.folder.name)
                     weights.save_state({"places": places}, path)
         read = [self._read(path, (views, self.steps + 1, *lesson.clean.shape[1:])) for path in paths]
         return torch.cat(read).to(lesson.clean)

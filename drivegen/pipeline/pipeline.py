@@ -20,6 +20,8 @@ from drivegen.pipeline.settings import GenerationSettings, UsedSettings
 from drivegen.pipeline.views import Views
 from drivegen.plugin import Plugin
 from drivegen.saved.card import fingerprint
+from drivegen.saved.fast import student
+from drivegen.saved.integrity import FAST
 from drivegen.saved.model import Model, load
 from drivegen.saved.sharing import Extensions
 from drivegen.scene import Frame
@@ -48,6 +50,7 @@ class Pipeline:
         cls, source: str | Path = "tiny", device: str | torch.device = "auto", dtype: str | torch.dtype = "auto",
         offload: bool = False, config_folder: str | Path | None = None, vae: str | Path | None = None,
         variant: str | None = None, prediction_type: str | None = None, refiner: str | Path | None = None,
+        fast: bool = False,
     ) -> Pipeline:  # fmt: skip
         """Load a model.
 
@@ -61,10 +64,11 @@ class Pipeline:
             variant: which weight files of a folder to take where it has several, such as "fp16".
             prediction_type: "epsilon", "v_prediction" or "sample", where a model does not say it, or wrongly.
             refiner: folder or file of a second model that computes the last steps (`refine_from`); None for none.
+            fast: takes the model's student of few steps (`saved.fast`), a LoRA with settings of its own.
         """
         target = runtime.choose_device(device)
         number = runtime.choose_dtype(dtype, target)
-        offload = yes_or_no(offload, "offload")
+        offload, fast = yes_or_no(offload, "offload"), yes_or_no(fast, "fast")
         for what, given in (("source", source), ("config_folder", config_folder), ("vae", vae), ("refiner", refiner)):
             if given is not None or what == "source":
                 file_path(given, f"{what} of a pipeline:")
@@ -76,13 +80,18 @@ class Pipeline:
             second = None if refiner is None else check_refiner(model, load(refiner))
         if second is not None and not second.digest:
             second = replace(second, digest=fingerprint(second.host.backbone.unet))
+        found = student(model) if fast else None
         for host in (model.host, *(() if second is None else (second.host,))):
             host.to(dtype=number).to(memory_format=torch.channels_last)
             if offload:
                 runtime.offload(host, target)
             else:
                 host.to(target)
-        return cls(replace(model, refiner=second))
+        if found is None:
+            return cls(replace(model, refiner=second))
+        pipe = cls(replace(model, refiner=second, sampling=found.sampling))
+        pipe.load_lora(found.folder, name=FAST)
+        return pipe
 
     # -- generation --------------------------------------------------------------------------------------------------
 

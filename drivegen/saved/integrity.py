@@ -12,6 +12,9 @@ from drivegen.support.files import sha256
 INDEX = "drivegen.json"
 """The file of a model folder that lists every weight file with its sha256."""
 
+FAST = "fast"
+"""The folder in a model's that holds its student of few steps, which says its own sha256 (`saved.fast`)."""
+
 _WEIGHT_SUFFIXES = (".safetensors", ".bin", ".ckpt", ".pt", ".pth")
 
 
@@ -35,7 +38,6 @@ def digest_of(hashes: Mapping[str, str]) -> str:
 
 
 def weight_files(folder: Path) -> list[str]:
-    """List the weight files below a folder as sorted relative POSIX paths."""
-    return sorted(
-        p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file() and p.suffix.lower() in _WEIGHT_SUFFIXES
-    )
+    """List the weight files below a folder as sorted relative POSIX paths, without a student's."""
+    found = (p.relative_to(folder) for p in folder.rglob("*") if p.is_file() and p.suffix.lower() in _WEIGHT_SUFFIXES)
+    return sorted(path.as_posix() for path in found if path.parts[0] != FAST)

@@ -86,11 +86,13 @@ def test_two_processes_train_what_one_does_with_the_joint_batch(
     monkeypatch.setattr(
         DriveModule, "training_step", lambda self, batch, index: self.checked(objective(self, batch), batch.conditions.samples)
     )
+    # An objective with a teacher and an average that follows: both are each process's own, and the average is remembered.
+    kind = ("objective.kind=lcm", "objective.options.solver_steps=20", "objective.options.decay=0.5")
     joint = tmp_path / "joint"
-    assert training.run(config, [*FIXED, "train.images=6", f"output={joint}"]) == 0
+    assert training.run(config, [*FIXED, *kind, "train.images=6", f"output={joint}"]) == 0
     expected = measured(capsys.readouterr().out)
     # Lightning starts the second process; SIGTERM to that one alone ends both after the same step.
-    both, run = ("train.images=3", "trainer.devices=2"), tmp_path / "run"
+    both, run = (*kind, "train.images=3", "trainer.devices=2"), tmp_path / "run"
     status, said = train(tmp_path, config, *both, "trainer.strategy=ddp", tell="end")
     assert status == 143, said
     assert checkpoints.read(run / "last.ckpt")["global_step"] == 2
@@ -100,6 +102,9 @@ def test_two_processes_train_what_one_does_with_the_joint_batch(
     status, told = train(tmp_path, config, *both, "--resume", "auto", launcher=torchrun)
     assert status == 0, told
     close(run / "last.ckpt", joint / "last.ckpt")
+    own = [checkpoints.read(folder / "last.ckpt")["objective"] for folder in (run, joint)]
+    assert own[0].keys() == own[1].keys() != set()
+    assert all(torch.allclose(own[0][name], own[1][name], rtol=1e-3, atol=1e-5) for name in own[1])
     assert measured(said) | measured(told) == pytest.approx(expected, rel=1e-3)
     assert sorted(expected) == [0, 2, 3]
     assert told.count("wrote ") == told.count("going on from") == 1, "one process alone writes and prints"

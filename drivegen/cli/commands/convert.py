@@ -83,6 +83,25 @@ def concat(
 
 @convert.command()
 @guarded
+def lcm(
+    src: Annotated[
+        Path,
+        typer.Argument(parser=path, help="A folder of diffusers whose UNet takes guidance's scale (LCM_Dreamshaper)."),
+    ],
+    out: Annotated[Path, typer.Argument(parser=path, help="Model folder to write.")],
+    dtype: WeightsDtype = "float32",
+) -> None:
+    """Write a latent consistency model as a plain one and a guidance_embedding plugin."""
+    from drivegen.convert import lcm as work
+    from drivegen.support.runtime import parse_dtype
+
+    quiet()
+    work.convert(work.read(src), out, parse_dtype(dtype))
+    screen().line(f"wrote {out}")
+
+
+@convert.command()
+@guarded
 def magicdrive(
     src: Annotated[Path, typer.Argument(parser=path, help="Folder with unet/ and controlnet/ as MagicDrive writes them.")],
     out: Annotated[Path, typer.Argument(parser=path, help="Model folder to write.")],

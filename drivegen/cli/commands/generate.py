@@ -39,6 +39,9 @@ def generate(
     plugin: Annotated[
         list[str] | None, typer.Option(metavar="[NAME=]FOLDER", help="Add a plugin saved alone: its folder, file or hub id.")
     ] = None,
+    fast: Annotated[
+        bool, typer.Option("--fast", help="Take the model's student of few steps: a tenth of the network's time.")
+    ] = False,
     lora: Annotated[list[str] | None, typer.Option(metavar="FILE[=SCALE]", help="Add a LoRA; may be repeated.")] = None,
     tuner: Annotated[
         list[str] | None, typer.Option(metavar="FILE[=SCALE]", help="Add a hypernetwork, Custom Diffusion or another tuner.")
@@ -63,7 +66,7 @@ def generate(
     quiet()
     added = (tuple(plugin or ()), tuple(lora or ()), tuple(tuner or ()), tuple(embedding or ()))
     devices = choose_devices(device)
-    where = work.Where(model, devices[0], dtype, offload, config, *added, vae, variant, prediction_type, refiner)
+    where = work.Where(model, devices[0], dtype, offload, config, *added, vae, variant, prediction_type, refiner, fast)
     others = None if len(devices) == 1 else work.Others.of(devices, out, selection, where, settings)
     work.generate(out, selection, given, where, screen(), others)
 
