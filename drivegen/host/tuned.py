@@ -80,7 +80,8 @@ def put_in(backbone: Backbone, tuners: Mapping[str, Tuner], runtime: Runtime, pr
         prompts: names of the plugins that take prompts.
     """
     changes: dict[str, list[nn.Module]] = {network: [] for network in NETWORKS}
-    layers = {network: dict(own_layers(getattr(backbone, network))) for network in NETWORKS} if tuners else {}
+    there = [network for network in NETWORKS if tuners and getattr(backbone, network) is not None]
+    layers = {network: dict(own_layers(getattr(backbone, network))) for network in there}
     for tuner in tuners.values():
         for network, name, key in tuner.sites:
             change: Any = tuner.changes[key]

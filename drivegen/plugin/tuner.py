@@ -18,7 +18,7 @@ from drivegen.support.errors import InputError, nearest
 if TYPE_CHECKING:
     from drivegen.backbones.stable_diffusion import Backbone
 
-NETWORKS = ("unet", "text_encoder")
+NETWORKS = ("unet", "text_encoder", "text_encoder_2")
 """Those that a tuner may change."""
 
 
@@ -121,6 +121,8 @@ class Tuner(nn.Module, ABC):
         backbone = self.__dict__["_attaching"]
         if network not in NETWORKS:
             raise InputError(f"{who}: changes are of {' or '.join(NETWORKS)}, not of {network!r}{nearest(network, NETWORKS)}")
+        if getattr(backbone, network) is None:
+            raise InputError(f"{who} changes {network}, which this model does not have")
         layers = dict(own_layers(getattr(backbone, network)))
         found = [name for name in layers if fnmatch.fnmatchcase(name, pattern)]
         if not found:

@@ -15,14 +15,14 @@ from drivegen.lora import files
 from drivegen.lora.changes import Decomposed as DecomposedChange
 from drivegen.lora.changes import LowRank as LowRankChange
 from drivegen.lora.settings import LoraConfig
-from drivegen.plugin.tuner import Tuner, own_layers
+from drivegen.plugin.tuner import NETWORKS, Tuner, own_layers
 from drivegen.support import strict_yaml, weights
 from drivegen.support.errors import InputError
 from drivegen.tuners.low_rank import Decomposed, Hadamard, Kronecker, LowRank
 
 _ATTENTION = r".*\.attn[12]\.(to_q|to_k|to_v|to_out\.0)"
 _TEXT_ATTENTION = r".*self_attn\.(q_proj|k_proj|v_proj|out_proj)"
-_PREFIXES = {"unet": "lora_unet_", "text_encoder": "lora_te_"}
+_PREFIXES = {"unet": "lora_unet_", "text_encoder": "lora_te_", "text_encoder_2": "lora_te2_"}
 _LYCORIS = "lycoris.safetensors"
 
 
@@ -54,7 +54,8 @@ class _WeightTuner(Tuner):
     def attach(self, backbone: Any) -> None:
         """Change the layers that the patterns match; raises InputError where one matches none."""
         s = self.settings
-        wanted = {"unet": s.targets} | ({"text_encoder": s.text_targets} if s.text_encoder else {})
+        encoders = [name for name in NETWORKS[1:] if s.text_encoder and getattr(backbone, name) is not None]
+        wanted = {"unet": s.targets} | dict.fromkeys(encoders, s.text_targets)
         for network, pattern in wanted.items():
             names = [name for name, layer in own_layers(getattr(backbone, network)) if _fits(pattern, name, layer)]
             if not names:
@@ -66,7 +67,8 @@ class _WeightTuner(Tuner):
     def saved_options(self) -> dict[str, Any]:
         """Return the options with the layers' names in place of the patterns that found them."""
         names = {network: list(layers) for network, layers in self.named().items()}
-        return {**self.config, "targets": names["unet"], "text_targets": names.get("text_encoder", [])}
+        texts = dict.fromkeys(name for network, layers in names.items() if network != "unet" for name in layers)
+        return {**self.config, "targets": names["unet"], "text_targets": list(texts)}
 
     def named(self) -> dict[str, dict[str, Any]]:
         """Return the changes by network and name of the layer."""
@@ -207,7 +209,7 @@ class LoHa(_WeightTuner):
     def _by_key(self) -> dict[str, nn.Module]:
         """Return the changes by kohya's names of their layers."""
         named = self.named()
-        text = {"text_encoder": "text_model."}  # the name of its layers until transformers 5, which files keep
+        text = dict.fromkeys(NETWORKS[1:], "text_model.")  # the name of their layers until transformers 5, which files keep
         return {
             _PREFIXES[network] + f"{text.get(network, '')}{name.removeprefix('text_model.')}".replace(".", "_"): one
             for network, layers in named.items() for name, one in layers.items()

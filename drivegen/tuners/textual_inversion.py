@@ -75,6 +75,8 @@ class TextualInversion(Tuner):
 
     def attach(self, backbone: Any) -> None:
         """Begin with the vectors of the initial text; raises InputError where it has no tokens."""
+        if backbone.text_encoder is None or backbone.text_encoder_2 is not None:
+            raise InputError("textual_inversion teaches the one text encoder of Stable Diffusion 1.x and 2.x, and this is SDXL")
         embedding, encoder = backbone.text_encoder.get_input_embeddings(), backbone.text_encoder
         known = backbone.tokenizer(self.word, add_special_tokens=False, verbose=False)["input_ids"]
         if len(known) == 1 and known[0] != backbone.tokenizer.unk_token_id:

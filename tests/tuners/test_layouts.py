@@ -15,6 +15,7 @@ from drivegen.catalog import registry, tuners
 from drivegen.host.host import Host
 from drivegen.plugin.tuner import Tuner
 from drivegen.support.errors import InputError
+from drivegen.testing.frames import frame
 from drivegen.testing.models import randomize, tiny_backbone
 from drivegen.tuners.textual_inversion import TextualInversion
 
@@ -132,8 +133,31 @@ def test_diffusers_reads_a_word(vectors: int, tmp_path: Path) -> None:
     prompt = "a <tanker> b"
     text = pipe.maybe_convert_prompt(prompt, pipe.tokenizer)
     theirs = pipe.tokenizer(text, padding="max_length", truncation=True, max_length=16, return_tensors="pt").input_ids
-    ours = torch.from_numpy(host.plugin("text").tokenize(prompt))[None]
+    ours = torch.from_numpy(host.plugin("text").prepare(frame(0, 1), {"prompt": prompt})["ids"])[None]
     a, b = (model(ids) for model, ids in ((host.backbone.text_encoder, ours), (pipe.text_encoder, theirs)))
     assert torch.equal(a.last_hidden_state, b.last_hidden_state)
     rows = host.backbone.text_encoder.get_input_embeddings().weight
     assert torch.equal(rows, plain.text_encoder.get_input_embeddings().weight)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["lora", "lokr"])
+def test_both_text_encoders_of_sdxl_are_changed(kind: str, tmp_path: Path) -> None:
+    torch.manual_seed(4)
+    hosts = [Host(tiny_backbone(family="sdxl"), {}).eval().requires_grad_(False) for _ in range(2)]
+    tuner = tuners.make(kind, {"rank": 2, "text_encoder": True})
+    hosts[0].add_tuner("it", tuner)
+    for parameter in tuner.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    assert {network for network, _, _ in tuner.sites} == {"unet", "text_encoder", "text_encoder_2"}
+    lora.apply(hosts[1], [(lora.read(tuner.save(tmp_path)), 1.0)])
+    ids = torch.arange(6)[None]
+    with torch.no_grad():
+        for network in ("text_encoder", "text_encoder_2"):
+            a, b = (getattr(host.backbone, network)(ids)[0] for host in hosts)
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+    with pytest.raises(InputError, match="and this is SDXL"):
+        hosts[1].add_tuner("word", TextualInversion("<tanker>", "ab"))
+    refiner = Host(tiny_backbone(family="sdxl_refiner"), {})
+    refiner.add_tuner("it", tuners.make(kind, {"rank": 2, "text_encoder": True}))
+    assert refiner.tuner("it").sites[-1][0] == "text_encoder_2"

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import pickle
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from drivegen.catalog import registry
 from drivegen.host.host import Host
 from drivegen.support.errors import InputError
+from drivegen.testing.frames import frame
 from drivegen.testing.models import randomize, tiny_backbone, tiny_tokenizer
 from drivegen.tuners.textual_inversion import TextualInversion
 
@@ -22,6 +25,15 @@ def host_with(*words: TextualInversion) -> Host:
         host.add_tuner(f"word{i}", word)
         randomize(word, i)
     return host
+
+
+def read(text: Any, prompt: str, **given: Any) -> dict[str, np.ndarray]:
+    """What a text plugin makes of a prompt."""
+    return text.prepare(frame(0, 1), {"prompt": prompt, **given})
+
+
+def ids_of(text: Any, prompt: str) -> np.ndarray:
+    return read(text, prompt)["ids"]
 
 
 @pytest.mark.parametrize(
@@ -50,7 +62,7 @@ def test_two_words_beside_a_loaded_one_and_their_pooled_state() -> None:
     text, encoder, words = host.plugin("text"), host.backbone.text_encoder, host.backbone.words
     loaded = torch.randn(1, 32)
     words.add(encoder, {"<c>": loaded})
-    ids = torch.from_numpy(text.tokenize("o <b> n <c> <a>"))[None]
+    ids = torch.from_numpy(ids_of(text, "o <b> n <c> <a>"))[None]
     table = encoder.get_input_embeddings().weight
     with torch.no_grad():
         wanted = table[ids.clamp(min=0)]
@@ -66,7 +78,7 @@ def test_two_words_beside_a_loaded_one_and_their_pooled_state() -> None:
                 module.eos_token_id = 2  # what configurations of Stable Diffusion say
         assert torch.equal(encoder(ids).pooler_output[0], by_hand[0, 7])
     host.remove_tuner("word0")
-    assert (text.tokenize("<a>") >= 0).all()
+    assert (ids_of(text, "<a>") >= 0).all()
     with pytest.raises(InputError, match="the word '<b>' is a tuner's"):
         words.remove(["<b>"])
     words.remove()
@@ -75,10 +87,10 @@ def test_two_words_beside_a_loaded_one_and_their_pooled_state() -> None:
 
 def test_a_word_that_comes_back_has_its_ids() -> None:
     host = host_with(TextualInversion("<a>", "x", 2), TextualInversion("<b>", "y"))
-    before = host.plugin("text").tokenize("<b> <a>")
+    before = ids_of(host.plugin("text"), "<b> <a>")
     with host.without_tuners():
-        assert (host.plugin("text").tokenize("<b> <a>") >= 0).all()
-    assert (host.plugin("text").tokenize("<b> <a>") == before).all()
+        assert (ids_of(host.plugin("text"), "<b> <a>") >= 0).all()
+    assert (ids_of(host.plugin("text"), "<b> <a>") == before).all()
     assert list(host.tuners) == ["word0", "word1"]
 
 
@@ -86,8 +98,8 @@ def test_words_have_weights_and_go_to_data_workers() -> None:
     host = host_with(TextualInversion("<a>", "x", 2))
     light = pickle.loads(pickle.dumps(host.plugin("text").weightless()))
     own = list(host.backbone.words.table.ids["<a>"])
-    assert light.tokenize("o <a>")[2:4].tolist() == own
-    ids = light._read("(o <a>:1.5) n", True)
+    assert ids_of(light, "o <a>")[2:4].tolist() == own
+    ids = read(light, "(o <a>:1.5) n", weighted=True)
     assert ids["ids"][2:4].tolist() == own
     assert ids["weights"][1:5].tolist() == [1.5, 1.5, 1.5, 1.0]
 
