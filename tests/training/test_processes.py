@@ -62,10 +62,10 @@ def train(folder: Path, config: Path, *words: str, tell: str = "", launcher: tup
 
 
 def close(a: Path, b: Path) -> None:
-    """Weights and moving averages of two checkpoints agree."""
+    """Weights, moving averages and what the objective remembers agree in two checkpoints."""
     one, two = (checkpoints.read(path) for path in (a, b))
     averages = [next(v["average"] for k, v in each["callbacks"].items() if k.startswith("EMA")) for each in (one, two)]
-    for x, y in ((one["state_dict"], two["state_dict"]), averages):
+    for x, y in ((one["state_dict"], two["state_dict"]), averages, (one["objective"], two["objective"])):
         assert x.keys() == y.keys()
         whole = torch.cat([value.flatten() for value in y.values()])
         apart = torch.cat([(x[name] - y[name]).flatten() for name in y])
@@ -102,9 +102,6 @@ def test_two_processes_train_what_one_does_with_the_joint_batch(
     status, told = train(tmp_path, config, *both, "--resume", "auto", launcher=torchrun)
     assert status == 0, told
     close(run / "last.ckpt", joint / "last.ckpt")
-    own = [checkpoints.read(folder / "last.ckpt")["objective"] for folder in (run, joint)]
-    assert own[0].keys() == own[1].keys() != set()
-    assert all(torch.allclose(own[0][name], own[1][name], rtol=1e-3, atol=1e-5) for name in own[1])
     assert measured(said) | measured(told) == pytest.approx(expected, rel=1e-3)
     assert sorted(expected) == [0, 2, 3]
     assert told.count("wrote ") == told.count("going on from") == 1, "one process alone writes and prints"
