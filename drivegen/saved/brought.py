@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,26 @@ def recognise(source: Path) -> Brought:
     keys = [key for key in values if isinstance(key, str)] if isinstance(values, Mapping) else []
     kind, use, facts = _told(source, path, values, keys)
     return Brought(kind, use, files.sha256(path), path.stat().st_size, facts)
+
+
+@contextmanager
+def named(source: Path, option: str) -> Iterator[None]:
+    """Refuse a file that is of another kind than what it is read as by saying what it is; other errors stay.
+
+    Args:
+        source: the file or folder that is read within the block.
+        option: by which files of the right kind are added, such as ``--lora``.
+    """
+    try:
+        yield
+    except InputError as error:
+        try:
+            found = recognise(source)
+        except InputError:
+            raise error from None
+        if f"{option} " in found.use:
+            raise
+        raise InputError(f"{source} is {found.kind}; {found.use}") from error
 
 
 def _file(source: Path) -> Path:

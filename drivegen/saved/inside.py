@@ -13,6 +13,7 @@ from drivegen import lora, words
 from drivegen.host.host import Host
 from drivegen.lora import LoRA
 from drivegen.saved import tuners
+from drivegen.saved.brought import named
 from drivegen.saved.integrity import digest_of
 from drivegen.saved.model import Model
 from drivegen.support import files, runtime
@@ -100,7 +101,8 @@ class Inside:
         scale = number(scale, "scale of a LoRA:", -100, 100)
         path = file_path(source, "source of a LoRA")
         name = None if name is None else text(name, "name of a LoRA")
-        found = lora.read(path)
+        with named(path, "--lora"):
+            found = lora.read(path)
         file = lora.find(path).resolve()
         with changing(self.host.backbone.unet, "load a LoRA"):
             name = name or self._lora_name(path, file)
@@ -148,7 +150,8 @@ class Inside:
         scale = number(scale, "scale of a tuner:", -100, 100)
         path = file_path(source, "source of a tuner")
         name = None if name is None else text(name, "name of a tuner")
-        tuner, file = tuners.make(path)
+        with named(path, "--tuner"):
+            tuner, file = tuners.make(path)
         with changing(self.host.backbone.unet, "load a tuner"):
             name = name or _free_name(path, set(self.host.tuners))
             self.host.add_tuner(name, tuner)
@@ -190,7 +193,9 @@ class Inside:
             word: what prompts shall have for it; None = what the file says, or its name where it says nothing.
         """
         path = file_path(source, "source of an embedding")
-        found = words.read(path, None if word is None else text(word, "word of an embedding"))
+        word = None if word is None else text(word, "word of an embedding")
+        with named(path, "--embedding"):
+            found = words.read(path, word)
         sha256 = files.sha256(words.find(path))
         with changing(self.host.backbone.unet, "load an embedding"):
             try:

@@ -374,7 +374,7 @@ def test_two_loras_of_one_file_name_and_a_word(tiny: Path, narrow: Path, tmp_pat
     generate(tiny, tmp_path / "out", *options)
     assert lines(tmp_path / "out")[0]["words"] == {"<wet>": 2}
     assert "were there already" in generate(tiny, tmp_path / "out", *options).output
-    assert "a textual inversion has" in generate(tiny, tmp_path / "b", "--embedding", files[0], status=2).stderr
+    assert "is a file of LoRA; add it with --lora" in generate(tiny, tmp_path / "b", "--embedding", files[0], status=2).stderr
     assert list(lines(tmp_path / "out")[0]["loras"].values()) == [0.5, 1.0]
     assert sorted(lines(tmp_path / "out")[0]["added_sha256"].values()) == sorted(map(sha256, files))
     assert "twice" in generate(tiny, tmp_path / "b", "--lora", files[0], "--lora", f"{files[0]}=2", status=2).stderr

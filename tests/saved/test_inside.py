@@ -67,6 +67,15 @@ def test_misfits_are_refused_and_change_nothing(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=said):
             pipe.load_embedding(source, word)
         assert pipe.words == {"<cat>": 2}
+    layer = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
+    matrices = {f"unet.{layer}.lora_A.weight": torch.ones(2, 64), f"unet.{layer}.lora_B.weight": torch.ones(64, 2)}
+    save_file(matrices, tmp_path / "some.safetensors")
+    for load in (pipe.load_embedding, pipe.load_tuner):
+        with pytest.raises(InputError, match="is a file of LoRA; add it with --lora"):
+            load(tmp_path / "some.safetensors")
+    for load in (pipe.load_lora, pipe.load_tuner):
+        with pytest.raises(InputError, match="is a textual inversion; add it with --embedding"):
+            load(file)
     for word in ("<dog>", 7):
         with pytest.raises(InputError, match="there are <cat>"):
             pipe.unload_embedding(word)

@@ -13,6 +13,7 @@ from diffusers.models.attention_processor import Attention, CustomDiffusionAttnP
 from safetensors.torch import save_file
 from torch import nn
 
+from drivegen import words
 from drivegen.catalog import registry
 from drivegen.host import batch as data
 from drivegen.host.host import Host
@@ -23,6 +24,8 @@ from drivegen.saved.model import Model
 from drivegen.support.errors import InputError
 from drivegen.support.files import sha256
 from drivegen.testing.frames import frame
+from drivegen.tuners.custom_diffusion import CustomDiffusion
+from drivegen.tuners.merge_concepts import merge, merged, states_of
 from tests.hostile import Hostile
 from tests.tiny_models import WIDTH, randomize, tiny_backbone
 
@@ -232,3 +235,45 @@ def test_what_does_not_fit_is_refused_and_changes_nothing(tmp_path: Path) -> Non
     assert pipe.words == {}
     assert torch.equal(predict(pipe.host), before)
     assert not (tmp_path / "mark").exists()
+
+
+def test_subjects_are_merged_under_their_constraints() -> None:
+    draw = torch.Generator().manual_seed(0)
+    base, kept = torch.randn(6, 10, generator=draw), torch.randn(50, 10, generator=draw)
+    learned = [(base + torch.randn(6, 10, generator=draw), torch.randn(n, 10, generator=draw)) for n in (1, 2)]
+    made = merged(base, learned, kept)
+    for own, states in learned:
+        assert torch.allclose(states @ made.T, states @ own.T, atol=1e-4)  # what each subject's words give
+    moved = ((made - base) @ kept.T).norm()
+    directions = torch.linalg.svd(torch.cat([states for _, states in learned]))[2][3:]  # what no constraint speaks of
+    for direction in directions:
+        for sign in (1e-2, -1e-2):
+            other = made + sign * torch.ones(6, 1) * direction
+            assert ((other - base) @ kept.T).norm() > moved  # the least of all that hold them
+    with pytest.raises(InputError, match="depend on each other"):
+        merged(base, [(learned[0][0], learned[0][1].repeat(2, 1))], kept)
+
+
+def test_two_subjects_in_one_speak_as_each_did_alone(tmp_path: Path) -> None:
+    pipe = pipeline("text")
+    backbone, subjects = pipe.host.backbone, {}
+    words.teach(backbone, {f"<new{i}>": torch.randn(1, WIDTH, generator=torch.Generator().manual_seed(i)) for i in (1, 2)})
+    for i in (1, 2):
+        tuner = CustomDiffusion()
+        tuner.bind(backbone)
+        subjects[f"<new{i}>"] = randomize(tuner, i)
+    before = predict(pipe.host)
+    made = merge(backbone, subjects, [a + b + c for a in "abcdef" for b in "ghi" for c in "jkl"])
+    assert torch.equal(predict(pipe.host), before)  # nothing is put in
+    for phrase, tuner in subjects.items():
+        states = states_of(backbone, phrase)
+        for key, change in tuner.changes.items():
+            assert torch.allclose(states @ made.changes[key].weight.T, states @ change.weight.T, atol=1e-3)
+    pipe.host.add_tuner("both", made)
+    again = pipeline("text")
+    again.load_tuner(made.save(tmp_path))
+    assert torch.equal(predict(again.host), predict(pipe.host))
+    with pytest.raises(InputError, match="queries and outputs"):
+        merge(backbone, {"a": CustomDiffusion(True)}, ["b"])
+    with pytest.raises(InputError, match="at least one"):
+        merge(backbone, {}, ["b"])
