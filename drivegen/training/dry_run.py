@@ -9,7 +9,9 @@ from typing import Any
 from torch import nn
 
 from drivegen.support import strict_yaml
+from drivegen.support.errors import InputError, reason
 from drivegen.training import config as configs
+from drivegen.training.activations import kept_for_backward
 from drivegen.training.base import TrainedModule
 from drivegen.training.config import Config
 from drivegen.training.loggers import check_loggers
@@ -32,7 +34,7 @@ def dry_run(path: Path, overrides: Sequence[str]) -> list[str]:
         *_settings(config, path, overrides),
         *_sampling(config, stage),
         *_parts(stage.module),
-        *_memory(config, stage.module),
+        *_memory(config, stage),
     ]
 
 
@@ -103,8 +105,9 @@ def _part(name: str) -> str:
     return f"objective {rest[0]}" if first == "objective" else first
 
 
-def _memory(config: Config, module: TrainedModule) -> Iterator[str]:
-    """Say what stays in memory throughout: exact, since it is counted."""
+def _memory(config: Config, stage: ModelStage | FirstStage) -> Iterator[str]:
+    """Say what stays in memory throughout, exact, since it is counted, and what a batch adds."""
+    module: TrainedModule = stage.module
     trained = [p for _, p in module.trained()]
     weights = sum(p.numel() * p.element_size() for p in _tensors(module))
     bytes_of = sum(p.numel() * p.element_size() for p in trained)
@@ -113,10 +116,21 @@ def _memory(config: Config, module: TrainedModule) -> Iterator[str]:
         parts["moving average"] = sum(p.numel() * p.element_size() for _, p in module.averaged())
     told = ", ".join(f"{name} {value / _MB:.1f} MB" for name, value in parts.items())
     yield f"memory: {told}; {sum(parts.values()) / _MB:.1f} MB together"
-    yield (
-        "  what layers keep for the backward pass comes on top and grows with train.images"
-        f" ({config.train.images}); train.gradient_checkpointing ({str(config.train.gradient_checkpointing).lower()}) lowers it"
-    )
+    yield f"  {_kept(config, stage)}"
+
+
+def _kept(config: Config, stage: ModelStage | FirstStage) -> str:
+    """Say what a batch adds to it."""
+    train = config.train
+    lowers = f"train.gradient_checkpointing ({str(train.gradient_checkpointing).lower()}) lowers it"
+    on_top = f"what layers keep for the backward pass comes on top and grows with train.images ({train.images}); {lowers}"
+    if not isinstance(stage, ModelStage):
+        return on_top
+    try:
+        kept = kept_for_backward(stage.host, train.images, config.data.size, train.precision)
+    except (InputError, RuntimeError) as error:  # a network that needs its conditions, or an operation without shapes alone
+        return f"{on_top} (not counted: {reason(error)})"
+    return f"{on_top}: {kept / _MB:.1f} MB by the UNet alone, counted by shapes; plugins and an objective's networks add theirs"
 
 
 def _tensors(module: nn.Module) -> list[Any]:

@@ -5,13 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from drivegen import training
 from drivegen.cli.main import app
+from drivegen.plugin import Grid
 from drivegen.support.errors import InputError
 from drivegen.training import config as configs
+from drivegen.training.activations import kept_for_backward
 from drivegen.training.stages import ModelStage
+from tests.tiny_hosts import tiny_host
 
 
 def test_it_says_origins_parameters_and_memory(config: Path) -> None:
@@ -33,7 +37,33 @@ def test_it_says_origins_parameters_and_memory(config: Path) -> None:
     assert f"  unet: {unet:,} of {unet:,}" in lines
     assert any(line.startswith("  objective teacher: 0 of ") for line in lines)
     (memory,) = (line for line in lines if line.startswith("memory: "))
+    assert "MB by the UNet alone" in lines[-1]
     assert f"gradients {4 * trained / 1e6:.1f} MB, optimiser {8 * trained / 1e6:.1f} MB" in memory
+
+
+@pytest.mark.parametrize(("precision", "trains"), [("32", True), ("bf16", True), ("32", False)])
+def test_what_the_backward_pass_keeps_is_what_autograd_saves(precision: str, trains: bool) -> None:
+    host = tiny_host(())
+    host.backbone.unet.requires_grad_(trains)
+    seen: dict[int, torch.Tensor] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        if not isinstance(tensor, torch.nn.Parameter):
+            seen[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    x = torch.randn(3, 4, 8, 16, requires_grad=not trains)
+    hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"), hooks:
+        host(x, torch.zeros(3, dtype=torch.long), host.encode({}, Grid(1, 1, 3)))
+    saved = sum(tensor.untyped_storage().nbytes() for tensor in seen.values())
+    counted = kept_for_backward(host, 3, (64, 128), precision)
+    assert counted == pytest.approx(saved, rel=0.02)
+    assert kept_for_backward(host, 6, (64, 128), precision) > 1.5 * counted
+    if trains and precision == "32":
+        host.enable_gradient_checkpointing()
+        host.train()
+        assert kept_for_backward(host, 3, (64, 128), precision) < 0.8 * counted
 
 
 @pytest.mark.slow
