@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,7 @@ from drivegen.evaluate.labels import Place, other_places
 from drivegen.evaluate.metrics.people import BINS, Person, people_in
 from drivegen.evaluate.metrics.scores import bootstrap, ratio, relative
 from drivegen.evaluate.people import PeopleReferee
-from drivegen.evaluate.variants import Key
+from drivegen.evaluate.variants import ALL, Key
 from drivegen.support.progress import track
 
 Mask = NDArray[np.bool_]
@@ -24,12 +25,12 @@ Mask = NDArray[np.bool_]
 def people_figures(
     referee: PeopleReferee, city: City, store: Store, columns: Mapping[str, Sequence[Key]], scenes: int
 ) -> list[Figure]:
-    """Look for the people of the city in renders and in generated pictures, and compute the figures of each column.
+    """Look for the people of the city in renders, in generated pictures and in reconstructions, and compute the figures.
 
     Args:
         referee: finds people.
         city: the frames and their renders.
-        store: the generated pictures, under the columns' names.
+        store: the generated pictures, under the columns' names, and the renders' reconstructions under "vae".
         columns: the frames of each column of the table.
         scenes: number of scenes.
     """
@@ -40,12 +41,17 @@ def people_figures(
         views = {channel: city.view(key, channel) for channel in frame.channels}
         people |= {(key, channel): people_in(frame, view) for channel, view in views.items()}
         renders |= _masks(referee, key, {channel: view.rgb for channel, view in views.items()})
-    out: list[Figure] = []
-    for column, keys in columns.items():
+
+    def look(variant: str, keys: Sequence[Key]) -> dict[Place, Mask]:
         made: dict[Place, Mask] = {}
-        for key in track(keys, f"looking for people in {column}"):
-            made |= _masks(referee, key, store.load(column, key.name, city.frames[key]))
-        out += recall_figures(people, made, renders, scenes, column)
+        for key in track(keys, f"looking for people in {variant}"):
+            made |= _masks(referee, key, store.load(variant, key.name, city.frames[key]))
+        return made
+
+    rebuilt = recall_figures(people, look("vae", sorted({key for key, _ in people})), renders, scenes, ALL)
+    out = [replace(figure, name=f"vae_{figure.name}") for figure in rebuilt if figure.name.endswith("_relative")]
+    for column, keys in columns.items():
+        out += recall_figures(people, look(column, keys), renders, scenes, column)
     return out
 
 

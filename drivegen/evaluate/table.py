@@ -27,7 +27,11 @@ class Row:
 
 def _people_row(title: str, name: str, goal: tuple[str, float] | None) -> Row:
     beside = (("found", ""), ("renders", "_renders"), ("in other scenes' pictures", "_other_frames"))
-    return Row(title, f"{name}_recall_relative", goal, tuple((said, f"{name}_recall{which}") for said, which in beside))
+    figures = (
+        *((said, f"{name}_recall{which}") for said, which in beside),
+        ("VAE reconstructions", f"vae_{name}_recall_relative"),
+    )
+    return Row(title, f"{name}_recall_relative", goal, figures)
 
 
 ROWS = (

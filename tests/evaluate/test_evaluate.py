@@ -18,6 +18,7 @@ from drivegen.evaluate.labels import floor_overlaps, overlaps
 from drivegen.evaluate.measure import Measurement, Plan
 from drivegen.evaluate.metrics.consistency import colour_error, correspond, correspondences
 from drivegen.evaluate.metrics.scores import bootstrap, control, excess, overlap, ratio
+from drivegen.evaluate.people import PeopleNet, PeopleReferee
 from drivegen.evaluate.referee import GROUP_OF_CLASS, GROUPS, Referee, RefereeNet
 from drivegen.evaluate.renders import Renders, conditions_of
 from drivegen.evaluate.table import as_json, by_seed, markdown
@@ -397,12 +398,17 @@ def test_a_measurement_fills_the_table_and_generates_nothing_twice(tiny_model, t
     Measurement(pipe, random_referee(), plan).generate()
     assert {path.name: path.read_bytes() for path in lost.iterdir()} == before
     assert all(path.stat().st_mtime_ns == time for path, time in written.items() if path.parent != lost)
-    found = Measurement(pipe, random_referee(), plan).figures()
+    found = Measurement(pipe, random_referee(), plan, PeopleReferee(PeopleNet())).figures()
     names = {(figure.name, figure.column) for figure in found}
     shared = ("drivable_control", "vehicle_control", "weather_relative", "drivable_turned_share", "frechet",
               "latent_energy_departure")  # fmt: skip
     assert {(name, column) for name in shared for column in ("all", "no_layout")} <= names
     assert {("consistency", "all"), ("wrong_boxes_share_left", "all")} <= names
+    assert {
+        ("people_recall_relative", "all"),
+        ("people_recall_relative", "no_layout"),
+        ("vae_people_recall_relative", "all"),
+    } <= names
     assert {("vae_drivable_iou", "all"), ("null_vehicle_iou", "all"), ("frechet_vae", "all")} <= names
     assert {figure.frames for figure in found if figure.name == "drivable_control"} == {2}
     text = markdown(found, {"machine": "here"})
