@@ -60,6 +60,8 @@ class Order:
 class InPairs(Order):
     """Batches of which one half is of one kind and the other half of another; the fewer of them come more than once per epoch.
 
+    Frames of a view count that only one kind has come in batches of their own.
+
     Args:
         views: number of views of each frame.
         second: whether each frame is of the second kind.
@@ -80,13 +82,10 @@ class InPairs(Order):
         batches = []
         for count in np.unique(self.views):
             kinds = [np.flatnonzero((self.views == count) & (self.second == kind)) for kind in (False, True)]
-            if any(len(kind) == 0 for kind in kinds):
-                have, lack = (
-                    ("the prior's pictures", "data.roots") if len(kinds[0]) == 0 else ("data.roots", "the prior's pictures")
-                )
-                raise InputError(
-                    f"{have} have frames of {count} views, and {lack} none; a batch holds both, of equal view count"
-                )
+            if any(len(kind) == 0 for kind in kinds):  # of a rig that the other kind does not have
+                alone, size = rng.permutation(np.concatenate(kinds)), max(1, self.images // int(count))
+                batches += [alone[i : i + size].tolist() for i in range(0, len(alone), size)]
+                continue
             half = max(1, self.images // int(count) // 2)
             whole = -(-max(map(len, kinds)) // half) * half
             drawn = [np.concatenate([rng.permutation(kind) for _ in range(-(-whole // len(kind)))])[:whole] for kind in kinds]

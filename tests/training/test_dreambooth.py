@@ -48,8 +48,8 @@ def test_batches_hold_as_many_of_either_kind() -> None:
         assert sum(second[i] for i in batch) * 2 == len(batch)
     assert {i for batch in batches for i in batch} == set(range(12))
     assert batches == [InPairs(views, second, images=12, seed=1).batch(i) for i in range(order.per_epoch)]
-    with pytest.raises(InputError, match=r"the prior's pictures have frames of 2 views, and data\.roots none"):
-        InPairs([3, 2], [False, True], images=12, seed=1)
+    alone = InPairs([3, 2, 2, 2], [False, True, True, False], images=12, seed=1)
+    assert sorted(sorted({*alone.batch(i)}) for i in range(alone.per_epoch)) == [[0], [1, 2, 3]]
 
 
 DREAMBOOTH = [
