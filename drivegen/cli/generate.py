@@ -20,7 +20,7 @@ from drivegen.pipeline.plan import Plan
 from drivegen.pipeline.settings import GenerationSettings
 from drivegen.scene import Frame
 from drivegen.support.errors import InputError, nearest
-from drivegen.support.files import make_subfolder
+from drivegen.support.files import make_subfolder, sha256
 from drivegen.support.locks import locked_folder
 from drivegen.support.names import check_file_name
 from drivegen.support.progress import progress
@@ -119,10 +119,11 @@ class Where:
         for text in self.plugins:
             name, equals, source = text.partition("=")
             pipe.add_plugin(*((source, name) if equals and name.isidentifier() else (text,)))
-        files = [lora.find(file).resolve() for file, _ in map(parse_lora, self.loras)]
-        for file in files:
-            if files.count(file) > 1:
-                raise InputError(f"--lora names {file} twice; give it once, with the scale that it shall have")
+        found = [lora.find(file) for file, _ in map(parse_lora, self.loras)]
+        contents = [sha256(file) for file in found if file.is_file()]  # what is not there is refused below
+        for file in found:
+            if file.is_file() and contents.count(sha256(file)) > 1:
+                raise InputError(f"--lora gives {file}, or a copy of it, twice; give it once, with its scale")
         for text in self.loras:
             pipe.load_lora(*parse_lora(text))
         for text in self.tuners:

@@ -59,7 +59,7 @@ def _scene(number: int, crop: Crop, camera: Camera) -> Scene:
     )  # fmt: skip
     name = _name(number)
     frame = replace(
-        crop.frame, token="", cameras=(camera,), boxes=boxes, neighbours=(), description=f"a {_words(crop)}", lidar_path=None
+        crop.frame, token="", cameras=(camera,), boxes=boxes, neighbours=(), description=_words(crop), lidar_path=None
     )
     return Scene(name, (frame,), frame.description, frame.location)
 
@@ -69,7 +69,8 @@ def _name(number: int) -> str:
 
 
 def _words(crop: Crop) -> str:
-    return (crop.box.detection_class or crop.box.category.rsplit(".", 1)[-1]).replace("_", " ")
+    word = (crop.box.detection_class or crop.box.category.rsplit(".", 1)[-1]).replace("_", " ")
+    return f"{'an' if word[:1] in 'aeiou' else 'a'} {word}"
 
 
 def _line(number: int, crop: Crop, camera: Camera) -> dict[str, Any]:

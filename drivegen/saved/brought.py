@@ -71,7 +71,7 @@ def recognise(source: Path) -> Brought:
 
 @contextmanager
 def named(source: Path, option: str) -> Iterator[None]:
-    """Refuse a file that is of another kind than what it is read as by saying what it is; other errors stay.
+    """Say what a file is where it is refused for being of another kind than what it is read as; other errors stay.
 
     Args:
         source: the file or folder that is read within the block.
@@ -86,7 +86,7 @@ def named(source: Path, option: str) -> Iterator[None]:
             raise error from None
         if f"{option} " in found.use:
             raise
-        raise InputError(f"{source} is {found.kind}; {found.use}") from error
+        raise InputError(f"{error} (it is {found.kind}; {found.use})") from error
 
 
 def _file(source: Path) -> Path:
@@ -198,7 +198,11 @@ def _base_of(file: Path, kind: str) -> str:
     if file.is_dir():
         return ""
     values = weights.load_file(file, finite=False) if weights.is_safetensors(file) else read_values(file)
-    widths = {int(v.shape[1]) for k, v in values.items() if "to_k_custom_diffusion" in str(k) and v.ndim == 2}
+    widths = {
+        int(v.shape[1])
+        for k, v in values.items()
+        if "to_k_custom_diffusion" in str(k) and isinstance(v, Tensor) and v.ndim == 2
+    }
     widths |= {width for width in values if isinstance(width, int) and width in (768, 1024, 2048)}
     return ", ".join(_BASES.get(width, f"attention to width {width}") for width in sorted(widths))
 

@@ -25,11 +25,10 @@ from drivegen.support.values import file_path, number, text
 
 @dataclass(frozen=True, eq=False)
 class Loaded:
-    """An active LoRA: its matrices and scale, and the file that it was read from."""
+    """An active LoRA: its matrices and scale, and the content of its file."""
 
     lora: LoRA
     scale: float
-    file: Path
     sha256: str
 
 
@@ -96,18 +95,18 @@ class Inside:
             source: the file, or a folder with one.
             scale: what its term is multiplied by, from -100 to 100.
             name: its name here, which replaces one of that name; None = the file's, with a number where another file has it.
-                A file that is in already is then replaced, not added twice.
+                A LoRA that is in already, from this file or a copy of it, is then replaced, not added twice.
         """
         scale = number(scale, "scale of a LoRA:", -100, 100)
         path = file_path(source, "source of a LoRA")
         name = None if name is None else text(name, "name of a LoRA")
         with named(path, "--lora"):
             found = lora.read(path)
-        file = lora.find(path).resolve()
+        sha256 = files.sha256(lora.find(path))
         with changing(self.host.backbone.unet, "load a LoRA"):
-            name = name or self._lora_name(path, file)
+            name = name or self._lora_name(path, sha256)
             before = dict(self._loras)
-            self._loras[name] = Loaded(found, scale, file, files.sha256(file))
+            self._loras[name] = Loaded(found, scale, sha256)
             try:
                 self._apply()
             except InputError:
@@ -116,12 +115,12 @@ class Inside:
                 raise
         return name
 
-    def _lora_name(self, source: Path, file: Path) -> str:
-        """Name a LoRA by its file, whose own name many others share; the same file keeps the name that it has."""
+    def _lora_name(self, source: Path, sha256: str) -> str:
+        """Name a LoRA by its file, whose own name many others share; the same content keeps the name that it has."""
         for name, loaded in self._loras.items():
-            if loaded.file == file:
+            if loaded.sha256 == sha256:
                 return name
-        stem = source.name if source.is_dir() else file.stem
+        stem = source.name if source.is_dir() else lora.find(source).resolve().stem
         taken = (stem, *(f"{stem}_{i}" for i in range(2, len(self._loras) + 2)))
         return next(name for name in taken if name not in self._loras)
 

@@ -377,7 +377,10 @@ def test_two_loras_of_one_file_name_and_a_word(tiny: Path, narrow: Path, tmp_pat
     assert "is a file of LoRA; add it with --lora" in generate(tiny, tmp_path / "b", "--embedding", files[0], status=2).stderr
     assert list(lines(tmp_path / "out")[0]["loras"].values()) == [0.5, 1.0]
     assert sorted(lines(tmp_path / "out")[0]["added_sha256"].values()) == sorted(map(sha256, files))
-    assert "twice" in generate(tiny, tmp_path / "b", "--lora", files[0], "--lora", f"{files[0]}=2", status=2).stderr
+    copied = tmp_path / "copy.safetensors"
+    copied.write_bytes(files[0].read_bytes())
+    for same in (files[0], copied):
+        assert "twice" in generate(tiny, tmp_path / "b", "--lora", files[0], "--lora", f"{same}=2", status=2).stderr
 
 
 @pytest.mark.slow
