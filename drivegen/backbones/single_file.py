@@ -1,8 +1,8 @@
-"""Single-file Stable Diffusion checkpoints: LDM's names of the weights, and the configurations that they lack."""
+"""Single-file checkpoints of Stable Diffusion 1.x, 2.x, XL and its refiner: LDM's names, and configurations that they lack."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,17 @@ from drivegen.support import weights
 from drivegen.support.errors import InputError
 from drivegen.support.weights import State
 
-PREFIXES = ("model.diffusion_model.", "first_stage_model.", "cond_stage_model.")
-"""What the names of the tensors begin with: one per network."""
+_NETWORKS = {"unet": "model.diffusion_model.", "vae": "first_stage_model."}
+LAYOUTS: Mapping[str, Mapping[str, str]] = {
+    "sd": {**_NETWORKS, "text_encoder": "cond_stage_model."},
+    "sdxl": {
+        **_NETWORKS, "text_encoder": "conditioner.embedders.0.transformer.",
+        "text_encoder_2": "conditioner.embedders.1.model.",
+    },
+    "sdxl_refiner": {**_NETWORKS, "text_encoder_2": "conditioner.embedders.0.model."},
+}  # fmt: skip
+"""By the key of a family, what the names of each network's tensors begin with."""
+
 
 _MARKS = ("v_pred", "ztsnr")
 """Empty tensors by which trainers mark v-prediction and zero terminal SNR."""
@@ -25,7 +34,7 @@ _KINDS = {"v": "v_prediction", "v_prediction": "v_prediction", "epsilon": "epsil
 """What the headers of files say (``modelspec.prediction_type``), in diffusers' words."""
 
 _OTHERS = {
-    "conditioner.embedders.1.": "an SDXL checkpoint", "conditioner.embedders.0.": "an SDXL refiner checkpoint",
+    "conditioner.embedders.": "a file of SDXL without all of its networks",
     "model.diffusion_model.joint_blocks.": "a Stable Diffusion 3 checkpoint", "control_model.": "a ControlNet",
     "model.diffusion_model.double_blocks.": "a Flux checkpoint", "double_blocks.": "a Flux transformer", "lora_": "a LoRA",
     "model.diffusion_model.": "a file without all three networks", "down_blocks.": "one network under diffusers' names",
@@ -48,16 +57,19 @@ def from_ldm(name: str, state: Mapping[str, Tensor], model: Any) -> dict[str, Te
     """Extract one network's weights from a single-file checkpoint, renamed to the network's own keys.
 
     Args:
-        name: "unet", "vae" or "text_encoder".
+        name: "unet", "vae", "text_encoder" or "text_encoder_2".
         state: the file's tensors by LDM's names.
         model: the network, for its configuration and names.
     """
+    prefix = LAYOUTS[layout_of(state)][name]
     from diffusers.loaders import single_file_utils as ldm
 
     if name == "unet":
         found = ldm.convert_ldm_unet_checkpoint(state, model.config)
     elif name == "vae":
         found = ldm.convert_ldm_vae_checkpoint(state, model.config)
+    elif prefix.endswith(".model."):
+        found = current_clip_keys(ldm.convert_open_clip_checkpoint(model, state, prefix), model)
     else:
         is_open_clip = ldm.is_open_clip_model(state)
         found = ldm.convert_open_clip_checkpoint(model, state) if is_open_clip else ldm.convert_ldm_clip_checkpoint(state)
@@ -67,21 +79,32 @@ def from_ldm(name: str, state: Mapping[str, Tensor], model: Any) -> dict[str, Te
     return {k: v for k, v in found.items() if v is not None}
 
 
+def layout_of(state: Iterable[str]) -> str:
+    """Tell the layout of a file, a key of `LAYOUTS`, by the names of its tensors."""
+    names = list(state)
+    for key in ("sdxl", "sdxl_refiner"):  # SDXL's base has a first text encoder too, under another name than a refiner's
+        if any(name.startswith(LAYOUTS[key]["text_encoder_2"]) for name in names):
+            return key
+    return "sd"
+
+
 def read(path: Path) -> State:
     """Read the networks' tensors and the markers of training from a single file; other tensors are skipped.
 
-    Raises InputError saying what the file is where it is no Stable Diffusion 1.x or 2.x model.
+    Raises InputError saying what the file is where it is no Stable Diffusion 1.x, 2.x or XL model.
     """
     if not path.is_file():
         raise InputError(f"no weight file {path}")
-    state = weights.load_file(path, lambda name: name.startswith(PREFIXES) or name in _MARKS, finite=False)
-    missing = [prefix for prefix in PREFIXES if not any(key.startswith(prefix) for key in state)]
+    every = tuple({prefix for layout in LAYOUTS.values() for prefix in layout.values()})
+    state = weights.load_file(path, lambda name: name.startswith(every) or name in _MARKS, finite=False)
+    prefixes = LAYOUTS[layout_of(state)].values()
+    missing = [prefix for prefix in prefixes if not any(key.startswith(prefix) for key in state)]
     if missing:
         what = next(
             (said for start, said in _OTHERS.items() if any(name.startswith(start) for name in weights.names(path, state))), ""
         )
         raise InputError(
-            f"{path} is not a single-file Stable Diffusion 1.x or 2.x checkpoint: no tensor's name begins with "
+            f"{path} is not a single-file Stable Diffusion 1.x, 2.x or XL checkpoint: no tensor's name begins with "
             f"{' or '.join(missing)}{f'; it is {what}' if what else ''}"
         )
     return state
@@ -121,6 +144,8 @@ def ends(path: Path) -> tuple[int, int] | None:
 def check_network(state: Mapping[str, Tensor], path: Path) -> None:
     """Refuse an unsupported UNet before the hub is asked or a network is built; raises InputError."""
     for beginning, what in _UNFED.items():
+        if beginning.endswith(".label_emb.") and layout_of(state) != "sd":
+            continue  # SDXL's pooled text and sizes
         key = next((key for key in state if key.startswith(beginning)), None)
         if key is not None:
             raise InputError(f"{path}: this is {what} ({key}), which is not hosted")

@@ -26,9 +26,6 @@ from drivegen.support.errors import InputError
 PARTS = ("unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")
 """The parts that a model may have without any plugin; each family says which of them it has."""
 
-_SINGLE = ("unet", "vae", "text_encoder")
-"""The networks of a single file of Stable Diffusion 1.x and 2.x."""
-
 EMPTY_IS_ZERO = "force_zeros_for_empty_prompt"
 """In model_index.json of SDXL: an empty prompt is no text at all, and not the text encoders' states of it."""
 
@@ -205,10 +202,10 @@ class Backbone(nn.Module):
         cls, path: str | Path, config_folder: str | Path | None = None, prediction_type: str | None = None,
         narrow: bool = False,
     ) -> Backbone:  # fmt: skip
-        """Load a single-file Stable Diffusion 1.x/2.x checkpoint (LDM keys), in fp32.
+        """Load a single-file checkpoint of Stable Diffusion 1.x, 2.x, XL or its refiner (LDM keys), in fp32.
 
         Args:
-            path: the file; only the tensors of the three networks are read.
+            path: the file; only the tensors of the networks are read.
             config_folder: a diffusers folder with the configurations and the tokenizer, whose weights are not read; None takes
                 diffusers' choice from its hub.
             prediction_type: what the UNet predicts, replacing the configuration's; None keeps it.
@@ -230,11 +227,14 @@ class Backbone(nn.Module):
         training = single_file.training_of(path, state, prediction_type, configured)
         kind = training.get("prediction_type")
         folder = single_file.hub_folder(path, state, kind) if config_folder is None else Path(config_folder)
-        index, _ = _read_index(folder)
+        index, family = _read_index(folder)
+        layout = single_file.layout_of(state)
+        if family.key != layout:
+            raise InputError(f"{path} is laid out as {layout}, and {folder} configures a {family.name} model")
         _check_configurations(folder, with_unet=not narrow)
-        scheduler, tokenizer = load_scheduler(folder, index, training), load_tokenizer(folder / "tokenizer")
+        scheduler, tokenizers = load_scheduler(folder, index, training), _load_tokenizers(folder, family)
         loaded: dict[str, Any] = {}
-        for name, prefix in zip(_SINGLE, single_file.PREFIXES, strict=True):
+        for name, prefix in single_file.LAYOUTS[layout].items():
             where = f"{path}, as {folder / name} configures it,"
             changes = {"in_channels": single_file.latents_of(state)} if narrow and name == "unet" else None
             outline = build_outline(folder / name, index[name][1], changes)
@@ -248,7 +248,8 @@ class Backbone(nn.Module):
                 raise InputError(f"{where} has weights that the network does not: {', '.join(left[:10])}")
             loaded[name] = build_from_folder(folder / name, index[name][1], changes)
             weights.load_strict(loaded[name], own, where)
-        return cls._checked(str(path), **loaded, tokenizer=tokenizer, scheduler=scheduler)
+        empty = index.get(EMPTY_IS_ZERO, family.empty_is_zero) is True
+        return cls._checked(str(path), **loaded, **tokenizers, scheduler=scheduler, empty_is_zero=empty)
 
     @classmethod
     def _checked(cls, where: str, **parts: Any) -> Backbone:

@@ -19,6 +19,7 @@ from drivegen.plugin import Plugin
 from drivegen.sampling.settings import Sampling
 from drivegen.saved import card as cards
 from drivegen.saved import wide
+from drivegen.saved.defaults import usual_sampling
 from drivegen.saved.embedded import ASSETS, embedded
 from drivegen.saved.integrity import INDEX, check_hashes, digest_of, weight_files
 from drivegen.saved.released import Found
@@ -135,7 +136,7 @@ def _load_foreign(
     if found is not None:
         null = family.conditions  # both halves of guidance are told what is joined, as in diffusers' pipelines
         attach_released(host, found.kind, found)
-    return Model(host, Sampling(guidance=family.guidance, null=null), native_size(backbone), path)
+    return Model(host, replace(usual_sampling(backbone), null=null), native_size(backbone), path)
 
 
 def attach_released(host: Host, name: str, found: Found) -> Plugin:

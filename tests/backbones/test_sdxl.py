@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 import torch
 from drivegen_plugins.layout import expand
 from einops import rearrange
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from drivegen import Pipeline
@@ -27,6 +29,7 @@ from drivegen.scene import Frame
 from drivegen.support.errors import InputError
 from drivegen.testing.frames import camera, frame
 from drivegen.testing.models import randomize, tiny_backbone
+from tests.backbones.test_single_file import OPEN_CLIP, text_to_open_clip
 
 SIZE = (48, 64)
 STEPS, GUIDANCE = 3, 3.0
@@ -199,3 +202,101 @@ def test_two_plugins_that_give_the_same_vector_are_refused() -> None:
 def test_a_network_without_sizes_refuses_them() -> None:
     with pytest.raises(InputError, match=r"Stable Diffusion 1.x or 2.x model takes no sizes of pictures"):
         Host(tiny_backbone(), {"picture_size": registry.load("picture_size")()})
+
+
+@pytest.mark.parametrize(("name", "sampler"), [("EulerAncestralDiscrete", "euler_a"), ("EulerDiscrete", "euler")])
+@torch.no_grad()
+def test_a_turbo_folder_samples_in_one_step_without_guidance(name: str, sampler: str, tmp_path: Path) -> None:
+    backbone = tiny_backbone(family="sdxl")
+    of = getattr(diffusers, f"{name}Scheduler")
+    backbone.scheduler = of.from_config(backbone.scheduler.config, timestep_spacing="trailing")
+    backbone.save(tmp_path)
+    pipe = Pipeline.from_pretrained(tmp_path, device="cpu", dtype="float32")
+    x = torch.randn(3, 4, 12, 16, generator=torch.Generator().manual_seed(1))
+    shown = replace(frame(0), description="Night, rain.")
+    made = pipe(shown, latents=x, size=SIZE, output_type="latent")
+    assert (made.settings.sampler, made.settings.steps, made.settings.guidance) == (sampler, 1, 1.0)
+    theirs = diffusers.StableDiffusionXLPipeline.from_pretrained(tmp_path)
+    theirs.set_progress_bar_config(disable=True)
+    expected = theirs(
+        [shown.description] * 3, height=SIZE[0], width=SIZE[1], latents=x, num_inference_steps=1, guidance_scale=0.0,
+        output_type="latent", **sizes(shown, 0),
+    ).images  # fmt: skip
+    close(torch.stack([made[channel] for channel in shown.channels]), expected)
+    backbone.scheduler = of.from_config(backbone.scheduler.config, timestep_spacing="leading")
+    backbone.save(tmp_path / "plain")
+    assert model.load(tmp_path / "plain").sampling == Sampling(guidance=5.0)
+
+
+# -- single files ----------------------------------------------------------------------------------------------------------
+
+RESNET = {
+    "norm1": "in_layers.0", "conv1": "in_layers.2", "time_emb_proj": "emb_layers.1", "norm2": "out_layers.0",
+    "conv2": "out_layers.3", "conv_shortcut": "skip_connection",
+}  # fmt: skip
+
+
+def original_unet(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The original names of the small UNet: two levels of one layer down and two up, attention at the lower one alone."""
+    resnets = {"down_blocks.0.resnets.0": "input_blocks.1.0", "down_blocks.1.resnets.0": "input_blocks.3.0"}
+    resnets |= {f"up_blocks.{i}.resnets.{j}": f"output_blocks.{2 * i + j}.0" for i in range(2) for j in range(2)}
+    resnets |= {f"mid_block.resnets.{i}": f"middle_block.{2 * i}" for i in range(2)}
+    places = {f"{own}.{a}": f"{there}.{b}" for own, there in resnets.items() for a, b in RESNET.items()}
+    places |= {
+        "down_blocks.0.downsamplers.0.conv": "input_blocks.2.0.op",
+        "up_blocks.0.upsamplers.0.conv": "output_blocks.1.2.conv",
+    }
+    places |= {"down_blocks.1.attentions.0": "input_blocks.3.1", "mid_block.attentions.0": "middle_block.1"}
+    places |= {f"up_blocks.0.attentions.{j}": f"output_blocks.{j}.1" for j in range(2)}
+    places |= {"conv_in": "input_blocks.0.0", "conv_norm_out": "out.0", "conv_out": "out.2"}
+    for i in (1, 2):
+        places[f"time_embedding.linear_{i}"] = f"time_embed.{2 * i - 2}"
+        places[f"add_embedding.linear_{i}"] = f"label_emb.0.{2 * i - 2}"
+    return {f"model.diffusion_model.{_renamed(key, places)}": value for key, value in state.items()}
+
+
+def _renamed(key: str, places: dict[str, str]) -> str:
+    begin = max((own for own in places if key.startswith(f"{own}.")), key=len)
+    return places[begin] + key.removeprefix(begin)
+
+
+def original_vae(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    out = {}
+    for key, value in state.items():
+        name = re.sub(r"encoder\.down_blocks\.(\d)\.resnets\.", r"encoder.down.\1.block.", key)
+        name = re.sub(r"encoder\.down_blocks\.(\d)\.downsamplers\.0", r"encoder.down.\1.downsample", name)
+        name = re.sub(r"decoder\.up_blocks\.(\d)\.resnets\.", lambda m: f"decoder.up.{2 - int(m[1])}.block.", name)
+        name = re.sub(r"decoder\.up_blocks\.(\d)\.upsamplers\.0", lambda m: f"decoder.up.{2 - int(m[1])}.upsample", name)
+        name = re.sub(r"mid_block\.resnets\.(\d)", lambda m: f"mid.block_{int(m[1]) + 1}", name)
+        out["first_stage_model." + name.replace("conv_norm_out", "norm_out").replace("conv_shortcut", "nin_shortcut")] = value
+    return out
+
+
+def original_text(backbone: Any) -> dict[str, Tensor]:
+    refiner = backbone.text_encoder is None
+    second = backbone.text_encoder_2.state_dict()
+    projection = second.pop("text_projection.weight")
+    openclip = {k.removeprefix(OPEN_CLIP): v for k, v in text_to_open_clip(second).items() if "resblocks.23" not in k}
+    openclip["text_projection"] = projection.T.contiguous()
+    out = {f"conditioner.embedders.{0 if refiner else 1}.model.{key}": value for key, value in openclip.items()}
+    if not refiner:
+        first = backbone.text_encoder.state_dict()
+        out |= {f"conditioner.embedders.0.transformer.text_model.{k.removeprefix('text_model.')}": v for k, v in first.items()}
+    return out
+
+
+@pytest.mark.parametrize("family", ["sdxl", "sdxl_refiner"])
+def test_a_single_file_holds_the_networks_of_its_folder(family: str, tmp_path: Path) -> None:
+    own = tiny_backbone(family=family)
+    own.save(tmp_path / "folder")
+    state = original_unet(own.unet.state_dict()) | original_vae(own.vae.state_dict()) | original_text(own)
+    save_file({k: v.clone().contiguous() for k, v in state.items()}, tmp_path / "file.safetensors")
+    found = model.load(tmp_path / "file.safetensors", config_folder=tmp_path / "folder")
+    assert found.host.backbone.family.key == family
+    for name, network in own.networks.items():
+        there = found.host.backbone.networks[name].state_dict()
+        assert there.keys() == network.state_dict().keys()
+        assert all(torch.equal(there[key], value) for key, value in network.state_dict().items()), name
+    tiny_backbone().save(tmp_path / "other")
+    with pytest.raises(InputError, match=r"is laid out as sdxl.*configures a Stable Diffusion 1.x or 2.x model"):
+        model.load(tmp_path / "file.safetensors", config_folder=tmp_path / "other")

@@ -376,7 +376,7 @@ def test_a_file_that_is_no_checkpoint(tmp_path: Path, backbone: Backbone, ldm: d
     weights.save_state(backbone.unet.state_dict(), other)
     for user_input in (configs, None):
         message = refused(other, user_input, tmp_path / "out")
-        assert f"{other} is not a single-file Stable Diffusion 1.x or 2.x checkpoint" in message
+        assert f"{other} is not a single-file Stable Diffusion 1.x, 2.x or XL checkpoint" in message
         assert all(prefix in message for prefix in (UNET, VAE, "cond_stage_model."))
     weights.save_state({k: v for k, v in ldm.items() if not k.startswith(VAE)}, other)
     message = refused(other, configs, tmp_path / "out")
@@ -424,8 +424,8 @@ def test_a_file_of_another_model_is_named(tmp_path: Path, ldm: dict[str, Tensor]
 @pytest.mark.parametrize(
     ("names", "said"),
     [
-        (["conditioner.embedders.0.transformer.x", "conditioner.embedders.1.model.x"], "an SDXL checkpoint"),
-        (["conditioner.embedders.0.model.x"], "an SDXL refiner checkpoint"), (["lora_unet_x.alpha"], "a LoRA"),
+        (["conditioner.embedders.0.transformer.x", "conditioner.embedders.1.model.x"], "a file of SDXL without all of its"),
+        (["conditioner.embedders.0.model.x"], "a file of SDXL without all of its"), (["lora_unet_x.alpha"], "a LoRA"),
         (["control_model.x"], "a ControlNet"), (["encoder.conv_in.weight"], "a VAE alone"),
     ],
 )  # fmt: skip
