@@ -126,7 +126,7 @@ class Edits:
         for new in self.insert:
             name = next(n for i in range(len(edited.boxes) + 1) if not _has(edited, n := f"inserted-{i + 1}"))
             yaw = math.radians(new.yaw_deg)
-            box = placed(new.category, frame.global_SE3_ego, (new.x_m, new.y_m), yaw, name)
+            box = placed(new.category, frame.global_SE3_ego, (new.x_m, new.y_m), yaw, name, frame.boxes)
             assert box is not None  # checked
             touched[name] = (f"{new.category} at {new.x_m:g},{new.y_m:g}, which is inserted,", None)
             edited = edited.add_box(box)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -62,8 +63,17 @@ def shifted(box: Box3D, global_SE3_ego: SE3, shift_m: tuple[float, float], turn_
     return replace(box, global_SE3_object=global_SE3_ego @ turned)
 
 
-def placed(category: str, global_SE3_ego: SE3, place_m: tuple[float, float], yaw_rad: float, instance: str) -> Box3D | None:
-    """Return a box of a class's usual size on the ground that the vehicle stands on; None where the size is not known.
+GROUND_REACH_M = 15.0
+"""The ground under a place is that of the objects that stand at most this far from it."""
+
+
+def placed(
+    category: str, global_SE3_ego: SE3, place_m: tuple[float, float], yaw_rad: float, instance: str,
+    others: Sequence[Box3D] = (),
+) -> Box3D | None:  # fmt: skip
+    """Return a box of a class's usual size on the ground; None where the size is not known.
+
+    The ground is where the nearest objects stand (the median of three), or where the vehicle does where none is near.
 
     Args:
         category: of the object.
@@ -71,9 +81,15 @@ def placed(category: str, global_SE3_ego: SE3, place_m: tuple[float, float], yaw
         place_m: of the box's middle, ahead and to the left of the vehicle.
         yaw_rad: its heading in the vehicle's frame, counter-clockwise; 0 is ahead.
         instance: its name.
+        others: objects that stand about.
     """
     size = usual_size(category)
     if size is None:
         return None
-    pose = SE3.from_yaw(math.remainder(yaw_rad, 2 * math.pi), (*place_m, float(size[2]) / 2))
+    places = [(global_SE3_ego.inverse().transform(box.global_SE3_object.translation), box.size_wlh_m[2]) for box in others]
+    feet = np.array([[x, y, z - height / 2] for (x, y, z), height in places])
+    away = np.linalg.norm(feet.reshape(-1, 3)[:, :2] - np.array(place_m), axis=1)
+    near = [feet[i, 2] for i in np.argsort(away, kind="stable")[:3] if away[i] < GROUND_REACH_M]
+    ground = float(np.median(near)) if near else 0.0
+    pose = SE3.from_yaw(math.remainder(yaw_rad, 2 * math.pi), (*place_m, ground + float(size[2]) / 2))
     return Box3D(category, global_SE3_ego @ pose, size, instance=instance)

@@ -196,6 +196,15 @@ def test_edits_come_together(frame: Frame) -> None:
         assert np.allclose(inserted.translation, (30, 8, 0.85))
 
 
+def test_what_is_inserted_stands_as_high_as_what_is_about_it(frame: Frame) -> None:
+    up = SE3.from_yaw(0.0, (0.0, 0.0, 0.5))
+    raised = replace(frame, boxes=tuple(replace(box, global_SE3_object=up @ box.global_SE3_object) for box in frame.boxes))
+    for base, ground in ((frame, 0.0), (raised, 0.5), (replace(raised, boxes=()), 0.0)):
+        after, _ = Edits(insert=(Insert("car", 20, 4, 0),)).apply(base)
+        box = after.box("inserted-1")
+        assert np.isclose(box.global_SE3_object.translation[2] - box.size_wlh_m[2] / 2, ground)
+
+
 def test_views_without_a_change_stay_and_still_count(pipe: Pipeline, frame: Frame) -> None:
     found = edit(pipe, frame, Edits(insert=(Insert("car", 20, -7, 0),)), seed=1)
     assert found.areas["CAM_FRONT_LEFT"].bounds is None
