@@ -20,9 +20,8 @@ class UNet(Family):
     """What the UNets of diffusers have in common: skips, blocks of resnets and transformers."""
 
     def sites(self, kind: str) -> list[Site]:
-        first = int(self.plain.config.block_out_channels[0])
         if kind == "input":
-            return [Site("conv_in", self.plain.conv_in, first)]
+            return [Site("conv_in", self.plain.conv_in, int(self.plain.config.block_out_channels[0]))]
         if kind in ("time_features", "time_vector"):
             name = {"time_features": "time_proj", "time_vector": "time_embedding"}[kind]
             time = self.plain.time_embedding

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from diffusers.configuration_utils import FrozenDict
 from pyquaternion import Quaternion
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -21,6 +22,7 @@ from drivegen.convert.magicdrive_config import TEMPLATE
 from drivegen.host import batch as data
 from drivegen.host.host import Host
 from drivegen.plugin import Arrays, Grid, Plugin, Signal
+from drivegen.plugin.prompts import PromptReader
 from drivegen.scene import BEV_CLASSES, DETECTION_CLASSES, Box3D, Camera, Frame, MapPolygon, VectorMap
 from drivegen.scene.geometry import SE3, project
 from drivegen.support.weights import load_strict
@@ -49,8 +51,8 @@ def backbone() -> Backbone:
     return tiny_backbone()
 
 
-class OneBlock(nn.Module):
-    """A UNet that is one transformer block: latents (N, C, L, 1) are its stream."""
+class UNet2DConditionModel(nn.Module):
+    """A UNet that is one transformer block: latents (N, C, L, 1) are its stream. Its family is told by its class's name."""
 
     def __init__(self, width: int, context: int, heads: int) -> None:
         super().__init__()
@@ -59,7 +61,7 @@ class OneBlock(nn.Module):
         block = BasicTransformerBlock(width, heads, width // heads, cross_attention_dim=context)
         self.net = nn.Module()
         self.net.transformer_blocks = nn.ModuleList([block])
-        self.config = type("Config", (), {"cross_attention_dim": context})
+        self.config = FrozenDict(cross_attention_dim=context)
 
     def forward(self, x: Tensor, t: Tensor, encoder_hidden_states: Tensor, **unused: Any) -> tuple[Tensor]:
         stream = self.net.transformer_blocks[0](x.flatten(2).mT, encoder_hidden_states=encoder_hidden_states)
@@ -81,7 +83,7 @@ def test_cross_view_block(backbone: Backbone, attention: str, connector: str) ->
     every = load_file(EXTRA / "blocks.safetensors")
     theirs = below(every, f"{attention}.{connector}.")
     stream, tokens = every["hidden_states"], every["encoder_hidden_states"]
-    backbone.unet = OneBlock(stream.shape[-1], tokens.shape[-1], heads=2)
+    backbone.unet = UNet2DConditionModel(stream.shape[-1], tokens.shape[-1], heads=2)
     plugins = {"given": Given(), "cross_view": registry.load("cross_view")(attention=attention, connector=connector)}
     host = Host(backbone, plugins).eval()
     states: dict[str, dict[str, Tensor]] = {"": {}, "cross_view": {}}
@@ -292,10 +294,11 @@ def test_a_batch_without_boxes_has_no_box_tokens(boxes: int) -> None:
 
 def test_prompt_is_magicdrives() -> None:
     text = magicdrive_plugins("text")["text"]
-    text.tokenizer = tiny_tokenizer(77)
+    reader = PromptReader(tiny_tokenizer(77))
+    text.readers = {"": reader}
     camera = Camera("CAM_FRONT", np.eye(3), 8, 8, SE3.identity(), SE3.identity())
     frame = Frame("f", (camera,), (), None, "Rain", "boston-seaport")
-    expected = text.tokenize("A driving scene image at boston-seaport. Rain.")
+    expected = reader.ids("A driving scene image at boston-seaport. Rain.")
     assert np.array_equal(text.prepare(frame)["ids"], expected)
 
 
