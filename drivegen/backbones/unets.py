@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
@@ -122,9 +123,9 @@ class _WithVectors(UNet):
             given["time_ids"] = numbers.expand(len(x), -1)
         return given
 
+    @abstractmethod
     def _numbers(self, height: int, width: int) -> list[float]:
         """The numbers about a picture that was made in the size that is generated."""
-        raise NotImplementedError
 
 
 class StableDiffusionXL(_WithVectors):

@@ -69,6 +69,10 @@ class WordTable:
             raise InputError(f"there is no word {word!r:.80} beside the tokenizer's; there are {there}{nearest(word, self)}")
         del self.words[word.lower()], self.ids[word.lower()]
 
+    def knows(self, ids: Iterable[int]) -> bool:
+        """Whether all of these ids are those of words that are there."""
+        return set(ids) <= {number for numbers in self.ids.values() for number in numbers}
+
     def parts(self, text: str) -> list[tuple[str, tuple[int, ...]]]:
         """Take a text apart: pieces without these words, each with the ids of the word that follows it, the last with none.
 

@@ -63,6 +63,12 @@ class PromptReader:
         ids = whole if len(whole) <= length else [*whole[: length - 1], whole[-1]]
         return np.array([*ids, *[tokenizer.pad_token_id] * (length - len(ids))], dtype=np.int64)
 
+    def check(self, ids: Tensor) -> None:
+        """Raise InputError for ids of a word that has been taken out since the prompt was read."""
+        ours = set(ids[ids < 0].tolist())
+        if ours and (self.table is None or not self.table.knows(ours)):
+            raise InputError("the prompt was read with a word that has been taken out since; give it again")
+
     def filled(self, key: str, array: np.ndarray, length: int) -> np.ndarray:
         """Fill ids, or weights with 1, up to a length: with empty chunks on their right.
 

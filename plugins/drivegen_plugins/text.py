@@ -176,6 +176,10 @@ class Text(Plugin):
             ids: (B, S).
             skipped: layers left out.
         """
+        self.readers[_end(tower)].check(ids)
+        return self._encoded(tower, ids, skipped)
+
+    def _encoded(self, tower: Any, ids: Tensor, skipped: int) -> Tensor:
         return text_states(tower, ids, skipped)
 
 
@@ -259,7 +263,7 @@ class PooledText(Text):
         assert pooled is not None
         return Signal(added={"text_embeds": pooled}) if self.given else Signal(data=self.project(pooled))
 
-    def _states(self, tower: Any, ids: Tensor, skipped: int = 0) -> Tensor:
+    def _encoded(self, tower: Any, ids: Tensor, skipped: int) -> Tensor:
         return pooled_text(tower, ids)
 
 

@@ -16,6 +16,7 @@ from drivegen.host import batch as data
 from drivegen.host.host import Host
 from drivegen.support.errors import InputError
 from drivegen.testing.frames import frame
+from drivegen.tuners.textual_inversion import TextualInversion
 from tests.tiny_models import WIDTH, tiny_backbone
 
 VECTORS = torch.randn(3, WIDTH, generator=torch.Generator().manual_seed(1))
@@ -138,3 +139,24 @@ def test_what_cannot_be_a_word_is_refused_and_nothing_is_added() -> None:
     words.add(encoder, {"<dog>": VECTORS})
     with pytest.raises(InputError, match="taken out since"):
         encoder(torch.tensor([[host.backbone.tokenizer.bos_token_id, *ids, host.backbone.tokenizer.eos_token_id]]))
+
+
+@pytest.mark.parametrize("kind", ["text", "pooled_text"])
+@pytest.mark.parametrize("of_a_tuner", [False, True])
+def test_a_prompt_outlives_no_word(kind: str, of_a_tuner: bool) -> None:
+    """Also where no word is left, and the text encoder looks none up."""
+    host = Host(tiny_backbone(), {"text": registry.load(kind)()}).eval()
+    if of_a_tuner:
+        host.add_tuner("word", TextualInversion("<cat>", initial="ab", vectors=2))
+    else:
+        host.backbone.words.add(host.backbone.text_encoder, {"<cat>": VECTORS})
+    plugins = {"text": host.plugin("text")}
+    scenes = [data.prepare(frame(seed=i, views=2), plugins, {"text": {"prompt": "a <cat>"}}) for i in range(2)]
+    made = data.collate(scenes, plugins, views=2)
+    host.encode(made.arrays, made.grid)
+    if of_a_tuner:
+        host.remove_tuner("word")
+    else:
+        host.backbone.words.remove()
+    with pytest.raises(InputError, match="a word that has been taken out since; give it again"):
+        host.encode(made.arrays, made.grid)
