@@ -19,6 +19,7 @@ from drivegen.lora.changes import Change, Decomposed, LowRank, Shift
 from drivegen.lora.lycoris import NETWORKS, PREFIXES, peft_rank, read_layers, read_parts
 from drivegen.support import weights
 from drivegen.support.errors import InputError
+from drivegen.support.files import file_in
 from drivegen.words.files import bundled
 
 FILE = "pytorch_lora_weights.safetensors"
@@ -88,13 +89,7 @@ def _read(state: weights.State, path: Path) -> LoRA:
 
 def find(source: str | Path) -> Path:
     """Return the file of a LoRA: the source itself, or the one in it where it is a folder."""
-    path = Path(source).expanduser()
-    if not path.is_dir():
-        return path
-    names = [name for name in _FILES if (path / name).is_file()]
-    if not names:
-        raise InputError(f"{path} holds no LoRA: none of {', '.join(_FILES)}")
-    return path / names[0]
+    return file_in(source, _FILES, "LoRA")
 
 
 def _from_kohya(state: weights.State, path: Path) -> weights.State:

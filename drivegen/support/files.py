@@ -11,7 +11,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -73,6 +73,23 @@ def sha256(path: Path) -> str:
     """Return the hexadecimal SHA-256 of a file."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def file_in(source: str | Path, names: Sequence[str], what: str) -> Path:
+    """Return a file: the source itself, or where that is a folder the first of some names in it.
+
+    Args:
+        source: file or folder.
+        names: in the order in which they are looked for.
+        what: the file holds, for the InputError where the folder has none.
+    """
+    path = Path(source).expanduser()
+    if not path.is_dir():
+        return path
+    found = next((path / name for name in names if (path / name).is_file()), None)
+    if found is None:
+        raise InputError(f"{path} holds no {what}: none of {', '.join(names)}; name the file itself")
+    return found
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 from drivegen.backbones.words import check_word
 from drivegen.support import weights
 from drivegen.support.errors import InputError
+from drivegen.support.files import file_in
 from drivegen.support.pickled import read_values
 
 FILE = "learned_embeds.safetensors"
@@ -62,13 +63,7 @@ def read(source: str | Path, word: str | None = None) -> Embedding:
 
 def find(source: str | Path) -> Path:
     """Return the file of textual inversion: the source itself, or the one in it where it is a folder."""
-    path = Path(source).expanduser()
-    if not path.is_dir():
-        return path
-    names = [name for name in _FILES if (path / name).is_file()]
-    if not names:
-        raise InputError(f"{path} holds no textual inversion: none of {', '.join(_FILES)}; name the file itself")
-    return path / names[0]
+    return file_in(source, _FILES, "textual inversion")
 
 
 def from_values(values: Any, stem: str, where: str) -> Embedding:
