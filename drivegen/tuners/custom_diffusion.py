@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from drivegen.plugin.tuner import Site, Tuner, own_layers
 from drivegen.support import weights
 from drivegen.support.errors import InputError
+from drivegen.support.files import file_in
 from drivegen.support.pickled import read_values
 from drivegen.tuners.prompt_part import on_prompt
 
@@ -71,7 +72,7 @@ class CustomDiffusion(Tuner):
     @classmethod
     def read_options(cls, source: Path) -> dict[str, Any] | None:
         """Return the options of a file of this layout, or a folder with one; None where it is none."""
-        path = find(source)
+        path = file_in(source, _FILES, "Custom Diffusion")
         if not path.is_file():
             return None
         values = weights.names(path, {}) if weights.is_safetensors(path) else read_values(path)
@@ -120,7 +121,7 @@ class CustomDiffusion(Tuner):
 
     def load(self, source: Path) -> None:
         """Take the weights of a file of this layout; raises InputError where it is of another base."""
-        path = find(source)
+        path = file_in(source, _FILES, "Custom Diffusion")
         state = {key: value for key, value in weights.load_file(path).items() if value.numel()}
         named = self._named()
         if not any(_MARK in key for key in state):
@@ -135,10 +136,3 @@ class CustomDiffusion(Tuner):
         with torch.no_grad():
             for key, value in state.items():
                 named[key].copy_(value)
-
-
-def find(source: Path) -> Path:
-    """Return the file of a source: itself, or the one in it where it is a folder."""
-    if not source.is_dir():
-        return source
-    return next((source / name for name in _FILES if (source / name).is_file()), source / FILE)
