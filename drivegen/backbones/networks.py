@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from drivegen.support import weights
+from drivegen.support import weight_folders, weights
 from drivegen.support.errors import InputError, reason
 from drivegen.support.runtime import float32_by_default
 
@@ -106,7 +106,7 @@ def build_outline(folder: Path, class_name: str, changes: Mapping[str, Any] | No
 
 def _read_state(folder: Path, class_name: str, variant: str | None, model: nn.Module) -> weights.State:
     """Read a model's weights from its folder, in fp32 and under the names that the model has here."""
-    loaded = weights.load_state(folder, STEMS[MODELS[class_name]], variant)
+    loaded = weight_folders.load_state(folder, STEMS[MODELS[class_name]], variant)
     state = {k: v.float() if v.is_floating_point() else v for k, v in loaded.items()}
     if MODELS[class_name] == "transformers":
         return current_clip_keys(state, model)
@@ -169,4 +169,4 @@ def save_model(model: Any, folder: Path, stem: str, dtype: torch.dtype | None, s
     else:
         model.save_config(folder)
     state = {k: v.to(dtype) if dtype is not None and v.is_floating_point() else v for k, v in whole.items()}
-    weights.save_shards(state, folder, stem, shard)
+    weight_folders.save_shards(state, folder, stem, shard)

@@ -20,7 +20,7 @@ from drivegen.backbones.text_tower import TextTower
 from drivegen.backbones.tokenizers import TOKENIZERS, load_tokenizer
 from drivegen.backbones.words import Words
 from drivegen.diffusion.training_facts import check_prediction
-from drivegen.support import files, weights
+from drivegen.support import files, weight_folders, weights
 from drivegen.support.errors import InputError
 
 PARTS = ("unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")
@@ -93,7 +93,9 @@ def _check_variant(folder: Path, classes: Mapping[str, str], variant: str | None
     """Raise InputError where no part has the variant that was asked for; parts without it are read in full precision."""
     if variant is None:
         return
-    found = {name: weights.variants(folder / name, STEMS[MODELS[kind]]) for name, kind in classes.items() if kind in MODELS}
+    found = {
+        name: weight_folders.variants(folder / name, STEMS[MODELS[kind]]) for name, kind in classes.items() if kind in MODELS
+    }
     there = {named for suffixes in found.values() for by_variant in suffixes.values() for named in by_variant}
     if variant not in there:
         has = ", ".join(sorted(there - {""})) or "none"
@@ -169,7 +171,7 @@ class Backbone(nn.Module):
             components: further parts to load, which plugins require.
             unet: replaces the folder's own, which is then not read; None reads it.
             variant: which weight files to take where there are several, such as "fp16"; None leaves the choice to
-                `weights.find_state`.
+                `weight_folders.find_state`.
             prediction_type: replaces what the scheduler states; None keeps it.
 
         Raises InputError where the parts do not fit together or it is another model.

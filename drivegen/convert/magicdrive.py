@@ -17,7 +17,7 @@ from drivegen.host.host import Host
 from drivegen.plugin import Plugin
 from drivegen.sampling import Sampling
 from drivegen.saved import model
-from drivegen.support import weights
+from drivegen.support import weight_folders, weights
 from drivegen.support.errors import InputError
 from drivegen.support.weights import State
 
@@ -65,7 +65,9 @@ def read(folder: str | Path, half: bool = True) -> Checkpoint:
             )
     of_unet, of_control = (weights.read_json(folder / name / "config.json") for name in ("unet", "controlnet"))
     described = magicdrive_config.describe(of_unet, of_control, half, folder)
-    unet, control = ({k: v.float() for k, v in weights.load_state(folder / n, _STEM).items()} for n in ("unet", "controlnet"))
+    unet, control = (
+        {k: v.float() for k, v in weight_folders.load_state(folder / n, _STEM).items()} for n in ("unet", "controlnet")
+    )
     return take_apart(described, unet, control, str(folder / "unet"))
 
 

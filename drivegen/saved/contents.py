@@ -68,14 +68,15 @@ def _family(folder: Path, listing: dict[str, Any]) -> str:
 
 
 def _has_weights(folder: Path, stem: str) -> bool:
-    from drivegen.support.weights import variants
+    from drivegen.support.weight_folders import variants
 
     return any(variants(folder, stem).values())
 
 
 def _part(folder: Path, name: str, kind: str, stem: str) -> Part:
     """Describe the weight files that loading would read; of pickles the size alone is known without reading them."""
-    from drivegen.support.weights import find_state, is_safetensors
+    from drivegen.support.weight_folders import find_state
+    from drivegen.support.weights import is_safetensors
 
     count, dtypes, size = 0, set(), 0
     for path in find_state(folder, stem):

@@ -11,7 +11,7 @@ from typing import Any
 from drivegen.catalog import registry
 from drivegen.catalog.construct import construct_plugin
 from drivegen.plugin import Plugin, Released, ReleasedFile
-from drivegen.support import weights
+from drivegen.support import weight_folders, weights
 from drivegen.support.errors import InputError
 
 _STEM = "diffusion_pytorch_model"
@@ -78,7 +78,7 @@ def read(path: Path, kind: str | None = None, options: Mapping[str, Any] | None 
 def _open(path: Path) -> ReleasedFile:
     if path.is_dir():
         config = weights.read_object(path / "config.json")
-        return ReleasedFile(path, weights.load_state(path, _STEM), config)
+        return ReleasedFile(path, weight_folders.load_state(path, _STEM), config)
     if _SHARD.search(path.name):
         raise InputError(f"{path} is one part of a network in several files; name its folder")
     state = weights.load_file(path, finite=False)  # tensors that are not read may be damaged

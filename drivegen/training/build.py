@@ -23,9 +23,10 @@ from drivegen.saved import model as models
 from drivegen.saved.integrity import INDEX
 from drivegen.support import strict_yaml, weights
 from drivegen.support.errors import InputError, nearest
-from drivegen.training.config import Config, ModelConfig, PluginConfig, TunerConfig
+from drivegen.training.config import Config
 from drivegen.training.first_stage.networks import take_over
 from drivegen.training.first_stage.settings import AutoencoderConfig
+from drivegen.training.model_config import ModelConfig, PluginConfig, TunerConfig
 
 
 def build_model(config: Config) -> models.Model:
@@ -62,11 +63,6 @@ def build_model(config: Config) -> models.Model:
         defaults = {**defaults, "sampler_options": {}}  # those of the base's own sampler
     sampling = Sampling.from_dict({**defaults, **config.sampling}, "sampling")
     return models.Model(host, sampling, config.data.size)
-
-
-def build_host(config: Config) -> Host:
-    """Build the host that a config describes; the same config gives the same weights."""
-    return build_model(config).host
 
 
 def _bring(host: Host, config: Config, base: Path | None) -> None:

@@ -13,7 +13,8 @@ import pytorch_lightning as pl
 from drivegen.support import files, strict_yaml
 from drivegen.support.errors import InputError
 from drivegen.training.checkpoint_file import AtomicIO, is_sealed, read
-from drivegen.training.config import Config, differences, to_dict
+from drivegen.training.config import Config
+from drivegen.training.plain_config import differences, to_dict
 
 __all__ = ["FREE", "AtomicIO", "Checkpoints", "check_config", "is_sealed", "read"]
 

@@ -14,6 +14,7 @@ from drivegen.support.dtypes import DType, dtype_word
 from drivegen.support.errors import InputError, nearest
 from drivegen.support.names import check_name
 from drivegen.training.first_stage.settings import AutoencoderConfig
+from drivegen.training.model_config import ModelConfig, PluginConfig, TunerConfig
 
 LORA = "lora"
 """Name and kind of the tuner that the setting `lora` is short for."""
@@ -26,63 +27,6 @@ MAX_THREADS = 1024
 
 def _number(default: Any, **bounds: float) -> Any:
     return field(default=default, metadata=bounds)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelConfig:
-    """Where the backbone comes from: a model folder, or configurations to start from scratch."""
-
-    base: str | None = None
-    """A diffusers or drivegen model folder, or ``tiny`` (the embedded model); its plugins come along, frozen unless listed."""
-    vae: str | None = None
-    """Folder of an AutoencoderKL, VQModel or AutoencoderTiny (such as a first stage wrote), in place of the base's."""
-    components: dict[str, str] = field(default_factory=dict)
-    """Folders of further networks that plugins require and the base does not have, such as ``image_encoder``."""
-    image_encoder: dict[str, Any] = field(default_factory=dict)
-    """Arguments of a CLIPVisionConfig: an image encoder of random, frozen weights, where there is no trained one."""
-    tokenizer: str | None = None
-    """From scratch: folder of the tokenizer."""
-    unet: dict[str, Any] = field(default_factory=dict)
-    """From scratch: arguments of diffusers' UNet2DConditionModel."""
-    text_encoder: dict[str, Any] = field(default_factory=dict)
-    """From scratch: arguments of transformers' CLIPTextConfig; the vocabulary's numbers are the tokenizer's."""
-    scheduler: dict[str, Any] = field(default_factory=dict)
-    """From scratch: ``class`` (default DDPMScheduler) and arguments of one of diffusers' schedulers."""
-
-    def __post_init__(self) -> None:
-        scratch = [name for name in ("unet", "text_encoder", "scheduler", "tokenizer") if getattr(self, name)]
-        if self.base is not None and scratch:
-            raise InputError(f"base is given, so {', '.join(scratch)} must not be: they come from {self.base!r}")
-        if self.base is None and self.unet and not (self.text_encoder and self.tokenizer and self.vae):
-            raise InputError("from scratch needs unet, text_encoder, tokenizer and vae; or give base, a model folder")
-
-
-@dataclass(frozen=True, kw_only=True)
-class PluginConfig:
-    """One plugin of the model: its kind in the registry, its constructor arguments, how it trains."""
-
-    kind: str | None = None
-    """Its name in `drivegen plugins`; None keeps the kind that the base's plugin of this name has."""
-    drop: float = _number(0.1, ge=0, le=1)
-    """Probability that a scene's condition is null in a training step."""
-    train: bool = True
-    """Whether it learns; else it is frozen as it is."""
-    options: dict[str, Any] = field(default_factory=dict)
-    """Arguments of its constructor."""
-    weights: str | None = None
-    """Folder of a saved plugin to start from."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TunerConfig:
-    """A tuner that trains inside the frozen networks: its kind (``drivegen tuners``), and its constructor arguments."""
-
-    kind: str
-    """Its name in `drivegen tuners`."""
-    options: dict[str, Any] = field(default_factory=dict)
-    """Arguments of its constructor."""
-    weights: str | None = None
-    """A file of its layout, or the folder of one, to start from."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -358,30 +302,3 @@ def _refuse_blank(value: Any, path: str) -> None:
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Read a config file with ``key=value`` overrides; raises InputError for anything that the schema does not allow."""
     return strict_yaml.build(Config, strict_yaml.read(Path(path), overrides))
-
-
-def to_dict(config: Config) -> dict[str, Any]:
-    """Return the config as plain JSON values, defaults included."""
-
-    def plain(value: Any) -> Any:
-        if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-        if isinstance(value, Mapping):
-            return {k: plain(v) for k, v in value.items()}
-        return [plain(v) for v in value] if isinstance(value, (list, tuple)) else value
-
-    return plain(config)
-
-
-def differences(old: Any, new: Any, path: str = "") -> list[str]:
-    """List the settings that differ, as ``train.lr: 0.0001 -> 0.001``.
-
-    Args:
-        old: plain values.
-        new: plain values.
-        path: prefix of the settings' names.
-    """
-    if isinstance(old, Mapping) and isinstance(new, Mapping):
-        keys = dict.fromkeys([*old, *new])
-        return [d for k in keys for d in differences(old.get(k), new.get(k), f"{path}.{k}" if path else k)]
-    return [] if old == new else [f"{path}: {old!r} -> {new!r}"]

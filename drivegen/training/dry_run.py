@@ -16,6 +16,7 @@ from drivegen.training.base import TrainedModule
 from drivegen.training.config import Config
 from drivegen.training.loggers import check_loggers
 from drivegen.training.places import check_places
+from drivegen.training.plain_config import to_dict
 from drivegen.training.stages import FirstStage, ModelStage
 
 _MB = 1e6
@@ -43,7 +44,7 @@ def _settings(config: Config, path: Path, overrides: Sequence[str]) -> Iterator[
     said = set(_leaves(strict_yaml.read(path)))
     given = {override.partition("=")[0].strip() for override in overrides}
     yield "settings:"
-    for name, value in _leaves(configs.to_dict(config)).items():
+    for name, value in _leaves(to_dict(config)).items():
         if any(name == one or name.startswith(f"{one}.") for one in given):
             origin = "command line"
         elif any(name == one or name.startswith(f"{one}.") for one in said):

@@ -25,6 +25,7 @@ from drivegen.training.loggers import check_loggers, make_loggers
 from drivegen.training.order import explained
 from drivegen.training.own_trainer import PRECISIONS
 from drivegen.training.places import check_places, place
+from drivegen.training.plain_config import to_dict
 from drivegen.training.preview import Preview
 from drivegen.training.processes import check_processes, rank, strategy
 from drivegen.training.progress import shown_by
@@ -50,7 +51,7 @@ def run(path: Path, overrides: Sequence[str], resume: str | None) -> int:
     with locked_folder(output) if first else nullcontext(output) as folder, _external_causes(folder):
         start = resume_from(folder, resume) if first or resume is not None else None
         if start is not None:
-            checkpoints.check_config(checkpoints.read(start), configs.to_dict(config), start)
+            checkpoints.check_config(checkpoints.read(start), to_dict(config), start)
         if start is not None and first:
             bare = "" if checkpoints.is_sealed(start) else "; it carries no digest, so damage to it would not be seen"
             print(f"going on from {start}{bare}", flush=True)
@@ -89,7 +90,7 @@ def _external_causes(folder: Path) -> Iterator[None]:
 def _fit(config: Config, stage: ModelStage | FirstStage, folder: Path, start: Path | None) -> int:
     train = config.train
     ema = EMA(train.ema) if train.ema else None
-    saver = checkpoints.Checkpoints(folder, train.checkpoint_every, train.keep_checkpoints, configs.to_dict(config))
+    saver = checkpoints.Checkpoints(folder, train.checkpoint_every, train.keep_checkpoints, to_dict(config))
     stop = StopOnSignal(saver)
     callbacks: list[pl.Callback] = [ema] if ema is not None else []
     first = rank(config) == 0

@@ -15,10 +15,10 @@ from drivegen.saved import model as models
 from drivegen.saved.tuners import save as save_tuner
 from drivegen.support import files, runtime
 from drivegen.support.errors import InputError
-from drivegen.training import config as configs
 from drivegen.training.build import build_first_stage, build_model
 from drivegen.training.config import Config
 from drivegen.training.order import spread
+from drivegen.training.plain_config import to_dict
 from drivegen.training.preview import Rows
 from drivegen.training.prior import prior_pictures
 from drivegen.training.prompts import Prompt
@@ -119,7 +119,7 @@ class ModelStage:
 
     def write(self, folder: Path, step: int) -> Path:
         """Save the tuners, each by itself, and the model folder without them where plugins were trained too."""
-        about = {"steps": step, "training": configs.to_dict(self.config)}
+        about = {"steps": step, "training": to_dict(self.config)}
         dtype = runtime.parse_dtype(self.config.save_dtype)
         written = []
         for name in self.config.tuners:
@@ -138,7 +138,7 @@ class ModelStage:
 
     def _summary(self, step: int) -> dict[str, Any]:
         """Say how a tuner was trained, for its card."""
-        said = configs.to_dict(self.config)
+        said = to_dict(self.config)
         base = self.config.model.base
         told = {
             "base": "from scratch" if base is None else Path(base).name, "size": said["data"]["size"],

@@ -20,7 +20,8 @@ from drivegen.world.phrasing import varied
 from drivegen.world.rig import Mount, draw_rig
 from drivegen.world.shapes import joints_of
 from drivegen.world.streets import Plan, Road, draw_plan
-from drivegen.world.traffic import KINDS, SHORT_S, Track, box_pose, draw_tracks, keep_apart
+from drivegen.world.tracks import KINDS, Track, box_pose, keep_apart
+from drivegen.world.traffic import SHORT_S, draw_tracks
 
 if TYPE_CHECKING:
     from drivegen.world.render import Prepared

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from drivegen.support import weights
+from drivegen.support import weight_folders, weights
 from drivegen.support.errors import InputError
 from tests.hostile import Hostile
 
@@ -126,7 +126,7 @@ def shards(folder: Path, index: str, shard: str) -> None:
 )
 def test_shards_as_diffusers_and_transformers_name_them(tmp_path: Path, index: str, shard: str) -> None:
     shards(tmp_path, index, shard)
-    assert same(weights.load_state(tmp_path, "model"))
+    assert same(weight_folders.load_state(tmp_path, "model"))
 
 
 def test_shards_that_diffusers_itself_writes(tmp_path: Path) -> None:
@@ -135,12 +135,12 @@ def test_shards_that_diffusers_itself_writes(tmp_path: Path) -> None:
     unet = tiny_backbone().unet
     unet.save_pretrained(tmp_path, variant="fp16", max_shard_size="300KB")
     assert not (tmp_path / "diffusion_pytorch_model.fp16.safetensors").exists()
-    assert same(weights.load_state(tmp_path, "diffusion_pytorch_model"), unet.state_dict())
+    assert same(weight_folders.load_state(tmp_path, "diffusion_pytorch_model"), unet.state_dict())
 
 
 def test_the_variant_is_chosen_or_asked_for(tmp_path: Path) -> None:
     def chosen(variant: str | None = None) -> str:
-        return weights.find_state(tmp_path, "model", variant)[0].name
+        return weight_folders.find_state(tmp_path, "model", variant)[0].name
 
     for name in ("model.non_ema.safetensors", "model.ema.safetensors"):
         save_file(STATE, tmp_path / name)
@@ -156,9 +156,9 @@ def test_the_variant_is_chosen_or_asked_for(tmp_path: Path) -> None:
 
 def test_a_name_in_capitals_and_a_single_variant_are_found(tmp_path: Path) -> None:
     save_file(STATE, tmp_path / "model.BF16.SAFETENSORS")
-    assert same(weights.load_state(tmp_path, "model"))
+    assert same(weight_folders.load_state(tmp_path, "model"))
     with pytest.raises(InputError, match=r"no other\.safetensors or other\.bin in"):
-        weights.find_state(tmp_path, "other")
+        weight_folders.find_state(tmp_path, "other")
 
 
 # -- what torch wraps ------------------------------------------------------------------------------------------------------

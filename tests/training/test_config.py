@@ -12,6 +12,7 @@ import pytest
 from drivegen.support import strict_yaml
 from drivegen.support.errors import InputError
 from drivegen.training import config
+from drivegen.training.plain_config import differences, to_dict
 
 GOOD = """
 output: runs/x
@@ -139,7 +140,7 @@ def test_required_settings_are_named(tmp_path):
 @pytest.mark.parametrize("path", sorted((Path(__file__).parents[2] / "configs").glob("*.yaml")), ids=lambda p: p.stem)
 def test_shipped_configs_are_valid(path):
     made = config.load(path)
-    assert config.differences(config.to_dict(made), config.to_dict(config.load(path))) == []
+    assert differences(to_dict(made), to_dict(config.load(path))) == []
 
 
 def test_arguments_are_of_the_annotated_types():
@@ -166,5 +167,5 @@ def test_arguments_are_of_the_annotated_types():
 
 
 def test_differences_name_both_values(tmp_path):
-    old, new = (config.to_dict(load(tmp_path, GOOD, f"train.lr={lr}")) for lr in (1e-4, 1e-3))
-    assert config.differences(old, new) == ["train.lr: 0.0001 -> 0.001"]
+    old, new = (to_dict(load(tmp_path, GOOD, f"train.lr={lr}")) for lr in (1e-4, 1e-3))
+    assert differences(old, new) == ["train.lr: 0.0001 -> 0.001"]

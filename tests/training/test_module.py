@@ -15,8 +15,9 @@ from drivegen.sampling import Sampling
 from drivegen.saved import model
 from drivegen.saved.model import Model
 from drivegen.support.errors import InputError
-from drivegen.training.build import build_host, build_model
-from drivegen.training.config import Config, DataConfig, ModelConfig, PluginConfig, TrainConfig
+from drivegen.training.build import build_model
+from drivegen.training.config import Config, DataConfig, TrainConfig
+from drivegen.training.model_config import ModelConfig, PluginConfig
 from drivegen.training.module import DriveModule
 from drivegen.tuners.lora import LoRA
 from tests.street import street_frame
@@ -48,7 +49,7 @@ def test_a_loaded_model_trains_what_is_named_as_from_a_config(saved: Path, names
         output="unused", model=ModelConfig(base=str(saved)), plugins={n: PluginConfig(train=n in names) for n in NAMES},
         data=DataConfig(roots=("unused",), size=SIZE), train=TrainConfig(steps=1),
     )  # fmt: skip
-    configured = build_host(config)
+    configured = build_model(config).host
     DriveModule(configured, config.train, train_plugins=names)
     assert learning(configured) == expected
 

@@ -30,7 +30,7 @@ from drivegen.support.errors import InputError
 from drivegen.training import checkpoint as checkpoints
 from drivegen.training import config as configs
 from drivegen.training.base import Diverged
-from drivegen.training.build import build_first_stage
+from drivegen.training.build import build_first_stage, build_model
 from drivegen.training.config import DropGroup, TrainConfig
 from drivegen.training.datamodule import DriveData
 from drivegen.training.first_stage.settings import AutoencoderConfig
@@ -622,9 +622,7 @@ def test_a_checkpoint_never_runs_code(tmp_path):
 
 
 def test_the_same_config_makes_the_same_host(config):
-    from drivegen.training.build import build_host
-
     made = configs.load(config)
-    one, two = build_host(made).state_dict(), build_host(made).state_dict()
+    one, two = (build_model(made).host.state_dict() for _ in range(2))
     assert all(torch.equal(v, two[k]) for k, v in one.items())
     shutil.rmtree(made.output, ignore_errors=True)

@@ -121,7 +121,7 @@ def test_every_class_fills_its_box_and_is_drawn_wherever_it_is_put() -> None:
     city = world.build(SEED, 0, 1, (96, 168))
     frame = replace(city.scene.frames[0], boxes=())
     ego = frame.global_SE3_ego
-    from drivegen.world.traffic import KINDS
+    from drivegen.world.tracks import KINDS
 
     for name, (category, _, largest) in KINDS.items():
         size = np.array(largest)

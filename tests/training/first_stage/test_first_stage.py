@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from drivegen import nuscenes, training
 from drivegen.scene import Scene
-from drivegen.support import weights
+from drivegen.support import weight_folders, weights
 from drivegen.support.errors import InputError
 from drivegen.training.build import build_first_stage
 from drivegen.training.config import TrainConfig
@@ -196,7 +196,9 @@ def test_resumed_equals_unbroken_with_a_discriminator(kind: str, pictures: Path,
     assert training.run(path) == 0
     half = tmp_path / "unbroken" / "step-00000002.ckpt"
     assert training.run(path, [f"output={tmp_path / 'resumed'}"], half) == 0
-    one, two = (weights.load_state(tmp_path / name / "vae", "diffusion_pytorch_model") for name in ("unbroken", "resumed"))
+    one, two = (
+        weight_folders.load_state(tmp_path / name / "vae", "diffusion_pytorch_model") for name in ("unbroken", "resumed")
+    )
     assert one.keys() == two.keys()
     for name, value in one.items():
         assert torch.equal(value, two[name]), name
