@@ -59,8 +59,8 @@ def family_of_folder(folder: Path, index: Mapping[str, Any]) -> type[Family]:
         folder: the model's folder.
         index: its model_index.json.
     """
-    part = next((name for name in ("unet", "transformer", "prior") if _class_named(index.get(name))), "unet")
-    network = _class_named(index.get(part)) or ""
+    part = next((name for name in ("unet", "transformer", "prior") if class_named(index.get(name))), "unet")
+    network = class_named(index.get(part)) or ""
     if network and network not in FAMILIES:
         what = OTHER_NETWORKS.get(network)
         this = f"this is a {what} model: its" if what else "its"
@@ -80,7 +80,7 @@ def family_of_folder(folder: Path, index: Mapping[str, Any]) -> type[Family]:
     raise InputError(f"{folder}: its {network} is configured as none of the families that are hosted: {_hosted()}")
 
 
-def _class_named(entry: Any) -> str | None:
+def class_named(entry: Any) -> str | None:
     """Return the class of an entry [library, class] of model_index.json, or None."""
     return entry[1] if isinstance(entry, list) and len(entry) == 2 and isinstance(entry[1], str) else None
 

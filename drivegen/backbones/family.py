@@ -68,6 +68,8 @@ class Family(ABC):
     """What `Backbone.empty_is_zero` is where a folder says nothing."""
     penultimate: ClassVar[bool] = False
     """Whether it attends to the states before the last layer of its text encoders (`TextTower`)."""
+    float32_vae: ClassVar[bool] = False
+    """Whether its VAE computes in float32 where the VAE's configuration says ``force_upcast``."""
     guidance: ClassVar[float] = 7.5
     """The scale of guidance that diffusers' pipeline takes where nothing is said."""
 

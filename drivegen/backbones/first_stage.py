@@ -1,166 +1,120 @@
-"""A VAE that replaces a model's own: AutoencoderKL, AutoencoderTiny or VQModel, from a folder of diffusers or a single file."""
+"""The first stage of a model: pictures to the latents that the denoising network works in, and back (Rombach et al. 2022)."""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from torch import Tensor, nn
+import torch
+from torch import Tensor
 
-from drivegen.backbones.networks import build_model, load_model
-from drivegen.support import weights
-from drivegen.support.errors import InputError
+from drivegen.backbones.vae_files import factor_of
 
-CLASSES = ("AutoencoderKL", "AutoencoderTiny", "VQModel")
-"""First stages that the host works in the latents of; the first is meant where a folder does not say."""
-
-_PARTS = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
-_LDM = "first_stage_model."
-_SCALING = 0.18215
-"""Stable Diffusion's scaling factor (Rombach et al. 2022), for a file that cannot say its own."""
+ENCODED_AT_ONCE = 4
+"""The most pictures that are encoded at once."""
+MOST_PX = 6 * 224 * 400
+"""The most pixels that are encoded or decoded at once, unless one picture has more: memory does not grow with the views."""
 
 
-def factor_of(vae: Any) -> int:
-    """Return the pixels per latent along each side."""
-    return 2 ** (len(vae.config.block_out_channels) - 1)
+class FirstStage:
+    """A VAE as the host calls it: an AutoencoderKL, an AutoencoderTiny or a VQModel of diffusers.
 
-
-def load_vae(source: str | Path, own: Any) -> nn.Module:
-    """Load a VAE that can replace a model's own, in fp32.
+    Latents are scaled: what the denoising network works in. Everything that encodes or decodes does so here.
 
     Args:
-        source: a VAE's folder, a model's folder with one in `vae/`, or a file: with diffusers' names, with LDM's
-            (`first_stage_model.…` or bare), or one of TAESD's two, with the other beside it.
-        own: the model's own VAE, which supplies what a file does not state: the scaling factor, and the groups of the norms.
-
-    Raises InputError where it is no such VAE, or its latents have other channels or another size than the model's.
+        vae: the network.
+        float32: whether it computes in float32 alone, in a model of another format too.
     """
-    path = Path(source).expanduser()
-    if not path.exists():
-        raise InputError(f"there is no VAE at {str(source)!r}; name a VAE's folder, a model's folder, or a weight file")
-    vae = _from_folder(path, own) if path.is_dir() else _from_file(path, own)
-    for what, theirs, ours in (
-        ("latent channels", int(vae.config.latent_channels), int(own.config.latent_channels)),
-        ("pixels per latent", factor_of(vae), factor_of(own)),
-        ("picture channels", int(vae.config.in_channels), 3),
-    ):
-        if theirs != ours:
-            raise InputError(f"{path}: the VAE has {what} {theirs}, and this model's {ours}; it is for another model")
-    return vae.eval().requires_grad_(False)
+
+    def __init__(self, vae: Any, float32: bool = False) -> None:
+        self.vae, self.float32 = vae, float32
+
+    @property
+    def factor(self) -> int:
+        """Pixels per latent along each side."""
+        return factor_of(self.vae)
+
+    @property
+    def channels(self) -> int:
+        """C: channels of the latents."""
+        return int(self.vae.config.latent_channels)
+
+    @property
+    def scaling(self) -> float:
+        """The factor that latents of the VAE are multiplied with."""
+        return float(self.vae.config.scaling_factor)
+
+    @property
+    def shift(self) -> float:
+        """What is subtracted from them before."""
+        return float(getattr(self.vae.config, "shift_factor", None) or 0.0)
+
+    def encode(self, pixels: Tensor, generator: torch.Generator | None = None, sample: bool = False) -> Tensor:
+        """Encode pixels to scaled latents (N, C, h, w).
+
+        Args:
+            pixels: (N, 3, H, W) in [−1, 1].
+            generator: draws the sample; None takes torch's own.
+            sample: return a sample of the posterior rather than its mean; a VAE without a posterior has a point.
+        """
+        found = [self._encoded(part) for part in pixels.split(_encoded_at_once(pixels))]
+        if not hasattr(found[0], "latent_dist"):
+            return self.scale(torch.cat([part.latents for part in found]))
+        posterior = found[0].latent_dist
+        if len(found) > 1:  # one draw, however many parts there are
+            posterior = type(posterior)(torch.cat([part.latent_dist.parameters for part in found]))
+        return self.scale(posterior.sample(generator) if sample else posterior.mode())
+
+    def moments(self, pixels: Tensor) -> Tensor:
+        """Encode pixels (N, 3, H, W) in [−1, 1] to the posterior's mean and standard deviation (N, 2C, h, w), unscaled."""
+        parts = []
+        for part in pixels.split(_encoded_at_once(pixels)):
+            encoded = self._encoded(part)
+            if hasattr(encoded, "latent_dist"):
+                parts += [torch.cat([encoded.latent_dist.mean, encoded.latent_dist.std], dim=1)]
+            else:
+                parts += [torch.cat([encoded.latents, torch.zeros_like(encoded.latents)], dim=1)]
+        return torch.cat(parts)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Decode scaled latents (N, C, h, w) to pixels (N, 3, H, W) in about [−1, 1]."""
+        height, width = (side * self.factor for side in latents.shape[-2:])
+        return torch.cat([self._decoded(part) for part in latents.split(_at_once(height, width))])
+
+    def scale(self, latents: Tensor) -> Tensor:
+        """Scale latents (N, C, h, w) of the VAE to the range that the denoising network works in."""
+        return (latents - self.shift) * self.scaling
+
+    def unscale(self, latents: Tensor) -> Tensor:
+        """Scale latents (N, C, h, w) of the denoising network back to those of the VAE."""
+        return latents / self.scaling + self.shift
+
+    def _encoded(self, pixels: Tensor) -> Any:
+        with self._computing(pixels.device):
+            return self.vae.encode(pixels.to(self.vae.dtype))
+
+    def _decoded(self, latents: Tensor) -> Tensor:
+        with self._computing(latents.device):
+            pixels: Tensor = self.vae.decode(self.unscale(latents).to(self.vae.dtype)).sample
+        return pixels
+
+    @contextmanager
+    def _computing(self, device: torch.device) -> Iterator[None]:
+        """Compute in float32 where the VAE must, whatever the model and the region around are."""
+        if not self.float32:
+            yield
+            return
+        if self.vae.dtype != torch.float32:  # as a caller converted it; it stays so
+            self.vae.float()
+        with torch.autocast(device.type, enabled=False):
+            yield
 
 
-def _from_folder(path: Path, own: Any) -> Any:
-    if not (path / "config.json").is_file() and (path / "vae" / "config.json").is_file():
-        path = path / "vae"
-    config = weights.read_object(path / "config.json")
-    name = str(config.get("_class_name"))
-    if name not in CLASSES:
-        raise InputError(f"{path / 'config.json'} is of a {name}, and {', '.join(CLASSES[:-1])} or {CLASSES[-1]} is needed")
-    vae: Any = load_model(path, name)
-    scaling, ours = vae.config.scaling_factor, own.config.scaling_factor
-    if name == type(own).__name__ and scaling != ours:
-        warnings.warn(
-            f"{path}: the VAE's scaling_factor is {scaling}, and that of the model's own {ours}: it was probably trained for "
-            "another model, whose latents mean something else", stacklevel=4,
-        )  # fmt: skip
-    return vae
+def _at_once(height: int, width: int) -> int:
+    """How many pictures of a size are encoded or decoded at once."""
+    return max(1, MOST_PX // max(1, height * width))
 
 
-def _from_file(path: Path, own: Any) -> Any:
-    state = weights.load_file(path, lambda name: name.startswith((_LDM, *_PARTS)) or name[:1].isdecimal())
-    if any(key.startswith(_LDM) for key in state):
-        state = {key.removeprefix(_LDM): value for key, value in state.items() if key.startswith(_LDM)}
-    state = _joined_halves(path, state) or {key: value for key, value in state.items() if key.startswith(_PARTS)}
-    try:
-        if "encoder.layers.0.weight" in state:
-            config, name = _tiny_config(state), "AutoencoderTiny"
-        elif any(key.startswith("encoder.down_blocks.") for key in state):
-            config, name = _kl_config(state, own), "AutoencoderKL"
-        elif any(key.startswith("encoder.down.") for key in state):
-            state = _from_ldm(state)
-            config, name = _kl_config(state, own), "AutoencoderKL"
-        else:
-            names = ", ".join(f"{begin}…" for begin in (_LDM, "encoder.down", "encoder.layers"))
-            raise InputError(f"{path} is not a file of an AutoencoderKL or AutoencoderTiny: no tensor is named {names}")
-    except InputError:
-        raise
-    except (KeyError, IndexError, ValueError) as error:
-        lacks = f"lacks {error.args[0]!r}" if isinstance(error, KeyError) else str(error)
-        raise InputError(f"{path} looks like a VAE and is not whole: it {lacks}") from error
-    vae: Any = build_model(name, config)
-    state = {key: value.float() for key, value in state.items()}
-    if hasattr(vae, "_fix_state_dict_keys_on_load"):
-        vae._fix_state_dict_keys_on_load(state)
-    weights.load_strict(vae, state, str(path))
-    return vae
-
-
-def _from_ldm(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    from diffusers.loaders import single_file_utils as ldm
-
-    levels = 1 + max(int(key.split(".")[2]) for key in state if key.startswith("encoder.down."))
-    config = {"down_block_types": [""] * levels, "up_block_types": [""] * levels}
-    # The converter gives None for some of the tensors that are not there; strict loading then names them.
-    return {k: v for k, v in ldm.convert_ldm_vae_checkpoint(dict(state), config).items() if v is not None}
-
-
-def _kl_config(state: Mapping[str, Tensor], own: Any) -> dict[str, Any]:
-    """Read an AutoencoderKL's configuration from its shapes; what they do not show is that of the model's own VAE."""
-    levels = 1 + max(int(key.split(".")[2]) for key in state if key.startswith("encoder.down_blocks."))
-    unshaped = ("norm_num_groups", "act_fn", "scaling_factor", "shift_factor", "force_upcast", "sample_size")
-    like = {key: own.config[key] for key in unshaped if key in own.config} if type(own).__name__ == "AutoencoderKL" else {}
-    latents = state["decoder.conv_in.weight"].shape[1]
-    return {
-        "scaling_factor": _SCALING,
-        **like,
-        "in_channels": state["encoder.conv_in.weight"].shape[1],
-        "out_channels": state["decoder.conv_out.weight"].shape[0],
-        "latent_channels": latents,
-        "block_out_channels": [state[f"encoder.down_blocks.{i}.resnets.0.conv1.weight"].shape[0] for i in range(levels)],
-        "layers_per_block": len({key.split(".")[4] for key in state if key.startswith("encoder.down_blocks.0.resnets.")}),
-        "down_block_types": ["DownEncoderBlock2D"] * levels,
-        "up_block_types": ["UpDecoderBlock2D"] * levels,
-        "mid_block_add_attention": any(key.startswith("encoder.mid_block.attentions.") for key in state),
-        "use_quant_conv": "quant_conv.weight" in state,
-        "use_post_quant_conv": "post_quant_conv.weight" in state,
-    }
-
-
-def _joined_halves(path: Path, state: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
-    """Join TAESD's two files, with layers from 0 (encoder) and from 1 (decoder, after a clamp); None where it is neither."""
-    if not state or not all(key.split(".")[0].isdecimal() for key in state):
-        return None
-    half, other = ("decoder", "encoder") if "decoder" in path.name else ("encoder", "decoder")
-    beside = path.with_name(path.name.replace(half, other))
-    if half not in path.name or not beside.is_file():
-        raise InputError(f"{path} is one half of a TAESD; name it …encoder… or …decoder… and keep the other half beside it")
-    both = {half: state, other: weights.load_file(beside)}
-    decoder = {f"decoder.layers.{int(n) - 1}.{rest}": v for (n, _, rest), v in _numbered(both["decoder"])}
-    return {f"encoder.layers.{n}.{rest}": v for (n, _, rest), v in _numbered(both["encoder"])} | decoder
-
-
-def _numbered(state: Mapping[str, Tensor]) -> list[tuple[tuple[str, str, str], Tensor]]:
-    return [(key.partition("."), value) for key, value in state.items()]
-
-
-def _tiny_config(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Read an AutoencoderTiny's configuration from its shapes; its latents are scaled already, so its factor is 1."""
-    halves = {}
-    for half in ("encoder", "decoder"):
-        last = max(int(key.split(".")[2]) for key in state if key.startswith(f"{half}.layers."))
-        widths, blocks = [state[f"{half}.layers.0.weight"].shape[0]], [0]
-        for i in range(1, last + 1):
-            if f"{half}.layers.{i}.weight" in state:  # a convolution begins a stage, and the last one ends the network
-                widths.append(state[f"{half}.layers.{i}.weight"].shape[0])
-                blocks.append(0)
-            elif f"{half}.layers.{i}.conv.0.weight" in state:
-                blocks[-1] += 1
-        halves[half] = (widths[:-1], blocks[:-1])
-    return {
-        "in_channels": state["encoder.layers.0.weight"].shape[1],
-        "latent_channels": state["decoder.layers.0.weight"].shape[1],
-        "encoder_block_out_channels": halves["encoder"][0], "num_encoder_blocks": halves["encoder"][1],
-        "decoder_block_out_channels": halves["decoder"][0], "num_decoder_blocks": halves["decoder"][1],
-    }  # fmt: skip
+def _encoded_at_once(pixels: Tensor) -> int:
+    return min(ENCODED_AT_ONCE, _at_once(*pixels.shape[-2:]))

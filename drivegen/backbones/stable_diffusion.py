@@ -1,58 +1,31 @@
-"""The Stable Diffusion backbone: VAE, UNet, text encoder, tokenizer and scheduler of a diffusers folder."""
+"""The backbone of a model: VAE, denoising network, text encoders, tokenizers and scheduler of a diffusers folder."""
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from drivegen.backbones import compatibility, single_file
-from drivegen.backbones.families import family_of, family_of_folder
+from drivegen.backbones import folder as folders
+from drivegen.backbones.families import class_named, family_of
 from drivegen.backbones.family import Family
-from drivegen.backbones.first_stage import factor_of, load_vae
+from drivegen.backbones.first_stage import FirstStage
+from drivegen.backbones.folder import PARTS
 from drivegen.backbones.networks import MODELS, STEMS, build_from_folder, build_outline, load_model, save_model
 from drivegen.backbones.schedulers import load_scheduler
 from drivegen.backbones.text_tower import TextTower
-from drivegen.backbones.tokenizers import TOKENIZERS, load_tokenizer
+from drivegen.backbones.vae_files import load_vae
 from drivegen.backbones.words import Words
 from drivegen.diffusion.training_facts import check_prediction
-from drivegen.support import files, weight_folders, weights
+from drivegen.support import files, weights
 from drivegen.support.errors import InputError
-
-PARTS = ("unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")
-"""The parts that a model may have without any plugin; each family says which of them it has."""
 
 EMPTY_IS_ZERO = "force_zeros_for_empty_prompt"
 """In model_index.json of SDXL: an empty prompt is no text at all, and not the text encoders' states of it."""
-
-_UNUSED = ("safety_checker", "feature_extractor")
-"""Parts that change nothing in what is generated."""
-
-
-def _read_index(folder: Path, unet: nn.Module | None = None) -> tuple[dict[str, Any], type[Family]]:
-    """Read which classes a folder names, and its family, or that of another UNet; raises InputError unless all parts of a
-    hosted model are there.
-    """
-    index = weights.read_object(folder / "model_index.json")
-    family = family_of_folder(folder, index) if unet is None else type(family_of(unet))
-    missing = [name for name in family.parts if _class_named(index.get(name)) is None]
-    if missing:
-        of = f" (it is of a {index['_class_name']})" if isinstance(index.get("_class_name"), str) else ""
-        raise InputError(f"{folder / 'model_index.json'} lacks {', '.join(missing)}{of}; a {family.name} folder has them")
-    for name in family.parts:
-        if name.startswith("tokenizer") and index[name][1] not in TOKENIZERS:
-            raise InputError(f"{folder}: {name} {index[name][1]!r} is not one of {', '.join(TOKENIZERS)}")
-    return index, family
-
-
-def _class_named(entry: Any) -> str | None:
-    """Return the class of an entry [library, class] of model_index.json, or None."""
-    return entry[1] if isinstance(entry, list) and len(entry) == 2 and isinstance(entry[1], str) else None
-
 
 _TEXT = ("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")
 
@@ -69,51 +42,6 @@ def _towers(family: Family | type[Family], encoder: Any, tokenizer: Any, encoder
     """
     there = {"text_encoder": (tokenizer, encoder), "text_encoder_2": (tokenizer_2, encoder_2)}
     return [TextTower(name, *pair, family.penultimate) for name, pair in there.items() if name in family.parts]
-
-
-def _load_tokenizers(folder: Path, family: type[Family]) -> dict[str, Any]:
-    """Read the tokenizers that a family has; the names of the others are None."""
-    names = [name for name in _TEXT if name.startswith("tokenizer")]
-    found = {name: load_tokenizer(folder / name) if name in family.parts else None for name in names}
-    return found
-
-
-def _check_configurations(folder: Path, with_unet: bool = True) -> None:
-    """Refuse a model by what its networks' configurations say, before their weights are read."""
-    vae, unet = (weights.read_json(folder / name / "config.json") for name in ("vae", "unet")) if with_unet else (None, None)
-    if not isinstance(vae, dict) or not isinstance(unet, dict):
-        return  # building says what is wrong
-    try:
-        compatibility.check_unet(unet, compatibility.check_vae(vae))
-    except InputError as error:
-        raise InputError(f"{folder}: {error}") from error
-
-
-def _check_variant(folder: Path, classes: Mapping[str, str], variant: str | None) -> None:
-    """Raise InputError where no part has the variant that was asked for; parts without it are read in full precision."""
-    if variant is None:
-        return
-    found = {
-        name: weight_folders.variants(folder / name, STEMS[MODELS[kind]]) for name, kind in classes.items() if kind in MODELS
-    }
-    there = {named for suffixes in found.values() for by_variant in suffixes.values() for named in by_variant}
-    if variant not in there:
-        has = ", ".join(sorted(there - {""})) or "none"
-        raise InputError(f"{folder} has no weights of the variant {variant!r}; it has {has}")
-
-
-def _warn_of_unread(folder: Path, index: Mapping[str, Any], components: tuple[str, ...]) -> None:
-    """Name the parts of a model that are listed and not loaded: its pictures will be made without them."""
-    known = (*PARTS, *components, *_UNUSED)
-    parts = {n: e for n, e in index.items() if n not in known and isinstance(e, list) and any(part is not None for part in e)}
-    if not parts:
-        return
-    named = ", ".join(f"{name} ({_class_named(entry) or entry})" for name, entry in parts.items())
-    verb = "is" if len(parts) == 1 else "are"
-    hint = f"; `drivegen convert controlnet {folder / 'controlnet'} OUT` makes a plugin of it" if "controlnet" in parts else ""
-    warnings.warn(
-        f"{folder}: {named} {verb} listed in model_index.json and not loaded: pictures are made without{hint}", stacklevel=4
-    )
 
 
 class Backbone(nn.Module):
@@ -179,21 +107,21 @@ class Backbone(nn.Module):
         folder, components = Path(folder), tuple(components)
         if prediction_type is not None:
             check_prediction(prediction_type)
-        index, family = _read_index(folder, unet)
-        _check_configurations(folder, with_unet=unet is None)
+        index, family = folders.read_index(folder, unet)
+        folders.check_configurations(folder, with_unet=unet is None)
         for name in components:
-            if _class_named(index.get(name)) is None:
+            if class_named(index.get(name)) is None:
                 raise InputError(f"{folder} has no component {name!r}, which a plugin requires")
         scheduler = load_scheduler(folder, index, {"prediction_type": prediction_type} if prediction_type else None)
-        tokenizers = _load_tokenizers(folder, family)
+        tokenizers = folders.load_tokenizers(folder, family)
         networks = [name for name in family.parts if name not in (*tokenizers, "scheduler")]
         names = [name for name in (*networks, *components) if unet is None or name != "unet"]
-        _check_variant(folder, {name: index[name][1] for name in names}, variant)
+        folders.check_variant(folder, {name: index[name][1] for name in names}, variant)
         loaded = {name: load_model(folder / name, index[name][1], variant) for name in names}
         extra = {name: loaded.pop(name) for name in components}
         if unet is not None:
             loaded["unet"] = unet
-        _warn_of_unread(folder, index, components)
+        folders.warn_of_unread(folder, index, components)
         empty = index.get(EMPTY_IS_ZERO, family.empty_is_zero)
         return cls._checked(
             str(folder), **loaded, **tokenizers, scheduler=scheduler, components=extra, empty_is_zero=empty is True
@@ -224,17 +152,17 @@ class Backbone(nn.Module):
         single_file.check_network(state, path)
         configured = None
         if config_folder is not None:
-            _read_index(Path(config_folder))
+            folders.read_index(Path(config_folder))
             configured = weights.read_object(Path(config_folder) / "scheduler" / "scheduler_config.json")
         training = single_file.training_of(path, state, prediction_type, configured)
         kind = training.get("prediction_type")
         folder = single_file.hub_folder(path, state, kind) if config_folder is None else Path(config_folder)
-        index, family = _read_index(folder)
+        index, family = folders.read_index(folder)
         layout = single_file.layout_of(state)
         if family.key != layout:
             raise InputError(f"{path} is laid out as {layout}, and {folder} configures a {family.name} model")
-        _check_configurations(folder, with_unet=not narrow)
-        scheduler, tokenizers = load_scheduler(folder, index, training), _load_tokenizers(folder, family)
+        folders.check_configurations(folder, with_unet=not narrow)
+        scheduler, tokenizers = load_scheduler(folder, index, training), folders.load_tokenizers(folder, family)
         loaded: dict[str, Any] = {}
         for name, prefix in single_file.LAYOUTS[layout].items():
             where = f"{path}, as {folder / name} configures it,"
@@ -282,16 +210,21 @@ class Backbone(nn.Module):
         listed = weights.read_json(index) if index.is_file() else {}
         named = config.get("architectures") if isinstance(config, dict) else None
         if not isinstance(named, list):
-            named = [_class_named(listed.get(folder.name)) if isinstance(listed, dict) else None]
+            named = [class_named(listed.get(folder.name)) if isinstance(listed, dict) else None]
         kinds = [kind for kind in named if isinstance(kind, str) and kind in MODELS]
         if not kinds:
             raise InputError(f"{folder / 'config.json'} names no architecture among {', '.join(MODELS)}")
         self.components[name] = load_model(folder, kinds[0]).eval().requires_grad_(False)
 
     @property
+    def first_stage(self) -> FirstStage:
+        """The VAE as it is called: pictures to scaled latents, and back."""
+        return FirstStage(self.vae, self.family.float32_vae and bool(self.vae.config.get("force_upcast")))
+
+    @property
     def vae_factor(self) -> int:
         """Pixels per latent along each side."""
-        return factor_of(self.vae)
+        return self.first_stage.factor
 
     @property
     def family(self) -> Family:
@@ -317,49 +250,14 @@ class Backbone(nn.Module):
     @property
     def latent_channels(self) -> int:
         """C: channels of the latents."""
-        return int(self.vae.config.latent_channels)
+        return self.first_stage.channels
 
     def replace_vae(self, source: str | Path) -> None:
-        """Replace the model's VAE, on the same device and in the same dtype; see `first_stage.load_vae`."""
+        """Replace the model's VAE, on the same device and in the same dtype; see `vae_files.load_vae`."""
         own = next(self.vae.parameters())
         vae: Any = load_vae(source, self.vae)
         compatibility.check_vae(vae.config)
         self.vae = vae.to(own.device, own.dtype)
-
-    def encode_images(self, pixels: Tensor, generator: torch.Generator | None = None, sample: bool = False) -> Tensor:
-        """Encode pixels to scaled latents (N, C, h, w).
-
-        Args:
-            pixels: (N, 3, H, W) in [−1, 1].
-            generator: draws the sample; None takes torch's own.
-            sample: return a sample of the posterior rather than its mean.
-        """
-        encoded = self.vae.encode(pixels.to(self.vae.dtype))
-        if not hasattr(encoded, "latent_dist"):  # AutoencoderTiny has a point, not a distribution
-            return self.scale_latents(encoded.latents)
-        posterior = encoded.latent_dist
-        return self.scale_latents(posterior.sample(generator) if sample else posterior.mode())
-
-    def moments(self, pixels: Tensor) -> Tensor:
-        """Encode pixels (N, 3, H, W) in [−1, 1] to the posterior's mean and standard deviation (N, 2C, h, w), unscaled."""
-        parts = []
-        for part in pixels.split(4):
-            encoded = self.vae.encode(part.to(self.vae.dtype))
-            if hasattr(encoded, "latent_dist"):
-                parts += [torch.cat([encoded.latent_dist.mean, encoded.latent_dist.std], dim=1)]
-            else:
-                parts += [torch.cat([encoded.latents, torch.zeros_like(encoded.latents)], dim=1)]
-        return torch.cat(parts)
-
-    def scale_latents(self, latents: Tensor) -> Tensor:
-        """Scale latents (N, C, h, w) of the VAE to the range that the UNet works in."""
-        shift = getattr(self.vae.config, "shift_factor", None) or 0.0
-        return (latents - shift) * self.vae.config.scaling_factor
-
-    def decode_latents(self, latents: Tensor) -> Tensor:
-        """Decode scaled latents (N, C, h, w) to pixels (N, 3, H, W) in about [−1, 1]."""
-        shift = getattr(self.vae.config, "shift_factor", None) or 0.0
-        return self.vae.decode((latents / self.vae.config.scaling_factor + shift).to(self.vae.dtype)).sample
 
     def save(self, folder: Path, dtype: torch.dtype | None = None, shard: int | None = None) -> None:
         """Write a folder that the `from_pretrained` of diffusers' pipeline opens (`family.pipeline`).

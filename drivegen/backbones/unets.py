@@ -104,6 +104,7 @@ class _WithVectors(UNet):
     numbers: int
     """How many numbers about the picture there are."""
     penultimate = True
+    float32_vae = True
     conditions = ("text", "pooled_text", "picture_size")
     guidance = 5.0
 

@@ -176,7 +176,7 @@ def encode(pipe: Pipeline, image: NDArray[np.uint8]) -> Tensor:
     """Encode a picture (H, W, 3) with the model's VAE: scaled latents (1, C, h, w)."""
     pixels = to_pixels(Image.fromarray(image), (image.shape[1], image.shape[0]))[None].to(pipe.device)
     with runtime.autocast(pipe.device, pipe.dtype):
-        return pipe.host.backbone.encode_images(pixels)
+        return pipe.host.backbone.first_stage.encode(pixels)
 
 
 @torch.no_grad()
@@ -186,5 +186,5 @@ def reconstruct(pipe: Pipeline, images: Images) -> dict[str, Image.Image]:
     for channel, image in images.items():
         latents = encode(pipe, image)
         with runtime.autocast(pipe.device, pipe.dtype):
-            out[channel] = convert(pipe.host.backbone.decode_latents(latents), "pil")[0]
+            out[channel] = convert(pipe.host.backbone.first_stage.decode(latents), "pil")[0]
     return out

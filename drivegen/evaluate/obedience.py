@@ -148,7 +148,8 @@ def _errors(model: Model, name: str, seen: _Seen, other: _Seen) -> Array:
         host.encode(own, grid), host.encode({**own, name: others[name]}, grid), host.encode(own, grid, {name: False}),
         host.encode(own, grid, scales={name: 0.0}),
     ]  # fmt: skip
-    clean = host.backbone.scale_latents(host.backbone.moments(to_unit(_pixels(seen.frame).to(device))).float().chunk(2, 1)[0])
+    first_stage = host.backbone.first_stage
+    clean = first_stage.scale(first_stage.moments(to_unit(_pixels(seen.frame).to(device))).float().chunk(2, 1)[0])
     schedule, generator = NoiseSchedule.trained(host.backbone.scheduler), generator_of(f"obedience/{seen.frame.token}")
     errors = np.zeros(len(CONDITIONS))
     start = float(torch.rand(1, generator=generator))

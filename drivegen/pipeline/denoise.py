@@ -221,14 +221,14 @@ def _latents(returned: Any, x: Tensor) -> Tensor | None:
 def _encode(host: Host, pictures: Tensor) -> Tensor:
     device = runtime.device_of(host.backbone.unet)
     with runtime.autocast(device, dtype_of(host)):
-        return host.backbone.encode_images(pictures.to(device)).float()
+        return host.backbone.first_stage.encode(pictures.to(device)).float()
 
 
 def _decode(host: Host, latents: Tensor) -> Tensor:
     # A view at a time on the CPU: the decoder's activations then stay in its caches.
     size = 1 if latents.device.type == "cpu" else len(latents)
     with runtime.autocast(latents.device, dtype_of(host)):
-        return torch.cat([host.backbone.decode_latents(part) for part in latents.split(size)])
+        return torch.cat([host.backbone.first_stage.decode(part) for part in latents.split(size)])
 
 
 @contextmanager

@@ -82,7 +82,8 @@ class Pipeline:
             second = replace(second, digest=fingerprint(second.host.backbone.unet))
         found = student(model) if fast else None
         for host in (model.host, *(() if second is None else (second.host,))):
-            host.to(dtype=number).to(memory_format=torch.channels_last)
+            runtime.convert(host, number)
+            host.to(memory_format=torch.channels_last)
             if offload:
                 runtime.offload(host, target)
             else:

@@ -52,7 +52,7 @@ def check_refiner(model: Model, refiner: Model) -> Model:
     for what, ours, theirs in (
         ("latent channels", one.latent_channels, other.latent_channels),
         ("pixels per latent", one.vae_factor, other.vae_factor),
-        ("scaling_factor of the VAE", float(one.vae.config.scaling_factor), float(other.vae.config.scaling_factor)),
+        ("scaling_factor of the VAE", one.first_stage.scaling, other.first_stage.scaling),
     ):
         if ours != theirs:
             raise InputError(f"the refiner has {what} {theirs}, and the model {ours}; it refines latents of another model")

@@ -92,7 +92,7 @@ def load(
         source: the folder or file, or "tiny".
         device: where the networks go.
         config_folder: configurations for a single file (`Backbone.from_single_file`), which alone lacks them.
-        vae: a folder or file of a VAE that replaces the model's own (`first_stage.load_vae`); `about` then says which.
+        vae: a folder or file of a VAE that replaces the model's own (`vae_files.load_vae`); `about` then says which.
         variant: which weight files of a folder to take where it has several, such as "fp16".
         prediction_type: what the UNet predicts, replacing what a scheduler states: "epsilon", "v_prediction" or
             "sample"; for single files that do not say it, and folders whose scheduler is wrong.

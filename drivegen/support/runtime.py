@@ -126,6 +126,15 @@ def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
     return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
 
 
+def convert(host: nn.Module, dtype: torch.dtype) -> None:
+    """Convert a host to a number format, except a VAE that computes in float32 alone."""
+    backbone: Any = host.backbone
+    kept = backbone.vae if backbone.first_stage.float32 else None
+    for part in (*host.children(), *backbone.children()):
+        if part is not backbone and part is not kept:
+            part.to(dtype=dtype)
+
+
 def offload(host: nn.Module, device: torch.device) -> None:
     """Keep text encoder and VAE in main memory, and on the device only while they compute; raises InputError without a GPU."""
     if device.type == "cpu":

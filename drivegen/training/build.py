@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
-from drivegen.backbones.first_stage import CLASSES
 from drivegen.backbones.networks import load_model
 from drivegen.backbones.schedulers import scheduler_class
 from drivegen.backbones.stable_diffusion import Backbone
 from drivegen.backbones.tokenizers import load_tokenizer
+from drivegen.backbones.vae_files import CLASSES
 from drivegen.catalog import registry, tuners
 from drivegen.catalog.construct import construct, construct_plugin, refusing
 from drivegen.diffusion.training_facts import check_settings

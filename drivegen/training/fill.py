@@ -160,7 +160,7 @@ def _arrays(name: str, plugin: Plugin, prepared: Mapping[str, Any], device: torc
 
 def encode_moments(backbone: Any, pixels: Tensor) -> np.ndarray:
     """Encode uint8 pixels (V, 3, H, W) to the posterior's mean and standard deviation (V, 2C, h, w), fp16, unscaled."""
-    return backbone.moments(to_unit(pixels)).cpu().numpy().astype(np.float16)
+    return backbone.first_stage.moments(to_unit(pixels)).cpu().numpy().astype(np.float16)
 
 
 def to_unit(pixels: Tensor) -> Tensor:

@@ -178,15 +178,15 @@ class DriveModule(TrainedModule):
     @torch.no_grad()
     def latents(self, batch: TrainBatch, mean: bool = False) -> Tensor:
         """Return scaled latents (N, C, h, w): the mean of the VAE's posterior, or a sample of it where settings say so."""
-        backbone = self.host.backbone
+        first_stage = self.host.backbone.first_stage
         if batch.moments is not None:
             middle, std = batch.moments.float().chunk(2, dim=1)
         else:
             assert batch.pixels is not None
-            middle, std = backbone.moments(to_unit(batch.pixels)).float().chunk(2, dim=1)
+            middle, std = first_stage.moments(to_unit(batch.pixels)).float().chunk(2, dim=1)
         if self.settings.sample_posterior and not mean:
             middle = middle + std * torch.randn(middle.shape).to(middle)
-        return backbone.scale_latents(middle)
+        return first_stage.scale(middle)
 
     def _timesteps(self, grid: Grid) -> Tensor:
         groups = grid.scenes * grid.frames if self.settings.same_t else grid.rows

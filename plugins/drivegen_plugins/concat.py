@@ -17,8 +17,6 @@ from drivegen.support.errors import InputError
 
 Form = Literal["encoded", "resized", "masked"]
 
-_ENCODED_AT_ONCE = 4
-"""Pictures that the VAE encodes together, so that its memory does not grow with the batch."""
 
 _LAYOUTS = (
     ("conv_in.weight", "conv_out.weight"),
@@ -115,8 +113,8 @@ class Concat(PicturePlugin):
         return torch.cat([interpolate(mask.to(latents), size), latents], dim=1)
 
     def _encoded(self, values: Tensor) -> Tensor:
-        latents = torch.cat([self.backbone.encode_images(part) for part in values.split(_ENCODED_AT_ONCE)])
-        return latents if self.scaled else latents / self.backbone.vae.config.scaling_factor
+        latents: Tensor = self.backbone.first_stage.encode(values)
+        return latents if self.scaled else self.backbone.first_stage.unscale(latents)
 
 
 class Join(nn.Module):

@@ -110,16 +110,16 @@ class PoseWeight(Plugin):
     @torch.no_grad()
     def _from_error(self, heat: Tensor, step: TrainingStep) -> Tensor:
         """Give W from the error of the noise, decoded, inside of the heat map (N, 1, h, w)."""
-        backbone, error = self.backbone, step.noise_error
+        first_stage, error = self.backbone.first_stage, step.noise_error
         # What the VAE makes of no error is a picture too.
-        nothing = backbone.decode_latents(torch.zeros_like(error[:1])).float()
+        nothing = first_stage.decode(torch.zeros_like(error[:1])).float()
         parts = []
         for rows, hot in zip(error.split(_ROWS_AT_ONCE), heat.split(_ROWS_AT_ONCE), strict=True):
-            wrong = (backbone.decode_latents(rows).float() - nothing).abs().mean(1, keepdim=True) / 2
+            wrong = (first_stage.decode(rows).float() - nothing).abs().mean(1, keepdim=True) / 2
             found = interpolate(hot, wrong.shape[-2:], mode="bilinear") * wrong.clamp(max=1) > self.threshold
             counts = (found if self.error == "above" else ~found).to(heat)
             if self.encoded:
-                parts.append(backbone.encode_images(counts.expand(-1, 3, -1, -1)).to(heat))
+                parts.append(first_stage.encode(counts.expand(-1, 3, -1, -1)).to(heat))
             else:
                 parts.append(interpolate(counts, heat.shape[-2:], mode="area"))
         return torch.cat(parts)

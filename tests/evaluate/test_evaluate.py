@@ -373,7 +373,7 @@ def test_processes_share_the_frames_of_a_folder(tiny_model, tmp_path):
     assert [job.name for job in made] == ["0000-00"]
     latents = store.latents("all", "0001-00")
     assert latents is not None
-    decoded = pipe.host.backbone.decode_latents(torch.from_numpy(latents))
+    decoded = pipe.host.backbone.first_stage.decode(torch.from_numpy(latents))
     picture = np.stack(list(store.load("all", "0001-00", frame).values()))
     unit = (decoded / 2 + 0.5).clamp(0, 1).movedim(1, -1).numpy()
     assert np.abs(unit * 255 - picture).max() <= 0.51

@@ -295,7 +295,7 @@ def test_image_to_image(pipe: Pipeline, frame) -> None:
     kept = pipe(frame, image=pictures, strength=0, output_type="pt")
     backbone = pipe.host.backbone
     front = torch.from_numpy(np.asarray(pictures["CAM_FRONT"])).permute(2, 0, 1)[None] / 127.5 - 1
-    expected = (backbone.decode_latents(backbone.encode_images(front)) / 2 + 0.5).clamp(0, 1)
+    expected = (backbone.first_stage.decode(backbone.first_stage.encode(front)) / 2 + 0.5).clamp(0, 1)
     torch.testing.assert_close(kept["CAM_FRONT"], expected[0], rtol=1e-4, atol=1e-4)
     ordered = pipe(frame, image=[pictures[c] for c in frame.channels], strength=0.5)
     named = pipe(frame, image=pictures, strength=0.5)

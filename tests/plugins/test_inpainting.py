@@ -83,7 +83,7 @@ def test_with_the_known_latents_kept_it_equals_the_inpainting_pipeline(folder) -
     pixels = (
         torch.stack([torch.from_numpy(np.array(user_input[c]["image"])) for c in frame.channels]).movedim(-1, 1) / 127.5 - 1
     )
-    known = pipe.host.backbone.encode_images(pixels, torch.Generator().manual_seed(7), sample=True)
+    known = pipe.host.backbone.first_stage.encode(pixels, torch.Generator().manual_seed(7), sample=True)
     masks = torch.stack([torch.from_numpy(np.array(user_input[c]["mask"]))[None] / 255.0 for c in frame.channels])
     conditions = torch.cat([make_inpaint_condition(**user_input[channel]) for channel in frame.channels])
     theirs = diffusers_run(

@@ -104,15 +104,15 @@ def test_latents_are_scaled_and_decoded_through_the_codes(vae: Path, model: Path
     backbone = Pipeline.from_pretrained(model, dtype="float32").host.backbone
     pixels = torch.rand(3, 3, *SIZE, generator=torch.Generator().manual_seed(0)) * 2 - 1
     with torch.no_grad():
-        latents = backbone.encode_images(pixels)
+        latents = backbone.first_stage.encode(pixels)
         own = backbone.vae.encode(pixels).latents
         torch.testing.assert_close(latents, own * backbone.vae.config.scaling_factor)
         codes, _, _ = backbone.vae.quantize(own)
-        there = backbone.decode_latents(latents)
+        there = backbone.first_stage.decode(latents)
         torch.testing.assert_close(there, backbone.vae.decode(codes, force_not_quantize=True).sample, rtol=1e-4, atol=1e-5)
         # What lies nearer to its code than to any other is decoded as it: small errors of sampling are corrected.
         nudged = codes + 1e-4 * torch.randn(codes.shape, generator=torch.Generator().manual_seed(1))
-        torch.testing.assert_close(backbone.decode_latents(backbone.scale_latents(nudged)), there, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(backbone.first_stage.decode(backbone.first_stage.scale(nudged)), there, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.slow
