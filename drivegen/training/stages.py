@@ -192,13 +192,14 @@ class FirstStage:
         return rows
 
     def write(self, folder: Path, step: int) -> Path:
-        """Standardise the latents, and save the network's folder."""
+        """Standardise the latents where they are new, and save the network's folder."""
         from drivegen.backbones.networks import save_model
         from drivegen.training.first_stage.standardise import standardise
 
-        assert self.data.dataset is not None
+        assert self.data.dataset is not None and self.config.autoencoder is not None
         self.vae.eval()
-        standardise(self.vae, self.data.dataset)
+        if self.config.autoencoder.train == "all":
+            standardise(self.vae, self.data.dataset)
         try:
             with files.replacing(folder / "vae") as new:
                 save_model(self.vae, new, "diffusion_pytorch_model", runtime.parse_dtype(self.config.save_dtype))

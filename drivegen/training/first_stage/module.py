@@ -18,6 +18,7 @@ from drivegen.training.first_stage.adversary import PatchDiscriminator, adaptive
 from drivegen.training.first_stage.codebook import Codebook
 from drivegen.training.first_stage.images import ImageBatch
 from drivegen.training.first_stage.losses import colour_distance, edge_distance, random_crops
+from drivegen.training.first_stage.networks import encoding_parts
 from drivegen.training.first_stage.settings import AutoencoderConfig, CodebookConfig
 from drivegen.training.frozen import module_digest
 
@@ -41,6 +42,9 @@ class FirstStageModule(TrainedModule):
         if loss.crop is not None and any(n % factor for n in loss.crop):
             raise InputError(f"autoencoder.crop = {list(loss.crop)} must be multiples of {factor}, the network's factor")
         self.vae, self.loss = vae.requires_grad_(True).train(), loss
+        if loss.train == "decoder":
+            for part in encoding_parts(vae):
+                part.requires_grad_(False)
         if settings.gradient_checkpointing:
             vae.enable_gradient_checkpointing()
         self.codebook = Codebook(vae.quantize.embedding, loss.codebook or CodebookConfig()) if loss.kind == "vq" else None
@@ -55,7 +59,10 @@ class FirstStageModule(TrainedModule):
         on_picture = self._distances(picture, pixels, parts)
         (gradient,) = torch.autograd.grad(on_picture, picture)
         total, judged = on_picture.detach() + on_latents, on_latents.new_zeros(())
-        if self.discriminator is not None:
+        if self.discriminator is not None and self._begun() < 0:
+            # Of every process's graph, as distributed training asks of all weights; AdamW leaves weights without gradients be.
+            judged = torch.stack([0.0 * p.sum() for p in self.discriminator.parameters()]).sum()
+        elif self.discriminator is not None:
             opinion = -self.discriminator.judged_by_others(picture).mean()
             (against,) = torch.autograd.grad(opinion, picture)
             weight = self._ramp() * adaptive_weight(made, self.vae.decoder.conv_out.weight, gradient.to(made), against.to(made))
@@ -68,8 +75,11 @@ class FirstStageModule(TrainedModule):
         return self.checked(total + judged + (back - back.detach()), batch.samples, parts)
 
     def digest_frozen(self) -> dict[str, str]:
-        """Return a digest of the network whose features are compared, where there is one."""
-        return {} if self.distance is None else {"perceptual network": module_digest(self.distance)}
+        """Return digests of the encoder where it stays, and of the network whose features are compared."""
+        found = {"encoder": module_digest(self.vae)} if self.loss.train == "decoder" else {}
+        if self.distance is not None:
+            found["perceptual network"] = module_digest(self.distance)
+        return found
 
     def validation_step(self, batch: ImageBatch, batch_idx: int) -> None:
         """Log ``val_loss``, its mean over the held-out images."""
@@ -88,7 +98,7 @@ class FirstStageModule(TrainedModule):
         if self.codebook is not None:
             latents = encoded.latents
             quantised, loss, numbers = self.codebook(latents)
-            if self.training:
+            if self.training and self.loss.train == "all":
                 self.codebook.learn(latents, numbers)
             used, perplexity = self.codebook.usage(numbers)
             made = self.vae.decode(quantised.to(latents.dtype), force_not_quantize=True).sample
@@ -115,8 +125,12 @@ class FirstStageModule(TrainedModule):
         """Weight of the adversarial loss at this step."""
         settings = self.loss.adversarial
         assert settings is not None
-        done = self.global_step / self.settings.steps - settings.start
-        return settings.weight * (float(done >= 0) if settings.ramp == 0 else min(1.0, max(0.0, done / settings.ramp)))
+        return settings.weight * (1.0 if settings.ramp == 0 else min(1.0, self._begun() / settings.ramp))
+
+    def _begun(self) -> float:
+        """Share of the steps since the discriminator began; negative before."""
+        assert self.loss.adversarial is not None
+        return self.global_step / self.settings.steps - self.loss.adversarial.start
 
     def groups(self) -> Mapping[str, GroupOptions]:
         """Return how the discriminator is optimised, where there is one; its gradients are clipped with the network's."""

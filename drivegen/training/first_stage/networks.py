@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def latents_of(network: Any, pixels: Tensor) -> Tensor:
@@ -17,6 +17,12 @@ def latents_of(network: Any, pixels: Tensor) -> Tensor:
 def reconstruct(network: Any, pixels: Tensor) -> Tensor:
     """Encode and decode pixels (N, 3, H, W) without sampling."""
     return network.decode(latents_of(network, pixels)).sample
+
+
+def encoding_parts(network: Any) -> list[nn.Module]:
+    """Return the modules that make latents of pictures, and the codes where there are any."""
+    names = ("encoder", "quant_conv", "quantize")
+    return [part for name in names if isinstance(part := getattr(network, name, None), nn.Module)]
 
 
 @torch.no_grad()

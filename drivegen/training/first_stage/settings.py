@@ -34,12 +34,15 @@ class PerceptualConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class AdversarialConfig:
-    """A patch discriminator that is trained from the first step and affects the generator later (Esser et al. 2021, VQGAN)."""
+    """A patch discriminator whose training and effect begin late (Esser et al. 2021, VQGAN).
+
+    One that learns long before the generator answers it tells every picture apart, and then its gradients say little.
+    """
 
     weight: float = _number(0.03, ge=0, le=10)
     """Times the adaptive weight, which gives both losses gradients of equal norm at the last convolution (their eq. 7)."""
     start: float = _number(0.2, ge=0, le=1)
-    """Share of the steps after which it affects the generator."""
+    """Share of the steps after which it learns and affects the generator."""
     ramp: float = _number(0.1, ge=0, le=1)
     """Share of the steps over which its weight rises from 0."""
     lr: float = _number(4e-4, gt=0, le=1)
@@ -74,6 +77,8 @@ class AutoencoderConfig:
     """Arguments of diffusers' AutoencoderKL or VQModel."""
     weights: str | None = None
     """Folder of such a network to start from; with `network` beside it, what both have is copied."""
+    train: Literal["all", "decoder"] = "all"
+    """decoder: the encoder of `weights` stays as it is, so that models which work in its latents keep working."""
     crop: tuple[int, int] | None = field(default=None, metadata={"ge": 8, "le": 8192})
     """(height, width) of random crops that are trained on, in pixels; None = whole images."""
     l1: float = _number(1.0, ge=0, le=1e6)
@@ -94,3 +99,7 @@ class AutoencoderConfig:
     def __post_init__(self) -> None:
         if self.codebook is not None and self.kind != "vq":
             raise InputError(f"codebook is for kind: vq, and kind is {self.kind!r}")
+        if self.train == "decoder" and self.weights is None:
+            raise InputError("train: decoder keeps an encoder as it is, so weights must name the first stage that it is of")
+        if self.train == "decoder" and self.network:
+            raise InputError("train: decoder takes the network of weights, whose encoder stays; leave network out")

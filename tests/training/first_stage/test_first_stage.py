@@ -95,10 +95,40 @@ def test_discriminator_and_generator_learn_apart_in_one_backward_pass() -> None:
     assert ratio == pytest.approx(1.0, rel=1e-3), "the adaptive weight makes both pull alike at the last layer"
 
 
-def test_the_adversarial_loss_is_felt_after_its_start() -> None:
+def test_the_discriminator_learns_and_is_felt_after_its_start() -> None:
     config = settings(adversarial=AdversarialConfig(weight=0.5, start=0.2, ramp=0.4, channels=4))
-    ramps = [module_of(config, step)._ramp() for step in (0, 2, 4, 6, 9)]
-    assert ramps == pytest.approx([0.0, 0.0, 0.25, 0.5, 0.5])
+    ramps = [module_of(config, step)._ramp() for step in (2, 4, 6, 9)]
+    assert ramps == pytest.approx([0.0, 0.25, 0.5, 0.5])
+    for step, learns in ((0, False), (1, False), (2, True)):
+        module = module_of(config, step)
+        module.training_step(batch(), 0).backward()
+        assert module.discriminator is not None
+        gradients = [p.grad for p in module.discriminator.parameters()]
+        assert all(g is not None for g in gradients), "each is in the graph, as distributed training asks"
+        assert any(float(g.abs().sum()) > 0 for g in gradients if g is not None) == learns
+
+
+@pytest.mark.parametrize("kind", ["kl", "vq"])
+def test_a_decoder_alone_leaves_the_latents_bit_for_bit(kind: str, tmp_path: Path) -> None:
+    network = build_first_stage(settings(kind), seed=4)
+    network.save_pretrained(tmp_path / "own")
+    module = module_of(AutoencoderConfig(kind=kind, weights=str(tmp_path / "own"), train="decoder"))
+    module.train()
+    optimizer = torch.optim.AdamW([p for p in module.parameters() if p.requires_grad], lr=1e-2)
+    for _ in range(2):
+        module.training_step(batch(), 0).backward()
+        optimizer.step()
+    before, after = network.state_dict(), module.vae.state_dict()
+    changed = {name.split(".")[0] for name, value in after.items() if not torch.equal(value, before[name])}
+    assert changed == {"decoder", "post_quant_conv"}
+    assert "encoder" in module.digest_frozen()
+
+
+def test_a_decoder_alone_needs_the_encoder_that_stays() -> None:
+    with pytest.raises(InputError, match="weights must name the first stage"):
+        AutoencoderConfig(train="decoder")
+    with pytest.raises(InputError, match="leave network out"):
+        AutoencoderConfig(train="decoder", weights="tiny", network=NETWORK)
 
 
 def test_adaptive_weight_is_a_ratio_of_norms() -> None:
