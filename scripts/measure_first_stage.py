@@ -2,7 +2,8 @@
 
     python scripts/measure_first_stage.py tiny runs/embedded/first_stage/vae --seed 88001 --out out/first_stages
 
-Writes OUT/figures.json and OUT/table.md, a column for each first stage, and OUT/<number>.png: renders above their reconstructions.
+Writes OUT/figures.json and OUT/table.md, a column for each first stage, and OUT/<number>.png: renders above what was
+reconstructed of them.
 They must fit the embedded model's latents (12 channels, 8 pixels per latent), or another --model's.
 """
 
@@ -22,7 +23,6 @@ from numpy.typing import NDArray
 
 from drivegen.support import files
 from drivegen.support.errors import InputError
-from drivegen.support.files import sha256
 
 if TYPE_CHECKING:
     from drivegen.evaluate.cities import City
@@ -90,7 +90,7 @@ def main(
 def _measure(pipe: Pipeline, city: City, truth: Any, sheet: Path) -> dict[str, float]:
     from drivegen.evaluate import people
     from drivegen.evaluate.figures import frechet_figure, iou_figures
-    from drivegen.evaluate.images import Store, reconstruct
+    from drivegen.evaluate.images import reconstruct
     from drivegen.evaluate.labels import Judged
     from drivegen.evaluate.metrics.people import people_in
     from drivegen.evaluate.people_figures import recall_figures
@@ -116,7 +116,8 @@ def _measure(pipe: Pipeline, city: City, truth: Any, sheet: Path) -> dict[str, f
     scenes = truth.scenes
     figures = [
         *iou_figures(truth, judged, "vae", ALL), *iou_figures(truth, truth.renders, "renders", ALL),
-        frechet_figure("frechet_vae", ALL, judged, truth.renders), *recall_figures(persons, in_rebuilt, in_renders, scenes, ALL),
+        frechet_figure("frechet_vae", ALL, judged, truth.renders),
+        *recall_figures(persons, in_rebuilt, in_renders, scenes, ALL),
     ]  # fmt: skip
     _sheet(shown[:: max(1, len(shown) // SHOWN)][:SHOWN], sheet)
     found = {figure.name: figure.value for figure in figures}

@@ -196,7 +196,8 @@ class FirstStage:
         from drivegen.backbones.networks import save_model
         from drivegen.training.first_stage.standardise import standardise
 
-        assert self.data.dataset is not None and self.config.autoencoder is not None
+        assert self.data.dataset is not None
+        assert self.config.autoencoder is not None
         self.vae.eval()
         if self.config.autoencoder.train == "all":
             standardise(self.vae, self.data.dataset)
