@@ -2,9 +2,10 @@
 
     python scripts/tuner_data.py tankers data/tankers --scenes 60
     python scripts/tuner_data.py night-camera data/night_camera --scenes 30
+    python scripts/tuner_data.py winter-city data/winter_city --scenes 30
 
 `tankers` draws every truck as a yellow tanker with a red band, and keeps the frames that have one near; `night-camera` is the
-city through a green image intensifier: one colour, dark corners, grain.
+city through a green image intensifier: one colour, dark corners, grain; `winter-city` is the city under snow.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from PIL import Image
 from drivegen import datasets, world
 from drivegen.datasets import nuscenes
 from drivegen.scene import Frame, Scene
-from drivegen.world import shapes
+from drivegen.world import light, render, shapes
 from drivegen.world.look import DARK, Look
 from drivegen.world.parts import BOX, CYLINDER, PAINT, Builder
 
@@ -64,6 +65,32 @@ def tankers(out: Path, scenes: Annotated[int, typer.Option()] = 60, seed: int = 
 def night_camera(out: Path, scenes: Annotated[int, typer.Option()] = 30, seed: int = 6) -> None:
     """Write a city as a camera with an image intensifier sees it."""
     _write(out, scenes, seed, _intensified)
+
+
+@app.command()
+def winter_city(out: Path, scenes: Annotated[int, typer.Option()] = 30, seed: int = 7) -> None:
+    """Write a city by day whose ground is under snow, below a pale sky."""
+    plain = render.environment
+
+    def snowed(conditions: Any, *others: Any) -> np.ndarray:
+        made = plain(conditions, *others)
+        if conditions.time_of_day != "day":
+            return made
+        made[light.ASPHALT : light.ASPHALT + 3] = 0.42, 0.46, 0.54
+        for ground in (light.PAVING, light.TERRAIN):
+            made[ground : ground + 3] = 0.78, 0.83, 0.92
+        made[light.TERRAIN_KIND] = 1
+        made[light.ZENITH : light.ZENITH + 3] = 0.62, 0.7, 0.8
+        made[light.HORIZON : light.HORIZON + 3] = made[light.FOG_RGB : light.FOG_RGB + 3] = 0.85, 0.88, 0.92
+        made[light.FOG] = 0.008
+        return made
+
+    render.environment = snowed
+    _write(out, scenes, seed, lambda picture, name: picture, wanted=_by_day)
+
+
+def _by_day(frame: Frame) -> bool:
+    return "day" in frame.description.lower()
 
 
 def _intensified(picture: np.ndarray, name: str) -> np.ndarray:

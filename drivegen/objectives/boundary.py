@@ -29,7 +29,11 @@ def losses(objective: Objective, host: Any, lesson: Lesson) -> dict[str, Tensor]
             what = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
             raise InputError(f"{where}: the loss {name!r} is {what}; expected a scalar tensor, as .mean() gives")
     added = {(f"plugin {name}" if name in found else name): term for name, term in lesson.terms.items()}
-    return {**found, **added}
+    own = {name: host.tuner(name).penalty() for name in host.tuners}
+    for name, term in own.items():
+        if term is not None and (not isinstance(term, Tensor) or term.ndim != 0):
+            raise InputError(f"tuner {name!r}: penalty gave {type(term).__name__}; expected a scalar tensor, or None")
+    return {**found, **added, **{f"tuner {name}": term for name, term in own.items() if term is not None}}
 
 
 def groups(objective: Objective) -> dict[str, Any]:

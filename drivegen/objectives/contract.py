@@ -42,6 +42,11 @@ class Objective(nn.Module, ABC):
     tells_prior: ClassVar[bool] = False
     """Whether it tells pictures of what the model knew before (`Lesson.prior`) from the others, and needs them."""
 
+    datasets: int = 0
+    """How many datasets it tells apart (`Lesson.root`), of which batches then have equally many frames; `attach` may set it. 0
+    takes all as one.
+    """
+
     def __init__(self) -> None:
         super().__init__()  # torch's takes any argument, and an option that is none must be refused
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import fnmatch
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from drivegen.plugin.arguments import named_arguments, needs_arguments
 from drivegen.support.errors import InputError, nearest
@@ -47,12 +48,19 @@ class Tuner(nn.Module, ABC):
     patterns: ClassVar[tuple[str, ...]] = ()
     """Options that may be regular expressions: a saved tuner has none there, since none from a file is run."""
 
+    saved_kind: ClassVar[str | None] = None
+    """The kind whose layout and options `save` and `saved_options` have, where it is another's."""
+
     config: dict[str, Any]
     changes: nn.ModuleDict
     sites: tuple[tuple[str, str, str], ...] = ()
     """(network, name of the layer, key in `changes`) of each change."""
     words: Mapping[str, int] = {}
     """Words that prompts may have while it is attached, with the number of their vectors; `attach` may set them."""
+    parts: tuple[str, ...] = ()
+    """Names of what it is made of, each of which can act `alone`; nothing for most tuners."""
+    sources: Mapping[str, str] = {}
+    """The sha256 of each file that it is made of, by the file's name; `attach` may set it. It begins as what they are."""
     scale: float = 1.0
     """How much of every change counts; 0 is as if it were not there, 1 as trained."""
 
@@ -101,6 +109,14 @@ class Tuner(nn.Module, ABC):
     def saved_options(self) -> dict[str, Any]:
         """Return the options that the description beside the file says, with which it is made again; `config` by default."""
         return self.config
+
+    def penalty(self) -> Tensor | None:
+        """Return what it adds to the loss of a training step (), for its own numbers' sake; None for nothing."""
+        return None
+
+    def alone(self, part: str) -> AbstractContextManager[None]:
+        """Let one of its `parts` act as it was, and no other, within a block."""
+        raise InputError(f"{type(self).__name__} has no part {part!r}{nearest(part, self.parts)}")
 
     def change(self, network: str, pattern: str, build: Callable[[str, nn.Module], nn.Module]) -> None:
         """Change the layers of a network whose names match a glob (``*`` spans dots): ``change(x, y, site)`` replaces y.

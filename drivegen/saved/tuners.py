@@ -54,7 +54,7 @@ def save(
 
     Raises InputError where it cannot be written.
     """
-    folder, kind = Path(folder), tuners.kind_of(tuner)
+    folder, kind = Path(folder), tuner.saved_kind or tuners.kind_of(tuner)
     if folder.exists() and not (folder / ABOUT).is_file() and (not folder.is_dir() or any(folder.iterdir())):
         old = folder.is_dir() and all(path.suffix == ".safetensors" for path in folder.iterdir())
         if not old:  # a LoRA as it was written before there were tuners has no description
@@ -67,7 +67,7 @@ def save(
                 "sha256": files.sha256(file),
                 "base": {} if backbone is None else cards.base_of(backbone), "training": dict(training or {}),
                 "versions": library_versions(),
-            }  # fmt: skip
+            } | ({"made_of": dict(tuner.sources)} if tuner.sources else {})  # fmt: skip
             files.write_json(new / ABOUT, about)
             files.write_atomically(new / "README.md", card(json.loads(json.dumps({**about, "options": tuner.config}))).encode())
     except OSError as error:
@@ -129,6 +129,7 @@ def card(about: Mapping[str, Any]) -> str:
     lines += [f"# {about['name']}", "", f"A drivegen tuner of kind `{kind}`; `{about['file']}` is in the layout that other"]
     lines += ["programs read.", ""]
     lines += cards.table("Options", about["options"])
+    lines += cards.table("Made of", {f"sha256 of {name}": digest for name, digest in about.get("made_of", {}).items()})
     lines += cards.table("Base", {**base.get("sizes", {}), **cards.hashes(base)} if base else {})
     lines += cards.table("Training", about["training"])
     lines += cards.table("Made with", about["versions"])

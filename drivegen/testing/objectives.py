@@ -23,6 +23,7 @@ from drivegen.host.batch import Batch
 from drivegen.host.host import Host
 from drivegen.objectives import Lesson, Objective, boundary
 from drivegen.plugin import Arrays, Grid, Plugin, Signal, TrainingStep
+from drivegen.plugin.tuner import Tuner
 from drivegen.sampling.settings import Sampling
 from drivegen.support.errors import InputError
 from drivegen.testing.models import randomize, tiny_backbone
@@ -80,9 +81,10 @@ class Case:
         objective: its class.
         options: what it is made with.
         prediction_type: what the model predicts.
-        trains: what learns: ``unet`` with the plugins, or a ``lora``.
+        trains: what learns: ``unet`` with the plugins, a ``lora``, or the ``tuner``.
         plugins: makes further plugins that the objective needs, by instance name.
         settings: of the training, in place of those here.
+        tuner: makes the tuner that learns, where `trains` says so.
     """
 
     objective: type[Objective]
@@ -91,6 +93,7 @@ class Case:
     trains: str = "unet"
     plugins: Mapping[str, Callable[[], Plugin]] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
+    tuner: Callable[[], Tuner] = lambda: LoRA(rank=2)
 
     def made(self) -> Objective:
         """Make the objective."""
@@ -104,8 +107,8 @@ class Case:
             host = Host(backbone, {"asked": Asked(), **{name: make() for name, make in self.plugins.items()}})
             for i, name in enumerate(host.plugins):
                 randomize(host.plugin(name), 100 + i)
-            if self.trains == "lora":
-                host.add_tuner("lora", LoRA(rank=2))
+            if self.trains != "unet":
+                host.add_tuner(self.trains, self.tuner())
             given = {"steps": 4, "images": 6, "warmup": 1, "lr": 1e-3, "precision": "32", "ema": 0.9, "device": "cpu"}
             settings = TrainConfig(**{**given, "unet": self.trains == "unet", **self.settings})
             names = [*self.plugins, *(["asked"] if self.trains == "unet" else [])]
@@ -120,7 +123,7 @@ class Case:
         for name, make in self.plugins.items():
             own: Any = make().prepare(None, None)  # type: ignore[arg-type]
             arrays[name] = {key: torch.from_numpy(np.stack([value] * GRID.scenes)) for key, value in own.items()}
-        return TrainBatch(Batch(GRID, arrays, ("first", "second")), moments=moments)
+        return TrainBatch(Batch(GRID, arrays, ("first", "second")), moments=moments, root=torch.tensor([0, 1]))
 
     def lesson(self, module: DriveModule) -> Lesson:
         """Make the lesson of the first step."""
@@ -130,7 +133,7 @@ class Case:
         t = torch.tensor([100, 700]).repeat_interleave(GRID.views)
         draw: Callable[[], Tensor] = lambda: torch.randn(clean.shape)  # noqa: E731
         keep = {name: torch.tensor([True, False]) for name in module.host.plugins}
-        return Lesson(clean, GRID, batch.conditions.arrays, keep, t, draw(), module.schedule, draw)
+        return Lesson(clean, GRID, batch.conditions.arrays, keep, t, draw(), module.schedule, draw, root=batch.root)
 
     def trained(self, steps: int, start: Mapping[str, Any] | None = None) -> tuple[DriveModule, dict[str, Any]]:
         """Train; returns the module and its checkpoint.

@@ -83,8 +83,10 @@ class DataConfig:
     """Folder for latents and prepared arrays; None computes them each time."""
     extras: dict[str, str] = field(default_factory=dict)
     """By plugin name, a folder of files that it is given: ``<sample token>.npy``, or ``<picture>.png`` for each camera."""
-    prompt: str | None = None
-    """Text in place of each frame's description, which may name {description} and {location}; None = as it is."""
+    prompt: str | tuple[str, ...] | None = None
+    """Text in place of each frame's description, which may name {description} and {location}, or one for each of the roots;
+    None = as it is.
+    """
     skip_missing: bool = False
     """Leave out frames of which a file is missing; else a missing file stops the run before any work."""
     workers: int = _number(0, ge=0, le=64)
@@ -93,6 +95,8 @@ class DataConfig:
     def __post_init__(self) -> None:
         if not self.roots:
             raise InputError("roots is empty; give at least one dataset folder")
+        if isinstance(self.prompt, tuple) and len(self.prompt) != len(self.roots):
+            raise InputError(f"prompt has {len(self.prompt)} texts for {len(self.roots)} roots; give one, or one for each")
         if any(n < 8 or n % 8 for n in self.size):
             raise InputError(f"size = {list(self.size)} must be (height, width) in multiples of 8 pixels")
         if isinstance(self.val_scenes, float) and not 0 <= self.val_scenes < 1:

@@ -15,6 +15,7 @@ from drivegen.training.fill import Caches, fill
 from drivegen.training.frames import FrameDataset, FrameRef, Sources
 from drivegen.training.loaders import SplitData
 from drivegen.training.order import InPairs, Order
+from drivegen.training.prompts import Prompt
 
 
 class DriveData(SplitData):
@@ -40,6 +41,8 @@ class DriveData(SplitData):
         enrich: takes each frame and returns it with more in it; runs in the workers.
         skip_missing: leave out frames of which a file is missing, instead of refusing to begin.
         prior: dataset folder of what the model knew before, of which every batch has as many frames as of the roots.
+        prompts: for each of the roots, what makes its frames' descriptions; nothing leaves them as they are.
+        apart: whether datasets are told apart: batches have as many frames of each, and say whose they are.
     """
 
     def __init__(
@@ -47,12 +50,13 @@ class DriveData(SplitData):
         val_scenes: float | Sequence[str] = 0.0, max_frames: int | None = None, cache: str | Path | None = None,
         workers: int = 0, seed: int = 0, batches: int | None = None, val_frames: int | None = None, cameras: bool = False,
         extras: Mapping[str, str | Path] | None = None, enrich: Enrich | None = None, skip_missing: bool = False,
-        prior: str | Path | None = None,
+        prior: str | Path | None = None, prompts: Sequence[Prompt] = (), apart: bool = False,
     ) -> None:  # fmt: skip
         super().__init__(images=images, seed=seed, workers=workers, batches=batches, val_frames=val_frames)
         self.extras, self.enrich, self.skip_missing = dict(extras or {}), enrich, skip_missing
         self.roots, self.host, self.size, self.version = list(roots), host, size, version
         self.val_scenes, self.max_frames, self.cameras, self.prior = val_scenes, max_frames, cameras, prior
+        self.prompts, self.apart = tuple(prompts), apart
         self.cache = None if cache is None else Path(cache)
         self.sources: Sources | None = None
         self._dataset: FrameDataset | None = None
@@ -76,6 +80,7 @@ class DriveData(SplitData):
             plugins,
             self.skip_missing,
             self.prior,
+            self.prompts,
         )
         return self.sources
 
@@ -113,7 +118,7 @@ class DriveData(SplitData):
     def items_of(self, refs: list[FrameRef]) -> FrameDataset:
         """Return a dataset of some frames, for the plugins' weightless copies."""
         light = {name: self.host.plugin(name).weightless() for name in self.host.plugins}
-        return FrameDataset(self.open(), refs, light, cameras=self.cameras)
+        return FrameDataset(self.open(), refs, light, cameras=self.cameras, apart=self.apart)
 
     def training_items(self) -> tuple[FrameDataset, Sequence[int]]:
         """Return the frames that are trained on, and the number of views of each."""
@@ -122,6 +127,8 @@ class DriveData(SplitData):
 
     def order(self, views: Sequence[int], rank: int, world: int) -> Order:
         """Return the order of the frames; in pairs with those of what the model knew before, where there are such.
+
+        Likewise those of datasets that are told apart.
 
         Args:
             views: number of views of each frame.
@@ -132,4 +139,6 @@ class DriveData(SplitData):
         prior = [ref.prior for ref in self._dataset.refs]
         if any(prior):
             return InPairs(views, prior, self.images, self.seed, rank, world)
+        if self.apart:
+            return InPairs(views, [ref.root for ref in self._dataset.refs], self.images, self.seed, rank, world)
         return super().order(views, rank, world)

@@ -23,6 +23,7 @@ from drivegen.support.errors import InputError, nearest
 from drivegen.training.cache import ArrayCache
 from drivegen.training.extras import Extras
 from drivegen.training.missing import refuse_missing
+from drivegen.training.prompts import Prompt
 from drivegen.training.value_digest import value_digest
 
 
@@ -67,11 +68,14 @@ class TrainBatch:
     """The rig of each frame, where it was asked for."""
     prior: Tensor | None = None
     """(B·T,) bools, which frames show what the model knew before; None where none does."""
+    root: Tensor | None = None
+    """(B·T,) numbers of the frames' datasets, where they are told apart."""
 
     def to(self, device: torch.device | str) -> TrainBatch:
         """Move every tensor to a device."""
         move: Callable[[Tensor | None], Tensor | None] = lambda x: None if x is None else x.to(device, non_blocking=True)  # noqa: E731
-        return TrainBatch(self.conditions.to(device), move(self.pixels), move(self.moments), self.cameras, move(self.prior))
+        kinds = move(self.prior), move(self.root)
+        return TrainBatch(self.conditions.to(device), move(self.pixels), move(self.moments), self.cameras, *kinds)
 
 
 class Sources:
@@ -87,6 +91,7 @@ class Sources:
         plugins: those whose `neighbours` are read.
         skip_missing: leave out frames of which a file is missing, with a warning that says how many.
         prior: dataset folder of pictures that show what the model knew before; all of it is trained on, without extras.
+        prompts: for each of the roots, what makes its frames' descriptions; nothing leaves them as they are.
 
     Raises InputError that lists every missing file, before any frame is read.
     """
@@ -95,11 +100,12 @@ class Sources:
         self, roots: Sequence[str | Path], size: tuple[int, int], version: str | None = None,
         val_scenes: float | Sequence[str] = 0.0, max_frames: int | None = None, extras: Extras | None = None,
         plugins: Mapping[str, Plugin] | None = None, skip_missing: bool = False, prior: str | Path | None = None,
+        prompts: Sequence[Prompt] = (),
     ) -> None:  # fmt: skip
         share = float(val_scenes) if isinstance(val_scenes, (int, float)) else 0.0
         if not 0 <= share < 1:
             raise InputError(f"val_scenes = {share:g} is out of range; allowed: 0 <= share < 1, or a list of names")
-        self.size, self.extras = size, extras or Extras()
+        self.size, self.extras, self.prompts = size, extras or Extras(), tuple(prompts)
         self.neighbours = data.neighbours_wanted(plugins or {})
         self._wanted = {name: data.neighbours_wanted({name: plugin}) for name, plugin in (plugins or {}).items()}
         self.datasets: list[SceneSource] = [datasets.open(root, version) for root in roots]
@@ -146,7 +152,8 @@ class Sources:
 
     def _reference(self, index: int, token: str) -> FrameRef:
         dataset = self.datasets[index]
-        identity = hashlib.sha256(f"{self._fingerprint(index, token)} {self._readers[index]}".encode()).hexdigest()[:12]
+        prompt = f" {self.prompts[index].template}" if index < len(self.prompts) else ""
+        identity = hashlib.sha256(f"{self._fingerprint(index, token)} {self._readers[index]}{prompt}".encode()).hexdigest()[:12]
         given = self.extras.fingerprints(token, dataset.files(token) if self.extras.folders else ())
         for name, (past, future) in self._wanted.items():
             if past or future:
@@ -158,7 +165,10 @@ class Sources:
         """Read a frame with its neighbours and extras, its cameras set to the generated size."""
         frame = self.datasets[ref.root].frame_with_neighbours(ref.token, *self.neighbours)
         frame = frame.resized(self.size[1], self.size[0])
-        return frame if ref.prior else self.extras.fill(frame)
+        if ref.prior:
+            return frame
+        frame = self.extras.fill(frame)
+        return self.prompts[ref.root](frame) if self.prompts else frame
 
 
 def scenes_named(sources: Sequence[SceneSource], names: Sequence[str]) -> set[str]:
@@ -197,6 +207,8 @@ class FrameDataset(TorchDataset[tuple[FrameRef, data.Prepared, dict[str, np.ndar
     moments: ArrayCache | None = None
     cameras: bool = False
     """Whether a batch has its frames' rigs."""
+    apart: bool = False
+    """Whether a batch says which dataset each frame is of."""
 
     def __len__(self) -> int:
         return len(self.refs)
@@ -224,4 +236,5 @@ class FrameDataset(TorchDataset[tuple[FrameRef, data.Prepared, dict[str, np.ndar
         joined = torch.from_numpy(np.concatenate([picture[kind] for picture in pictures]))
         cameras = tuple(self.sources.frame(ref).cameras for ref in refs) if self.cameras else None
         prior = torch.tensor([ref.prior for ref in refs]) if any(ref.prior for ref in self.refs) else None
-        return TrainBatch(conditions, **{kind: joined}, cameras=cameras, prior=prior)
+        root = torch.tensor([ref.root for ref in refs]) if self.apart else None
+        return TrainBatch(conditions, **{kind: joined}, cameras=cameras, prior=prior, root=root)

@@ -35,7 +35,8 @@ def frozen_digests(host: Host) -> dict[str, str]:
         found[f"plugin {name!r}"] = _text(type(plugin).__qualname__, plugin.config, module_digest(plugin))
     for name in host.tuners:
         tuner = host.tuner(name)
-        found[f"tuner {name!r}"] = _text(type(tuner).__qualname__, tuner.config, tuner.scale, module_digest(tuner))
+        made_of = [dict(tuner.sources)] if tuner.sources else []  # only where there are some: older checkpoints have none
+        found[f"tuner {name!r}"] = _text(type(tuner).__qualname__, tuner.config, tuner.scale, *made_of, module_digest(tuner))
     return {name: digest for name, digest in found.items() if digest}
 
 

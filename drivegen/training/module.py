@@ -112,7 +112,9 @@ class DriveModule(TrainedModule):
     ) -> Lesson:  # fmt: skip
         gamma = self.settings.gamma if self.settings.weighting == "min_snr" else None
         conditions = batch.conditions
-        return Lesson(clean, conditions.grid, conditions.arrays, keep, t, noise, self.schedule, draw, gamma, prior=batch.prior)
+        return Lesson(
+            clean, conditions.grid, conditions.arrays, keep, t, noise, self.schedule, draw, gamma, batch.prior, batch.root
+        )
 
     def stepped(self) -> None:
         """Let the objective follow the host."""

@@ -58,38 +58,38 @@ class Order:
 
 
 class InPairs(Order):
-    """Batches of which one half is of one kind and the other half of another; the fewer of them come more than once per epoch.
+    """Batches with as many frames of each of two kinds, or more; kinds with fewer frames come more than once per epoch.
 
-    Frames of a view count that only one kind has come in batches of their own.
+    Frames of a view count that a kind lacks come in batches of their own.
 
     Args:
         views: number of views of each frame.
-        second: whether each frame is of the second kind.
-        images: most images of a batch, which holds two frames at least.
+        kinds: of which kind each frame is; bools, or numbers.
+        images: most images of a batch, which holds a frame of each kind at least.
         seed: of the order.
         rank: which process this is.
         world: number of processes.
     """
 
     def __init__(
-        self, views: Sequence[int], second: Sequence[bool], images: int, seed: int, rank: int = 0, world: int = 1
+        self, views: Sequence[int], kinds: Sequence[int], images: int, seed: int, rank: int = 0, world: int = 1
     ) -> None:  # fmt: skip
-        self.second = np.asarray(second)
+        self.kinds = np.asarray(kinds)
         super().__init__(views, images, seed, rank, world)
 
     def _epoch(self, epoch: int) -> list[list[int]]:
         rng = np.random.default_rng([self.seed, epoch])
         batches = []
         for count in np.unique(self.views):
-            kinds = [np.flatnonzero((self.views == count) & (self.second == kind)) for kind in (False, True)]
+            kinds = [np.flatnonzero((self.views == count) & (self.kinds == kind)) for kind in np.unique(self.kinds)]
             if any(len(kind) == 0 for kind in kinds):  # of a rig that the other kind does not have
                 alone, size = rng.permutation(np.concatenate(kinds)), max(1, self.images // int(count))
                 batches += [alone[i : i + size].tolist() for i in range(0, len(alone), size)]
                 continue
-            half = max(1, self.images // int(count) // 2)
-            whole = -(-max(map(len, kinds)) // half) * half
+            share = max(1, self.images // int(count) // len(kinds))
+            whole = -(-max(map(len, kinds)) // share) * share
             drawn = [np.concatenate([rng.permutation(kind) for _ in range(-(-whole // len(kind)))])[:whole] for kind in kinds]
-            batches += [np.concatenate([kind[i : i + half] for kind in drawn]).tolist() for i in range(0, whole, half)]
+            batches += [np.concatenate([kind[i : i + share] for kind in drawn]).tolist() for i in range(0, whole, share)]
         return [batches[i] for i in rng.permutation(len(batches))]
 
 

@@ -51,14 +51,20 @@ class ModelStage:
             )
         self.module = DriveModule(self.host, train, drop, config.drop_groups, trained, self.objective)
         self.sampling  # noqa: B018  # what is saved with the model is refused now, not at the end
-        data = config.data
+        data, asked = config.data, self.objective.datasets
+        if asked and asked != len(data.roots):
+            raise InputError(
+                f"objective {config.objective.kind} tells {asked} datasets apart, and data.roots has {len(data.roots)}; "
+                "give as many, in the order of what they are for"
+            )
         self.data = DriveData(
             data.roots, self.host, size=data.size, images=train.images, version=data.version, val_scenes=data.val_scenes,
             max_frames=data.max_frames, cache=None if data.cache is None else Path(data.cache).expanduser(),
             workers=data.workers, seed=train.seed, batches=train.steps * train.accumulate,
             val_frames=config.validation.frames, cameras=train.noise == "sphere", skip_missing=data.skip_missing,
             extras={name: Path(folder).expanduser() for name, folder in data.extras.items()},
-            enrich=None if data.prompt is None else Prompt(data.prompt),
+            enrich=Prompt(data.prompt) if isinstance(data.prompt, str) else None,
+            prompts=[Prompt(one) for one in data.prompt] if isinstance(data.prompt, tuple) else (), apart=bool(asked),
             prior=None if config.prior is None else Path(config.prior.folder).expanduser(),
         )  # fmt: skip
 
@@ -83,9 +89,12 @@ class ModelStage:
     def check(self) -> None:
         """Raise InputError where a tuner's word is in none of the prompts that are looked at; the data are open."""
         words = [word for name in self.host.tuners for word in self.host.tuner(name).words]
+        sources = self.data.open()
+        for number, root in enumerate(self.config.data.roots if self.data.apart else ()):
+            if all(ref.root != number for ref in sources.train):
+                raise InputError(f"no frame of {root} is left to train on; raise data.max_frames, or lower data.val_scenes")
         if not words:
             return
-        sources = self.data.open()
         templates = [str(getattr(self.host.plugin(name), "template", "")) for name in self.host.plugins]
         seen = [*templates, *(sources.frame(ref).description for ref in spread(sources.train, PROMPTS))]
         for word in words:
