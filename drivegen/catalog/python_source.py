@@ -68,6 +68,13 @@ class Reader:
 
     def __init__(self) -> None:
         self._modules: dict[str, Module] = {}
+        self._exist: dict[str, bool | None] = {}
+
+    def exists(self, module: str) -> bool | None:
+        """Tell whether a module exists, looked for once; None where only running its package would tell."""
+        if module not in self._exist:
+            self._exist[module] = exists(module)
+        return self._exist[module]
 
     def module(self, name: str) -> Module:
         """Read a module; raises Missing or Unclear."""
@@ -192,7 +199,7 @@ class Reader:
             return True
         if name in source.bindings or source.dynamic or name.startswith("__"):
             return True
-        if source.path.name == "__init__.py" and exists(f"{module}.{name}") is not False:
+        if source.path.name == "__init__.py" and self.exists(f"{module}.{name}") is not False:
             return True
         return any(self.has(star, name) for star in source.stars if star != module)
 

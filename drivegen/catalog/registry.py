@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
+import os
 import re
+import sys
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, entry_points, version
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -62,11 +65,34 @@ def register(kind: str) -> Callable[[type[Plugin]], type[Plugin]]:
 
 def claims(group: str = GROUP) -> dict[str, list[Entry]]:
     """Read the entry points of installed packages: every class that is offered under a name of a group, once each."""
+    return {kind: list(entries) for kind, entries in _claims(group, _installations()).items()}
+
+
+@functools.lru_cache(maxsize=32)
+def _claims(group: str, installations: Hashable) -> dict[str, tuple[Entry, ...]]:
+    """Read them where the installations are others than before: it takes ten milliseconds, and happens all the time."""
     found: dict[str, dict[str, Entry]] = defaultdict(dict)
+    origins: dict[int, str] = {}
     for point in entry_points(group=group):
-        origin = f"{point.dist.name} {point.dist.version}" if point.dist else "unknown"
-        found[point.name].setdefault(point.value, Entry(point.name, point.value, origin))
-    return {kind: list(entries.values()) for kind, entries in sorted(found.items())}
+        dist = point.dist
+        if dist is not None and id(dist) not in origins:
+            about = dist.metadata
+            origins[id(dist)] = f"{about['Name']} {about['Version']}"
+        found[point.name].setdefault(point.value, Entry(point.name, point.value, origins.get(id(dist), "unknown")))
+    return {kind: tuple(entries.values()) for kind, entries in sorted(found.items())}
+
+
+def _installations() -> Hashable:
+    """Return what differs once a package has come or gone: the folders that imports search, and when each was changed."""
+    folders: list[tuple[object, ...]] = []
+    for path in sys.path:
+        try:
+            found = os.stat(path or os.curdir)
+        except OSError:
+            folders.append((path,))
+        else:
+            folders.append((path, found.st_dev, found.st_ino, found.st_mtime_ns))
+    return tuple(folders), tuple(map(id, sys.meta_path))
 
 
 def settled(claimed: list[Entry], saved_with: str = "") -> list[Entry]:
