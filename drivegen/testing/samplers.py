@@ -200,6 +200,21 @@ def leaves_its_inputs(case: Case) -> None:
     assert found.dtype == x.dtype, f"the result is {found.dtype}"
 
 
+def stays_in_float32(case: Case) -> None:
+    """Beside a network in float16 or bfloat16 latents stay float32, at every evaluation, and the data is found."""
+    for half in (torch.float16, torch.bfloat16):
+        run = case.run()
+        exact = gaussian(case.made().schedule(run), case.sampler.distilled)
+
+        def denoise(x: Tensor, t: Tensor, known: Mapping[str, bool] | None = None) -> Tensor:
+            assert x.dtype == torch.float32, f"the network is given latents in {x.dtype}"
+            return exact(x, t).to(half).to(x.dtype)  # noqa: B023
+
+        found = case.sample(run, denoise)
+        assert found.dtype == torch.float32, f"the result is {found.dtype}"
+        is_the_gaussian(case, found, f"a network in {half}")
+
+
 def starts_from_pictures(case: Case) -> None:
     """With strength 0 pictures come back as they are; a part of the steps leads back to what the network knows."""
     clean = MEAN + DEVIATION * torch.randn(ROWS, *SHAPE, generator=torch.Generator().manual_seed(2))
@@ -232,7 +247,7 @@ CHECKS: dict[str, Callable[[Case], None]] = {
     check.__name__: check
     for check in (
         samples_the_gaussian, samples_from_pure_noise, takes_every_prediction, tells_its_steps, listens_to_the_callback,
-        draws_by_row, leaves_its_inputs, starts_from_pictures, options_are_plain,
+        draws_by_row, leaves_its_inputs, stays_in_float32, starts_from_pictures, options_are_plain,
     )
 }  # fmt: skip
 """The battery, by name."""

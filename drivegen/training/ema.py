@@ -22,7 +22,7 @@ class EMA(pl.Callback):
     def __init__(self, decay: float) -> None:
         self.decay, self.updates = decay, 0
         self.average: dict[str, torch.Tensor] = {}
-        self._step = -1
+        self._moved = False
 
     def setup(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
         if not self.average:
@@ -30,13 +30,17 @@ class EMA(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         self.average = {name: v.to(pl_module.device) for name, v in self.average.items()}
-        self._step = trainer.global_step
+        for optimizer in trainer.optimizers:
+            optimizer.register_step_post_hook(self._has_moved)  # not called in accumulated batches and skipped steps
+
+    def _has_moved(self, *_: Any) -> None:
+        self._moved = True
 
     @torch.no_grad()
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if trainer.global_step == self._step:  # an accumulated batch: the parameters have not moved
+        if not self._moved:
             return
-        self._step = trainer.global_step
+        self._moved = False
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         self.updates += 1
         parameters = dict(pl_module.averaged())

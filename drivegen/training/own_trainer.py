@@ -32,6 +32,12 @@ def check_trainer(trainer: pl.Trainer, settings: TrainConfig) -> None:
         settings: of the module.
     """
     expected = PRECISIONS[settings.precision]
+    device = trainer.strategy.root_device.type
+    if (settings.precision, trainer.precision, device) == ("fp16", PRECISIONS["bf16"], "cpu"):
+        raise InputError(
+            "settings.precision = 'fp16', and on a CPU Lightning computes in bf16 when it is asked for fp16; take"
+            " settings.precision='bf16' and a Trainer of precision='bf16-mixed', or a GPU"
+        )
     if trainer.precision != expected:
         words = {lightning: own for own, lightning in PRECISIONS.items()}
         cure = f"or settings.precision={words[trainer.precision]!r}" if trainer.precision in words else "weights train in fp32"
@@ -42,7 +48,6 @@ def check_trainer(trainer: pl.Trainer, settings: TrainConfig) -> None:
     if type(trainer.strategy) is not DDPStrategy and not isinstance(trainer.strategy, SingleDeviceStrategy):
         name = type(trainer.strategy).__name__
         raise InputError(f"the Trainer's strategy {name} is not supported: plugins need whole weights; use 'auto' or 'ddp'")
-    device = trainer.strategy.root_device.type
     if settings.device != "auto" and settings.device != device:
         raise InputError(f"settings.device = {settings.device!r}, and the Trainer computes on {device!r}; make them agree")
     if trainer.state.fn != "fit":

@@ -68,6 +68,9 @@ def _check_machine(config: Config) -> None:
     """Raise InputError for a setting that this machine does not support."""
     if config.train.device == "cuda" and not torch.cuda.is_available():
         raise InputError("train.device = 'cuda', and there is no such GPU here; use auto or cpu")
+    on_cpu = config.train.device == "cpu" or not torch.cuda.is_available()
+    if config.train.precision == "fp16" and on_cpu:
+        raise InputError("train.precision = 'fp16' is for a GPU, and this run is on a CPU; use bf16 or 32")
     most = max(64, 4 * (os.cpu_count() or 1))
     if (config.train.threads or 0) > most:
         raise InputError(f"train.threads = {config.train.threads} on a machine of {os.cpu_count()} processors; at most {most}")

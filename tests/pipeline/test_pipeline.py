@@ -356,12 +356,14 @@ def test_any_size(pipe: Pipeline, frame) -> None:
 
 
 @pytest.mark.slow
-def test_bfloat16_is_near_float32(frame) -> None:
+def test_half_precision_is_near_float32(frame) -> None:
     host = tiny_host()
     exact = latents(pipeline(host, steps=4), frame)
-    rough = latents(pipeline(host.to(torch.bfloat16), steps=4), frame)
-    assert rough.dtype == torch.float32
-    assert (rough - exact).norm() / exact.norm() < 0.05
+    for dtype, near in ((torch.float16, 0.015), (torch.bfloat16, 0.05)):
+        rough = latents(pipeline(host.to(dtype), steps=4), frame)
+        host.float()
+        assert rough.dtype == torch.float32
+        assert (rough - exact).norm() / exact.norm() < near
 
 
 def test_training_mode_is_left_as_it_was(frame) -> None:

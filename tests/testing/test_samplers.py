@@ -125,6 +125,16 @@ class Writing(Honest):
         return found
 
 
+class Rounding(Honest):
+    """Goes on in float16."""
+
+    def noise(self, x: Tensor, run: Run) -> Tensor:
+        return super().noise(x, run).half()
+
+    def clean(self, run: Run, x: Tensor, t: Tensor, prediction: Tensor) -> Tensor:
+        return super().clean(run, x, t, prediction).half()
+
+
 class Blind(Honest):
     """Does not look at pictures."""
 
@@ -173,7 +183,8 @@ BROKEN: list[tuple[type[Sampler], str, str]] = [
     (EpsilonAlone, "takes_every_prediction", "v_prediction"), (Quiet, "tells_its_steps", "heard of"),
     (Rising, "tells_its_steps", "the timesteps rise"), (Deaf, "listens_to_the_callback", "is not the result"),
     (Forgetful, "draws_by_row", "gives other latents"), (SharesNoise, "draws_by_row", "fewer rows are others"),
-    (Writing, "leaves_its_inputs", "the noise was written to"), (Blind, "starts_from_pictures", "strength 0 changes"),
+    (Writing, "leaves_its_inputs", "the noise was written to"),
+    (Rounding, "stays_in_float32", "latents in torch.float16"), (Blind, "starts_from_pictures", "strength 0 changes"),
     (NeedsAnOption, "options_are_plain", ""),
 ]  # fmt: skip
 

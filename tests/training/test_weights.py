@@ -51,6 +51,23 @@ def loss(made: DriveModule) -> Tensor:
     return made.training_step(TrainBatch(batch, moments=moments), 0)
 
 
+@pytest.mark.parametrize("sharing", ["independent", "shared"])
+def test_offset_noise_is_a_constant_of_each_view_and_channel(sharing: str) -> None:
+    found = []
+    for offset in (0.0, 0.5):
+        plugin = weighing(lambda step: None)
+        host = Host(tiny_backbone(), {"a": plugin})
+        made = DriveModule(host, TrainConfig(steps=1, precision="32", unet=True, noise_offset=offset, noise=sharing))  # type: ignore[arg-type]
+        made.log = lambda *args, **options: None
+        loss(made)
+        found.append(plugin.saw.noise)
+    added = found[1] - found[0]
+    torch.testing.assert_close(added, added[..., :1, :1].expand_as(added), atol=1e-6, rtol=0)
+    means = added.mean((2, 3))
+    assert torch.unique((means * 1e4).round()).numel() == means.numel()  # another one for each view and channel
+    assert 0.2 < float(means.std()) < 0.9
+
+
 def ones(step: TrainingStep) -> Tensor:
     return torch.ones_like(step.clean)
 
