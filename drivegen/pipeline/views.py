@@ -14,7 +14,7 @@ from torch import Tensor
 
 from drivegen.pipeline.settings import UsedSettings
 from drivegen.scene import Camera, Frame
-from drivegen.scene.pictures import fitted, user_image
+from drivegen.scene.pictures import fitted, png, user_image
 from drivegen.support.errors import InputError, nearest
 from drivegen.support.names import check_file_name
 
@@ -84,13 +84,9 @@ class Views(Mapping[str, Any]):
 
 def save_png(image: Image.Image, path: Path) -> None:
     """Write a PNG atomically."""
-    import io
-
     from drivegen.support.files import write_atomically
 
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG")
-    write_atomically(path, buffer.getvalue())
+    write_atomically(path, png(image))
 
 
 def to_pil(value: Any, channel: str) -> Image.Image:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
 from drivegen.scene import FACES, Box3D, Camera
-from drivegen.scene.geometry import Array, clip_polygon, clip_segments, project
+from drivegen.scene.geometry import SE3, Array, clip_polygon, clip_segments, project
 
 EDGES = ((0, 1), (1, 2), (2, 3), (3, 0), (4, 5), (5, 6), (6, 7), (7, 4), (0, 4), (1, 5), (2, 6), (3, 7))
 """Pairs of `Box3D.corners`; the first four are the front's."""
@@ -24,7 +25,12 @@ class Face:
 
 def corners_in_camera(camera: Camera, box: Box3D) -> Array:
     """Return the (8, 3) corners in the camera's frame, with the ego pose of that camera's own moment."""
-    return camera.global_SE3_camera.inverse().transform(box.corners())
+    return _camera_SE3_global(camera).transform(box.corners())
+
+
+@lru_cache(maxsize=32)  # a rig's: cameras are told apart by identity, and do not change
+def _camera_SE3_global(camera: Camera) -> SE3:
+    return camera.global_SE3_camera.inverse()
 
 
 def box_edges(camera: Camera, box: Box3D) -> Array:

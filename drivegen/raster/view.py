@@ -117,24 +117,23 @@ def _ground_bits(frame: Frame, camera: Camera, K: Array, depth: NDArray[np.float
             depth[seen] = distance[seen]
         if frame.map is None:
             break
-        points = pose.translation[:2] + rays[..., :2][seen] * distance[seen][:, None] - center
-        values = _lookup(frame, points)
+        x, y = (pose.translation[i] + rays[..., i][seen] * distance[seen] - center[i] for i in (0, 1))
+        values = _lookup(frame, x, y)
         bits[seen] |= values & ~line_bits if (dx, dy) == (0.5, 0.5) else values & line_bits
     return bits
 
 
-def _lookup(frame: Frame, points: Array) -> NDArray[np.uint8]:
+def _lookup(frame: Frame, x: Array, y: Array) -> NDArray[np.uint8]:
+    """Read the map's bits at points, in metres east and north of the ego."""
     assert frame.map is not None
     center = frame.global_SE3_ego.translation
     fine, coarse = ground(frame.map, float(center[0]), float(center[1]))
-    out = np.zeros(len(points), np.uint8)
-    reach = np.abs(points).max(1) if len(points) else np.zeros(0)
-    for picture, radius, chosen in (
-        (fine, GROUND_RADII_M[0], reach < GROUND_RADII_M[0]),
-        (coarse, GROUND_RADII_M[1], (reach >= GROUND_RADII_M[0]) & (reach < GROUND_RADII_M[1])),
-    ):
-        cells = ((points[chosen] + radius) * (_CELLS / (2 * radius))).astype(np.int32)
-        out[chosen] = picture[cells[:, 1], cells[:, 0]]
+    out = np.zeros(len(x), np.uint8)
+    reach = np.maximum(np.abs(x), np.abs(y))
+    for picture, least, radius in ((fine, 0.0, GROUND_RADII_M[0]), (coarse, *GROUND_RADII_M)):
+        chosen = np.flatnonzero((reach >= least) & (reach < radius))
+        column, row = (((along[chosen] + radius) * (_CELLS / (2 * radius))).astype(np.int32) for along in (x, y))
+        out[chosen] = picture.ravel()[row * _CELLS + column]
     return out
 
 

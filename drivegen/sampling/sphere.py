@@ -13,7 +13,7 @@ from torch import Tensor
 
 from drivegen.sampling.noise import generator_of
 from drivegen.scene.cameras import Camera
-from drivegen.scene.geometry import Array, project
+from drivegen.scene.geometry import SE3, Array, project
 
 RADIUS_M = 30.0
 """Distance at which corresponding cells of two views see the same noise: about that of façades beside a street."""
@@ -43,7 +43,7 @@ def sphere_noise(
     field = torch.randn(len(points), channels, generator=generator_of(f"{seed}/sphere"), dtype=torch.float32)
     out = []
     for camera, generator in zip(cameras, generators, strict=True):
-        seen, cells = map(torch.from_numpy, cells_that_see(camera, points, height, width))
+        seen, cells = map(torch.from_numpy, _seen(_view(camera), len(points), height, width))
         total = torch.zeros(height * width, channels, dtype=torch.float32).index_add_(0, cells, field[seen])
         count = torch.bincount(cells, minlength=height * width)[:, None]
         own = torch.randn(height * width, channels, generator=generator, dtype=torch.float32)
@@ -58,6 +58,22 @@ def _spread(count: int) -> Array:
     z, angle = 1 - 2 * i / count, i * math.pi * (3 - math.sqrt(5))
     ring = np.sqrt(1 - z * z)
     return RADIUS_M * np.stack([ring * np.cos(angle), ring * np.sin(angle), z], -1)
+
+
+_View = tuple[bytes, bytes, bytes, tuple[int, int]]
+"""A camera without its place in the world: intrinsics, mounting (rotation, translation), size of its images."""
+
+
+def _view(camera: Camera) -> _View:
+    pose = camera.ego_SE3_camera
+    return camera.K_image.tobytes(), pose.rotation.tobytes(), pose.translation.tobytes(), camera.image_size
+
+
+@lru_cache(maxsize=16)  # the frames of a drive have the same rig
+def _seen(view: _View, count: int, height: int, width: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    K, rotation, translation = (np.frombuffer(part) for part in view[:3])
+    pose = SE3(rotation.reshape(3, 3), translation)
+    return _cells(K.reshape(3, 3), pose, view[3], _spread(count), (height, width))
 
 
 def on_sphere(camera: Camera, height: int, width: int) -> Array:
@@ -88,8 +104,15 @@ def cells_that_see(camera: Camera, points: Array, height: int, width: int) -> tu
         height: number of rows of cells.
         width: number of cells in a row.
     """
-    size = np.array(camera.image_size)
-    pixels, depth = project(camera.K_image, camera.ego_SE3_camera.inverse().transform(points))
+    return _cells(camera.K_image, camera.ego_SE3_camera, camera.image_size, points, (height, width))
+
+
+def _cells(
+    K: Array, ego_SE3_camera: SE3, image_size: tuple[int, int], points: Array, cells: tuple[int, int]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    height, width = cells
+    size = np.array(image_size)
+    pixels, depth = project(K, ego_SE3_camera.inverse().transform(points))
     inside = (depth > 0) & (pixels >= 0).all(-1) & (pixels < size).all(-1)
     at = np.floor(pixels[inside] * (np.array([width, height]) / size)).astype(np.int64)
     return np.flatnonzero(inside), at[:, 1] * width + at[:, 0]

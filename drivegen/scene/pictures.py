@@ -5,17 +5,22 @@ from __future__ import annotations
 import io
 import os
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+from PIL.PngImagePlugin import PngInfo
 
 from drivegen.scene.cameras import Camera, ResizeCrop
 from drivegen.scene.picture_checks import Pixels, array_problem, pixel_problem, size_problem
 from drivegen.support.errors import InputError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
+
+_REPEATED_BYTES = 3
+"""zlib's Z_RLE."""
 
 _MEND_SIZE = {
     "row": "correct the row or the file",
@@ -194,8 +199,23 @@ def load_image(camera: Camera) -> Image.Image:
     return image.resize((crop.width_px, crop.height_px), Image.Resampling.LANCZOS, _within([left, top, right, bottom], image))
 
 
+def png(image: Image.Image, text: Mapping[str, str] | None = None) -> bytes:
+    """Return an image as a PNG file.
+
+    Repeated bytes are looked for alone (zlib's Z_RLE): after PNG's own filters that gives files of the same size as a search
+    for longer repetitions, in a third of the time.
+
+    Args:
+        image: the image.
+        text: what the file says of itself, by keyword; None for nothing.
+    """
+    buffer, info = io.BytesIO(), PngInfo()
+    for key, value in (text or {}).items():
+        info.add_text(key, value)
+    image.save(buffer, "PNG", pnginfo=info, compress_type=_REPEATED_BYTES)
+    return buffer.getvalue()
+
+
 def grey_png(width_px: int, height_px: int) -> bytes:
     """Return an even grey PNG, the stand-in for a camera that has no picture."""
-    buffer = io.BytesIO()
-    Image.new("RGB", (width_px, height_px), (128, 128, 128)).save(buffer, "PNG")
-    return buffer.getvalue()
+    return png(Image.new("RGB", (width_px, height_px), (128, 128, 128)))

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 
 from drivegen.pipeline import record
 from drivegen.pipeline.settings import UsedSettings
+from drivegen.scene.pictures import png
 from drivegen.synthesis.plan import Plan
 from drivegen.synthesis.variants import Varied
 
@@ -55,13 +55,11 @@ def encode(image: Image.Image, kind: str, about: Mapping[str, Any]) -> bytes:
         kind: "png" or "jpeg".
         about: the provenance, as JSON values.
     """
-    text, buffer = json.dumps(about, sort_keys=True), io.BytesIO()
+    text = json.dumps(about, sort_keys=True)
     if kind == "png":
-        info = PngInfo()
-        info.add_text(KEY, text)
-        image.save(buffer, "PNG", pnginfo=info)
-    else:
-        image.save(buffer, "JPEG", quality=_QUALITY, comment=text.encode())
+        return png(image, {KEY: text})
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=_QUALITY, comment=text.encode())
     return buffer.getvalue()
 
 

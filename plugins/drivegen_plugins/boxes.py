@@ -16,7 +16,7 @@ from drivegen.plugin.class_tokens import class_tokens
 from drivegen.plugin.fourier import fourier_features
 from drivegen.plugin.slots import stack_slots
 from drivegen.scene import DETECTION_CLASSES, FACES, Box3D, Camera, Frame
-from drivegen.scene.geometry import SE3, clip_polygon, project
+from drivegen.scene.geometry import NEAR_M, SE3, clip_polygon, project
 from drivegen.support.errors import InputError, at_least
 
 # MagicDrive's corner order, front-right-low first, as indices into Box3D.corners.
@@ -98,11 +98,11 @@ class BoxTokens(Plugin):
         if self.upright:
             known = [_upright(box, lidar_SE3_global) for box in known]
         views = []
+        corners_global = np.stack([box.corners() for box in known]) if known else np.zeros((0, 8, 3))
         for camera in frame.cameras:
             camera_SE3_global = camera.global_SE3_camera.inverse()
-            seen = sorted(
-                (d, i) for i, box in enumerate(known) if (d := self._distance(camera, camera_SE3_global, box)) is not None
-            )
+            all_points = camera_SE3_global.transform(corners_global)
+            seen = sorted((d, i) for i, points in enumerate(all_points) if (d := self._distance(camera, points)) is not None)
             if len(seen) > self.max_boxes:
                 warnings.warn(f"{camera.channel} sees {len(seen)} boxes; the nearest {self.max_boxes} are kept", stacklevel=2)
             target_SE3_global = camera_SE3_global if self.frame == "camera" else lidar_SE3_global
@@ -127,8 +127,8 @@ class BoxTokens(Plugin):
         points = target_SE3_global.transform(points)[list(_ORDER)] / self.unit_m
         return points if self.corner_mode == "all-xyz" else points[list(_CXYZ)]
 
-    def _distance(self, camera: Camera, camera_SE3_global: SE3, box: Box3D) -> float | None:
-        points = camera_SE3_global.transform(box.corners())
+    def _distance(self, camera: Camera, points: np.ndarray) -> float | None:
+        """Return how far the middle of a box, corners (8, 3) in the camera's frame, is; None where it is not seen."""
         if not (points[:, 2] > 0).any() or (self.in_image and not _reaches(camera, points)):
             return None
         return float(np.linalg.norm(points.mean(0)))
@@ -190,6 +190,11 @@ def _upright(box: Box3D, lidar_SE3_global: SE3) -> Box3D:
 def _reaches(camera: Camera, points_camera: np.ndarray) -> bool:
     """Tell whether any face of a box, cut at the near plane, meets the image's rectangle."""
     width, height = camera.image_size
+    if (points_camera[:, 2] >= NEAR_M).all():  # nothing to cut: most boxes are seen to be beside the image as a whole
+        pixels, _ = project(camera.K_image, points_camera)
+        low, high = pixels.min(0), pixels.max(0)
+        if low[0] >= width or low[1] >= height or high[0] <= 0 or high[1] <= 0:
+            return False
     for face in FACES.values():
         visible = clip_polygon(points_camera[list(face)])
         if len(visible):

@@ -6,14 +6,13 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
-from drivegen.catalog import formats, registry
+from drivegen.catalog import formats
 from drivegen.cli.main import app
 from drivegen.export import Exporter, Part, export
 from drivegen.support.errors import InputError
@@ -257,11 +256,12 @@ class Tokens(Exporter):
 def test_a_format_of_ones_own(root: Path, nusc: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     report = export(root, tmp_path / "a", Tokens())
     assert [line[:4] for line in report.files] == [("lists/train.txt", "train", 1, 3), ("lists/val.txt", "val", 1, 2)]
-    real = metadata.entry_points
-    point = metadata.EntryPoint("tokens", f"{__name__}:Tokens", formats.OFFERS.group)
-    broken = metadata.EntryPoint("broken", "no_such_module:Thing", formats.OFFERS.group)
-    offered = [*real(group=formats.OFFERS.group), point, broken]
-    monkeypatch.setattr(registry, "entry_points", lambda group: offered if group == formats.OFFERS.group else real(group=group))
+    info = tmp_path / "tokens-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: tokens\nVersion: 1.0\n")
+    points = f"[{formats.OFFERS.group}]\ntokens = {__name__}:Tokens\nbroken = no_such_module:Thing\n"
+    (info / "entry_points.txt").write_text(points)
+    monkeypatch.syspath_prepend(tmp_path)
     run("export", root, "--format", "tokens", "--out", tmp_path / "b", "--options", "end=;")
     assert (tmp_path / "b/lists/train.txt").read_text() == (tmp_path / "a/lists/train.txt").read_text().replace("\n", ";")
     assert "cannot be imported" in run("export", root, "--format", "broken", "--out", tmp_path / "c", status=2)
