@@ -59,7 +59,13 @@ def check_configurations(folder: Path, with_unet: bool = True) -> None:
 
 
 def check_variant(folder: Path, classes: Mapping[str, str], variant: str | None) -> None:
-    """Raise InputError where no part has the variant that was asked for; parts without it are read in full precision."""
+    """Raise InputError where no part has the variant that was asked for; parts without it are read in full precision.
+
+    Args:
+        folder: the model's folder.
+        classes: of the parts that are networks, by name.
+        variant: such as "fp16"; None asks for none.
+    """
     if variant is None:
         return
     found = {
@@ -72,7 +78,13 @@ def check_variant(folder: Path, classes: Mapping[str, str], variant: str | None)
 
 
 def warn_of_unread(folder: Path, index: Mapping[str, Any], components: tuple[str, ...]) -> None:
-    """Name the parts of a model that are listed and not loaded: its pictures will be made without them."""
+    """Name the parts of a model that are listed and not loaded: its pictures will be made without them.
+
+    Args:
+        folder: the model's folder.
+        index: its model_index.json.
+        components: parts that are loaded besides the family's.
+    """
     known = (*PARTS, *components, *_UNUSED)
     parts = {n: e for n, e in index.items() if n not in known and isinstance(e, list) and any(part is not None for part in e)}
     if not parts:

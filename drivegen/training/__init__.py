@@ -25,7 +25,8 @@ def run(config: str | Path, overrides: Sequence[str] = (), resume: str | Path | 
 def describe(config: str | Path, overrides: Sequence[str] = ()) -> str:
     """Return what a training would do, without doing it: every setting and its origin, what trains, parameters, memory.
 
-    Nothing is written and no data are read; raises InputError as `run` would before that.
+    Nothing is written, and of the data only tables are read, where frames are put into buckets; raises InputError as `run`
+    would before that.
     """
     from drivegen.training.dry_run import dry_run
 

@@ -13,6 +13,7 @@ from drivegen.support import strict_yaml
 from drivegen.support.dtypes import DType, dtype_word
 from drivegen.support.errors import InputError, nearest
 from drivegen.support.names import check_name
+from drivegen.training.buckets import BucketConfig
 from drivegen.training.first_stage.settings import AutoencoderConfig
 from drivegen.training.model_config import ModelConfig, PluginConfig, TunerConfig
 
@@ -75,6 +76,8 @@ class DataConfig:
     """Folder of the tables, such as ``v1.0-trainval``; None = the only one that a root has."""
     size: tuple[int, int] = field(metadata={"ge": 8, "le": MAX_SIDE_PX})
     """(height, width) of the generated images, in pixels."""
+    buckets: BucketConfig | None = None
+    """Further sizes, for rigs whose pictures have other shapes: each frame is whole in the nearest one; None = `size` alone."""
     val_scenes: tuple[str, ...] | float = 0.05
     """Scenes that are not trained on: names, nuScenes's own splits (``val``), or the share of the last scenes of each root."""
     max_frames: int | None = field(default=None, metadata={"ge": 1, "le": MAX_STEPS})
@@ -261,6 +264,10 @@ class Config:
         _check_tuners(self)
         if self.stage == "autoencoder" and self.objective != ObjectiveConfig():
             raise InputError("objective is what a model trains by; stage: autoencoder has losses of its own, so leave it out")
+        if self.data.buckets is not None:
+            if self.stage == "autoencoder":
+                raise InputError("data.buckets is for models, and stage: autoencoder trains a first stage; leave it out")
+            self.data.buckets.besides(self.data.size)
         if self.stage == "autoencoder" and self.data.extras:
             raise InputError("data.extras is for plugins, which stage: autoencoder has none of; leave it out")
         for name in self.plugins:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -43,6 +44,8 @@ class DriveData(SplitData):
         prior: dataset folder of what the model knew before, of which every batch has as many frames as of the roots.
         prompts: for each of the roots, what makes its frames' descriptions; nothing leaves them as they are.
         apart: whether datasets are told apart: batches have as many frames of each, and say whose they are.
+        buckets: further (height, width); each frame is whole in the one nearest to the shape of its cameras' pictures, and a
+            batch is of one.
     """
 
     def __init__(
@@ -51,12 +54,14 @@ class DriveData(SplitData):
         workers: int = 0, seed: int = 0, batches: int | None = None, val_frames: int | None = None, cameras: bool = False,
         extras: Mapping[str, str | Path] | None = None, enrich: Enrich | None = None, skip_missing: bool = False,
         prior: str | Path | None = None, prompts: Sequence[Prompt] = (), apart: bool = False,
+        buckets: Sequence[tuple[int, int]] = (),
     ) -> None:  # fmt: skip
         super().__init__(images=images, seed=seed, workers=workers, batches=batches, val_frames=val_frames)
         self.extras, self.enrich, self.skip_missing = dict(extras or {}), enrich, skip_missing
         self.roots, self.host, self.size, self.version = list(roots), host, size, version
         self.val_scenes, self.max_frames, self.cameras, self.prior = val_scenes, max_frames, cameras, prior
         self.prompts, self.apart = tuple(prompts), apart
+        self.buckets = tuple((int(height), int(width)) for height, width in buckets)
         self.cache = None if cache is None else Path(cache)
         self.sources: Sources | None = None
         self._dataset: FrameDataset | None = None
@@ -66,8 +71,10 @@ class DriveData(SplitData):
         if self.sources is not None:
             return self.sources
         factor = self.host.backbone.vae_factor
-        if any(n % factor for n in self.size):
-            raise InputError(f"size {list(self.size)} must be multiples of {factor} pixels, the VAE's factor")
+        for size in (self.size, *self.buckets):
+            if any(n < 1 or n % factor for n in size):
+                what = "size" if size == self.size else "buckets: size"
+                raise InputError(f"{what} {list(size)} must be multiples of {factor} pixels, the VAE's factor")
         plugins = {name: self.host.plugin(name) for name in self.host.plugins}
         extras = Extras(self.extras, self.enrich, plugins)
         self.sources = Sources(
@@ -81,6 +88,7 @@ class DriveData(SplitData):
             self.skip_missing,
             self.prior,
             self.prompts,
+            self.buckets,
         )
         return self.sources
 
@@ -93,18 +101,19 @@ class DriveData(SplitData):
         caches = None if self.cache is None else Caches.of(self.cache, self.host, self.size, self.enrich)
         if caches is not None:
             dataset.prepared, dataset.moments = caches.prepared, caches.moments
-        self._try(dataset)
+        for index in {ref.size: i for i, ref in reversed(list(enumerate(dataset.refs)))}.values():
+            self._try(dataset, index)
         if caches is not None:
             fill(caches, dataset, self.host, self.workers)
         self._dataset = dataset
 
     @torch.no_grad()
-    def _try(self, dataset: FrameDataset) -> None:
-        """Bring one frame through the network, so that what a plugin refuses is refused before hours of caching."""
-        ref, prepared, _ = dataset[0]
+    def _try(self, dataset: FrameDataset, index: int) -> None:
+        """Bring one frame of a bucket through the network, so that what a plugin refuses is refused before hours of caching."""
+        ref, prepared, _ = dataset[index]
         host, parameter = self.host, next(self.host.backbone.unet.parameters())
         batch = data.collate([prepared], dataset.plugins, ref.views, [ref.token]).to(parameter.device)
-        height, width = (n // host.backbone.vae_factor for n in self.size)
+        height, width = (n // host.backbone.vae_factor for n in dataset.sources.size_of(ref))
         x = parameter.new_zeros(ref.views, host.backbone.unet.config.in_channels, height, width)
         with torch.random.fork_rng(devices=[]):
             conditions = host.encode(batch.arrays, batch.grid)
@@ -136,9 +145,29 @@ class DriveData(SplitData):
             world: number of processes.
         """
         assert self._dataset is not None, "setup() comes first"
-        prior = [ref.prior for ref in self._dataset.refs]
+        refs, sources = self._dataset.refs, self._dataset.sources
+        prior, sizes = [ref.prior for ref in refs], [sources.size_of(ref) for ref in refs]
         if any(prior):
-            return InPairs(views, prior, self.images, self.seed, rank, world)
+            return InPairs(views, prior, self.images, self.seed, rank, world, sizes)
         if self.apart:
-            return InPairs(views, [ref.root for ref in self._dataset.refs], self.images, self.seed, rank, world)
-        return super().order(views, rank, world)
+            return InPairs(views, [ref.root for ref in refs], self.images, self.seed, rank, world, sizes)
+        return Order(views, self.images, self.seed, rank, world, sizes)
+
+    def described(self) -> list[str]:
+        """Say which buckets there are and how many frames are in each, of those that are trained on and those held out."""
+        sources = self.open()
+        if not self.buckets:
+            return []
+        train, held = (Counter(sources.size_of(ref) for ref in refs) for refs in (sources.train, sources.val))
+        used = sorted(train | held, key=lambda size: size[0] / size[1])
+        lines = [f"aspect buckets: {len(used)} of {1 + len(self.buckets)} sizes have frames"]
+        for size in used:
+            views = sum(ref.views for ref in sources.train if sources.size_of(ref) == size)
+            lines.append(f"  {size[0]}x{size[1]}: {train[size]} frames of {views} images, {held[size]} held out")
+        return lines
+
+    @property
+    def largest(self) -> tuple[int, int]:
+        """The (height, width) of the bucket with the most pixels that has frames."""
+        sources = self.open()
+        return max((sources.size_of(ref) for ref in sources.train), key=lambda size: size[0] * size[1])

@@ -25,14 +25,16 @@ _MB = 1e6
 def dry_run(path: Path, overrides: Sequence[str]) -> list[str]:
     """Return the lines that describe a training; raises InputError for whatever would end it before its data are read.
 
-    Networks are built and nothing is written.
+    Networks are built and nothing is written; of the data, tables are read where frames are to be put into buckets.
     """
     config = configs.load(path, overrides)
     check_places(config)
     check_loggers(config)
     stage = FirstStage(config) if config.stage == "autoencoder" else ModelStage(config)
+    buckets = stage.data.described() if config.data.buckets is not None and isinstance(stage, ModelStage) else []
     return [
         *_settings(config, path, overrides),
+        *buckets,
         *_sampling(config, stage),
         *_parts(stage.module),
         *_memory(config, stage),
@@ -128,7 +130,8 @@ def _kept(config: Config, stage: ModelStage | FirstStage) -> str:
     if not isinstance(stage, ModelStage):
         return on_top
     try:
-        kept = kept_for_backward(stage.host, train.images, config.data.size, train.precision)
+        size = config.data.size if config.data.buckets is None else stage.data.largest
+        kept = kept_for_backward(stage.host, train.images, size, train.precision)
     except (InputError, RuntimeError) as error:  # a network that needs its conditions, or an operation without shapes alone
         return f"{on_top} (not counted: {reason(error)})"
     return f"{on_top}: {kept / _MB:.1f} MB by the UNet alone, counted by shapes; plugins and an objective's networks add theirs"

@@ -78,7 +78,7 @@ def check_frozen(saved: Mapping[str, Any] | None, now: Mapping[str, str], where:
 
 def frames_digest(refs: Iterable[Any]) -> str:
     """Return a digest of the training frames in their order: a position in the data is meaningless among others."""
-    return _text([(ref.root, ref.token, ref.views) for ref in refs])
+    return _text([(ref.root, ref.token, ref.views, *(ref.size or ())) for ref in refs])
 
 
 def _frozen(network: nn.Module) -> Iterable[tuple[str, Tensor]]:

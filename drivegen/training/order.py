@@ -15,7 +15,7 @@ from drivegen.support.errors import CannotGoOn, InputError
 
 
 class Order:
-    """Batches of equal view count; a batch has as many scenes as fit into `images` images, and at least one.
+    """Batches of equal view count and size; a batch has as many scenes as fit into `images` images, and at least one.
 
     Every frame comes once per epoch; batches that cannot be split evenly between processes wait for another epoch.
 
@@ -25,10 +25,18 @@ class Order:
         seed: of the order.
         rank: which process this is.
         world: number of processes, between which an epoch's batches are split evenly.
+        sizes: (height, width) of each frame's pictures; None = all are of one.
     """
 
-    def __init__(self, views: Sequence[int], images: int, seed: int, rank: int = 0, world: int = 1) -> None:
+    def __init__(
+        self, views: Sequence[int], images: int, seed: int, rank: int = 0, world: int = 1,
+        sizes: Sequence[tuple[int, int]] | None = None,
+    ) -> None:  # fmt: skip
         self.views, self.images, self.seed, self.rank, self.world = np.asarray(views), images, seed, rank, world
+        alike = [(count, *size) for count, size in zip(views, sizes or [(0, 0)] * len(views), strict=True)]
+        self._rigs = sorted(set(alike))
+        number = {rig: i for i, rig in enumerate(self._rigs)}
+        self._rig = np.array([number[rig] for rig in alike])
         batches = len(self._epoch(0))
         if batches < world:
             raise InputError(
@@ -42,8 +50,8 @@ class Order:
         rng = np.random.default_rng([self.seed, epoch])
         order = rng.permutation(len(self.views))
         batches = []
-        for count in np.unique(self.views):
-            chosen = order[self.views[order] == count]
+        for rig, (count, *_) in enumerate(self._rigs):
+            chosen = order[self._rig[order] == rig]
             scenes = max(1, self.images // int(count))
             batches += [chosen[i : i + scenes].tolist() for i in range(0, len(chosen), scenes)]
         return [batches[i] for i in rng.permutation(len(batches))]
@@ -60,7 +68,7 @@ class Order:
 class InPairs(Order):
     """Batches with as many frames of each of two kinds, or more; kinds with fewer frames come more than once per epoch.
 
-    Frames of a view count that a kind lacks come in batches of their own.
+    Frames of a view count and size that a kind lacks come in batches of their own.
 
     Args:
         views: number of views of each frame.
@@ -69,19 +77,21 @@ class InPairs(Order):
         seed: of the order.
         rank: which process this is.
         world: number of processes.
+        sizes: (height, width) of each frame's pictures; None = all are of one.
     """
 
     def __init__(
-        self, views: Sequence[int], kinds: Sequence[int], images: int, seed: int, rank: int = 0, world: int = 1
+        self, views: Sequence[int], kinds: Sequence[int], images: int, seed: int, rank: int = 0, world: int = 1,
+        sizes: Sequence[tuple[int, int]] | None = None,
     ) -> None:  # fmt: skip
         self.kinds = np.asarray(kinds)
-        super().__init__(views, images, seed, rank, world)
+        super().__init__(views, images, seed, rank, world, sizes)
 
     def _epoch(self, epoch: int) -> list[list[int]]:
         rng = np.random.default_rng([self.seed, epoch])
         batches = []
-        for count in np.unique(self.views):
-            kinds = [np.flatnonzero((self.views == count) & (self.kinds == kind)) for kind in np.unique(self.kinds)]
+        for rig, (count, *_) in enumerate(self._rigs):
+            kinds = [np.flatnonzero((self._rig == rig) & (self.kinds == kind)) for kind in np.unique(self.kinds)]
             if any(len(kind) == 0 for kind in kinds):  # of a rig that the other kind does not have
                 alone, size = rng.permutation(np.concatenate(kinds)), max(1, self.images // int(count))
                 batches += [alone[i : i + size].tolist() for i in range(0, len(alone), size)]

@@ -63,11 +63,12 @@ class Preview(pl.Callback):
 
 
 def grid(rows: Rows, gap_px: int = 2) -> Image.Image:
-    """Put rows of equal pictures on one sheet."""
-    width, height = rows[0][0].size
-    columns = max(len(row) for row in rows)
-    sheet = Image.new("RGB", (columns * (width + gap_px) - gap_px, len(rows) * (height + gap_px) - gap_px), (255, 255, 255))
-    for r, row in enumerate(rows):
-        for c, picture in enumerate(row):
-            sheet.paste(picture, (c * (width + gap_px), r * (height + gap_px)))
+    """Put rows of pictures on one sheet, those of a row of equal size."""
+    width = max((picture.width + gap_px) * len(row) for row in rows for picture in row[:1]) - gap_px
+    sheet = Image.new("RGB", (width, sum(row[0].height + gap_px for row in rows) - gap_px), (255, 255, 255))
+    top = 0
+    for row in rows:
+        for column, picture in enumerate(row):
+            sheet.paste(picture, (column * (picture.width + gap_px), top))
+        top += row[0].height + gap_px
     return sheet

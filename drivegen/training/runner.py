@@ -109,6 +109,9 @@ def _fit(config: Config, stage: ModelStage | FirstStage, folder: Path, start: Pa
             if getattr(config, setting).every and not sources.val:
                 raise InputError(f"{setting}.every is set, but data.val_scenes holds no scene out to look at")
         stage.check()
+        if first and isinstance(stage, ModelStage):
+            for line in stage.data.described():
+                print(line, flush=True)
         saver.frames = frames_digest(sources.train)
         if start is not None:
             _check_ground(stage, saver.frames, start)

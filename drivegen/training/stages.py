@@ -66,6 +66,7 @@ class ModelStage:
             enrich=Prompt(data.prompt) if isinstance(data.prompt, str) else None,
             prompts=[Prompt(one) for one in data.prompt] if isinstance(data.prompt, tuple) else (), apart=bool(asked),
             prior=None if config.prior is None else Path(config.prior.folder).expanduser(),
+            buckets=() if data.buckets is None else data.buckets.besides(data.size),
         )  # fmt: skip
 
     @property
@@ -118,7 +119,9 @@ class ModelStage:
             inputs = {name: value for name, value in given.items() if value is not None and name not in frame.extras}
 
             def generated(frame: Any = frame, inputs: Any = inputs) -> list[Image.Image]:
-                return list(pipe(frame, seed=self.config.preview.seed, inputs=inputs).pictures().values())
+                width, height = frame.cameras[0].image_size  # of its bucket
+                made = pipe(frame, seed=self.config.preview.seed, inputs=inputs, size=(height, width))
+                return list(made.pictures().values())
 
             if self.host.tuners:
                 with self.host.without_tuners():

@@ -124,6 +124,14 @@ class Dataset(SceneSource):
         """Count the cameras of a sample."""
         return len(camera_rows(self._data(sample_token)))
 
+    def picture_sizes(self, sample_token: str) -> tuple[tuple[int, int], ...]:
+        """List the (width, height) of a sample's pictures, as the tables state them."""
+        found: tuple[tuple[Any, Any], ...] = tuple(
+            (row.get("width"), row.get("height")) for row in camera_rows(self._data(sample_token))
+        )
+        whole = all(isinstance(side, int) and side > 0 for size in found for side in size)
+        return found if whole else super().picture_sizes(sample_token)  # which says what is wrong, or reads them
+
     def fingerprint(self, sample_token: str) -> str:
         """Return a digest of the tables, the maps, and the sample's pictures and lidar points, by their sizes and times."""
         files = [self.root / row["filename"] for row in self._data(sample_token).values()]
