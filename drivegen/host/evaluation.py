@@ -30,6 +30,12 @@ class Conditions:
     signals: Mapping[str, Signal]
     scales: Mapping[str, float] = field(default_factory=dict)
     regions: Mapping[str, Region] = field(default_factory=dict)
+    tuners_absent: frozenset[str] = frozenset()
+    """Names of the tuners that are not there."""
+    tuner_regions: Mapping[str, Region] = field(default_factory=dict)
+    """By tuner name, the part of the picture that it changes."""
+    read_with: Mapping[str, Conditions] = field(default_factory=dict)
+    """By name of a tuner with a region that changes how prompts are read, the conditions as they are read with it."""
     joined: dict[tuple[str, ...] | None, Tokens] = field(default_factory=dict)
     """Tokens that have been joined already, by the names asked for: they are the same at every step."""
 
@@ -59,6 +65,8 @@ class Evaluation:
     attended: Tensor | None = None
     """The tokens that a branch was given, while it runs."""
     scratch: dict[str, dict[str, Any]] = field(default_factory=dict)
+    read_with: Mapping[str, Tensor] = field(default_factory=dict)
+    """By tuner name, the tokens as they are read with it."""
     streams: dict[str, Tensor] = field(default_factory=dict)
     """The stream of the present transformer block, by the name of the module that reads it."""
 
@@ -68,9 +76,22 @@ class Runtime:
 
     def __init__(self) -> None:
         self.evaluation: Evaluation | None = None
+        self.unread: frozenset[str] = frozenset()
+        """Names of the tuners without which prompts are read at present."""
+        self.confined: str | None = None
+        """The tuner whose changes without places act at present, where tuners have regions."""
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"evaluation": None}
+        return {"evaluation": None, "unread": frozenset(), "confined": None}
+
+    @contextmanager
+    def reading_without(self, names: frozenset[str]) -> Iterator[None]:
+        """Read prompts without what some tuners change, within the block."""
+        before, self.unread = self.unread, names
+        try:
+            yield
+        finally:
+            self.unread = before
 
     @contextmanager
     def during(self, evaluation: Evaluation | None) -> Iterator[None]:

@@ -17,6 +17,7 @@ from drivegen.backbones.stable_diffusion import Backbone
 from drivegen.host import boundary
 from drivegen.host.added import added_vectors
 from drivegen.host.attaching import attach
+from drivegen.host.confined import Mixed
 from drivegen.host.evaluation import Bias, Conditions, Evaluation, Runtime, StepContext, Stream, Tap, Unnamed
 from drivegen.host.regions import Region
 from drivegen.host.skip_shapes import SkipShapes, skip_shapes
@@ -27,7 +28,7 @@ from drivegen.plugin.unknown import known_and_kept, unmarked
 from drivegen.support.errors import InputError, nearest
 from drivegen.support.names import check_name
 
-_HOOKS = (Tap, Stream, Bias, Unnamed, Changed, Before)
+_HOOKS = (Tap, Stream, Bias, Unnamed, Changed, Before, Mixed)
 
 
 class Host(nn.Module):
@@ -184,9 +185,7 @@ class Host(nn.Module):
                 (module._forward_hooks, module._forward_hooks_with_kwargs),
                 (module._forward_pre_hooks, module._forward_pre_hooks_with_kwargs),
             ):
-                for key in [
-                    key for key, hook in hooks.items() if isinstance(hook, (Tap, Stream, Bias, Unnamed, Changed, Before))
-                ]:
+                for key in [key for key, hook in hooks.items() if isinstance(hook, _HOOKS)]:
                     del hooks[key]
                     with_kwargs.pop(key, None)
 
@@ -271,7 +270,11 @@ class Host(nn.Module):
         context.added = added_vectors(family, conditions, x, self.backbone.vae_factor)
         total = self._residuals(x, t, context, conditions)
         tokens = context.join(None)
-        with self.runtime.during(replace(evaluation, bias=tokens.bias)):
+        others = {name: replace(evaluation, conditions=one) for name, one in conditions.read_with.items()}
+        read = {
+            name: StepContext(self.runtime, one, x.dtype, family.token_width).join(None).states for name, one in others.items()
+        }
+        with self.runtime.during(replace(evaluation, bias=tokens.bias, read_with=read)):
             return family.predict(x, t, tokens.states, total, context.added)
 
     def _residuals(self, x: Tensor, t: Tensor, context: StepContext, conditions: Conditions) -> Residuals:

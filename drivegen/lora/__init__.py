@@ -5,12 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from drivegen.lora.apart import apply_apart, changed_layers
     from drivegen.lora.files import FILE, LoRA, find, read, save
     from drivegen.lora.inject import apply, remove
 
-__all__ = ["FILE", "LoRA", "apply", "find", "read", "remove", "save"]
+__all__ = ["FILE", "LoRA", "apply", "apply_apart", "changed_layers", "find", "read", "remove", "save"]
 
-_IN_FILES = ("FILE", "LoRA", "find", "read", "save")
+_PLACES = {
+    **dict.fromkeys(("FILE", "LoRA", "find", "read", "save"), "files"), **dict.fromkeys(("apply", "remove"), "inject"),
+    **dict.fromkeys(("apply_apart", "changed_layers"), "apart"),
+}  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
@@ -19,4 +23,4 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(f"drivegen.lora.{'files' if name in _IN_FILES else 'inject'}"), name)
+    return getattr(import_module(f"drivegen.lora.{_PLACES[name]}"), name)

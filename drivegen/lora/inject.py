@@ -20,6 +20,8 @@ from drivegen.words.teach import teach
 _ADAPTER = "default"
 _WORDS = "_lora_words"
 """Where a host notes which of its words came with LoRAs, and go with them."""
+APART = "_lora_tuners"
+"""Where it notes which of its tuners are LoRAs that act by themselves."""
 
 
 def apply(host: Host, loras: Sequence[tuple[LoRA, float]]) -> None:
@@ -49,14 +51,14 @@ def apply(host: Host, loras: Sequence[tuple[LoRA, float]]) -> None:
                     add_shift(model, *places.shifted(name, shift), scale)
             if total:
                 _put(host, network, total)
-        _teach(host, [lora for lora, _ in loras])
+        teach_words(host, [lora for lora, _ in loras])
     except InputError:
         remove(host)
         raise
     host.rehook()
 
 
-def _teach(host: Host, loras: Sequence[LoRA]) -> None:
+def teach_words(host: Host, loras: Sequence[LoRA]) -> None:
     """Add the words that LoRAs bring; the same word of two files is one where its vectors are the same."""
     brought: dict[str, Tensor] = {}
     for lora in loras:
@@ -109,6 +111,8 @@ def remove(host: Host) -> None:
     """Remove every LoRA: the host's original layers are in place again."""
     from diffusers.utils import recurse_remove_peft_layers
 
+    for name in vars(host).pop(APART, ()):
+        host.remove_tuner(name)
     for network in NETWORKS:
         model = host.backbone.component(network)
         if model is None:

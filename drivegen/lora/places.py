@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from drivegen.lora.changes import Change, Shift
+from drivegen.plugin.tuner import own_layers
 from drivegen.support.errors import InputError, nearest
 
 NORMS = (nn.GroupNorm, nn.LayerNorm)
@@ -17,12 +18,12 @@ class Places:
 
     Args:
         network: its name, for errors: "unet", "text_encoder" or "text_encoder_2".
-        model: the network, without anything added.
+        model: the network; what PEFT has put around a layer is not looked at.
     """
 
     def __init__(self, network: str, model: nn.Module) -> None:
         self.network = network
-        self._modules = dict(model.named_modules())
+        self._modules = dict(own_layers(model))
         self._flat: dict[str, str | None] = {}
         for name in self._modules:
             flat = name.replace(".", "_")
@@ -31,6 +32,10 @@ class Places:
             for name in self._modules:
                 if name == own or name.startswith(f"{own}."):
                     self._flat.setdefault(f"{original}{name.removeprefix(own).replace('.', '_')}", name)
+
+    def named(self, name: str) -> str:
+        """Return a layer's own name, from the file's; raises InputError where there is none."""
+        return self._find(name)
 
     def factors(self, name: str, change: Change) -> tuple[str, tuple[Tensor, Tensor]]:
         """Return a layer's own name, and A and B of what changes in it.

@@ -19,14 +19,27 @@ class _Added:
         self.shift, self.scale = shift, scale
 
     def __call__(self, module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        bias = None if self.shift.bias is None else self.shift.bias.to(output) * self.scale
-        if self.shift.weight is None:
-            assert bias is not None
-            return output + (bias[:, None, None] if isinstance(module, nn.Conv2d) else bias)
-        weight, (x, *_) = self.shift.weight.to(output) * self.scale, inputs
-        if isinstance(module, nn.GroupNorm):
-            return output + F.group_norm(x, module.num_groups, weight, bias, module.eps)
-        return output + F.layer_norm(x, module.normalized_shape, weight, bias, module.eps)
+        return shifted(module, inputs[0], output, self.shift, self.scale)
+
+
+def shifted(layer: Any, x: Tensor, y: Tensor, shift: Shift, scale: float = 1.0) -> Tensor:
+    """Return what a layer gives with a difference of its bias, or of a norm's weight and bias.
+
+    Args:
+        layer: the layer.
+        x: what it is given.
+        y: what it gives.
+        shift: what is added.
+        scale: times which.
+    """
+    bias = None if shift.bias is None else shift.bias.to(y) * scale
+    if shift.weight is None:
+        assert bias is not None
+        return y + (bias[:, None, None] if isinstance(layer, nn.Conv2d) else bias)
+    weight = shift.weight.to(y) * scale
+    if isinstance(layer, nn.GroupNorm):
+        return y + F.group_norm(x, layer.num_groups, weight, bias, layer.eps)
+    return y + F.layer_norm(x, layer.normalized_shape, weight, bias, layer.eps)
 
 
 def add_shift(model: nn.Module, name: str, shift: Shift, scale: float) -> None:

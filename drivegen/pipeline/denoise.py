@@ -110,13 +110,14 @@ def _ready(model: Model, plan: Plan) -> Iterator[HostDenoiser]:
     with ExitStack() as stack:
         stack.enter_context(runtime.float32_by_default())
         stack.enter_context(_evaluating(host, frozen=settings.classifier is not None))
-        regions = {name: Region(mask.to(device)) for name, mask in plan.regions.items()}
-        scales, ranges = settings.scales or {}, settings.ranges or {}
+        names = {**{name: name for name in (*host.plugins, *plan.confined)}, **plan.apart}
+        regions = {names[name]: Region(mask.to(device)) for name, mask in plan.regions.items() if name in names}
+        scales, ranges = settings.scales or {}, {names[n]: ends for n, ends in (settings.ranges or {}).items() if n in names}
         predict = HostDenoiser(host, plan.batch.to(device), scales, settings.without, dtype_of(host), ranges, regions)
         if settings.reuse is not None:  # first: what is reused is not made faster in another way as well
             stack.enter_context(reusing(predict, Reuse(**settings.reuse)))
         stack.enter_context(remembered_projections(host))
-        stack.enter_context(fast_generation(host))
+        stack.enter_context(fast_generation(host, repeats=not plan.confined))
         yield predict
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from drivegen.host.batch import neighbours_wanted
+from drivegen.host.confined import Reach
 from drivegen.host.host import Host
 from drivegen.pipeline.denoise import denoise, noise_of
 from drivegen.pipeline.derived import again, inverting
@@ -136,15 +137,20 @@ class Pipeline:
         if not isinstance(settings, GenerationSettings):
             raise InputError(f"settings {settings!r:.80} must be a drivegen.GenerationSettings; options are given by name")
         found = again(settings, overrides).replaced(**overrides)
-        check(self.model, found)
+        check(self.model, found, self._reaches(found))
         return found
+
+    def _reaches(self, settings: GenerationSettings) -> dict[str, Reach]:
+        """Return what LoRAs and tuners change, where settings may name some."""
+        named = settings.ranges or settings.regions or settings.scales or settings.without or settings.inputs
+        return self.extensions.reaches() if named else {}
 
     def plans(self, frames: Frame | Sequence[Frame], settings: GenerationSettings) -> Iterator[Plan]:
         """Plan generations without running them: `generate` runs each.
 
         Raises InputError at once for what is wrong whatever the frame. Threads take turns here too: plugins prepare the frame.
         """
-        planned = plans(self.model, frames, settings)
+        planned = plans(self.model, frames, settings, self._reaches(settings))
 
         def in_turn() -> Iterator[Plan]:
             while True:
@@ -168,7 +174,7 @@ class Pipeline:
 
         with computing(self.host.backbone.unet):
             used = self.used(plan)
-            values = denoise(self.model, plan, after)
+            values = denoise(self.model, self._arranged(plan), after)
         return Views(plan.frame, dict(zip(plan.frame.channels, values, strict=True)), used)
 
     def invert(
@@ -190,9 +196,13 @@ class Pipeline:
             raise InputError(f"invert takes one drivegen.scene.Frame, not {type(frame).__name__}")
         (plan,) = self.plans(frame, inverting(self.settings(settings, **overrides)))
         with computing(self.host.backbone.unet):
-            values = noise_of(self.model, plan, iterations)
+            values = noise_of(self.model, self._arranged(plan), iterations)
         back = replace(plan, pictures=None, settings=replace(plan.settings, image=None))
         return Views(plan.frame, dict(zip(plan.frame.channels, values, strict=True)), self.used(back))
+
+    def _arranged(self, plan: Plan) -> Plan:
+        """Let LoRAs act each by itself where the plan holds one of them to steps or places, else as one."""
+        return replace(plan, apart=self.extensions.arranged(plan.confined))
 
     def used(self, plan: Plan) -> UsedSettings:
         """Return the settings of a plan with the model's defaults filled in."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -15,13 +15,15 @@ from torch import Tensor
 
 from drivegen.host import batch as data
 from drivegen.host.batch import Batch
+from drivegen.host.confined import Reach
 from drivegen.pipeline.checks import RECORDED
+from drivegen.pipeline.names import check_names
 from drivegen.pipeline.refining import REFINE_FROM, Refinement, check_refiner, refinement
 from drivegen.pipeline.settings import GenerationSettings
 from drivegen.pipeline.views import to_pixels
 from drivegen.plugin import Plugin
 from drivegen.raster import region_mask
-from drivegen.sampling import MAX_SEED, Reuse, Sampling, check_region, check_reuse
+from drivegen.sampling import MAX_SEED, Reuse, Sampling, check_reuse
 from drivegen.saved.model import Model, check_size
 from drivegen.scene import Frame
 from drivegen.scene.pictures import fitted, load_image, user_image
@@ -40,7 +42,8 @@ class Plan:
 
     frame has its cameras set to the generated size and the description that is used; settings are the caller's; noise (V, C, h,
     w) is given or None, and so are the pictures (V, 3, H, W) to start from, in [−1, 1], and the mask (V, 1, H, W), 1 where
-    they are drawn anew; regions are masks (V, 1, H, W).
+    they are drawn anew; regions are masks (V, 1, H, W); confined are the LoRAs and tuners that act at some steps alone, or in a
+    part of the picture; apart has the host's names of LoRAs that act each by itself.
     """
 
     frame: Frame
@@ -55,6 +58,8 @@ class Plan:
     noise: Tensor | None = None
     mask: Tensor | None = None
     refinement: Refinement | None = None
+    confined: frozenset[str] = frozenset()
+    apart: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def strength(self) -> float | None:
@@ -82,16 +87,19 @@ class Plan:
         return found.hexdigest()
 
 
-def plans(model: Model, frames: Frame | Sequence[Frame], settings: GenerationSettings) -> Iterator[Plan]:
+def plans(
+    model: Model, frames: Frame | Sequence[Frame], settings: GenerationSettings, reaches: Mapping[str, Reach] | None = None
+) -> Iterator[Plan]:
     """Plan each frame's generations, frame by frame; raises InputError at once for what is wrong whatever the frame.
 
     Args:
         model: the model.
         frames: one, or several that are read one at a time.
         settings: the options.
+        reaches: what each LoRA and tuner changes, by name; None for none.
     """
     frames = _frames(frames)
-    sampling, size = check(model, settings)
+    sampling, size = check(model, settings, reaches)
     number, each = len(frames), settings.repeats
     prompts = per_frame(settings.prompt, number, "prompts")
     negatives = per_frame(settings.negative_prompt, number, "negative prompts")
@@ -108,13 +116,19 @@ def plans(model: Model, frames: Frame | Sequence[Frame], settings: GenerationSet
     return (one(i) for i in range(number * each))
 
 
-def check(model: Model, settings: GenerationSettings) -> tuple[Sampling, tuple[int, int]]:
+def check(
+    model: Model, settings: GenerationSettings, reaches: Mapping[str, Reach] | None = None
+) -> tuple[Sampling, tuple[int, int]]:
     """Return the sampling settings and the size (height, width) of a generation; raises InputError for what does not fit the
     model.
+
+    Args:
+        model: the model.
+        settings: the options.
+        reaches: what each LoRA and tuner changes, by name; None for none.
     """
     host, s = model.host, settings
-    for name in (*(s.scales or {}), *s.without, *(s.ranges or {}), *(s.regions or {}), *(s.inputs or {})):
-        host.plugin(name)
+    check_names(host, s, reaches or {})
     if model.refiner is not None:
         check_refiner(model, model.refiner)
     elif s.refine_from is not None:
@@ -131,8 +145,6 @@ def check(model: Model, settings: GenerationSettings) -> tuple[Sampling, tuple[i
                 f"the model inpaints: its plugin {name!r} is told what is drawn anew of which pictures; give image= and mask= "
                 "(on the command line --mask CAMERA:FILE), or set its scale to 0"
             )
-    for name in s.regions or {}:
-        check_region(host, name)
     if s.reuse is not None:
         if s.classifier is not None:
             raise InputError("a classifier takes gradients through every layer at every step; give it, or reuse")
@@ -268,7 +280,10 @@ def _plan(
     seed = settings.seed
     assert isinstance(seed, int)
     refined = None if model.refiner is None else _refinement(model, model.refiner, frame, settings)
-    return Plan(frame, seed, settings, sampling, size, batch, plugins, regions, pictures, start, mask, refined)
+    confined = {n for n, ends in (settings.ranges or {}).items() if tuple(ends) != (0, 1)}
+    confined |= {n for n, region in regions.items() if not bool((region == 1).all())}
+    beside = frozenset(confined - host.plugins.keys())
+    return Plan(frame, seed, settings, sampling, size, batch, plugins, regions, pictures, start, mask, refined, beside)
 
 
 def _refinement(model: Model, refiner: Model, frame: Frame, settings: GenerationSettings) -> Refinement:

@@ -85,12 +85,12 @@ class GenerationSettings:
         read=spelling.read_scales,
     )  # fmt: skip
     ranges: Mapping[str, tuple[float, float]] | None = option(
-        "Fractions of the steps between which it is active.", checks.ranges, kind=list, flag="--range",
+        "Fractions of the steps between which a plugin, LoRA or tuner is active.", checks.ranges, kind=list, flag="--range",
         metavar="PLUGIN=START:END", read=spelling.read_ranges,
     )  # fmt: skip
     regions: Mapping[str, Any] | None = option(
-        "Where in a camera's picture it is active: white in a mask file, or all.", checks.by_plugin, kind=list, flag="--region",
-        metavar="PLUGIN=CAMERA[:MASK]", read=spelling.read_regions, note=record.names,
+        "Where in a picture a plugin, LoRA or tuner is active: white in a mask file, or all.", checks.by_plugin, kind=list,
+        flag="--region", metavar="PLUGIN=CAMERA[:MASK]", read=spelling.read_regions, note=record.names,
     )  # fmt: skip
     inputs: Mapping[str, Any] | None = option(
         "Give a plugin a file, text or number.", checks.by_plugin, kind=list, flag="--input", metavar="PLUGIN[.KEY]=VALUE",

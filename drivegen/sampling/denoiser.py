@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from drivegen.host.batch import Batch
+from drivegen.host.confined import Reach, check_confined
 from drivegen.host.evaluation import Conditions
 from drivegen.host.host import Host
 from drivegen.host.regions import Region
@@ -34,8 +35,9 @@ class HostDenoiser:
         scales: by plugin name, 0 = absent; None leaves all at 1.
         without: plugins that are null throughout.
         dtype: of the computation.
-        ranges: by plugin name, the (start, end) fractions of the steps outside of which it is absent; None for none.
-        regions: by plugin name, the part of the picture in which it acts; None for none.
+        ranges: by name of a plugin or tuner, the (start, end) fractions of the steps outside of which it is absent; None for
+            none.
+        regions: by name of a plugin or tuner, the part of the picture in which it acts; None for none.
     """
 
     def __init__(
@@ -45,17 +47,24 @@ class HostDenoiser:
     ) -> None:  # fmt: skip
         self.host, self.batch, self.dtype = host, batch, dtype
         self.scales, self.without = dict(scales or {}), frozenset(without)
-        self.ranges, self.regions = dict(ranges or {}), dict(regions or {})
-        for name in (*self.scales, *self.without, *self.ranges, *self.regions):
+        self.ranges = dict(ranges or {})
+        self.regions = {name: region for name, region in (regions or {}).items() if name not in host.tuners}
+        found = {name: Reach.of(host.tuner(name)) for name in (*self.ranges, *(regions or {})) if name in host.tuners}
+        self.tuner_regions = {name: region for name, region in (regions or {}).items() if name in found}
+        self._nowhere = frozenset(name for name, region in self.tuner_regions.items() if not bool(region.mask.any()))
+        self._readers = frozenset(name for name, reach in found.items() if reach.reads)
+        for name in (*self.scales, *self.without, *(name for name in self.ranges if name not in found), *self.regions):
             host.plugin(name)
         for name, (start, end) in self.ranges.items():
             check_range(name, start, end)
         for name in self.regions:
             check_region(host, name)
+        for name, reach in found.items():
+            check_confined(host.backbone.unet, name, reach, name in self.tuner_regions)
         self.step, self.steps = 0, 1
         self.conditions: Conditions | None = None
         """Those of the last prediction: one object for each combination of known and null plugins."""
-        self._signals: dict[tuple[str, bool], Signal] = {}
+        self._signals: dict[tuple[str, bool, frozenset[str]], Signal] = {}
         self._conditions: dict[tuple[frozenset[str], frozenset[str]], Conditions] = {}
 
     @property
@@ -75,24 +84,38 @@ class HostDenoiser:
         return out.to(x.dtype)
 
     def _absent(self) -> frozenset[str]:
-        """Name the plugins that are not there at this step, by the rule of diffusers' control_guidance_start and _end."""
+        """Name the plugins and tuners that are not there at this step, by the rule of diffusers' control_guidance_start."""
         first, last = self.step / self.steps, (self.step + 1) / self.steps
         late = {name for name, (start, end) in self.ranges.items() if first < start or last > end}
-        return frozenset(late | {name for name, scale in self.scales.items() if scale == 0})
+        return frozenset(late | {name for name, scale in self.scales.items() if scale == 0}) | self._nowhere
 
     def _conditions_for(self, nulls: frozenset[str], absent: frozenset[str]) -> Conditions:
         if (nulls, absent) not in self._conditions:
             # Nothing is used of what is absent, so nothing of it is computed.
-            signals = {n: Signal() if n in absent else self._signal(n, n not in nulls) for n in self.host.plugins}
-            scales = {**self.scales, **dict.fromkeys(absent, 0.0)}
-            self._conditions[nulls, absent] = Conditions(self.batch.grid, signals, scales, self.regions)
+            scales = {**self.scales, **{name: 0.0 for name in absent if name in self.host.plugins}}
+            regions = {name: region for name, region in self.tuner_regions.items() if name not in absent}
+            unread = self._readers & (absent | regions.keys())
+
+            def read(unread: frozenset[str]) -> dict[str, Signal]:
+                here = self.host.plugins
+                return {n: Signal() if n in absent else self._signal(n, n not in nulls, unread) for n in here}
+
+            read_with = {
+                name: Conditions(self.batch.grid, read(unread - {name}), scales) for name in regions if name in self._readers
+            }
+            self._conditions[nulls, absent] = Conditions(
+                self.batch.grid, read(unread), scales, self.regions, absent & self.host.tuners.keys(), regions, read_with
+            )
         return self._conditions[nulls, absent]
 
     @torch.no_grad()  # a gradient with respect to x, where one is wanted, does not reach what is constant over the steps
-    def _signal(self, name: str, known: bool) -> Signal:
-        if (name, known) not in self._signals:
-            self._signals[name, known] = self.host.encode_one(name, self.batch.arrays[name], self.batch.grid, known)
-        return self._signals[name, known]
+    def _signal(self, name: str, known: bool, unread: frozenset[str]) -> Signal:
+        unread = unread if self.host.plugin(name).takes_prompt else frozenset()
+        if (name, known, unread) not in self._signals:
+            with self.host.runtime.reading_without(unread):
+                found = self.host.encode_one(name, self.batch.arrays[name], self.batch.grid, known)
+            self._signals[name, known, unread] = found
+        return self._signals[name, known, unread]
 
     def _autocast(self) -> torch.autocast:
         device = next(self.host.backbone.unet.parameters()).device
@@ -103,9 +126,9 @@ def check_range(name: str, start: float, end: float) -> tuple[float, float]:
     """Return (start, end); raises InputError unless 0 <= start < end <= 1.
 
     Args:
-        name: the plugin's instance name, for the error.
-        start: fraction of the steps before which the plugin is absent.
-        end: fraction of the steps after which the plugin is absent.
+        name: of the plugin or tuner, for the error.
+        start: fraction of the steps before which it is absent.
+        end: fraction of the steps after which it is absent.
     """
     start, end = number(start, f"start of the range of {name!r}"), number(end, f"end of the range of {name!r}")
     if not 0 <= start < end <= 1:

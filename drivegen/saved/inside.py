@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Container, Sequence
+from collections.abc import Collection, Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from drivegen import lora, words
+from drivegen.host.confined import Reach
 from drivegen.host.host import Host
 from drivegen.lora import LoRA
 from drivegen.saved import tuners
@@ -19,7 +20,7 @@ from drivegen.saved.model import Model
 from drivegen.support import files, runtime
 from drivegen.support.errors import InputError
 from drivegen.support.names import check_name
-from drivegen.support.turns import changing
+from drivegen.support.turns import changing, unchanged_inside
 from drivegen.support.values import file_path, number, text
 
 
@@ -43,6 +44,8 @@ class Inside:
         self._loras: dict[str, Loaded] = {}
         self._words: dict[str, str] = {}
         """The sha256 of the file of each word that was loaded by itself."""
+        self._apart: dict[str, str] = {}
+        """Names of the host's tuners by those of the LoRAs, where they act each by itself."""
         self._tuners: dict[str, tuple[str, tuple[str, ...]]] = {}
         """The sha256 of the file of each tuner that was loaded, and the words that came with it."""
 
@@ -132,8 +135,32 @@ class Inside:
             self._loras = {} if name is None else {n: v for n, v in self._loras.items() if n != name}
             self._apply()
 
-    def _apply(self) -> None:
-        lora.apply(self.host, [(loaded.lora, loaded.scale) for loaded in self._loras.values() if loaded.scale != 0])
+    def _apply(self, apart: bool = False) -> None:
+        self._apart = {}
+        there = {name: one for name, one in self._loras.items() if one.scale != 0}
+        if apart:
+            self._apart = lora.apply_apart(self.host, [(name, one.lora, one.scale) for name, one in there.items()])
+            for name in self._apart.values():
+                self.host.tuner(name).eval()
+        else:
+            lora.apply(self.host, [(one.lora, one.scale) for one in there.values()])
+
+    def reaches(self) -> dict[str, Reach]:
+        """Return what each LoRA and each tuner changes, by name."""
+        found = {name: Reach.of(self.host.tuner(name)) for name in self.host.tuners if name not in self._apart.values()}
+        return found | {name: Reach(lora.changed_layers(self.host, one.lora)) for name, one in self._loras.items()}
+
+    def arranged(self, names: Collection[str]) -> dict[str, str]:
+        """Let LoRAs act each by itself where one of the names is a LoRA's, else as one; nothing changes that is so already.
+
+        For a generation whose turn it is. Returns the names of the host's tuners by the LoRAs'. Raises InputError where it
+        would change the networks inside another generation.
+        """
+        apart = any(name in self._loras for name in names)
+        if apart != bool(self._apart):
+            unchanged_inside(self.host.backbone.unet, "let LoRAs act apart from each other, or together again,")
+            self._apply(apart)
+        return self._apart
 
     def load_tuner(self, source: str | Path, scale: float = 1.0, name: str | None = None) -> str:
         """Put a hypernetwork, Custom Diffusion or another tuner into the networks, and return its name.

@@ -52,6 +52,20 @@ def changing(network: Any, what: str) -> Iterator[None]:
     """
     turn = _turn(network)
     with turn.lock:
-        if turn.depth:
-            raise InputError(f"cannot {what} while a generation runs, such as in its callback; do it before or after")
+        _refuse(turn.depth, what)
         yield
+
+
+def unchanged_inside(network: Any, what: str) -> None:
+    """Raise InputError where a computation that holds a network runs inside another one, for which it must not be changed.
+
+    Args:
+        network: which the present thread holds.
+        what: what would be done, for the error.
+    """
+    _refuse(_turn(network).depth - 1, what)
+
+
+def _refuse(depth: int, what: str) -> None:
+    if depth:
+        raise InputError(f"cannot {what} while a generation runs, such as in its callback; do it before or after")

@@ -14,11 +14,11 @@ from torch.nn import functional as F
 
 from drivegen.lora import files
 from drivegen.lora.changes import LowRank
+from drivegen.lora.layer import applied
 from drivegen.lora.places import Places
 from drivegen.plugin.tuner import NETWORKS, Site, Tuner, own_layers
 from drivegen.support.errors import InputError
 from drivegen.support.files import sha256
-from drivegen.tuners.low_rank import applied
 
 _Pair = tuple[Tensor, Tensor]
 

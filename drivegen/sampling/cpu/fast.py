@@ -23,12 +23,18 @@ _MMAP_MAX, _MMAP_THRESHOLD, _TRIM_THRESHOLD = -4, -3, -1
 
 
 @contextmanager
-def fast_generation(host: Host) -> Iterator[None]:
-    """Compute a host's predictions faster within the block; on other devices than a CPU nothing changes."""
+def fast_generation(host: Host, repeats: bool = True) -> Iterator[None]:
+    """Compute a host's predictions faster within the block; on other devices than a CPU nothing changes.
+
+    Args:
+        host: networks and plugins.
+        repeats: whether layers that are given what they were given last give what they gave: they depend on nothing else.
+    """
     with ExitStack() as stack:
         if next(host.backbone.unet.parameters()).device.type == "cpu":
             stack.enter_context(kept_memory())
-            stack.enter_context(repeated_once(host))
+            if repeats:
+                stack.enter_context(repeated_once(host))
             stack.enter_context(feed_forward_by_convolution(host))
             stack.enter_context(convolutions_by_tiles(host))
             if any(p.dtype == torch.bfloat16 for network in _networks(host) for p in network.parameters()):
