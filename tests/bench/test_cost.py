@@ -25,7 +25,7 @@ from drivegen.host.batch import Batch, collate, prepare
 from drivegen.host.host import Host
 from drivegen.plugin import attention
 from drivegen.sampling import HostDenoiser, classifier_free, fast_generation, remembered_projections, telescoping
-from drivegen.sampling.cpu import fast, winograd
+from drivegen.sampling.cpu import fast, linear, winograd
 from drivegen.support import runtime
 from tests.street import street_frame
 from tests.tiny_hosts import ALL, SIZE, tiny_host
@@ -238,6 +238,58 @@ def test_attention_by_parts(monkeypatch: pytest.MonkeyPatch, parts: int, masked:
     assert ours.dtype == torch.bfloat16
     assert relative_error(ours, exact) < 1e-2
     assert relative_error(attention.attention_by_parts(*wide, wide_mask), exact) < 1e-6
+
+
+def test_long_attention_without_a_softmax_is_attention(monkeypatch: pytest.MonkeyPatch) -> None:
+    g = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(2, 520, 3, 8, generator=g).bfloat16().transpose(1, 2) for _ in range(3))
+    for times in (1.0, 4.0, 30.0, 300.0):  # the last two leave the range of exponentials, above and below
+        exact = scaled_dot_product_attention(*[z.float() for z in (times * q, k, v)])
+        with torch.no_grad(), fast.AttentionByParts():
+            ours = scaled_dot_product_attention(times * q, k, v)
+        with monkeypatch.context() as patched:
+            patched.setattr(attention, "LONG", 10**9)
+            softmax = attention.attention_by_parts(times * q, k, v)
+        assert ours.dtype == torch.bfloat16
+        assert torch.isfinite(ours).all()
+        assert relative_error(ours, exact) < 1.3 * relative_error(softmax, exact) + 1e-4
+    assert torch.equal(ours, softmax)
+    nan = q.clone()
+    nan[0, 0, 0] = math.nan  # what is not finite stays so
+    with torch.no_grad():
+        assert torch.isnan(attention.attention_by_parts(nan, k, v)[0, 0, 0]).all()
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("shape", [(2, 16, 320), (3, 7, 320), (42, 320), (1, 320)])
+def test_wide_products_are_the_same_numbers(shape: tuple[int, ...], threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[Any] = []
+    given = linear.as_convolution
+    monkeypatch.setattr(linear, "as_convolution", lambda *args, **options: taken.append(args) or given(*args, **options))
+    g = torch.Generator().manual_seed(0)
+    layer, x = nn.Linear(320, 336), torch.randn(shape, generator=g)
+    pixel, picture = nn.Conv2d(320, 328, 1), torch.randn(2, 320, 9, 5, generator=g).to(memory_format=torch.channels_last)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        with torch.no_grad():
+            expected, wanted = layer(x), pixel(picture)
+            with linear.WideLinear():
+                ours, bare = layer(x), nn.functional.linear(x, layer.weight)
+            assert relative_error(ours, expected) < 1e-6
+            assert relative_error(bare, nn.functional.linear(x, layer.weight)) < 1e-6
+            lines = linear.by_lines(pixel, picture)
+        assert len(taken) == 2 * (x.numel() // 320 >= 16)
+        assert ours.shape == expected.shape
+        assert relative_error(lines, wanted) < 1e-6
+        assert lines.is_contiguous(memory_format=torch.channels_last)
+        with linear.WideLinear():
+            layer(x).sum().backward()  # a layer that learns is left alone
+    finally:
+        torch.set_num_threads(before)
+    assert layer.weight.grad is not None
+    assert linear.is_one_pixel(pixel)
+    assert not any(map(linear.is_one_pixel, (nn.Conv2d(320, 64, 1), nn.Conv2d(320, 320, 3), nn.Conv2d(320, 320, 1, 2))))
 
 
 def test_other_attention_is_torchs_own() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from drivegen.host.host import Host
 from drivegen.plugin.attention import attention_by_parts
+from drivegen.sampling.cpu.linear import WideLinear, as_convolution, by_lines, is_one_pixel, wide
 from drivegen.sampling.cpu.winograd import MIN_PIXELS, saves_time, winograd
 from drivegen.sampling.temporary import temporary_forward
 
@@ -37,6 +38,7 @@ def fast_generation(host: Host, repeats: bool = True) -> Iterator[None]:
                 stack.enter_context(repeated_once(host))
             stack.enter_context(feed_forward_by_convolution(host))
             stack.enter_context(convolutions_by_tiles(host))
+            stack.enter_context(products_by_onednn(host))
             if any(p.dtype == torch.bfloat16 for network in _networks(host) for p in network.parameters()):
                 stack.enter_context(AttentionByParts())  # it looks at every call of torch's: none where none is in bfloat16
         yield
@@ -141,17 +143,31 @@ def feed_forward_by_convolution(host: Host) -> Iterator[None]:
 
     found = [m for network in _networks(host) for m in network.modules() if isinstance(m, FeedForward)]
     layers = [m for one in found for m in one.modules() if type(m) is nn.Linear]
-    there = torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()
-    with temporary_forward(layers if there else [], lambda layer: partial(_as_convolution, layer)):
+    with temporary_forward(layers if _both() else [], lambda layer: partial(_as_convolution, layer)):
+        yield
+
+
+def _both() -> bool:
+    """Tell whether torch has two libraries to choose from."""
+    return torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()
+
+
+@contextmanager
+def products_by_onednn(host: Host) -> Iterator[None]:
+    """Compute wide linear layers and wide convolutions of one pixel in fp32 by oneDNN, whoever calls them."""
+    modules = [m for network in _networks(host) for m in network.modules()]
+    modules += [m for name in host.plugins for m in host.plugin(name).modules()]
+    pixels = [m for m in modules if type(m) is nn.Conv2d and is_one_pixel(m)]
+    linear = any(type(m) is nn.Linear and wide(m.weight) and m.weight.dtype == torch.float32 for m in modules)
+    mode = WideLinear() if linear and _both() else nullcontext()  # it looks at every call of torch's
+    with temporary_forward(pixels if _both() else [], lambda layer: partial(by_lines, layer)), mode:
         yield
 
 
 def _as_convolution(layer: nn.Linear, x: Tensor) -> Tensor:
     if x.device.type != "cpu" or x.numel() == 0:
         return nn.functional.linear(x, layer.weight, layer.bias)
-    pixels = x.reshape(1, 1, -1, x.shape[-1]).permute(0, 3, 1, 2)  # one row of them, channels last
-    out = nn.functional.conv2d(pixels, layer.weight[:, :, None, None], layer.bias)
-    return out.permute(0, 2, 3, 1).reshape(*x.shape[:-1], -1)
+    return as_convolution(x, layer.weight, layer.bias)
 
 
 @contextmanager
