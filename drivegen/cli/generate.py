@@ -18,7 +18,9 @@ from drivegen.pipeline.manifest import Manifest, describe, made_by, model_facts
 from drivegen.pipeline.pipeline import Pipeline
 from drivegen.pipeline.plan import Plan
 from drivegen.pipeline.settings import GenerationSettings
+from drivegen.pipeline.views import Views
 from drivegen.scene import Frame
+from drivegen.support.background import Background
 from drivegen.support.errors import InputError, nearest
 from drivegen.support.files import make_subfolder, sha256
 from drivegen.support.locks import locked_folder
@@ -176,16 +178,17 @@ def generate(
             with manifest:
                 others.generate(work, frames.tokens)
         else:
-            with manifest, progress("generating", len(frames) * work.steps, "steps") as advance:
+            with manifest, work.background, progress("generating", len(frames) * work.steps, "steps") as advance:
                 for number, token in enumerate(frames.tokens):
                     try:
                         work.frame(frames[number], partial(_within, lambda to: advance(to=to), number * work.steps, work.steps))
                     except InputError as error:
-                        if len(frames) == 1:
-                            raise
-                        work.failed[token] = str(error)
+                        work.failed[token] = error
                     advance(to=(number + 1) * work.steps)
         took = time.monotonic() - started
+    if work.failed and len(frames) == 1:
+        raise work.failed[frames.tokens[0]]
+    work.failed = {token: work.failed[token] for token in frames.tokens if token in work.failed}
     work.summary(took)
     if work.failed:
         raise InputError(
@@ -232,8 +235,10 @@ class Work:
         self.steps = self.each * settings.repeats
         """Denoising steps of one frame."""
         self.made, self.kept, self.images = 0, 0, 0
-        self.failed: dict[str, str] = {}
+        self.failed: dict[str, InputError] = {}
         self.last: Path | None = None
+        self.background = Background()
+        """Draws and writes a frame while the next one is computed."""
         self.where = str(pipe.device)
         self._asked = False
 
@@ -251,13 +256,22 @@ class Work:
 
     def _generation(self, plan: Plan, folder: Path, advance: Callable[[int], None]) -> None:
         common = made_by(self.pipe.used(plan), self.model, plan.digest())
+        if folder == self.last:
+            self.background.wait()  # it is asked for twice
         self.last = folder
         if self.manifest.holds(folder, plan.frame.token, plan.frame.channels, common):
             self.kept += 1
             return
         views = self.pipe.run(plan, advance)
-        views.save(make_subfolder(self.out, *folder.relative_to(self.out).parts))
-        self.manifest.add(describe(views, folder, self.out, common))
+        self.background.do(partial(self._write, views, folder, common))
+
+    def _write(self, views: Views, folder: Path, common: Mapping[str, Any]) -> None:
+        try:
+            views.save(make_subfolder(self.out, *folder.relative_to(self.out).parts))
+            self.manifest.add(describe(views, folder, self.out, common))
+        except InputError as error:
+            self.failed[views.frame.token] = error
+            return
         self.made += 1
         self.images += len(views)
 
@@ -321,7 +335,7 @@ class Others:
         with progress("generating", len(tokens), "frames", lines=True) as advance, at_rest(work.pipe.host), crew:
             for token, outcome in carry_out(crew, tokens, lambda token: token):
                 if outcome.error:
-                    work.failed[token] = outcome.error
+                    work.failed[token] = InputError(outcome.error)
                 else:
                     work.add(outcome.result)
                 advance()

@@ -50,6 +50,9 @@ def _frame(
     kept = work.kept
     lines.new.clear()
     work.frame(frames[numbers[token]], lambda step: beat())
+    work.background.wait()
+    if token in work.failed:
+        raise work.failed.pop(token)
     return {"groups": list(lines.new), "kept": work.kept - kept}
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL.Image import Image
 
 from drivegen.datasets import SceneSource
 from drivegen.datasets.nuscenes.parts import Part, part
@@ -29,6 +30,7 @@ from drivegen.synthesis.provenance import encode, provenance
 from drivegen.synthesis.recipe import Recipe
 from drivegen.synthesis.truth import annotated, truth
 from drivegen.synthesis.variants import Varied, vary
+from drivegen.workers import Later
 from drivegen.workers.process import Work, find
 
 Job = Mapping[str, Any]
@@ -55,10 +57,10 @@ class Units:
         self._scene = lru_cache(1)(self._read)
         self._varied = lru_cache(1)(self._vary)
 
-    def make(self, job: Job, beat: Callable[[], None]) -> str:
-        """Make and write a frame: pictures, sweep, and last the record that it is complete.
+    def make(self, job: Job, beat: Callable[[], None]) -> Later:
+        """Make a frame; what is left for later is to write its pictures, its sweep, and last the record that it is complete.
 
-        Returns its token. Raises InputError where the source is another than when it was planned.
+        The result is its token. Raises InputError where the source is another than when it was planned.
 
         Args:
             job: the frame.
@@ -69,8 +71,13 @@ class Units:
             number, token = int(job["number"]), str(job["token"])
             if number >= len(scene.frames) or scene.frames[number].token != token:
                 raise InputError(f"{self.source.root} has changed since the plan was made: {job['scene']!r} has other samples")
-            self._write(varied, number, scene.frames[number], beat)
-        return token
+            write = self._made(varied, number, scene.frames[number], beat)
+
+        def finish() -> str:
+            write()
+            return token
+
+        return Later(finish)
 
     def _read(self, name: str) -> Scene:
         scene = self.source.scene(name)
@@ -84,7 +91,8 @@ class Units:
         near = self.pipe.neighbours
         return varied, varied.scene.with_neighbours(*near) if any(near) else varied.scene
 
-    def _write(self, varied: Varied, number: int, frame: Frame, beat: Callable[[], None]) -> None:
+    def _made(self, varied: Varied, number: int, frame: Frame, beat: Callable[[], None]) -> Callable[[], None]:
+        """Generate a frame, and return what writes it."""
         variant, edited = self.recipe.variants[varied.variant], varied.edits[number]
         settings = settings_of(self.recipe, variant, unit_seed(self.recipe, varied, number))
         try:
@@ -98,13 +106,31 @@ class Units:
             verdict = audit.judged(self.recipe.audit, planned.frame, images)
             images = audit.masked(images, verdict)
             if verdict.drops_frame:
-                self.commits.add(frame.token, [], {}, {}, verdict.line(frame.token, len(images)))
-                return
+                line = verdict.line(frame.token, len(images))
+                return lambda: self.commits.add(frame.token, [], {}, {}, line)
             if self.recipe.audit.omitted == "drop" and verdict.omitted:
                 own, edited = audit.without(own, edited, verdict.omitted)
                 found = truth(own, edited, variant.only_seen)
         about = provenance(self.plan, varied, number, views.settings, planned.digest()) | {"lidar": found.lidar}
-        files, lines, pictures = {}, [], {}
+        true = annotated(own, found.boxes)
+        return lambda: self._write(varied, number, true, found.sweep, images, about, verdict)
+
+    def _write(
+        self, varied: Varied, number: int, true: Frame, sweep: bytes, images: Mapping[str, Image], about: Mapping[str, Any],
+        verdict: audit.Verdict | None,
+    ) -> None:  # fmt: skip
+        """Write a frame.
+
+        Args:
+            varied: its scene.
+            number: which of the scene's it is.
+            true: the frame, with the boxes that are true of the pictures.
+            sweep: its lidar's, as a file.
+            images: by camera.
+            about: the provenance.
+            verdict: the audit's, where there is one.
+        """
+        frame, files, lines, pictures = varied.scene.frames[number], {}, [], {}
         for channel, image in images.items():
             said = {"sample_token": frame.token, "camera": channel, **about}
             name = picture_name(varied.scene, frame, channel, self.recipe.images)
@@ -112,9 +138,8 @@ class Units:
             lines.append({"file": name, "sha256": files[name], **said})
             pictures[channel] = self.out / name
         name = lidar_name(varied.scene, frame)
-        files[name] = self._file(name, found.sweep)
+        files[name] = self._file(name, sweep)
         height, width = map(int, self.plan.facts["size"])
-        true = annotated(own, found.boxes)
         # What plugins were given of the source stays with the source: its files are not the new dataset's.
         recorded = replace(true.resized(width, height).with_pictures(pictures), lidar_path=self.out / name, extras={})
         rows = self._rows(varied, number, recorded)

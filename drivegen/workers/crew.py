@@ -27,7 +27,7 @@ class Outcome:
 
 
 class Crew(AbstractContextManager["Crew"], ABC):
-    """Workers in numbered places; each does one job at a time.
+    """Workers in numbered places; each place has one job at a time.
 
     Jobs are JSON values. As a context manager it starts its workers, and ends them: an exception ends them in the middle of
     a job.
@@ -36,6 +36,10 @@ class Crew(AbstractContextManager["Crew"], ABC):
     @abstractmethod
     def idle(self) -> Sequence[int]:
         """List the places whose worker has nothing to do."""
+
+    def worker(self, place: int) -> int:
+        """Return the number of the worker whose place it is: jobs of one group go to one worker."""
+        return place
 
     @abstractmethod
     def give(self, place: int, job: Any) -> None:
@@ -70,7 +74,7 @@ def carry_out(
     given: dict[int, int] = {}
     while True:
         for place in () if stop() else crew.idle():
-            number = queue.take(place)
+            number = queue.take(crew.worker(place))
             if number is None:
                 break
             given[place] = number
@@ -100,16 +104,16 @@ class _Queue:
             self._waiting.setdefault(name, deque()).append(number)
         self._at: dict[int, Hashable] = {}
 
-    def take(self, place: int) -> int | None:
-        """Take the next job of the group that a place is at; else of one where nobody is, else of the one with most left."""
-        name = self._at.get(place)
+    def take(self, worker: int) -> int | None:
+        """Take the next job of the group that a worker is at; else of one where nobody is, else of the one with most left."""
+        name = self._at.get(worker)
         if name not in self._waiting:
             if not self._waiting:
                 return None
-            others = {at for other, at in self._at.items() if other != place}
+            others = {at for other, at in self._at.items() if other != worker}
             alone = (name for name in self._waiting if name not in others)
             name = next(alone, None) or max(self._waiting, key=lambda name: len(self._waiting[name]))
-        self._at[place] = name
+        self._at[worker] = name
         number = self._waiting[name].popleft()
         if not self._waiting[name]:
             del self._waiting[name]

@@ -17,6 +17,7 @@ from drivegen.support.errors import InputError
 from drivegen.support.progress import report_to
 from drivegen.workers.crew import TRIES, Crew, Outcome
 from drivegen.workers.failure import cannot_begin, described, raise_for_all
+from drivegen.workers.later import finished
 from drivegen.workers.local import LEASE_S
 from drivegen.workers.process import Work, find
 
@@ -119,7 +120,7 @@ def do(setup: str, job: str) -> str:
         except Exception as error:
             return json.dumps({"began": False, **described(error)})
         try:
-            return json.dumps({"result": _begun[setup](json.loads(job), silence.broken)})
+            return json.dumps({"result": finished(_begun[setup](json.loads(job), silence.broken))})
         except Exception as error:
             return json.dumps(described(error))
         finally:

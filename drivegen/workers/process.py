@@ -24,9 +24,10 @@ from drivegen.support.errors import InputError
 from drivegen.support.progress import report_to
 from drivegen.support.signals import TERMINATED, noted_sigterm
 from drivegen.workers.failure import described
+from drivegen.workers.later import finished
 
 Work = Callable[[Any, Callable[[], None]], Any]
-"""Does a job, and returns its result; what it is given beside it is called now and then, as a sign of life."""
+"""Does a job, and returns its result, or `Later`; what it is given beside it is called now and then, as a sign of life."""
 
 
 def find(name: str) -> Any:
@@ -77,7 +78,7 @@ def main() -> None:
                 if not text:
                     return
                 try:
-                    say(result=work(json.loads(text), lambda: say(alive=True)))
+                    say(result=finished(work(json.loads(text), lambda: say(alive=True))))
                 except Exception as error:
                     say(**described(error))
     sys.exit(TERMINATED)

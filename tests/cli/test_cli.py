@@ -22,11 +22,12 @@ from drivegen.cli.main import app
 from drivegen.datasets import nuscenes
 from drivegen.pipeline import settings
 from drivegen.pipeline.manifest import Manifest
+from drivegen.pipeline.views import Views
 from drivegen.plugin import Plugin
 from drivegen.plugin.hooks import HOOKS
 from drivegen.sampling import Sampling
 from drivegen.saved import model
-from drivegen.support.errors import InputError
+from drivegen.support.errors import CannotWrite, InputError
 from drivegen.support.files import sha256
 from tests.street import street_scene
 from tests.tiny_hosts import ALL, SIZE, tiny_host
@@ -349,6 +350,27 @@ def test_a_frame_that_cannot_be_generated_is_left_out_and_named(tiny: Path, narr
     assert "is missing" in generate(tiny, tmp_path / "one", *options, status=2).stderr
     (said,) = generate(tiny, tmp_path / "none", *options, "--all", "--without", "box", status=2).stderr.splitlines()
     assert "did you mean 'boxes'" in said
+
+
+@pytest.mark.slow
+def test_a_frame_that_cannot_be_written_is_named_and_the_others_stay(
+    tiny: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokens, real = nuscenes.open(data).samples(), Views.save
+
+    def full(self: Views, folder: Path) -> Path:
+        if self.frame.token == tokens[0]:
+            raise CannotWrite("no space left")
+        return real(self, folder)
+
+    monkeypatch.setattr(Views, "save", full)
+    said = generate(tiny, tmp_path / "all", "--data", data, *QUICK, "--all", status=2).stderr.splitlines()
+    assert said[0] == f"not generated: {tokens[0]}: no space left"
+    assert {line["sample_token"] for line in lines(tmp_path / "all")} == set(tokens[1:])
+    assert "error: no space left" in generate(tiny, tmp_path / "one", "--data", data, *QUICK, status=2).stderr
+    monkeypatch.undo()
+    twice = generate(tiny, tmp_path / "all", "--data", data, *QUICK, "--sample", tokens[0], "--sample", tokens[0]).output
+    assert "1 frames were there already" in twice
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ from typing import Any
 
 from drivegen.support.errors import InputError
 from drivegen.support.files import write_atomically
+from drivegen.workers import Later
 
 SLEEP_S = 60.0
 PREPARED: list[bool] = []
@@ -58,7 +59,8 @@ def work(folder: Path, job: Mapping[str, Any], beat: Callable[[], None]) -> Any:
             warnings.warn("half of it is cut off", UserWarning, stacklevel=1)
         case "full":
             raise_full()
-    return {"n": job["n"], "square": job["n"] ** 2, "process": os.getpid(), "prepared": bool(PREPARED)}
+    result = {"n": job["n"], "square": job["n"] ** 2, "process": os.getpid(), "prepared": bool(PREPARED)}
+    return Later(lambda: result) if job.get("later") else result
 
 
 def raise_full() -> None:

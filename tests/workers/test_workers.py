@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 from drivegen.support.errors import CannotGoOn, CannotWrite, InputError
-from drivegen.workers import Crew, Here, LocalCrew, Outcome, carry_out, early
+from drivegen.workers import Crew, Here, Later, LocalCrew, Outcome, carry_out, early
 from drivegen.workers import local as workers_local
 from tests.workers import jobs
 
@@ -39,7 +40,7 @@ def all_of(crew: Crew, work: list[dict[str, Any]]) -> dict[int, Outcome]:
 
 @pytest.mark.parametrize("where", [local, here])
 def test_every_job_is_done_once(tmp_path: Path, where: Any) -> None:
-    found = all_of(where(tmp_path), [{"n": n} for n in range(12)])
+    found = all_of(where(tmp_path), [{"n": n, "later": n % 3 > 0} for n in range(12)])
     assert {n: outcome.result["square"] for n, outcome in found.items()} == {n: n * n for n in range(12)}
     assert all(not outcome.error for outcome in found.values())
 
@@ -151,6 +152,44 @@ def alive(number: int) -> bool:
         return Path(f"/proc/{number}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except OSError:
         return False
+
+
+def test_what_a_job_leaves_for_later_is_done_beside_the_next() -> None:
+    begun, failed = [threading.Event() for _ in range(4)], []
+
+    def work(job: dict[str, int], beat: Any) -> Later:
+        n = job["n"]
+        begun[n].set()
+
+        def finish() -> int:
+            assert all(event.wait(20) for event in begun[: n + 2])  # nobody waits for it before the next one is begun
+            if n == 1 and len(failed) < 2:
+                failed.append(n)
+                raise RuntimeError("in its finish")
+            if n == 2:
+                raise InputError("never")
+            return n * n
+
+        return Later(finish)
+
+    found = all_of(Here(work), [{"n": n} for n in range(4)])
+    assert [found[n].result for n in (0, 1, 3)] == [0, 1, 9]
+    assert found[2].error == "never"
+
+
+def test_a_full_disk_ends_all_when_it_is_met_later() -> None:
+    made: list[int] = []
+
+    def finish() -> None:
+        raise CannotWrite("no space left")
+
+    def work(job: dict[str, int], beat: Any) -> Later:
+        made.append(job["n"])
+        return Later(finish)
+
+    with pytest.raises(CannotWrite, match="no space left"):
+        all_of(Here(work), [{"n": n} for n in range(8)])
+    assert made == [0, 1]
 
 
 def test_a_worker_stays_with_its_group(tmp_path: Path) -> None:
