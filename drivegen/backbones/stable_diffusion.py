@@ -45,7 +45,8 @@ def _towers(family: Family | type[Family], encoder: Any, tokenizer: Any, encoder
 
 
 class Backbone(nn.Module):
-    """The hosted networks; `component(name)` returns any of them, or None. `words` are those beside the tokenizer's.
+    """The hosted networks; `component(name)` returns any of them, or None. `words` are those beside the tokenizer's,
+    and `words_2` beside a second one's.
 
     Args:
         unet: the denoising network.
@@ -79,7 +80,7 @@ class Backbone(nn.Module):
         self.text_encoder_2, self.tokenizer_2 = text_encoder_2, tokenizer_2
         self.empty_is_zero = bool(empty_is_zero)
         self.components = nn.ModuleDict(dict(components or {}))
-        self.words = Words()
+        self.words, self.words_2 = Words(), Words()
         self.__dict__["changes"] = {}  # by network, what tuners change in it; not modules of this one
 
     def check(self) -> None:

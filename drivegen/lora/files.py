@@ -45,12 +45,13 @@ class LoRA:
     """What a file changes, for each of `NETWORKS` and by module name, or by kohya's, with `_` for dots.
 
     layers are weights, of which a pair (A, B) will do as well; shifts are biases and norms; words are vectors (n, D) of textual
-    inversions that the file brings for its prompts.
+    inversions that the file brings for its prompts, second_words those of the same words for SDXL's second text encoder.
     """
 
     layers: Mapping[str, Mapping[str, Change]]
     shifts: Mapping[str, Mapping[str, Shift]] = field(default_factory=dict)
     words: Mapping[str, Tensor] = field(default_factory=dict)
+    second_words: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         changes = {
@@ -74,7 +75,8 @@ def read(source: str | Path) -> LoRA:
         if any(part in f"{key}." and not key.startswith(_EMBEDDINGS) for key in state):
             raise InputError(f"{path} is a file of {kind}; LoRA, LoHa, LoKr, DoRA and whole differences are read")
     brought = bundled({key: value for key, value in state.items() if key.startswith(_EMBEDDINGS)}, _EMBEDDINGS, str(path))
-    return replace(_read({key: value for key, value in state.items() if not key.startswith(_EMBEDDINGS)}, path), words=brought)
+    own = _read({key: value for key, value in state.items() if not key.startswith(_EMBEDDINGS)}, path)
+    return replace(own, words=brought.words, second_words=brought.second)
 
 
 def _read(state: weights.State, path: Path) -> LoRA:

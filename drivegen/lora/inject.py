@@ -15,7 +15,7 @@ from drivegen.lora.files import NETWORKS, LoRA
 from drivegen.lora.places import Places
 from drivegen.lora.shifts import add_shift, remove_shifts
 from drivegen.support.errors import InputError
-from drivegen.words.teach import teach
+from drivegen.words.teach import forget, teach
 
 _ADAPTER = "default"
 _WORDS = "_lora_words"
@@ -60,15 +60,18 @@ def apply(host: Host, loras: Sequence[tuple[LoRA, float]]) -> None:
 
 def teach_words(host: Host, loras: Sequence[LoRA]) -> None:
     """Add the words that LoRAs bring; the same word of two files is one where its vectors are the same."""
-    brought: dict[str, Tensor] = {}
+    brought: tuple[dict[str, Tensor], dict[str, Tensor]] = ({}, {})
     for lora in loras:
-        for word, vectors in lora.words.items():
-            if word in brought and not torch.equal(vectors, brought[word]):
-                raise InputError(f"two LoRAs bring the word {word!r:.80}, each with vectors of its own; leave one of them out")
-            brought[word] = vectors
-    if brought:
-        teach(host.backbone, brought)
-        vars(host)[_WORDS] = tuple(brought)
+        for there, own in zip(brought, (lora.words, lora.second_words), strict=True):
+            for word, vectors in own.items():
+                if word in there and not torch.equal(vectors, there[word]):
+                    raise InputError(
+                        f"two LoRAs bring the word {word!r:.80}, each with vectors of its own; leave one of them out"
+                    )
+                there[word] = vectors
+    if brought[0]:
+        teach(host.backbone, *brought)
+        vars(host)[_WORDS] = tuple(brought[0])
 
 
 def _put(host: Host, network: str, placed: Mapping[str, tuple[Tensor, Tensor]]) -> None:
@@ -122,7 +125,7 @@ def remove(host: Host) -> None:
         if getattr(model, "peft_config", None) is not None:
             del model.peft_config
         remove_shifts(model)
-    host.backbone.words.remove(vars(host).pop(_WORDS, ()))
+    forget(host.backbone, vars(host).pop(_WORDS, ()))
     host.rehook()
 
 

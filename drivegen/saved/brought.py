@@ -113,7 +113,9 @@ def _told(source: Path, path: Path, values: Any, keys: list[str]) -> tuple[str, 
         return _lora(source, path, values, facts)
     if (about := _tuner(source)) is not None:
         return about
-    if any("emb_params" in key or key in ("string_to_param", "clip_l", "clip_g") for key in keys) or _few_vectors(values):
+    if any(
+        "emb_params" in key or key in ("string_to_param", "clip_l", "clip_g", "text_encoders_0") for key in keys
+    ) or _few_vectors(values):
         return _words(path, values)
     for begins, what, how in _WHOLE[:1]:
         if any(key.startswith(begins) for key in keys):
@@ -216,10 +218,8 @@ def _few_vectors(values: Any) -> bool:
 
 
 def _words(path: Path, values: Any) -> tuple[str, str, dict[str, str]]:
-    if isinstance(values, Mapping) and "clip_g" in values:
-        return "a textual inversion", "it is for SDXL, whose words are not taught", {"base": "SDXL", "words": path.stem}
     found = words.read(path)
-    widths = sorted({vectors.shape[1] for vectors in found.words.values()})
+    widths = [2048] if found.second else sorted({vectors.shape[1] for vectors in found.words.values()})
     facts = {
         "layout": f"{found.layout}'s" if found.layout != "a tensor alone" else found.layout, "words": _shown(found.words),
         "base": ", ".join(_BASES.get(width, f"a text encoder of width {width}") for width in widths),

@@ -77,8 +77,7 @@ class Inside:
     @property
     def words(self) -> dict[str, int]:
         """How many vectors each word has that the text encoder was taught: by its own file, a LoRA's, or a tuner."""
-        table = self.host.backbone.words.table
-        return {word: len(table.ids[word.lower()]) for word in table}
+        return words.known(self.host.backbone)
 
     @property
     def sha256(self) -> dict[str, str]:
@@ -205,7 +204,7 @@ class Inside:
                 self._forget([word for word in self._tuners.pop(gone)[1] if word in self._words])
 
     def _forget(self, gone: Sequence[str]) -> None:
-        self.host.backbone.words.remove(gone)
+        words.forget(self.host.backbone, gone)
         self._words = {name: sha256 for name, sha256 in self._words.items() if name not in gone}
 
     def load_embedding(self, source: str | Path, word: str | None = None) -> tuple[str, ...]:
@@ -225,7 +224,7 @@ class Inside:
         sha256 = files.sha256(words.find(path))
         with changing(self.host.backbone.unet, "load an embedding"):
             try:
-                words.teach(self.host.backbone, found.words)
+                words.teach(self.host.backbone, found.words, found.second)
             except InputError as error:
                 raise InputError(f"{path}: {error}") from error
             self._words |= dict.fromkeys(found.words, sha256)

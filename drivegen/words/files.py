@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,18 +24,22 @@ _MOST_WORDS = 1000
 _BUNDLED = ("string_to_param.*", "emb_params", "clip_l", "clip_g")
 """What ends the names of tensors by which a LoRA's file brings words."""
 _A1111, _COMFY, _DIFFUSERS = "AUTOMATIC1111", "ComfyUI", "diffusers"
+_PAIRS = {("clip_l", "clip_g"): _COMFY, ("text_encoders_0", "text_encoders_1"): _DIFFUSERS}
+"""What files of SDXL have for its two text encoders: kohya's and ComfyUI's, and diffusers' scripts', and whose layout it is."""
 
 
 @dataclass(frozen=True, eq=False)
 class Embedding:
     """What a file teaches: vectors (n, D) by word, in fp32, and whose layout it has.
 
-    named is whether the file says the word itself; in some layouts the file's name is the word.
+    named is whether the file says the word itself; in some layouts the file's name is the word. second are those of the same
+    words for the second text encoder of SDXL; nothing in files for models of one.
     """
 
     words: Mapping[str, Tensor]
     layout: str
     named: bool = True
+    second: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def read(source: str | Path, word: str | None = None) -> Embedding:
@@ -58,7 +62,8 @@ def read(source: str | Path, word: str | None = None) -> Embedding:
         return found
     if len(found.words) != 1:
         raise InputError(f"{path} holds the words {', '.join(found.words)}; they cannot all be called {word!r:.80}")
-    return Embedding({check_word(word): next(iter(found.words.values()))}, found.layout)
+    first, second = (dict(zip([check_word(word)] * len(of), of.values(), strict=True)) for of in (found.words, found.second))
+    return Embedding(first, found.layout, second=second)
 
 
 def find(source: str | Path) -> Path:
@@ -80,17 +85,21 @@ def from_values(values: Any, stem: str, where: str) -> Embedding:
         return _checked({stem: values}, "a tensor alone", False, where)
     if not isinstance(values, Mapping) or not values:
         raise InputError(f"{where} is no file of textual inversion: it holds {type(values).__name__}")
-    if "clip_g" in values:
-        raise InputError(
-            f"{where} is a textual inversion for SDXL (it has vectors of both of its text encoders, clip_l, clip_g)"
-        )
+    for first, second in _PAIRS:
+        if second in values:
+            if set(values) != {first, second}:
+                raise InputError(
+                    f"{where} has {second}, of SDXL's second text encoder; a file of those has {first} too, and no more"
+                )
+            both = [_checked({stem: values[key]}, _COMFY, False, f"{where}: {key}") for key in (first, second)]
+            return Embedding(both[0].words, _PAIRS[first, second], False, both[1].words)
     if "string_to_param" in values:
         param, name = values["string_to_param"], values.get("name")
         if not isinstance(param, Mapping) or len(param) != 1:
             raise InputError(f"{where}: string_to_param must hold the vectors of one word")
         said = isinstance(name, str) and bool(name.strip())
         return _checked({str(name).strip() if said else stem: next(iter(param.values()))}, _A1111, said, where)
-    for key in ("emb_params", "clip_l"):
+    for key in ("emb_params", "clip_l", "clip_h"):
         if key in values and all(isinstance(k, str) and "." not in k for k in values):
             return _checked({stem: values[key]}, _COMFY, False, where)
     if len(values) > _MOST_WORDS:
@@ -98,7 +107,7 @@ def from_values(values: Any, stem: str, where: str) -> Embedding:
     return _checked(values, _DIFFUSERS, True, where)
 
 
-def bundled(state: Mapping[str, Tensor], prefix: str, where: str) -> dict[str, Tensor]:
+def bundled(state: Mapping[str, Tensor], prefix: str, where: str) -> Embedding:
     """Find the words that a LoRA's file brings beside its layers.
 
     Args:
@@ -116,9 +125,11 @@ def bundled(state: Mapping[str, Tensor], prefix: str, where: str) -> dict[str, T
         inner = {"*": value} if ending == _BUNDLED[0] else value
         parts.setdefault(word, {})[ending.removesuffix(".*")] = inner  # type: ignore[assignment]
     out: dict[str, Tensor] = {}
+    second: dict[str, Tensor] = {}
     for word, values in parts.items():
-        out |= from_values(values, word, f"{where}: {prefix}{word}").words
-    return out
+        found = from_values(values, word, f"{where}: {prefix}{word}")
+        out, second = {**out, **found.words}, {**second, **found.second}
+    return Embedding(out, _COMFY, False, second)
 
 
 def _checked(words: Mapping[Any, Any], layout: str, named: bool, where: str) -> Embedding:

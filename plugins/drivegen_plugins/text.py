@@ -54,9 +54,8 @@ class Text(Plugin):
     def attach(self, backbone: Any) -> None:
         towers = self._towers(backbone)
         self.empty_is_zero = backbone.empty_is_zero
-        self.readers = {
-            _end(tower): PromptReader(tower.tokenizer, None if tower.is_second else backbone.words.table) for tower in towers
-        }
+        tables = {"": backbone.words.table, "_2": backbone.words_2.table}
+        self.readers = {_end(tower): PromptReader(tower.tokenizer, tables[_end(tower)]) for tower in towers}
         self.layers = min(tower.layers - tower.penultimate for tower in towers)
         self._skipped(self.clip_skip)
 

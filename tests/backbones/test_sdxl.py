@@ -98,6 +98,48 @@ def test_each_view_is_what_the_pipeline_makes_of_its_native_size_and_crop(negati
         close(ours[i : i + 1], theirs)
 
 
+@pytest.mark.parametrize(("first", "second"), [("clip_l", "clip_g"), ("text_encoders_0", "text_encoders_1")])
+@torch.no_grad()
+def test_words_of_both_text_encoders_are_read_as_diffusers_reads_them(first: str, second: str, tmp_path: Path) -> None:
+    host, shown = hosted("sdxl"), replace(mixed_rig(), description="rain on a wet, wet street")
+    widths = [tower.width for tower in host.backbone.texts]
+    generator = torch.Generator().manual_seed(3)
+    values = {key: torch.randn(2, width, generator=generator) for key, width in zip((first, second), widths, strict=True)}
+    save_file(values, tmp_path / "wet.safetensors")
+    ours = Pipeline(model.Model(host, Sampling(steps=1), SIZE))
+    before = conditions(host, shown)
+    assert ours.load_embedding(tmp_path / "wet.safetensors") == ("wet",)
+    assert ours.words == {"wet": 2}
+    found = conditions(host, shown)
+    assert not torch.allclose(found[1], before[1])
+    pipe = reference(tiny_host_of("sdxl"))
+    for key, encoder, tokenizer in (
+        (first, pipe.text_encoder, pipe.tokenizer),
+        (second, pipe.text_encoder_2, pipe.tokenizer_2),
+    ):
+        pipe.load_textual_inversion(values[key], token="<wet>", text_encoder=encoder, tokenizer=tokenizer)
+    said = shown.description.replace("wet", "<wet>")
+    states, _, pooled, _ = pipe.encode_prompt(said, device="cpu", num_images_per_prompt=1, do_classifier_free_guidance=False)
+    assert torch.equal(found[0], states)
+    assert torch.equal(found[1], pooled)
+    ours.extensions.unload_embedding()
+    assert all(torch.equal(a, b) for a, b in zip(before, conditions(host, shown), strict=True))
+
+
+def tiny_host_of(family: str) -> Host:
+    return Host(tiny_backbone(family=family), {}).eval()
+
+
+def conditions(host: Host, shown: Frame) -> tuple[Tensor, Tensor]:
+    """The prompt's states and pooled text, as the network is given them."""
+    plugins = {name: host.plugin(name) for name in host.plugins}
+    batch = data.collate([data.prepare(shown, plugins)], plugins, len(shown.cameras), ["a"])
+    signals = host.encode(batch.arrays, batch.grid).signals
+    tokens = signals["text"].tokens
+    assert tokens is not None
+    return tokens, signals["pooled_text"].added["text_embeds"]
+
+
 class ControlNetPipeline(diffusers.StableDiffusionXLControlNetPipeline):
     """Takes any number of channels for the picture."""
 

@@ -319,7 +319,7 @@ def test_words_that_a_file_brings_come_and_go_with_it(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="two LoRAs bring the word 'rainy'"):
         lora.apply(host, [(found, 1.0), (lora.read(tmp_path / "clash.safetensors"), 1.0)])
     assert not list(host.backbone.words.table)
-    with pytest.raises(InputError, match="for SDXL"):
+    with pytest.raises(InputError, match="of SDXL's second text encoder"):
         lora.read(tmp_path / "xl.safetensors")
     with pytest.raises(InputError, match="no vector of a word"):
         lora.read(tmp_path / "strange.safetensors")

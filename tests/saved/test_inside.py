@@ -61,7 +61,7 @@ def test_misfits_are_refused_and_change_nothing(tmp_path: Path) -> None:
     save_file({"clip_l": torch.ones(1, 768), "clip_g": torch.ones(1, 1280)}, tmp_path / "xl.safetensors")
     pipe.load_embedding(file)
     for source, word, said in (
-        (wide, None, "another text encoder: its vectors have 768"), (tmp_path / "xl.safetensors", None, "SDXL"),
+        (wide, None, "another text encoder: its vectors have 768"), (tmp_path / "xl.safetensors", None, "is for SDXL"),
         (file, None, "already"), (file, 7, "word of an embedding"), (7, None, "source of an embedding"),
     ):  # fmt: skip
         with pytest.raises(InputError, match=said):

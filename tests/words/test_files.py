@@ -80,7 +80,8 @@ def test_written_is_read(tmp_path: Path) -> None:
 
 
 WRONG = (
-    ("xl.safetensors", {"clip_l": VECTORS, "clip_g": VECTORS}, "for SDXL"),
+    ("second.safetensors", {"clip_g": VECTORS}, "of SDXL's second text encoder; a file of those has clip_l too"),
+    ("more.safetensors", {"clip_l": VECTORS, "clip_g": VECTORS, "x": VECTORS}, "of SDXL's second text encoder"),
     ("kohya.safetensors", {"lora_unet_mid_block.lora_up.weight": VECTORS}, "a word's vectors"),
     ("whole.safetensors", {f"layer{i}": VECTORS for i in range(1001)}, "words are few"),
     ("kernel.safetensors", {"<a>": torch.zeros(2, 2, 3, 3)}, r"a tensor of shape \(2, 2, 3, 3\)"),
@@ -102,11 +103,25 @@ def test_what_is_refused(name: str, values: Any, said: str, tmp_path: Path) -> N
         words.read(write(tmp_path / name, values))
 
 
-def test_a_model_of_two_text_encoders_is_refused() -> None:
-    backbone = tiny_backbone(family="sdxl")
-    with pytest.raises(InputError, match="models of one text encoder"):
-        words.teach(backbone, {"<a>": VECTORS})
-    assert not backbone.words.table.words
+def test_words_for_one_text_encoder_are_not_those_of_two(tmp_path: Path) -> None:
+    two, one = tiny_backbone(family="sdxl"), tiny_backbone()
+    widths = [tower.width for tower in two.texts]
+    first, second = ({"<a>": torch.ones(2, width)} for width in widths)
+    with pytest.raises(InputError, match=r"for models of one text encoder, .* and this one is of "):
+        words.teach(two, first)
+    with pytest.raises(InputError, match=r"is for SDXL: it has vectors of two text encoders .* and this one is of "):
+        words.teach(one, first, second)
+    with pytest.raises(InputError, match="learned for another text encoder"):
+        words.teach(two, first, {"<a>": torch.ones(2, 7)})
+    assert not words.known(two)
+    words.teach(two, first, second)
+    assert words.known(two) == {"<a>": 2}
+    words.forget(two, ["<a>"])
+    assert not words.known(two)
+    with pytest.raises(InputError, match="there is no word '<a>'"):
+        words.forget(two, ["<a>"])
+    found = words.read(write(tmp_path / "rainy.safetensors", {"clip_l": first["<a>"], "clip_g": second["<a>"]}), "wet")
+    assert list(found.words) == list(found.second) == ["wet"]
 
 
 def test_nothing_of_a_file_runs_and_what_is_cut_or_gone_is_said(tmp_path: Path) -> None:
