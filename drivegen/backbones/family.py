@@ -45,6 +45,21 @@ class Site:
     stream: str | None = None
 
 
+@dataclass(frozen=True)
+class Level:
+    """A level of a network's encoder.
+
+    Args:
+        width: C, its channels.
+        attends: whether it has cross-attention.
+        halves: whether it ends in a down-sampler.
+    """
+
+    width: int
+    attends: bool
+    halves: bool
+
+
 class Family(ABC):
     """A kind of denoising network, looked up by the class name of the network and its configuration.
 
@@ -102,6 +117,24 @@ class Family(ABC):
     def branch(self, width: float = 1.0) -> Any:
         """Build a control branch: a network whose residuals fit this one, with that share of its channels; 1 copies it."""
 
+    @abstractmethod
+    def control_network(self, channels: int, widths: tuple[int, ...]) -> Any:
+        """Build a ControlNet as it is released: a copy of the encoder, and an embedder of pictures in front of it.
+
+        Args:
+            channels: of the pictures.
+            widths: channels of the embedder's layers, between which it halves the picture.
+        """
+
+    @property
+    @abstractmethod
+    def branch_settings(self) -> Mapping[str, Any]:
+        """What a control branch's configuration takes over from this network's."""
+
+    @abstractmethod
+    def check_branch(self, branch: Any) -> None:
+        """Raise InputError, saying what differs, where a control branch was made for another network."""
+
     @property
     @abstractmethod
     def token_width(self) -> int:
@@ -109,8 +142,13 @@ class Family(ABC):
 
     @property
     @abstractmethod
-    def skip_count(self) -> int:
-        """Number of skip connections that residuals are added to."""
+    def skip_channels(self) -> tuple[int, ...]:
+        """Channels of the skip connections that residuals are added to, the input's first."""
+
+    @property
+    def levels(self) -> tuple[Level, ...]:
+        """The levels of its encoder, the finest first; none where it has no such levels."""
+        return ()
 
     @property
     def added(self) -> Mapping[str, int]:

@@ -29,6 +29,12 @@ def skip_channels(unet: Any) -> tuple[int, ...]:
     return tuple(channels)
 
 
+def branch_settings(unet: Any) -> dict[str, Any]:
+    """Return what a branch's configuration takes over from its UNet's."""
+    vectors = unet.config.get("addition_embed_type") is not None
+    return {key: unet.config[key] for key in (*SHARED, *(ADDED if vectors else ())) if key in unet.config}
+
+
 def zero(module: nn.Module) -> nn.Module:
     """Set a layer's parameters to zero, so that it adds nothing until it is trained."""
     for parameter in module.parameters():
@@ -48,8 +54,7 @@ def control_branch(unet: Any, width: float = 1.0) -> Any:
     groups = int(unet.config.norm_num_groups)
     channels = [max(groups, round(c * width / groups) * groups) for c in unet.config.block_out_channels]
     vectors = unet.config.get("addition_embed_type") is not None
-    config = {key: unet.config[key] for key in (*SHARED, *(ADDED if vectors else ())) if key in unet.config}
-    branch = ControlNetModel(**config, block_out_channels=tuple(channels), conditioning_channels=1)
+    branch = ControlNetModel(**branch_settings(unet), block_out_channels=tuple(channels), conditioning_channels=1)
     branch.controlnet_cond_embedding = nn.Identity()
     if width == 1:
         branch.conv_in.load_state_dict(unet.conv_in.state_dict())

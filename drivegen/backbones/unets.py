@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from drivegen.backbones.family import Family, Site
-from drivegen.backbones.unet_branch import control_branch
+from drivegen.backbones.family import Family, Level, Site
+from drivegen.backbones.unet_branch import branch_settings, control_branch, skip_channels
+from drivegen.support.errors import InputError
 
 AESTHETIC_SCORE = 6.0
 """How good a picture shall look, for a refiner; diffusers' own."""
@@ -73,13 +74,44 @@ class UNet(Family):
     def branch(self, width: float = 1.0) -> Any:
         return control_branch(self.plain, width)
 
+    def control_network(self, channels: int, widths: tuple[int, ...]) -> Any:
+        from diffusers import ControlNetModel
+
+        return ControlNetModel.from_unet(self.plain, conditioning_channels=channels, conditioning_embedding_out_channels=widths)
+
+    @property
+    def branch_settings(self) -> Mapping[str, Any]:
+        return branch_settings(self.plain)
+
+    def check_branch(self, branch: Any) -> None:
+        own, theirs, vectors = self.plain.config, branch.config, "projection_class_embeddings_input_dim"
+        pairs = {
+            "latent channels": (int(theirs.in_channels), int(own.in_channels)),
+            "token width": (int(theirs.cross_attention_dim), int(own.cross_attention_dim)),
+            "skip channels": (tuple(conv.out_channels for conv in branch.controlnet_down_blocks), self.skip_channels),
+            "pooled text and sizes": (theirs.get(vectors), own.get(vectors)),
+        }
+        for what, (has, takes) in pairs.items():
+            if has != takes:
+                raise InputError(
+                    f"the ControlNet has {what} {has}, and this model's UNet {takes}; it was made for another base"
+                )
+
     @property
     def token_width(self) -> int:
         return int(self.plain.config.cross_attention_dim)
 
     @property
-    def skip_count(self) -> int:
-        return 1 + sum(len(block.resnets) + len(block.downsamplers or ()) for block in self.plain.down_blocks)
+    def skip_channels(self) -> tuple[int, ...]:
+        return skip_channels(self.plain)
+
+    @property
+    def levels(self) -> tuple[Level, ...]:
+        config, blocks = self.plain.config, self.plain.down_blocks
+        return tuple(
+            Level(int(width), bool(getattr(block, "has_cross_attention", False)), bool(block.downsamplers))
+            for width, block in zip(config.block_out_channels, blocks, strict=True)
+        )
 
 
 class StableDiffusion(UNet):

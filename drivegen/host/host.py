@@ -295,7 +295,7 @@ class Host(nn.Module):
         # diffusers wants both or none: one alone is ignored, or taken for the old T2I-Adapter place.
         if (down is None) != (mid is None):
             zero = torch.zeros((), device=x.device, dtype=x.dtype)
-            down = (zero,) * self.backbone.family.skip_count if down is None else down
+            down = (zero,) * len(self.backbone.family.skip_channels) if down is None else down
             mid = zero if mid is None else mid
         return Residuals(down, mid, intrablock)
 

@@ -42,6 +42,7 @@ class Case:
         wider: makes a backbone of other widths. None = where `backbone` is `tiny_backbone`, or a `functools.partial` of it, the
             same with another `width`; where it is another function, other widths are not tried.
         others: plugins that stand before it, by name, such as one whose tokens a branch attends to.
+        others_inputs: what a caller gives those, by name.
         clips: whether it lets the frames of a clip (T > 1) see each other, so that a clip differs from its frames alone.
         name: its instance name.
     """
@@ -53,6 +54,7 @@ class Case:
     backbone: Callable[[], Backbone] = tiny_backbone
     wider: Callable[[], Backbone] | None = None
     others: Mapping[str, Callable[[], Plugin]] = field(default_factory=dict)
+    others_inputs: Mapping[str, Any] = field(default_factory=dict)
     clips: bool = False
     name: str = "mine"
 
@@ -115,7 +117,8 @@ class Case:
         """Prepare and collate the frames for the host's plugins."""
         frames = frames or self.frames
         plugins = {name: host.plugin(name) for name in host.plugins}
-        inputs = {self.name: self.user_input} if self.user_input is not None and self.name in plugins else {}
+        given = {**self.others_inputs, self.name: self.user_input}
+        inputs = {name: value for name, value in given.items() if value is not None and name in plugins}
         prepared = [data.prepare(f, {n: p.weightless() for n, p in plugins.items()}, inputs) for f in frames]
         return data.collate(prepared, plugins, len(frames[0].cameras))
 

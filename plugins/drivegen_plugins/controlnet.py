@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from drivegen.plugin import Context, Released, ReleasedFile, Residuals, Signal
-from drivegen.plugin.control_branch import SHARED, halvings, run_branch, skip_channels
+from drivegen.plugin.control_branch import SHARED, halvings, run_branch
 from drivegen.plugin.picture_plugin import GIVEN, PicturePlugin, network_arguments
 from drivegen.support.errors import InputError
 
@@ -94,26 +94,21 @@ class ControlNet(PicturePlugin):
         self.branch = net
 
     def attach(self, backbone: Any) -> None:
-        from diffusers import ControlNetModel
-
         if "branch" not in self._modules:
             stages = halvings(backbone.vae_factor) + 1
-            net = ControlNetModel.from_unet(
-                backbone.unet, conditioning_channels=self.channels,
-                conditioning_embedding_out_channels=(*(16, 32, 96, *[256] * stages)[: stages - 1], 256),
-            )  # fmt: skip
+            net = backbone.family.control_network(self.channels, (*(16, 32, 96, *[256] * stages)[: stages - 1], 256))
             # The branch ends in zero convolutions: a second zero in a row would only delay the first gradient.
             net.controlnet_cond_embedding.conv_out.reset_parameters()
             self._hold(net, network_config(net.config))
         elif self.config["network"].get("attention_head_dim", "") is None:
-            self._complete(backbone.unet)
+            self._complete(backbone.family.branch_settings)
         _check_fit(self.branch, self.embedder, backbone)
         self.attends(self.branch)
 
-    def _complete(self, unet: Any) -> None:
-        """Give the branch those of the UNet's settings that its file could not say; its weights stay."""
+    def _complete(self, settings: Mapping[str, Any]) -> None:
+        """Give the branch those of the model's settings that its file could not say; its weights stay."""
         network = self.config["network"]
-        network |= network_config({k: unet.config[k] for k in _UNSHAPED if k in unet.config and network.get(k, "") is None})
+        network |= network_config({k: settings[k] for k in _UNSHAPED if k in settings and network.get(k, "") is None})
         weights = {f"controlnet_cond_embedding.{k}": v for k, v in self.embedder.state_dict().items()}
         with torch.device("meta"):
             net = _build(network)
@@ -161,17 +156,12 @@ def _build(network: Mapping[str, Any]) -> Any:
 
 
 def _check_fit(branch: Any, embedder: Any, backbone: Any) -> None:
-    unet, vectors = backbone.unet.config, "projection_class_embeddings_input_dim"
-    pairs = {
-        "latent channels": (int(branch.config.in_channels), int(unet.in_channels)),
-        "token width": (int(branch.config.cross_attention_dim), int(unet.cross_attention_dim)),
-        "skip channels": (tuple(conv.out_channels for conv in branch.controlnet_down_blocks), skip_channels(backbone.unet)),
-        "pixels per latent": (2 ** (len(embedder.blocks) // 2), backbone.vae_factor),
-        "pooled text and sizes": (branch.config.get(vectors), unet.get(vectors)),
-    }
-    for what, (ours, theirs) in pairs.items():
-        if ours != theirs:
-            raise InputError(f"the ControlNet has {what} {ours}, and this model's UNet {theirs}; it was made for another base")
+    backbone.family.check_branch(branch)
+    ours, theirs = 2 ** (len(embedder.blocks) // 2), backbone.vae_factor
+    if ours != theirs:
+        raise InputError(
+            f"the ControlNet has pixels per latent {ours}, and this model's UNet {theirs}; it was made for another base"
+        )
 
 
 _LDM_RESNET = {

@@ -6,7 +6,7 @@ Its features are the same at every step.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -79,8 +79,8 @@ class T2IAdapter(PicturePlugin):
         self.gains = nn.ParameterList(torch.zeros(c, 1, 1) for c in widths)
 
     def attach(self, backbone: Any) -> None:
-        channels, factor = [int(c) for c in backbone.unet.config.block_out_channels], int(backbone.vae_factor)
-        later = _begins_without_attention(backbone.unet)
+        levels, factor = backbone.family.levels, int(backbone.vae_factor)
+        channels, later = [level.width for level in levels], _begins_without_attention(levels)
         if "adapter" not in self._modules:
             self._hold(self._fresh(channels, factor, later))
         config = self.adapter.config
@@ -94,9 +94,9 @@ class T2IAdapter(PicturePlugin):
         ):
             if ours != theirs:
                 raise InputError(f"the T2I-Adapter has {what} {ours}, this model's UNet {theirs}; it was made for another base")
-        for i, block in enumerate(backbone.unet.down_blocks):
+        for i, level in enumerate(levels):
             # diffusers adds to a block without cross-attention after its down-sampler, where the features are too large.
-            if config.adapter_type != _XL and block.downsamplers and not getattr(block, "has_cross_attention", False):
+            if config.adapter_type != _XL and level.halves and not level.attends:
                 raise InputError(
                     f"a T2I-Adapter adds before each down-sampler, and down block {i} of this model's UNet has one and no "
                     "cross-attention, where diffusers adds after it; take a ControlNet"
@@ -126,11 +126,10 @@ class T2IAdapter(PicturePlugin):
         return None if signal.data is None else signal.data.masked(Residuals(intrablock=signal.data.features))
 
 
-def _begins_without_attention(unet: Any) -> bool:
+def _begins_without_attention(levels: Sequence[Any]) -> bool:
     """Tell a UNet of SDXL's form: three levels, the first without attention and with a down-sampler."""
-    first, *others = unet.down_blocks
-    attends = [bool(getattr(block, "has_cross_attention", False)) for block in others]
-    return len(others) == 2 and bool(first.downsamplers) and not getattr(first, "has_cross_attention", False) and all(attends)
+    first, *others = levels
+    return len(others) == 2 and first.halves and not first.attends and all(level.attends for level in others)
 
 
 def _widths(channels: list[int], kind: str) -> list[int]:
