@@ -7,21 +7,18 @@ from typing import Any
 
 import torch
 
-from drivegen.catalog import registry
-from drivegen.host.host import Host
-from drivegen.sampling import Sampling
 from drivegen.saved import model, wide
 from drivegen.support.errors import InputError
 
 NAME = "concat"
-"""The plugin's name in the model."""
+"""The plugin's kind, and its name in the model."""
 
 
 def read(
     source: str | Path, picture: str = "given", scaled: bool = True, config_folder: str | Path | None = None,
     prediction_type: str | None = None,
-) -> Host:  # fmt: skip
-    """Split a model into its UNet without the extra channels and the plugins text and concat; fp32.
+) -> model.Model:  # fmt: skip
+    """Split a model into its UNet without the extra channels, its family's plugins and concat; fp32.
 
     Args:
         source: a diffusers folder (`model_index.json`) whose UNet has more input channels than latents, or a single file of
@@ -40,19 +37,17 @@ def read(
     if not source.is_file() and (config_folder is not None or prediction_type is not None):
         raise InputError(f"{source} is no file; --config and --prediction-type are for single files, which lack both")
     backbone, found = wide.split(source, NAME, options, config_folder, prediction_type)
-    host = Host(backbone, {"text": registry.load("text")()})
-    model.attach_released(host, NAME, found)
-    return host.eval().requires_grad_(False)
+    made = model.with_joined(backbone, found, source)
+    made.host.eval().requires_grad_(False)
+    return made
 
 
-def convert(host: Host, out: str | Path, dtype: torch.dtype | None = None) -> Path:
+def convert(made: model.Model, out: str | Path, dtype: torch.dtype | None = None) -> Path:
     """Write such a model to a folder that is new or empty.
 
-    Guidance nulls the text alone: both halves get the joined channels, as in diffusers' pipelines.
-
     Args:
-        host: of `read`.
+        made: of `read`.
         out: the model folder.
         dtype: of the weights; None keeps theirs.
     """
-    return model.save(host, out, Sampling(guidance=7.5, null=("text",)), dtype)
+    return model.save(made.host, out, made.sampling, dtype)

@@ -124,19 +124,34 @@ def _load_foreign(
     path: Path, config_folder: str | Path | None, variant: str | None, prediction_type: str | None
 ) -> Model:  # fmt: skip
     """Load a folder of diffusers or a single file, with the plugins for what its network was trained with."""
-    found: Found | None = None
     if wide.is_inpainting(path):
         backbone, found = wide.split(path, None, None, config_folder, prediction_type, variant)
-    elif path.is_dir():
+        return with_joined(backbone, found, path)
+    if path.is_dir():
         backbone = Backbone.from_folder(path, variant=variant, prediction_type=prediction_type)
     else:
         backbone = Backbone.from_single_file(path, config_folder, prediction_type)
-    family = backbone.family
-    host, null = Host(backbone, {kind: registry.load(kind)() for kind in family.conditions}), None
-    if found is not None:
-        null = family.conditions  # both halves of guidance are told what is joined, as in diffusers' pipelines
-        attach_released(host, found.kind, found)
-    return Model(host, replace(usual_sampling(backbone), null=null), native_size(backbone), path)
+    return Model(_with_conditions(backbone), usual_sampling(backbone), native_size(backbone), path)
+
+
+def _with_conditions(backbone: Backbone) -> Host:
+    """Put a backbone and the plugins of its family together."""
+    return Host(backbone, {kind: registry.load(kind)() for kind in backbone.family.conditions})
+
+
+def with_joined(backbone: Backbone, found: Found, path: Path) -> Model:
+    """Make the model whose UNet reads more than the latents (`wide.split`): its family's plugins, and the one of the channels.
+
+    Both halves of guidance are told what is joined, as in diffusers' pipelines.
+
+    Args:
+        backbone: with a plain UNet.
+        found: what the plugin of the further channels is made of.
+        path: where both come from.
+    """
+    host, sampling = _with_conditions(backbone), usual_sampling(backbone)
+    attach_released(host, found.kind, found)
+    return Model(host, replace(sampling, null=backbone.family.conditions), native_size(backbone), path)
 
 
 def attach_released(host: Host, name: str, found: Found) -> Plugin:

@@ -63,8 +63,6 @@ class Concat(PicturePlugin):
         weight, latents = file.state[first], file.state[last].shape[0]
         if weight.ndim != 4 or weight.shape[1] == latents:
             return None  # a UNet whose input is the latents alone
-        if any(key.startswith(("add_embedding.", "model.diffusion_model.label_emb.")) for key in file.state):
-            raise InputError("it is a UNet with an added embedding (SDXL, an upscaler), not for Stable Diffusion 1.x and 2.x")
         arguments = _arguments(weight.shape[1] - latents, latents)
         # Both halves of diffusers' guidance see what is joined.
         return Released(arguments, {"conv.weight": weight[:, latents:].clone()}, {"drop": 0})

@@ -67,11 +67,11 @@ def reference(host: Host, of: str = "StableDiffusionXLPipeline", **networks: Any
     return pipe
 
 
-def sizes(shown: Frame, i: int) -> dict[str, Any]:
-    """What diffusers is told of a camera's picture."""
-    one = shown.resized(SIZE[1], SIZE[0]).cameras[i]
+def sizes(shown: Frame, i: int, size: tuple[int, int] = SIZE) -> dict[str, Any]:
+    """What diffusers is told of a camera's picture that is generated at a size."""
+    one = shown.resized(size[1], size[0]).cameras[i]
     crop = (round(one.resize.top_px), round(one.resize.left_px)) if one.resize else (0, 0)
-    return {"original_size": (one.height_px, one.width_px), "crops_coords_top_left": crop, "target_size": SIZE}
+    return {"original_size": (one.height_px, one.width_px), "crops_coords_top_left": crop, "target_size": size}
 
 
 def close(ours: Tensor, theirs: Tensor) -> None:

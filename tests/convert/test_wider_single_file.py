@@ -17,15 +17,17 @@ from drivegen.host.host import Host
 from drivegen.saved import model
 from drivegen.support import weights
 from drivegen.support.errors import InputError
+from tests.backbones.test_sdxl import original_text, original_unet, original_vae
 from tests.backbones.test_single_file import only_configurations, sd_backbone, text_to_ldm, unet_to_ldm, vae_to_ldm
-from tests.tiny_models import randomize
+from tests.tiny_models import randomize, tiny_backbone
 
 
 class Wide:
     """A model whose UNet has more inputs, as a file and as folders of diffusers, with weights and without."""
 
-    def __init__(self, root: Path, channels: int) -> None:
-        backbone = sd_backbone()
+    def __init__(self, root: Path, channels: int, family: str = "sd") -> None:
+        backbone = sd_backbone() if family == "sd" else tiny_backbone(family=family)
+        backbone.empty_is_zero = family != "sd"
         config = {key: value for key, value in backbone.unet.config.items() if not key.startswith("_")}
         self.net = UNet2DConditionModel.from_config({**config, "in_channels": channels})
         randomize(self.net, 4)
@@ -34,10 +36,12 @@ class Wide:
         self.folder = root / "wide"
         backbone.save(self.folder)
         self.net.save_pretrained(self.folder / "unet")
-        self.state: dict[str, Tensor] = {
-            **unet_to_ldm(self.net.state_dict()), **vae_to_ldm(backbone.vae.state_dict()),
-            **text_to_ldm(backbone.text_encoder.state_dict()),
-        }  # fmt: skip
+        unet, vae = self.net.state_dict(), backbone.vae.state_dict()
+        self.state: dict[str, Tensor]
+        if family == "sd":
+            self.state = {**unet_to_ldm(unet), **vae_to_ldm(vae), **text_to_ldm(backbone.text_encoder.state_dict())}
+        else:
+            self.state = {**original_unet(unet), **original_vae(vae), **original_text(backbone)}
         self.file = root / "wide.safetensors"
         weights.save_state(self.state, self.file)
         self.configs = [only_configurations(f, root / f"{f.name}-configs") for f in (self.plain, self.folder)]
@@ -56,9 +60,9 @@ def assert_same(found: Host, expected: Host) -> None:
 
 
 def test_a_file_becomes_what_its_folder_becomes(wide: Wide) -> None:
-    expected = wider_unet.read(wide.folder)
+    expected = wider_unet.read(wide.folder).host
     for configs in wide.configs:  # those of the plain model, and of the wider one
-        found = wider_unet.read(wide.file, config_folder=configs)
+        found = wider_unet.read(wide.file, config_folder=configs).host
         assert_same(found, expected)
         assert found.backbone.unet.config.in_channels == 4
         assert torch.equal(found.plugin("concat").conv.weight, wide.net.conv_in.weight[:, 4:])

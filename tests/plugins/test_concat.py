@@ -81,7 +81,7 @@ def predict(host: Host, given: dict | None, keep: bool = True) -> Tensor:
 @torch.no_grad()
 def test_it_equals_a_wider_unet(case) -> None:
     form, net, folder = case
-    host = wider_unet.read(folder)
+    host = wider_unet.read(folder).host
     seen = {}
     host.backbone.unet.register_forward_pre_hook(lambda m, a, k: seen.update(k), with_kwargs=True)
     ours = predict(host, INPUTS[form])
@@ -142,7 +142,7 @@ def test_the_command_line_converts_a_folder_that_then_generates(case, tmp_path) 
     assert unet.config.in_channels == 4
     assert torch.equal(unet.conv_in.bias, net.conv_in.bias)
     with torch.no_grad():
-        assert torch.equal(predict(loaded.host, INPUTS[form]), predict(wider_unet.read(folder), INPUTS[form]))
+        assert torch.equal(predict(loaded.host, INPUTS[form]), predict(wider_unet.read(folder).host, INPUTS[form]))
     views = Pipeline(replace(loaded, image_size=(48, 64)))(
         frame(), num_inference_steps=1, inputs={"concat": INPUTS[form]}, output_type="latent"
     )

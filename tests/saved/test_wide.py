@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import StableDiffusionInpaintPipeline
+from diffusers import StableDiffusionInpaintPipeline, StableDiffusionXLInpaintPipeline
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from PIL import Image
 
@@ -17,6 +17,7 @@ from drivegen.pipeline.pipeline import Pipeline
 from drivegen.sampling import build_scheduler
 from drivegen.saved import model
 from drivegen.support.errors import InputError
+from tests.backbones.test_sdxl import sizes
 from tests.convert.test_wider_single_file import Wide
 from tests.street import street_frame
 
@@ -24,9 +25,9 @@ SIZE = (64, 96)
 RANDOM = np.random.default_rng(2)
 
 
-@pytest.fixture(scope="module")
-def wide(tmp_path_factory: pytest.TempPathFactory) -> Wide:
-    return Wide(tmp_path_factory.mktemp("wide"), 9)
+@pytest.fixture(scope="module", params=["sd", "sdxl"])
+def wide(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Wide:
+    return Wide(tmp_path_factory.mktemp("wide"), 9, request.param)
 
 
 @pytest.fixture
@@ -49,16 +50,23 @@ def test_folder_and_file_generate_what_diffusers_does(wide: Wide) -> None:
     given |= {"steps": 3, "guidance": 3.0, "output_type": "latent"}
     pipe = Pipeline(loaded)
     views = pipe(frame, **given)
-    backbone = loaded.host.backbone
-    reference = StableDiffusionInpaintPipeline(
-        backbone.vae, backbone.text_encoder, backbone.tokenizer, wide.net.eval(),
-        build_scheduler("ddim", backbone.scheduler, 3), None, None, requires_safety_checker=False,
-    )  # fmt: skip
+    backbone, xl = loaded.host.backbone, loaded.host.backbone.family.key == "sdxl"
+    scheduler = build_scheduler("ddim", backbone.scheduler, 3)
+    parts = (backbone.vae, backbone.text_encoder, backbone.tokenizer, wide.net.eval())
+    if xl:
+        vae, text, words, net = parts
+        reference: Any = StableDiffusionXLInpaintPipeline(
+            vae, text, backbone.text_encoder_2, words, backbone.tokenizer_2, net, scheduler
+        )
+    else:
+        reference = StableDiffusionInpaintPipeline(*parts, scheduler, None, None, requires_safety_checker=False)
     reference.set_progress_bar_config(disable=True)
     for i, channel in enumerate(frame.channels):
+        told = {**sizes(frame, i, SIZE), "strength": 1.0} if xl else {}
         expected = reference(
-            "Night.", pictures[channel], Image.fromarray(masks[channel].astype(np.uint8) * 255), height=SIZE[0], width=SIZE[1],
-            num_inference_steps=3, guidance_scale=3.0, latents=noise[i : i + 1], output_type="latent",
+            prompt="Night.", image=pictures[channel], mask_image=Image.fromarray(masks[channel].astype(np.uint8) * 255),
+            height=SIZE[0], width=SIZE[1], num_inference_steps=3, guidance_scale=3.0, latents=noise[i : i + 1],
+            output_type="latent", **told,
         ).images[0]  # fmt: skip
         assert float((views[channel] - expected).abs().max() / expected.abs().max()) < 1e-4
     other = Pipeline(replace(model.load(wide.file, config_folder=wide.configs[0]), image_size=SIZE))
@@ -69,7 +77,7 @@ def test_folder_and_file_generate_what_diffusers_does(wide: Wide) -> None:
 def test_it_is_saved_and_loaded_as_any_model(wide: Wide, tmp_path: Path) -> None:
     loaded = model.load(wide.folder)
     assert loaded.host.plugin("concat").takes_mask
-    assert loaded.sampling.null == ("text",)
+    assert loaded.sampling.null == loaded.host.backbone.family.conditions
     model.save(loaded.host, tmp_path / "m", loaded.sampling, image_size=SIZE)
     again = model.load(tmp_path / "m")
     assert again.host.plugin("concat").takes_mask
