@@ -268,7 +268,7 @@ class Work:
     def _write(self, views: Views, folder: Path, common: Mapping[str, Any]) -> None:
         try:
             views.save(make_subfolder(self.out, *folder.relative_to(self.out).parts))
-            self.manifest.add(describe(views, folder, self.out, common))
+            self.manifest.add(describe(views.frame.token, views, folder, self.out, common))
         except InputError as error:
             self.failed[views.frame.token] = error
             return

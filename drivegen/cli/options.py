@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Annotated, Any
 
 import typer
@@ -12,14 +12,23 @@ from drivegen.pipeline.option import About
 from drivegen.pipeline.settings import GenerationSettings, options
 
 
-def generation_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Replace a command's ``**settings`` by one option per field."""
-    signature = inspect.signature(command, eval_str=True)
-    own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
-    kind = inspect.Parameter.KEYWORD_ONLY
-    made = [inspect.Parameter(n, kind, default=None, annotation=_option(n, a)) for n, a in on_command_line().items()]
-    command.__signature__ = signature.replace(parameters=[p.replace(kind=kind) for p in own] + made)  # type: ignore[attr-defined]
-    return command
+def generation_options(without: Collection[str] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Return what replaces a command's ``**settings`` by one option per field, but for those that it has itself.
+
+    Args:
+        without: fields of which it has no option.
+    """
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        signature = inspect.signature(command, eval_str=True)
+        own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+        left = {name: a for name, a in on_command_line().items() if name not in (*without, *signature.parameters)}
+        kind = inspect.Parameter.KEYWORD_ONLY
+        made = [inspect.Parameter(name, kind, default=None, annotation=_option(name, a)) for name, a in left.items()]
+        command.__signature__ = signature.replace(parameters=[p.replace(kind=kind) for p in own] + made)  # type: ignore[attr-defined]
+        return command
+
+    return decorate
 
 
 def on_command_line() -> dict[str, About]:

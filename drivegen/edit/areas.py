@@ -7,24 +7,14 @@ from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
-import shapely
 from numpy.typing import NDArray
 
 from drivegen.edit.changes import Change
 from drivegen.raster import box_numbers
+from drivegen.raster.object_masks import MOST_SHADOW_M, ground_about, margin_px
 from drivegen.scene import Box3D, Camera, Frame
-from drivegen.scene.geometry import clip_polygon, project
 
 Mask = NDArray[np.float32]
-
-SHADOW_REACH = 1.0
-"""How far from an object its shadow may fall, in its heights: that of a sun at 45°, whose direction a dataset does not say."""
-
-MOST_SHADOW_M = 2.5
-"""No shadow is taken to fall further than this."""
-
-GROWN = 0.012
-"""By how much of the picture's width an area is grown beyond the object, and feathered there."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,10 +62,10 @@ def _area(camera: Camera, before: Frame, after: Frame, changes: Sequence[Change]
         index = {id(box): i for i, box in enumerate(frame.boxes)}
         for box in own:
             seen |= numbers == index[id(box)]
-            core |= seen | (_shadow(camera, box) & (numbers < 0))
+            core |= seen | (ground_about(camera, box) & (numbers < 0))
     if not core.any():
         return Area(np.zeros((height, width), np.float32), 0)
-    margin = max(2, round(GROWN * width))
+    margin = margin_px(width)
     kept = _in_front(camera, before, after, gone, changes)
     # A box reaches further than the object in it, so the area fades within those in front.
     return Area(feathered(core, margin) * feathered(~kept, margin), int(seen.sum()))
@@ -92,21 +82,6 @@ def _may_be_seen(camera: Camera, box: Box3D) -> bool:
     reach = float(np.linalg.norm(box.size_wlh_m)) / 2 + MOST_SHADOW_M
     place = camera.global_SE3_camera.inverse().transform(box.global_SE3_object.translation)
     return bool(place[2] > -reach)
-
-
-def _shadow(camera: Camera, box: Box3D) -> NDArray[np.bool_]:
-    """Return where in a picture (H, W) the ground lies on which a box may stand and throw its shadow."""
-    width, height = camera.image_size
-    reach = min(SHADOW_REACH * float(box.size_wlh_m[2]), MOST_SHADOW_M)
-    corners = box.corners()[[2, 3, 7, 6]]
-    ring = np.array(shapely.Polygon(corners[:, :2]).buffer(reach, quad_segs=4).exterior.coords[:-1])
-    ground = np.column_stack([ring, np.full(len(ring), corners[:, 2].mean())])
-    out = np.zeros((height, width), np.uint8)
-    clipped = clip_polygon(camera.global_SE3_camera.inverse().transform(ground))
-    if len(clipped) >= 3:
-        pixels = project(camera.K_image, clipped)[0].clip(-(2.0**15), 2.0**15)
-        cv2.fillPoly(out, [((pixels - 0.5) * 16).round().astype(np.int32)], 1, cv2.LINE_8, 4)
-    return out > 0
 
 
 def _in_front(

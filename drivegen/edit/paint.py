@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from drivegen.edit.changes import Edits, check_room
 from drivegen.edit.matching import matched
 from drivegen.pipeline.checks import RECORDED
 from drivegen.pipeline.pipeline import Pipeline
+from drivegen.pipeline.plan import Plan
 from drivegen.pipeline.settings import GenerationSettings
 from drivegen.pipeline.views import save_png
 from drivegen.scene import Camera, Frame
@@ -55,16 +57,24 @@ class Edited:
             check_file_name(channel, "camera")
             if f"{channel}.png" == SHEET:
                 raise InputError(f"camera {channel!r} has the name of the sheet, {SHEET}; rename the camera")
-        (folder / MASKS).mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        remove_masks(folder, self.after)
+        (folder / MASKS).mkdir(exist_ok=True)
         for channel, picture in self.after.items():
             save_png(picture, folder / f"{channel}.png")
-            mask = folder / MASKS / f"{channel}.png"
-            if self.areas[channel].bounds is None:
-                mask.unlink(missing_ok=True)  # of an edit before
-            else:
-                save_png(Image.fromarray((self.areas[channel].alpha * 255).round().astype(np.uint8)), mask)
+            if self.areas[channel].bounds is not None:
+                mask = Image.fromarray((self.areas[channel].alpha * 255).round().astype(np.uint8))
+                save_png(mask, folder / MASKS / f"{channel}.png")
         save_png(self.sheet(), folder / SHEET)
         return folder
+
+
+def remove_masks(folder: Path, channels: Iterable[str]) -> None:
+    """Remove the masks that an edit before left in a frame's folder."""
+    for channel in channels:
+        (folder / MASKS / f"{channel}.png").unlink(missing_ok=True)
+    if (folder / MASKS).is_dir() and not any((folder / MASKS).iterdir()):
+        (folder / MASKS).rmdir()
 
 
 def edit(
@@ -81,21 +91,62 @@ def edit(
         settings: how the views are drawn; None is the model's defaults.
         overrides: options in place of the settings'.
     """
+    return run(pipe, prepared(pipe, frame, edits, settings, **overrides))
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """An edit before any network computes.
+
+    frame has the edited boxes; before are the recorded pictures by camera, areas what is drawn anew of them; plan is None where
+    nothing is.
+    """
+
+    frame: Frame
+    before: Mapping[str, Image.Image]
+    areas: Mapping[str, Area]
+    plan: Plan | None
+
+    @property
+    def masks(self) -> tuple[str, ...]:
+        """Names of the files of masks that are written."""
+        return tuple(f"{MASKS}/{channel}.png" for channel, area in self.areas.items() if area.bounds is not None)
+
+    def digest(self) -> str:
+        """Return one sha256 over all that the edited pictures are made of besides the model and its settings."""
+        found = hashlib.sha256(("" if self.plan is None else self.plan.digest()).encode())
+        for channel, picture in self.before.items():
+            found.update(f"{channel} {picture.size}".encode())
+            found.update(picture.tobytes())
+            found.update(np.ascontiguousarray(self.areas[channel].alpha).tobytes())
+        return found.hexdigest()
+
+
+def prepared(
+    pipe: Pipeline, frame: Frame, edits: Edits, settings: GenerationSettings | None = None, **overrides: Any
+) -> Prepared:  # fmt: skip
+    """Prepare an edit; raises InputError as `edit` does, which takes the same."""
     after, found = planned(frame, edits)
     before = {camera.channel: load_image(_native(camera)) for camera in frame.cameras}
     if not any(area.alpha.any() for area in found.values()):
-        return Edited(after, before, dict(before), found, {})
+        return Prepared(after, before, found, None)
     if edits.prompt is not None:
         overrides = {**overrides, "prompt": edits.prompt}
-    options = pipe.settings(settings, **overrides)
-    size = options.size or pipe.model.image_size
-    shown = {camera.channel: camera for camera in frame.resized(size[1], size[0]).cameras}
+    size = (GenerationSettings() if settings is None else settings).replaced(**overrides).size or pipe.model.image_size
     cell = pipe.host.backbone.vae_factor
-    masks = {channel: drawn_cells(shown[channel], area, cell) for channel, area in found.items()}
-    views = pipe(after, options, image=RECORDED, mask=masks, repeats=1, output_type="pil")
-    drawn = views.pictures()
-    pictures = {channel: blended(shown[channel], before[channel], drawn[channel], area) for channel, area in found.items()}
-    return Edited(after, before, pictures, found, drawn)
+    masks = {c.channel: drawn_cells(c, found[c.channel], cell) for c in frame.resized(size[1], size[0]).cameras}
+    options = pipe.settings(settings, **overrides, image=RECORDED, mask=masks, repeats=1, output_type="pil")
+    return Prepared(after, before, found, next(pipe.plans(after, options)))
+
+
+def run(pipe: Pipeline, work: Prepared, progress: Any = None) -> Edited:
+    """Draw and blend what was prepared; progress(step) is called after each step."""
+    if work.plan is None:
+        return Edited(work.frame, work.before, dict(work.before), work.areas, {})
+    drawn = pipe.run(work.plan, progress).pictures()
+    shown = {camera.channel: camera for camera in work.plan.frame.cameras}
+    pictures = {c: blended(shown[c], work.before[c], drawn[c], area) for c, area in work.areas.items()}
+    return Edited(work.frame, work.before, pictures, work.areas, drawn)
 
 
 def planned(frame: Frame, edits: Edits) -> tuple[Frame, dict[str, Area]]:

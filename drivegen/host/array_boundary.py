@@ -12,7 +12,7 @@ from torch import Tensor
 from drivegen.host.boundary import calling, check_plugin, label
 from drivegen.plugin import Arrays, Plugin
 from drivegen.plugin.inputs import described, read_inputs
-from drivegen.plugin.unknown import KNOWN, Unknown, marked
+from drivegen.plugin.unknown import KNOWN, Unknown, marked, unmarked
 from drivegen.scene import Frame
 from drivegen.support.errors import InputError
 
@@ -85,15 +85,45 @@ def precompute(name: str, plugin: Plugin, arrays: Arrays) -> Arrays | None:
     if found is None:
         return None
     where = label(name, plugin, "precompute")
+    _check_tensors(where, found, arrays, ", or None")
+    for key, value in found.items():
+        if value.dtype == torch.bfloat16 or value.is_complex():
+            raise InputError(f"{where}: {key!r} is {described(value)}, which numpy does not have; expected float32 or float16")
+    return found
+
+
+def augment(name: str, plugin: Plugin, arrays: Arrays) -> Arrays:
+    """Call `augment` with a plugin's own arrays, and check that it gives tensors (B, …); the mark of unknown frames stays.
+
+    Args:
+        name: the plugin's instance name.
+        plugin: the plugin.
+        arrays: its arrays (B, …), and the mark.
+    """
+    own = unmarked(arrays)
+    if type(plugin).augment is Plugin.augment or not own:
+        return arrays
+    with calling(name, plugin, "augment", own):
+        found = plugin.augment(own)
+    _check_tensors(label(name, plugin, "augment"), found, own)
+    return {**found, **{key: value for key, value in arrays.items() if key not in own}}
+
+
+def _check_tensors(where: str, found: Any, arrays: Arrays, more: str = "") -> None:
+    """Check that a hook gave tensors (B, …) by name.
+
+    Args:
+        where: which plugin and hook, for the error.
+        found: what it gave.
+        arrays: what it was given, (B, …).
+        more: what else is expected, for the error.
+    """
     if not isinstance(found, dict) or not all(isinstance(key, str) for key in found):
-        raise InputError(f"{where}: gave {described(found)}; expected a dict of tensors by name, or None")
+        raise InputError(f"{where}: gave {described(found)}; expected a dict of tensors by name{more}")
     for key, value in found.items():
         if not isinstance(value, Tensor):
             raise InputError(f"{where}: {key!r} is {described(value)}; expected a torch tensor")
-        if value.dtype == torch.bfloat16 or value.is_complex():
-            raise InputError(f"{where}: {key!r} is {described(value)}, which numpy does not have; expected float32 or float16")
     _check_first(where, found, len(next(iter(arrays.values()))))
-    return found
 
 
 def _keys(arrays: Mapping[str, Any]) -> str:

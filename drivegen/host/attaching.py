@@ -19,8 +19,8 @@ from drivegen.support.errors import InputError
 
 _ARGUMENTS = {
     "prepare": ("frame", "user_input"), "collate": ("items",), "attach": ("backbone",), "encode": ("arrays", "keep"),
-    "precompute": ("arrays",), "residuals": ("x", "t", "context", "signal"), "weight": ("arrays", "step"),
-    "loss": ("pred", "target", "t", "arrays"), "guide": ("denoise", "to_x0"),
+    "precompute": ("arrays",), "augment": ("arrays",), "residuals": ("x", "t", "context", "signal"),
+    "weight": ("arrays", "step"), "loss": ("pred", "target", "t", "arrays"), "guide": ("denoise", "to_x0"),
 }  # fmt: skip
 """What each hook is called with, by position."""
 

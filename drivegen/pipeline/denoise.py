@@ -52,10 +52,11 @@ def denoise(model: Model, plan: Plan, after: AfterStep | None = None) -> list[An
     """
     host, settings, sampling = model.host, plan.settings, plan.sampling
     generators = camera_generators(plan.seed, plan.frame.channels, sampling.noise == "shared")
-    with _ready(model, plan) as predict, _refined(plan, predict) as turns:
+    with _ready(model, plan) as predict, _refined(plan, predict) as second:
         device = runtime.device_of(host.backbone.unet)
         noise = _start(host, plan, generators).to(device)
         clean = None if plan.pictures is None else _encode(host, plan.pictures)
+        known = None if clean is None else _known(plan, clean, noise)
 
         def step(i: int, t: Tensor, x: Tensor) -> Tensor | None:
             predict.step = i + 1
@@ -68,12 +69,16 @@ def denoise(model: Model, plan: Plan, after: AfterStep | None = None) -> list[An
             strength=plan.strength or 0.0, callback=step, device=device,
         )  # fmt: skip
         predict.steps = max(1, len(sampler.timesteps(run)))
-        guided = _guided(model, plan, predict, sampler.schedule(run), turns)
-        known = None if clean is None else _known(plan, clean, noise)
-        if known is not None:
+        # A network that is told the mask keeps the known part by itself; a refiner that is not goes on from there.
+        told, told_later = told_mask(plan.plugins, settings.without), plan.refinement is None or plan.refinement.told_mask
+        if known is not None and told and not told_later:
+            assert second is not None
+            second = known.kept(second, sampler.schedule(run), begun=True)
+        guided = _guided(model, plan, predict, sampler.schedule(run), second)
+        if known is not None and not told:
             guided = known.kept(guided, sampler.schedule(run))
         x = _finite(sampler(guided, noise, run), plan, predict.dtype)
-        x = x if known is None else known.put_back(x)
+        x = x if known is None or (told and told_later) else known.put_back(x)
         return list(x.cpu()) if settings.output_type == "latent" else convert(_decode(host, x), settings.output_type)
 
 
@@ -144,15 +149,15 @@ def _start(host: Host, plan: Plan, generators: list[torch.Generator]) -> Tensor:
 
 
 def _known(plan: Plan, clean: Tensor, noise: Tensor) -> Known | None:
-    """Give what of the latents is known; None where nothing is, and where a plugin tells it to the network."""
-    if plan.mask is None or told_mask(plan.plugins, plan.settings.without):
+    """Give what of the latents is known; None where nothing is."""
+    if plan.mask is None:
         return None
     return Known(clean, noise, cells(plan.mask, *clean.shape[2:]).to(clean.device))
 
 
 @contextmanager
-def _refined(plan: Plan, predict: HostDenoiser) -> Iterator[Callable[[Denoiser], Denoiser]]:
-    """Give what lets the refiner of a plan take its turn after a denoiser; without a refiner it changes nothing.
+def _refined(plan: Plan, predict: HostDenoiser) -> Iterator[Denoiser | None]:
+    """Give the denoiser of a plan's refiner, guided; None without one.
 
     Args:
         plan: what to generate.
@@ -160,7 +165,7 @@ def _refined(plan: Plan, predict: HostDenoiser) -> Iterator[Callable[[Denoiser],
     """
     found, settings = plan.refinement, plan.settings
     if found is None:
-        yield lambda denoiser: denoiser
+        yield None
         return
     host = found.model.host
     with _evaluating(host), refining(found, plan.sampling, settings.scales or {}, tuple(settings.without)) as (own, guided):
@@ -170,12 +175,11 @@ def _refined(plan: Plan, predict: HostDenoiser) -> Iterator[Callable[[Denoiser],
             mine = {name: value for name, value in (known or {}).items() if name in host.plugins}
             return guided(x, t, known=mine) if mine else guided(x, t)
 
-        yield lambda denoiser: in_turns(denoiser, second, found.below)
+        yield second
 
 
 def _guided(
-    model: Model, plan: Plan, predict: HostDenoiser, to_x0: NoiseSchedule,
-    turns: Callable[[Denoiser], Denoiser] = lambda denoiser: denoiser,
+    model: Model, plan: Plan, predict: HostDenoiser, to_x0: NoiseSchedule, second: Denoiser | None = None
 ) -> Any:  # fmt: skip
     """Put around a denoiser what guides it: guidance, agreement, the plugins' own, a classifier.
 
@@ -184,11 +188,14 @@ def _guided(
         plan: what to generate.
         predict: the model's denoiser.
         to_x0: gives clean latents.
-        turns: lets another model take its turn after guidance.
+        second: that of the refiner, which takes its turn after guidance; None for none.
     """
     host, sampling = model.host, plan.sampling
     told = told_guidance(plan.plugins, plan.settings.without)
-    guided: Any = turns(predict if told else sampling.guided(predict, host.plugins))
+    guided: Any = predict if told else sampling.guided(predict, host.plugins)
+    if second is not None:
+        assert plan.refinement is not None
+        guided = in_turns(guided, second, plan.refinement.below)
     if sampling.agreement > 0:
         factor = host.backbone.vae_factor
         pairs = overlaps(plan.frame.cameras, plan.size[0] // factor, plan.size[1] // factor)

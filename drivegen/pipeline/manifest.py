@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from drivegen.pipeline.settings import UsedSettings
-from drivegen.pipeline.views import SHEETS, Views
+from drivegen.pipeline.views import SHEETS
 from drivegen.saved.integrity import digest_of, weight_files
 from drivegen.saved.model import Model, library_versions
 from drivegen.support.errors import InputError
@@ -53,7 +53,9 @@ class Manifest:
         if time.monotonic() - self._written > _EVERY_S:
             self.write()
 
-    def holds(self, folder: Path, token: str, channels: tuple[str, ...], common: Mapping[str, Any]) -> bool:
+    def holds(
+        self, folder: Path, token: str, channels: tuple[str, ...], common: Mapping[str, Any], sheets: Sequence[str] = SHEETS
+    ) -> bool:  # fmt: skip
         """Tell whether the pictures of a generation exist, were made with the same settings, and are complete.
 
         Args:
@@ -61,9 +63,10 @@ class Manifest:
             token: the frame's.
             channels: its cameras.
             common: of `made_by`.
+            sheets: names of the files that are beside the pictures.
         """
         lines = self._lines.get(folder.relative_to(self.folder).as_posix(), [])
-        if [line.get("camera") for line in lines] != list(channels) or not all((folder / sheet).is_file() for sheet in SHEETS):
+        if [line.get("camera") for line in lines] != list(channels) or not all((folder / sheet).is_file() for sheet in sheets):
             return False
         expected = _on_any_of_its_kind(json.loads(json.dumps({"sample_token": token, **common})))
         for line in lines:
@@ -111,18 +114,21 @@ def made_by(used: UsedSettings, model: Mapping[str, Any], conditions: str) -> di
     return {**model, **used.to_dict(), "conditions_sha256": conditions, "versions": library_versions()}
 
 
-def describe(views: Views, folder: Path, root: Path, common: Mapping[str, Any]) -> list[dict[str, Any]]:
+def describe(
+    token: str, channels: Iterable[str], folder: Path, root: Path, common: Mapping[str, Any]
+) -> list[dict[str, Any]]:  # fmt: skip
     """Return a line for each image of a generation that was saved.
 
     Args:
-        views: the images.
+        token: the frame's.
+        channels: its cameras.
         folder: where they were saved.
         root: the output folder, to which paths in the manifest are relative.
         common: what `made_by` says.
     """
     lines = []
-    for channel in views:
+    for channel in channels:
         path = folder / f"{check_file_name(channel, 'camera')}.png"
         name = path.relative_to(root).as_posix()
-        lines.append({"sample_token": views.frame.token, "camera": channel, "file": name, "sha256": sha256(path), **common})
+        lines.append({"sample_token": token, "camera": channel, "file": name, "sha256": sha256(path), **common})
     return lines

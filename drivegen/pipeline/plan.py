@@ -139,10 +139,12 @@ def check(
         raise InputError(f"strength {s.strength} must be from 0 (the picture itself) to 1 (nothing of it)")
     if s.mask is not None and s.image is None:
         raise InputError("a mask says what is drawn anew of pictures, and none are given; give image= too, 'recorded' say")
-    for name in told_mask(_present(model, s)):
-        if s.mask is None and name not in (s.inputs or {}):
+    for who, one in (("model", model), ("refiner", model.refiner)):
+        for name in () if one is None or s.mask is not None else told_mask(_present(one, s)):
+            if name in (s.inputs or {}):
+                continue
             raise InputError(
-                f"the model inpaints: its plugin {name!r} is told what is drawn anew of which pictures; give image= and mask= "
+                f"the {who} inpaints: its plugin {name!r} is told what is drawn anew of which pictures; give image= and mask= "
                 "(on the command line --mask CAMERA:FILE), or set its scale to 0"
             )
     if s.reuse is not None:
@@ -197,6 +199,12 @@ def told_mask(plugins: Mapping[str, Plugin], without: Sequence[str] = ()) -> lis
         without: of them, the null ones.
     """
     return [name for name, plugin in plugins.items() if plugin.takes_mask and name not in without]
+
+
+def inpaints(model: Model) -> bool:
+    """Tell whether a model, or its refiner, is told what is drawn anew of which pictures; without that it generates nothing."""
+    there = [one for one in (model, model.refiner) if one is not None]
+    return any(one.host.plugin(name).takes_mask for one in there for name in one.host.plugins)
 
 
 def _takers(model: Model, key: str) -> list[str]:
@@ -269,9 +277,10 @@ def _plan(
     inputs = {**dict.fromkeys(told_guidance(plugins, settings.without), sampling.guidance), **inputs}
     given = None if settings.image is None else _images(frame, settings.image)
     mask = None if settings.mask is None else torch.from_numpy(region_mask(frame, settings.mask) >= 0.5).float()[:, None]
+    masked: dict[str, Any] = {}
     if given is not None and mask is not None:
         masked = {c: {"image": one, "mask": m[0].numpy()} for c, one, m in zip(frame.channels, given, mask, strict=True)}
-        inputs = {**dict.fromkeys(told_mask(plugins, settings.without), masked), **inputs}
+        inputs = {**dict.fromkeys(told_mask(plugins), masked), **inputs}
     batch = data.collate([data.prepare(frame, plugins, inputs)], plugins, len(frame.cameras), [frame.token])
     regions = {n: torch.from_numpy(region_mask(frame, region))[:, None] for n, region in (settings.regions or {}).items()}
     pictures = None if given is None else torch.stack([to_pixels(one, frame.cameras[0].image_size) for one in given])
@@ -279,20 +288,28 @@ def _plan(
     start = None if noise is None else _noise(frame, noise, shape)
     seed = settings.seed
     assert isinstance(seed, int)
-    refined = None if model.refiner is None else _refinement(model, model.refiner, frame, settings)
+    refined = None if model.refiner is None else _refinement(model.refiner, frame, settings, masked)
     confined = {n for n, ends in (settings.ranges or {}).items() if tuple(ends) != (0, 1)}
     confined |= {n for n, region in regions.items() if not bool((region == 1).all())}
     beside = frozenset(confined - host.plugins.keys())
     return Plan(frame, seed, settings, sampling, size, batch, plugins, regions, pictures, start, mask, refined, beside)
 
 
-def _refinement(model: Model, refiner: Model, frame: Frame, settings: GenerationSettings) -> Refinement:
-    """Prepare a frame for a model's refiner: prompts, inputs and scales of the generation reach the plugins that it has too."""
-    own = refiner.host.plugins
-    shared = replace(settings, inputs={name: given for name, given in (settings.inputs or {}).items() if name in own})
-    absent = {name for name, scale in (settings.scales or {}).items() if scale == 0}
+def _refinement(refiner: Model, frame: Frame, settings: GenerationSettings, masked: Mapping[str, Any]) -> Refinement:
+    """Prepare a frame for a model's refiner: prompts, inputs and scales of the generation reach the plugins that it has too.
+
+    Args:
+        refiner: the model that takes over.
+        frame: with its cameras set to the generated size.
+        settings: of the generation.
+        masked: picture and mask of each camera, for plugins that are told them; empty without a mask.
+    """
+    plugins = _present(refiner, settings)
+    shared = replace(settings, inputs={name: given for name, given in (settings.inputs or {}).items() if name in plugins})
+    inputs = {**(dict.fromkeys(told_mask(plugins), masked) if masked else {}), **_inputs(refiner, shared)}
+    told = bool(told_mask(plugins, settings.without))
     start = REFINE_FROM if settings.refine_from is None else settings.refine_from
-    return refinement(refiner, frame, _inputs(refiner, shared), start, absent)
+    return refinement(refiner, plugins, frame, inputs, start, told)
 
 
 def _present(model: Model, settings: GenerationSettings) -> dict[str, Plugin]:

@@ -33,12 +33,14 @@ class Refinement:
         plugins: its conditions that are present.
         batch: their arrays for the frame.
         below: timesteps below this are the refiner's.
+        told_mask: whether its network is told what is drawn anew of which pictures.
     """
 
     model: Model
     plugins: Mapping[str, Plugin]
     batch: Batch
     below: int
+    told_mask: bool = False
 
 
 def check_refiner(model: Model, refiner: Model) -> Model:
@@ -67,21 +69,23 @@ def check_refiner(model: Model, refiner: Model) -> Model:
     return refiner
 
 
-def refinement(model: Model, frame: Frame, inputs: Mapping[str, Any], start: float, absent: set[str]) -> Refinement:
+def refinement(
+    model: Model, plugins: Mapping[str, Plugin], frame: Frame, inputs: Mapping[str, Any], start: float, told_mask: bool
+) -> Refinement:  # fmt: skip
     """Prepare a frame for a refiner, with the conditions that it has.
 
     Args:
         model: the refiner.
+        plugins: its conditions that are present.
         frame: with its cameras set to the generated size.
         inputs: what is given to plugins, by name; what it has no plugin for is left out.
         start: the share of the noise's way that is done where it takes over.
-        absent: names of plugins that are not there.
+        told_mask: whether one of the plugins is told what is drawn anew.
     """
-    plugins = {name: model.host.plugin(name) for name in model.host.plugins if name not in absent}
     given = {name: value for name, value in inputs.items() if name in plugins}
     batch = data.collate([data.prepare(frame, plugins, given)], plugins, len(frame.cameras), [frame.token])
     total = NoiseSchedule.trained(model.host.backbone.scheduler).steps
-    return Refinement(model, plugins, batch, round(total - start * total))
+    return Refinement(model, plugins, batch, round(total - start * total), told_mask)
 
 
 @contextmanager

@@ -65,8 +65,8 @@ class Plugin(nn.Module):
     """
     accepts: tuple[Input, ...] | None = None
     """What a caller may give: () = nothing; None = not declared, and `prepare` gets what is given as it is."""
-    training_input: ClassVar[Any] = None
-    """What is given in training for a frame whose extras have nothing for this plugin."""
+    training_input: Any = None
+    """What is given in training for a frame whose extras have nothing for this plugin; an instance may set its own."""
 
     neighbours: tuple[float, float] = (0.0, 0.0)
     """Seconds before and after a frame whose moments `prepare` reads (`frame.neighbours`); an instance may set its own."""
@@ -262,6 +262,13 @@ class Plugin(nn.Module):
         replace.
         """
         return None
+
+    def augment(self, arrays: Arrays) -> Arrays:
+        """Change arrays (B, …) at random for one training step, by torch's own generator; never in validation or generation.
+
+        They are as `precompute` left them, and all networks of the step are given what this returns.
+        """
+        return arrays
 
     # -- every step --------------------------------------------------------------------------------------------------
 

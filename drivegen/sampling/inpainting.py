@@ -34,7 +34,7 @@ class Known:
             shapes = f"{tuple(self.clean.shape)}, noise {tuple(self.noise.shape)} and region {tuple(self.drawn.shape)}"
             raise InputError(f"known latents of shape {shapes} do not fit together")
 
-    def kept(self, denoise: Denoiser, schedule: NoiseSchedule) -> Denoiser:
+    def kept(self, denoise: Denoiser, schedule: NoiseSchedule, begun: bool = False) -> Denoiser:
         """Show a denoiser the known latents at each timestep's noise, in place of what the sampler has there.
 
         Samplers treat each number of x by itself, so this is what diffusers' inpainting does after each step, for a sampler of
@@ -44,8 +44,8 @@ class Known:
         Args:
             denoise: ``denoise(x, t)`` with all its guidance.
             schedule: of the x that the sampler gives (`Sampler.schedule`).
+            begun: whether the sampler is under way when it first asks, as it is where a second model takes over.
         """
-        begun = False
 
         def keeping(x: Tensor, t: Tensor, known: Mapping[str, bool] | None = None) -> Tensor:
             nonlocal begun

@@ -36,12 +36,14 @@ def build_model(config: Config) -> models.Model:
     """
     torch.manual_seed(config.train.seed)
     defaults: Mapping[str, Any] = {}
+    foreign = False
     if config.model.base is not None:
-        loaded = models.load(config.model.base)
+        loaded = models.load(config.model.base, config_folder=config.model.config, prediction_type=config.model.prediction_type)
         host, defaults = loaded.host, loaded.sampling.to_dict()
-        if loaded.folder is None or not (loaded.folder / INDEX).is_file():
-            # What is no drivegen model comes with a text plugin only where the config describes none.
-            for name in [name for name in host.plugins if name in config.plugins]:
+        foreign = loaded.folder is None or not (loaded.folder / INDEX).is_file()
+        if foreign:
+            # What is no drivegen model comes with its family's plugins only where the config describes none.
+            for name in [name for name in host.backbone.family.conditions if name in config.plugins]:
                 host.remove_plugin(name)
         if config.model.vae is not None:
             host.backbone.vae = load_first_stage(config.model.vae)
@@ -59,6 +61,8 @@ def build_model(config: Config) -> models.Model:
     for group in config.drop_groups:
         for name in group.names:
             host.plugin(name)
+    if foreign and defaults.get("null") is not None:  # what is joined is told to both halves of guidance, and nothing else
+        defaults = {**defaults, "null": [name for name in host.plugins if not host.plugin(name).takes_mask]}
     if config.sampling.get("sampler", defaults.get("sampler")) != defaults.get("sampler"):
         defaults = {**defaults, "sampler_options": {}}  # those of the base's own sampler
     sampling = Sampling.from_dict({**defaults, **config.sampling}, "sampling")

@@ -13,7 +13,13 @@ class ModelConfig:
     """Where the backbone comes from: a model folder, or configurations to start from scratch."""
 
     base: str | None = None
-    """A diffusers or drivegen model folder, or ``tiny`` (the embedded model); its plugins come along, frozen unless listed."""
+    """A diffusers or drivegen model folder, a single-file checkpoint, or ``tiny`` (the embedded model); its plugins come along,
+    frozen unless listed.
+    """
+    config: str | None = None
+    """Folder with the configurations of a single-file checkpoint; None asks the hub for them."""
+    prediction_type: str | None = None
+    """What the base predicts, where it does not say it or wrongly: ``epsilon``, ``v_prediction`` or ``sample``."""
     vae: str | None = None
     """Folder of an AutoencoderKL, VQModel or AutoencoderTiny (such as a first stage wrote), in place of the base's."""
     components: dict[str, str] = field(default_factory=dict)
@@ -33,6 +39,8 @@ class ModelConfig:
         scratch = [name for name in ("unet", "text_encoder", "scheduler", "tokenizer") if getattr(self, name)]
         if self.base is not None and scratch:
             raise InputError(f"base is given, so {', '.join(scratch)} must not be: they come from {self.base!r}")
+        if self.base is None and (self.config or self.prediction_type):
+            raise InputError("config and prediction_type say how base is read, and no base is given; leave them out")
         if self.base is None and self.unet and not (self.text_encoder and self.tokenizer and self.vae):
             raise InputError("from scratch needs unet, text_encoder, tokenizer and vae; or give base, a model folder")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from drivegen.diffusion.schedule import NoiseSchedule
+from drivegen.host.array_boundary import augment
 from drivegen.host.host import Host
 from drivegen.objectives import GroupOptions, Lesson, Objective, boundary
 from drivegen.objectives.noise import Noise
@@ -100,7 +102,9 @@ class DriveModule(TrainedModule):
         t = self._timesteps(grid).to(clean.device)
         noise = self._noise(clean, grid, batch.cameras)
         draw = partial(self._noise, clean, grid, batch.cameras)
-        lesson = self._lesson(clean, batch, t, noise, draw, self.draw_keep(grid))
+        keep, plugins = self.draw_keep(grid), self.host.plugins
+        given = {name: augment(name, self.host.plugin(name), batch.conditions.arrays[name]) for name in plugins}
+        lesson = self._lesson(clean, replace(batch, conditions=replace(batch.conditions, arrays=given)), t, noise, draw, keep)
         losses = boundary.losses(self.objective, self.host, lesson)
         for name, loss in losses.items():
             self.log(f"loss_{name}", loss.detach())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -10,13 +11,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from drivegen.plugin import Arrays, Now, Released, ReleasedFile, Signal
+from drivegen.plugin import Arrays, Input, Now, Released, ReleasedFile, Signal
 from drivegen.plugin.control_branch import zero
+from drivegen.plugin.drawn_masks import drawn_masks
 from drivegen.plugin.picture_plugin import GIVEN, PicturePlugin, unit
+from drivegen.scene import Frame
+from drivegen.scene.pictures import load_image
 from drivegen.support.errors import InputError
 
 Form = Literal["encoded", "resized", "masked"]
 
+RECORDED = "recorded"
+"""Given in training where pictures have masks: the recorded pictures, with sets of masks that are drawn for each frame."""
+
+_OF_SETS = {"joined": 6, "masks": 5}
+"""How many axes the arrays of sets of masks have: (B, sets, V, C, h, w) and (B, sets, V, H, W)."""
 
 _LAYOUTS = (
     ("conv_in.weight", "conv_out.weight"),
@@ -26,10 +35,22 @@ _LAYOUTS = (
 """Names of a UNet's first and last convolution: of diffusers, and of the original layout in a checkpoint and alone."""
 
 
+_PICTURES = Input(
+    "pictures", "picture", f"with its mask, white where something is drawn anew; or {RECORDED!r}, as in training",
+    required=True, per_camera=True, masked=True,
+)  # fmt: skip
+
+
+def _pictures(frame: Frame, value: Any) -> Any:
+    """Read pictures with masks, or the word for recorded ones."""
+    return value if value == RECORDED else _PICTURES.converted(frame, value)
+
+
 class Concat(PicturePlugin):
     """``conv_in([x, c]) = conv_in(x) + conv(c)``: a picture per camera joined to the noisy latents as new input channels.
 
-    Null, like a camera without a picture, adds nothing: c is zero, and the bias is the UNet's.
+    Null, like a camera without a picture, adds nothing: c is zero, and the bias is the UNet's. With masks it trains on
+    recorded pictures: at each step on one of the sets of masks that are drawn for a frame (`drivegen.plugin.drawn_masks`).
 
     Args:
         picture: one of `raster.PICTURES`, or "given".
@@ -52,6 +73,8 @@ class Concat(PicturePlugin):
             raise InputError(f"concat: form 'masked' needs pictures with masks, and {picture!r} is drawn; use picture 'given'")
         self.form, self.scaled = form, scaled
         self.takes_mask = form == "masked"
+        if self.takes_mask:
+            self.accepts, self.training_input = (replace(_PICTURES, read=_pictures),), RECORDED
 
     @classmethod
     def read_released(cls, file: ReleasedFile) -> Released | None:
@@ -78,22 +101,46 @@ class Concat(PicturePlugin):
 
         self.tap_sites("input", build)
 
+    def prepare(self, frame: Frame, user_input: Any = None) -> dict[str, np.ndarray]:
+        if not isinstance(user_input, str):
+            return super().prepare(frame, user_input)
+        pictures = [np.asarray(load_image(camera), dtype=np.uint8).transpose(2, 0, 1) for camera in frame.cameras]
+        return {"picture": np.stack(pictures), "masks": drawn_masks(frame), "has_picture": np.ones(len(pictures), bool)}
+
     def precompute(self, arrays: Arrays) -> Arrays | None:
         if self.form == "resized":
             return None
-        joined = self._joined(arrays["picture"].flatten(0, 1)).float().unflatten(0, arrays["picture"].shape[:2])
+        views = arrays["picture"].shape[:2]
+        if "masks" in arrays:
+            sets = [self._joined(_covered(arrays, k).flatten(0, 1)) for k in range(arrays["masks"].shape[1])]
+            joined = torch.stack([one.half().unflatten(0, views) for one in sets], 1)
+        else:
+            joined = self._joined(arrays["picture"].flatten(0, 1)).float().unflatten(0, views)
         return {"joined": joined, "has_picture": arrays["has_picture"]}
 
+    def augment(self, arrays: Arrays) -> Arrays:
+        key = next((key for key, axes in _OF_SETS.items() if key in arrays and arrays[key].ndim == axes), None)
+        if key is None:
+            return arrays
+        sets = arrays[key]
+        drawn = torch.randint(sets.shape[1], (len(sets),)).to(sets.device)
+        return {**arrays, key: sets[torch.arange(len(sets), device=sets.device), drawn][:, None]}
+
     def collate(self, items: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-        if "joined" not in items[0]:
+        if not {"joined", "masks"} & items[0].keys():
             return super().collate(items)
-        return {key: np.stack([item[key] for item in items]) for key in items[0]}  # from the training cache
+        return {key: np.stack([item[key] for item in items]) for key in items[0]}  # from the training cache, or in training
 
     def encode(self, arrays: Arrays, keep: Tensor) -> Signal:
         has_picture = (arrays["has_picture"] & keep[:, None]).flatten()
         if not torch.is_grad_enabled() and not bool(has_picture.any()):
             return Signal()
-        joined = arrays["joined"].flatten(0, 1) if "joined" in arrays else self._joined(arrays["picture"].flatten(0, 1))
+        if "joined" in arrays:
+            first = arrays["joined"][:, 0] if arrays["joined"].ndim == _OF_SETS["joined"] else arrays["joined"]
+            joined = first.flatten(0, 1)
+        else:
+            picture = _covered(arrays, 0) if "masks" in arrays else arrays["picture"]
+            joined = self._joined(picture.flatten(0, 1))
         joined = torch.where(has_picture[:, None, None, None], joined.to(next(self.conv.parameters()).dtype), 0.0)
         return Signal(data=self.conv(joined))
 
@@ -127,6 +174,12 @@ class Join(nn.Module):
             now: the current step.
         """
         return None if now.signal.data is None else now.signal.data.to(y.dtype)
+
+
+def _covered(arrays: Arrays, number: int) -> Tensor:
+    """Set pictures (B, V, 3, H, W) to −1 where one set of their masks is white, as picture plugins' masked pictures are."""
+    white = arrays["masks"][:, number][:, :, None]
+    return torch.where(white, -1.0, unit(arrays["picture"], torch.float32))
 
 
 def _arguments(joined: int, latents: int) -> Mapping[str, Any]:

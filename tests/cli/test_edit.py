@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,9 @@ from drivegen.sampling import Sampling
 from drivegen.saved import model
 from drivegen.scene import Frame
 from drivegen.support.errors import InputError
+from tests.convert.test_wider_single_file import Wide
 from tests.tiny_hosts import SIZE, tiny_host
+from tests.tiny_models import tiny_backbone
 
 BUS = "5d7dbd184fddd9cfb2a860194816f1d2"
 
@@ -64,16 +67,41 @@ def test_objects_change_and_the_rest_stays(small: Path, tmp_path: Path) -> None:
     Image.fromarray(white).save(tmp_path / "white.png")
     mask = f"CAM_FRONT_RIGHT:{tmp_path / 'white.png'}"
     folder = run(small, tmp_path / "out", "--remove", BUS, "--insert", "car:-9,3,180", "--mask", mask)
-    frame = first()
-    changed = set()
-    for each in frame.cameras:
+    outside_is_recorded(folder)
+    found = pictures(folder)
+    changed = {
+        c.channel for c in first().cameras if (np.asarray(Image.open(c.image_path)).astype(int) != found[c.channel]).any()
+    }
+    assert changed == {"CAM_FRONT_LEFT", "CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_BACK", "CAM_BACK_LEFT"}
+    assert (folder / "sheet.png").is_file()
+
+
+def outside_is_recorded(folder: Path) -> None:
+    for each in first().cameras:
         recorded, found = np.asarray(Image.open(each.image_path)).astype(int), pictures(folder)[each.channel]
         file = folder / "masks" / f"{each.channel}.png"
         alpha = np.asarray(Image.open(file)) if file.exists() else np.zeros(recorded.shape[:2])
         assert np.array_equal(recorded[alpha == 0], found[alpha == 0])
-        changed |= {each.channel} if (recorded != found).any() else set()
-    assert changed == {"CAM_FRONT_LEFT", "CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_BACK", "CAM_BACK_LEFT"}
-    assert (folder / "sheet.png").is_file()
+
+
+@pytest.mark.slow
+def test_one_file_that_inpaints_and_a_refiner_edit_and_what_is_done_stays(tmp_path: Path) -> None:
+    wide = Wide(tmp_path, 9, "sdxl")
+    refiner = tiny_backbone(family="sdxl_refiner")
+    refiner.save(tmp_path / "refiner")
+    how = ["--config", str(wide.configs[0]), "--size", "32x64", "--steps", "2", "--dtype", "float32", "--device", "cpu"]
+    refined = [*how, "--refiner", str(tmp_path / "refiner"), "--refine-from", "0.5"]
+    folder = run(wide.file, tmp_path / "out", "--remove", BUS, *refined)
+    outside_is_recorded(folder)
+    lines = [json.loads(line) for line in (tmp_path / "out" / "manifest.jsonl").read_text().splitlines()]
+    assert [line["camera"] for line in lines] == list(first().channels)
+    assert {line["refine_from"] for line in lines} == {0.5}
+    made = {file: file.stat().st_mtime_ns for file in folder.rglob("*.png")}
+    run(wide.file, tmp_path / "out", "--remove", BUS, *refined)
+    assert made == {file: file.stat().st_mtime_ns for file in folder.rglob("*.png")}  # nothing was done again
+    run(wide.file, tmp_path / "out", "--prompt", "Night.", *how)  # the whole frame: what it is told is masked wholly
+    assert pictures(folder)["CAM_BACK"].shape == (32, 64, 3)
+    assert not (folder / "masks").exists()
 
 
 def test_a_script_edits_what_its_options_would(small: Path, tmp_path: Path) -> None:

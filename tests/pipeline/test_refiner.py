@@ -120,3 +120,57 @@ def test_from_the_command_line(tmp_path: Path) -> None:
     assert len(line["refiner"]) == 64
     wrong = CliRunner().invoke(app, [*words[:4], "nowhere", "--out", str(out)])
     assert wrong.exit_code == 2
+
+
+def kept(model: Model, refiner: Model | None, drawn: dict[str, Any], **options: Any) -> Tensor:
+    pipe = Pipeline(replace(model, refiner=refiner))
+    views = pipe(SCENE, image=PICTURES, mask=drawn, prompt="Night, rain.", output_type="latent", **options)
+    return torch.stack(list(views.values()))
+
+
+PICTURES = {channel: torch.rand(48, 64, 3, generator=torch.manual_seed(i)).numpy() for i, channel in enumerate(SCENE.channels)}
+LEFT = {channel: torch.arange(64).repeat(48, 1).numpy() < 20 + 16 * i for i, channel in enumerate(SCENE.channels)}
+
+
+@pytest.mark.parametrize("told", [False, True])
+@torch.no_grad()
+def test_within_a_mask_it_refines_that_part_alone(told: bool) -> None:
+    base, refiner = made("sdxl", *(["boxes"] if not told else [])), made("sdxl_refiner")
+    if told:  # of nine channels: the network keeps what is known by itself
+        base.host.add_plugin("concat", load("concat")(form="masked"))
+        randomize(base.host.plugin("concat"), 5)
+    known = torch.stack(list(Pipeline(made("sdxl"))(SCENE, image=PICTURES, strength=0, output_type="latent").values()))
+    both = kept(base, refiner, LEFT, refine_from=0.5)
+    drawn = torch.stack([torch.from_numpy(LEFT[c][::4, ::4]) for c in SCENE.channels])[:, None].expand_as(both)
+    assert torch.equal(both[~drawn], known[~drawn])
+    alone = kept(base, None, LEFT)
+    assert (both[drawn] - alone[drawn]).norm() > 1e-2 * alone[drawn].norm()
+    assert torch.equal(kept(base, refiner, LEFT, refine_from=1.0)[drawn], alone[drawn])
+    # A model that is its own refiner goes on as it would.
+    itself = kept(base, base, LEFT, refine_from=0.5)
+    assert (itself - alone)[drawn].norm() <= 1e-5 * alone[drawn].norm()
+
+
+@torch.no_grad()
+def test_alone_within_a_mask_it_is_diffusers_inpainting_of_a_refiner(monkeypatch: pytest.MonkeyPatch) -> None:
+    from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+    from PIL import Image
+
+    monkeypatch.setattr(DiagonalGaussianDistribution, "sample", lambda self, generator=None: self.mode())
+    base, refiner = made("sdxl"), made("sdxl_refiner")
+    x = torch.randn(2, 4, 12, 16, generator=torch.manual_seed(1))
+    pictures = {c: Image.fromarray((picture * 255).astype("uint8")) for c, picture in PICTURES.items()}
+    views = Pipeline(replace(base, refiner=refiner))(
+        SCENE, image=pictures, mask=LEFT, latents=x, refine_from=0.0, negative_prompt="fog", output_type="latent"
+    )
+    pipe = pipe_of(refiner, diffusers.StableDiffusionXLInpaintPipeline)
+    pipe.vae = base.host.backbone.vae
+    pipe.register_to_config(requires_aesthetics_score=True)
+    for i, channel in enumerate(SCENE.channels):
+        theirs = pipe(
+            prompt="Night, rain.", negative_prompt="fog", image=pictures[channel],
+            mask_image=Image.fromarray(LEFT[channel].astype("uint8") * 255), height=SIZE[0], width=SIZE[1], strength=1.0,
+            latents=x[i : i + 1], num_inference_steps=STEPS, guidance_scale=3.0, original_size=SIZE, target_size=SIZE,
+            output_type="latent",
+        ).images[0]  # fmt: skip
+        assert (views[channel] - theirs).norm() <= 1e-4 * theirs.norm()

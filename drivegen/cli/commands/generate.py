@@ -8,12 +8,31 @@ from typing import Annotated, Any
 import typer
 
 from drivegen.cli import options
-from drivegen.cli.arguments import ComputeDtype, Data, Device, Model, Out, Version, path
+from drivegen.cli.arguments import (
+    AddedPlugins,
+    ComputeDtype,
+    ConfigFolder,
+    Data,
+    Device,
+    Embeddings,
+    Fast,
+    Loras,
+    Model,
+    Offload,
+    Out,
+    PredictionType,
+    Refiner,
+    Tuners,
+    Vae,
+    Variant,
+    Version,
+    path,
+)
 from drivegen.cli.command import guarded, quiet, screen
 
 
 @guarded
-@options.generation_options
+@options.generation_options()
 def generate(
     out: Out,
     data: Data = None,
@@ -23,37 +42,21 @@ def generate(
     all_samples: Annotated[bool, typer.Option("--all", help="Every sample of the scene, or of the dataset.")] = False,
     num: Annotated[int | None, typer.Option(help="At most this many samples.")] = None,
     model: Model = "tiny",
-    config: Annotated[
-        Path | None, typer.Option(parser=path, help="Folder with the configurations of a single-file checkpoint.")
-    ] = None,
-    vae: Annotated[
-        Path | None, typer.Option(parser=path, help="Folder or file of a VAE that replaces the model's own.")
-    ] = None,
-    variant: Annotated[str | None, typer.Option(help="Which weight files of a folder, such as fp16.")] = None,
-    prediction_type: Annotated[
-        str | None, typer.Option(help="epsilon, v_prediction or sample, where a model does not say it, or wrongly.")
-    ] = None,
-    refiner: Annotated[
-        str | None, typer.Option(metavar="FOLDER", help="A second model that computes the last steps, as SDXL's refiner.")
-    ] = None,
-    plugin: Annotated[
-        list[str] | None, typer.Option(metavar="[NAME=]FOLDER", help="Add a plugin saved alone: its folder, file or hub id.")
-    ] = None,
-    fast: Annotated[
-        bool, typer.Option("--fast", help="Take the model's student of few steps: a tenth of the network's time.")
-    ] = False,
-    lora: Annotated[list[str] | None, typer.Option(metavar="FILE[=SCALE]", help="Add a LoRA; may be repeated.")] = None,
-    tuner: Annotated[
-        list[str] | None, typer.Option(metavar="FILE[=SCALE]", help="Add a hypernetwork, Custom Diffusion or another tuner.")
-    ] = None,
-    embedding: Annotated[
-        list[str] | None, typer.Option(metavar="[WORD=]FILE", help="Teach a textual inversion's word; may be repeated.")
-    ] = None,
+    config: ConfigFolder = None,
+    vae: Vae = None,
+    variant: Variant = None,
+    prediction_type: PredictionType = None,
+    refiner: Refiner = None,
+    plugin: AddedPlugins = None,
+    fast: Fast = False,
+    lora: Loras = None,
+    tuner: Tuners = None,
+    embedding: Embeddings = None,
     device: Annotated[
         str, typer.Option(help="auto, cpu, cuda or mps; several, which share the frames, as cuda:0,cuda:1.")
     ] = "auto",
     dtype: ComputeDtype = "auto",
-    offload: Annotated[bool, typer.Option("--offload", help="Keep text encoder and VAE in main memory until used.")] = False,
+    offload: Offload = False,
     **settings: Any,
 ) -> None:
     """Generate what every camera of a scene would see."""
@@ -72,6 +75,7 @@ def generate(
 
 
 @guarded
+@options.generation_options(without=("repeats",))
 def edit(
     out: Out,
     data: Data = None,
@@ -105,14 +109,21 @@ def edit(
         bool, typer.Option("--invert", help="Generate the whole frame again, from the noise of the recorded pictures.")
     ] = False,
     iterations: Annotated[int, typer.Option(min=1, max=100, help="Evaluations per step of the inversion.")] = 4,
-    steps: Annotated[int | None, typer.Option(min=1, help="Denoising steps. Default: the model's.")] = None,
-    guidance: Annotated[
-        float | None, typer.Option(help="Guidance scale. Default: the model's; after an inversion none.")
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the noise, where none is found by inversion.")] = 0,
     model: Model = "tiny",
+    config: ConfigFolder = None,
+    vae: Vae = None,
+    variant: Variant = None,
+    prediction_type: PredictionType = None,
+    refiner: Refiner = None,
+    plugin: AddedPlugins = None,
+    fast: Fast = False,
+    lora: Loras = None,
+    tuner: Tuners = None,
+    embedding: Embeddings = None,
     device: Device = "auto",
     dtype: ComputeDtype = "auto",
+    offload: Offload = False,
+    **settings: Any,
 ) -> None:
     """Edit a recorded frame: put objects in, take them away, move or replace them in every camera; the rest stays."""
     from drivegen.cli import edit as work
@@ -120,6 +131,7 @@ def edit(
     from drivegen.edit.script import Entry, read_script
     from drivegen.support.errors import InputError
 
+    how = options.read(settings)
     given = {"remove": remove, "insert": insert, "move": move, "replace": replace, "mask": mask}
     if script is not None:
         said = [f"--{name}" for name, value in {"sample": sample, "prompt": prompt, **given}.items() if value]
@@ -130,9 +142,6 @@ def edit(
         words = {name: tuple(value or ()) for name, value in given.items()}
         entries = [Entry(sample=sample, prompt=prompt, **words)]  # type: ignore[arg-type]
     quiet()
-    selection = Selection(data, version)
-    settings = {"steps": steps, "guidance": guidance, **({} if invert else {"seed": seed})}
-    work.edit(
-        out, selection, entries, Where(model, device, dtype), screen(), settings,
-        iterations if invert else None,
-    )  # fmt: skip
+    added = (tuple(plugin or ()), tuple(lora or ()), tuple(tuner or ()), tuple(embedding or ()))
+    where = Where(model, device, dtype, offload, config, *added, vae, variant, prediction_type, refiner, fast)
+    work.edit(out, Selection(data, version), entries, where, screen(), how, iterations if invert else None)
