@@ -53,8 +53,8 @@ def edit(
         edits, chosen = entry.edits(), replace(selection, samples=() if entry.sample is None else (entry.sample,))
         frames = chosen.frames()
         check_file_name(frames[0].token, "sample token")
-        if invert is not None and edits.masks:
-            raise InputError("--invert generates the whole frame again, and --mask says a part of it; give one of them")
+        if invert is not None and (part := "--mask" if edits.masks else "--keep" if edits.keep else ""):
+            raise InputError(f"--invert generates the whole frame again, and {part} says a part of it; give one of them")
         paint.planned(frames[0], edits)  # what it refuses is refused before a model is loaded
         for camera in frames[0].cameras:
             if camera.image_path is None or not camera.image_path.is_file():

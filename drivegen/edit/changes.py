@@ -87,6 +87,7 @@ class Edits:
         move: instances, and how far they are moved.
         insert: new objects.
         masks: parts of the pictures that are drawn anew besides, by camera: white, True, 1 (a file, PIL image or array).
+        keep: parts of the pictures that stay as recorded whatever changes, such as the vehicle's own body, likewise.
         prompt: a description in place of the frame's.
     """
 
@@ -95,6 +96,7 @@ class Edits:
     move: tuple[Move, ...] = ()
     insert: tuple[Insert, ...] = ()
     masks: Mapping[str, Any] = field(default_factory=dict)
+    keep: Mapping[str, Any] = field(default_factory=dict)
     prompt: str | None = None
 
     @property

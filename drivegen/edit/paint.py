@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,12 +21,16 @@ from drivegen.pipeline.pipeline import Pipeline
 from drivegen.pipeline.plan import Plan
 from drivegen.pipeline.settings import GenerationSettings
 from drivegen.pipeline.views import save_png
+from drivegen.raster.object_masks import margin_px
 from drivegen.scene import Camera, Frame
 from drivegen.scene.pictures import load_image, user_image
 from drivegen.support.errors import InputError
 from drivegen.support.names import check_file_name
 
 SHEET, MASKS = "sheet.png", "masks"
+
+CONTINUED = 0.02
+"""By this share of a picture's width a generated one of a slightly narrower shape is continued beyond its border."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,7 +130,15 @@ class Prepared:
 def prepared(
     pipe: Pipeline, frame: Frame, edits: Edits, settings: GenerationSettings | None = None, **overrides: Any
 ) -> Prepared:  # fmt: skip
-    """Prepare an edit; raises InputError as `edit` does, which takes the same."""
+    """Prepare an edit; raises InputError as `edit` does.
+
+    Args:
+        pipe: the model.
+        frame: with recorded pictures in its cameras.
+        edits: what changes.
+        settings: how the views are drawn; None is the model's defaults.
+        overrides: options in place of the settings'.
+    """
     after, found = planned(frame, edits)
     before = {camera.channel: load_image(_native(camera)) for camera in frame.cameras}
     if not any(area.alpha.any() for area in found.values()):
@@ -133,19 +146,31 @@ def prepared(
     if edits.prompt is not None:
         overrides = {**overrides, "prompt": edits.prompt}
     size = (GenerationSettings() if settings is None else settings).replaced(**overrides).size or pipe.model.image_size
-    cell = pipe.host.backbone.vae_factor
-    masks = {c.channel: drawn_cells(c, found[c.channel], cell) for c in frame.resized(size[1], size[0]).cameras}
+    cameras, cell = frame.resized(size[1], size[0]).cameras, pipe.host.backbone.vae_factor
+    found = {c.channel: replace(found[c.channel], alpha=found[c.channel].alpha * shown(c)) for c in cameras}
+    if not any(area.alpha.any() for area in found.values()):
+        what = f"pictures of {size[0]}x{size[1]} do not show it"
+        raise InputError(
+            f"frame {frame.token!r}: what is edited is at the sides of the pictures, and {what}; give another size"
+        )
+    masks = {c.channel: drawn_cells(c, found[c.channel], cell) for c in cameras}
     options = pipe.settings(settings, **overrides, image=RECORDED, mask=masks, repeats=1, output_type="pil")
     return Prepared(after, before, found, next(pipe.plans(after, options)))
 
 
 def run(pipe: Pipeline, work: Prepared, progress: Any = None) -> Edited:
-    """Draw and blend what was prepared; progress(step) is called after each step."""
+    """Draw and blend what was prepared.
+
+    Args:
+        pipe: the model.
+        work: of `prepared`.
+        progress: ``progress(step)`` is called after each step; None for none.
+    """
     if work.plan is None:
         return Edited(work.frame, work.before, dict(work.before), work.areas, {})
     drawn = pipe.run(work.plan, progress).pictures()
-    shown = {camera.channel: camera for camera in work.plan.frame.cameras}
-    pictures = {c: blended(shown[c], work.before[c], drawn[c], area) for c, area in work.areas.items()}
+    cameras = {camera.channel: camera for camera in work.plan.frame.cameras}
+    pictures = {c: blended(cameras[c], work.before[c], drawn[c], area) for c, area in work.areas.items()}
     return Edited(work.frame, work.before, pictures, work.areas, drawn)
 
 
@@ -167,21 +192,36 @@ def planned(frame: Frame, edits: Edits) -> tuple[Frame, dict[str, Area]]:
     for channel, mask in edits.masks.items():
         camera, area = _native(frame.camera(channel)), found[channel]
         found[channel] = Area(np.maximum(area.alpha, _given(camera, mask)), area.seen)
+    for channel, mask in edits.keep.items():
+        camera, area = _native(frame.camera(channel)), found[channel]
+        fading = 1 - feathered(_white(camera, mask), margin_px(camera.width_px))
+        found[channel] = Area(area.alpha * fading, area.seen)
     return after, found
 
 
-def _given(camera: Camera, mask: Any) -> NDArray[np.float32]:
-    """Read a caller's mask at the recorded size, feathered by few pixels within it."""
+def _white(camera: Camera, mask: Any) -> NDArray[np.bool_]:
+    """Read where a caller's mask is white, at the recorded size."""
     width, height = camera.image_size
     if isinstance(mask, bool):
-        return np.full((height, width), mask, np.float32)
+        return np.full((height, width), mask)
     image = user_image(mask, f"mask of {camera.channel}", "L")
     if image.width * height != image.height * width:
         said = f"{image.width}x{image.height}, and its pictures are {width}x{height}"
         raise InputError(f"the mask of {camera.channel} is {said}; give one of that size or shape")
-    inside = np.asarray(image.resize((width, height), Image.Resampling.NEAREST)) > 127
+    return np.asarray(image.resize((width, height), Image.Resampling.NEAREST)) > 127
+
+
+def _given(camera: Camera, mask: Any) -> NDArray[np.float32]:
+    """Read a caller's mask at the recorded size, feathered by few pixels within it."""
+    inside = _white(camera, mask)
+    if isinstance(mask, bool):
+        return inside.astype(np.float32)
+    if not inside.any():
+        raise InputError(
+            f"the mask of {camera.channel} has nothing that is white, so nothing of it would be drawn anew"
+        )
     # What is black stays as recorded, to the byte: the feather lies within what is white.
-    distance = feathered(~inside, max(2, width // 200))
+    distance = feathered(~inside, max(2, camera.width_px // 200))
     return np.where(inside, 1 - distance + np.float32(1 / 255), 0).clip(0, 1).astype(np.float32)
 
 
@@ -218,15 +258,28 @@ def blended(camera: Camera, recorded: Image.Image, drawn: Image.Image, area: Are
     assert resize is not None
     if area.bounds is None:
         return recorded
-    step = (resize.scale, 0.0, -resize.left_px, 0.0, resize.scale, -resize.top_px)
-    large = drawn.transform(recorded.size, Image.Transform.AFFINE, step, Image.Resampling.BICUBIC)
-    rows = (np.arange(recorded.height) + 0.5) * resize.scale - resize.top_px
-    columns = (np.arange(recorded.width) + 0.5) * resize.scale - resize.left_px
-    there = ((rows >= 0) & (rows < drawn.height))[:, None] & ((columns >= 0) & (columns < drawn.width))[None]
-    alpha = area.alpha * there
+    more = 2 + math.ceil(CONTINUED * recorded.width * resize.scale)
+    wider = Image.fromarray(np.pad(np.asarray(drawn), ((more, more), (more, more), (0, 0)), mode="edge"))
+    step = (resize.scale, 0.0, more - resize.left_px, 0.0, resize.scale, more - resize.top_px)
+    large = wider.transform(recorded.size, Image.Transform.AFFINE, step, Image.Resampling.BICUBIC)
     old, new = np.asarray(recorded, dtype=np.float32), np.asarray(large, dtype=np.float32)
-    mixed = old + (matched(new, old, alpha, there) - old) * alpha[..., None]
-    return Image.fromarray(np.where(alpha[..., None] > 0, mixed.round().clip(0, 255), old).astype(np.uint8))
+    mixed = old + (matched(new, old, area.alpha, shown(camera) > 0) - old) * area.alpha[..., None]
+    return Image.fromarray(np.where(area.alpha[..., None] > 0, mixed.round().clip(0, 255), old).astype(np.uint8))
+
+
+def shown(camera: Camera) -> NDArray[np.float32]:
+    """Return 1 where a generated picture shows the recorded one (H, W), or where its border is continued; then it falls to 0.
+
+    Args:
+        camera: set to the generated size.
+    """
+    resize, (width, height) = camera.resize, camera.image_size
+    assert resize is not None
+    more = CONTINUED * camera.width_px * resize.scale
+    rows = (np.arange(camera.height_px) + 0.5) * resize.scale - resize.top_px
+    columns = (np.arange(camera.width_px) + 0.5) * resize.scale - resize.left_px
+    there = ((rows >= -more) & (rows < height + more))[:, None] & ((columns >= -more) & (columns < width + more))[None]
+    return 1 - feathered(~there, margin_px(camera.width_px)) if not there.all() else np.ones(there.shape, np.float32)
 
 
 def _native(camera: Camera) -> Camera:

@@ -24,6 +24,7 @@ class Entry:
         move: INSTANCE:DX,DY,DYAW, metres and degrees along and about the vehicle's axes.
         replace: INSTANCE:CLASS.
         mask: CAMERA:FILE, or CAMERA for all of its picture.
+        keep: CAMERA:FILE, white where a picture stays as recorded, or CAMERA for all of it.
         prompt: a description in place of the frame's.
         seed: of the noise; None leaves it to the command line.
     """
@@ -34,6 +35,7 @@ class Entry:
     move: tuple[str, ...] = ()
     replace: tuple[str, ...] = ()
     mask: tuple[str, ...] = ()
+    keep: tuple[str, ...] = ()
     prompt: str | None = None
     seed: int | None = None
 
@@ -45,10 +47,13 @@ class Entry:
         """Read the words; raises InputError for those that are none, and where nothing is to be edited."""
         found = Edits(
             remove=self.remove, replace=tuple(map(read_replace, self.replace)), move=tuple(map(read_move, self.move)),
-            insert=tuple(map(read_insert, self.insert)), masks=read_mask(self.mask), prompt=self.prompt,
+            insert=tuple(map(read_insert, self.insert)), masks=read_mask(self.mask),
+            keep=read_mask(self.keep, "--keep"), prompt=self.prompt,
         )  # fmt: skip
         if not found.of_objects and not found.masks and self.prompt is None:
             raise InputError("nothing is to be edited; give --remove, --insert, --move, --replace, --mask or --prompt")
+        if found.keep and not found.of_objects and not found.masks:
+            raise InputError("--keep says what stays as recorded where something is drawn into the pictures; say what, too")
         return found
 
 
@@ -77,11 +82,11 @@ def read_script(path: str | Path) -> list[Entry]:
 
 
 def _from_its_folder(entry: Entry, folder: Path) -> Entry:
-    masks = []
-    for text in entry.mask:
+    def there(text: str) -> str:
         channel, colon, file = text.partition(":")
-        masks.append(f"{channel}:{folder / Path(file).expanduser()}" if colon and file else text)
-    return replace(entry, mask=tuple(masks))
+        return f"{channel}:{folder / Path(file).expanduser()}" if colon and file else text
+
+    return replace(entry, mask=tuple(map(there, entry.mask)), keep=tuple(map(there, entry.keep)))
 
 
 def read_insert(text: str) -> Insert:

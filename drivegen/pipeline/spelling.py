@@ -74,8 +74,8 @@ def read_regions(given: Sequence[str]) -> dict[str, dict[str, Any]]:
     return out
 
 
-def read_mask(given: Sequence[str]) -> dict[str, Any]:
-    """Read CAMERA[:MASK] options: a mask file is white where something is drawn anew; without one it is the whole picture."""
+def read_mask(given: Sequence[str], option: str = "--mask") -> dict[str, Any]:
+    """Read CAMERA[:MASK] options: a mask file's white parts, or without one the whole picture; `option` is for errors."""
     from drivegen.scene.pictures import user_image
 
     out: dict[str, Any] = {}
@@ -83,10 +83,10 @@ def read_mask(given: Sequence[str]) -> dict[str, Any]:
         channel, colon, file = text.partition(":")
         if not channel or (colon and not file):
             form = "CAMERA:MASK, or CAMERA for all of its picture, such as CAM_FRONT:mask.png"
-            raise InputError(f"--mask {text!r} must be {form}")
+            raise InputError(f"{option} {text!r} must be {form}")
         if channel in out:
-            raise InputError(f"--mask names {channel!r} twice; give one mask that has both parts white")
-        out[channel] = user_image(Path(file), f"--mask {channel}", "L") if colon else True
+            raise InputError(f"{option} names {channel!r} twice; give one mask that has both parts white")
+        out[channel] = user_image(Path(file), f"{option} {channel}", "L") if colon else True
     return out
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -141,17 +142,34 @@ def test_it_keeps_the_pictures_noise(small: Path, tmp_path: Path) -> None:
 
 
 def test_nothing_to_edit_and_bad_input_end_with_a_sentence(small: Path, tmp_path: Path) -> None:
-    script = tmp_path / "edits.yaml"
+    script, other, root = tmp_path / "edits.yaml", tmp_path / "other.yaml", tmp_path / "root"
     script.write_text("edits:\n- remove: [nobody]\n")
+    other.write_text("edits:\n- romove: [nobody]\n")
+    (tmp_path / "none.yaml").write_text("")
+    black = Image.new("L", (224, 128))
+    black.save(tmp_path / "black.png")
+    black.resize((50, 50)).save(tmp_path / "small.png")
+    (tmp_path / "file").write_text("")
+    shutil.copytree(BUILT_IN, root)
+    shutil.rmtree(root / "samples" / "CAM_BACK")
     for wrong, said in (
         ([], "nothing is to be edited"), (["--move", "a"], "--move"), (["--remove", "nobody"], "nobody"),
         (["--prompt", "Day.", "--sample", "x"], "--data"), (["--insert", "caar:1,2,3"], "did you mean 'car'"),
-        (["--insert", "car:300,0,0"], "x_m"), (["--mask", "CAM_X"], "CAM_X"), (["--mask", "CAM_FRONT:no.png"], "no.png"),
-        (["--mask", "CAM_FRONT", "--invert"], "--invert"), (["--replace", f"{BUS}:ufo"], "ufo"),
-        (["--script", str(script)], "nobody"), (["--script", str(tmp_path / "none.yaml")], "none.yaml"),
+        (["--insert", "car:300,0,0"], "x_m"), (["--insert", "car:nan,0,0"], "x_m"), (["--move", f"{BUS}:0,inf,0"], "dy_m"),
+        (["--mask", "CAM_X"], "CAM_X"), (["--mask", "CAM_FRONT:no.png"], "no.png"),
+        (["--mask", f"CAM_FRONT:{tmp_path / 'black.png'}"], "nothing that is white"),
+        (["--mask", f"CAM_FRONT:{tmp_path / 'small.png'}"], "50x50"), (["--mask", f"CAM_FRONT:{script}"], "edits.yaml"),
+        (["--keep", "CAM_FRONT"], "nothing is to be edited"), (["--keep", "CAM_FRONT", "--prompt", "Day."], "--keep"),
+        (["--mask", "CAM_FRONT", "--keep", "CAM_X"], "CAM_X"), (["--mask", "CAM_FRONT", "--invert"], "--invert"),
+        (["--replace", f"{BUS}:ufo"], "ufo"), (["--script", str(script)], "nobody"), (["--script", str(other)], "romove"),
+        (["--script", str(tmp_path / "none.yaml")], "none.yaml"), (["--script", str(tmp_path / "no.yaml")], "no.yaml"),
         (["--script", str(script), "--remove", BUS], "--remove"), (["--insert", "car:14,3,0"], "would stand in"),
+        (["--mask", "CAM_FRONT", "--data", str(root)], "CAM_BACK"), (["--mask", "CAM_FRONT", "--data", "nowhere"], "nowhere"),
+        (["--mask", "CAM_FRONT", "--steps", "0"], "steps"), (["--mask", "CAM_FRONT", "--refine-from", "0.5"], "refiner"),
+        (["--mask", "CAM_FRONT", "--out", str(tmp_path / "file")], "file"), (["--mask", "CAM_FRONT", "--strength", "2"], "2"),
     ):  # fmt: skip
         done = CliRunner().invoke(app, ["edit", "--out", str(tmp_path / "out"), "--model", str(small), *wrong])
         assert done.exit_code == 2, (wrong, done.output)
         assert said in done.output + (done.stderr or ""), (wrong, done.output)
+        assert "Traceback" not in done.output
         assert not (tmp_path / "out").exists()

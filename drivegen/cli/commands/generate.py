@@ -98,6 +98,12 @@ def edit(
         list[str] | None,
         typer.Option(metavar="CAMERA[:FILE]", help="Draw what is white in a file anew, or all of a picture; may be repeated."),
     ] = None,
+    keep: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="CAMERA[:FILE]", help="Leave what is white as recorded: the vehicle's body, say; may be repeated."
+        ),
+    ] = None,
     script: Annotated[
         Path | None,
         typer.Option(parser=path, metavar="EDITS.YAML", help="Edits of many frames, in place of those above."),
@@ -132,7 +138,7 @@ def edit(
     from drivegen.support.errors import InputError
 
     how = options.read(settings)
-    given = {"remove": remove, "insert": insert, "move": move, "replace": replace, "mask": mask}
+    given = {"remove": remove, "insert": insert, "move": move, "replace": replace, "mask": mask, "keep": keep}
     if script is not None:
         said = [f"--{name}" for name, value in {"sample": sample, "prompt": prompt, **given}.items() if value]
         if said:
