@@ -217,9 +217,7 @@ def _given(camera: Camera, mask: Any) -> NDArray[np.float32]:
     if isinstance(mask, bool):
         return inside.astype(np.float32)
     if not inside.any():
-        raise InputError(
-            f"the mask of {camera.channel} has nothing that is white, so nothing of it would be drawn anew"
-        )
+        raise InputError(f"the mask of {camera.channel} has nothing that is white, so nothing of it would be drawn anew")
     # What is black stays as recorded, to the byte: the feather lies within what is white.
     distance = feathered(~inside, max(2, camera.width_px // 200))
     return np.where(inside, 1 - distance + np.float32(1 / 255), 0).clip(0, 1).astype(np.float32)
