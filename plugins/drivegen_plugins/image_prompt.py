@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -39,7 +39,7 @@ class ImagePrompt(Plugin):
     """
 
     requires = ("image_encoder",)
-    training_input: ClassVar[Any] = OWN
+    training_input = OWN
     accepts = (
         Input(
             "images", "picture", "reference pictures: one, a list, {images, scale, masks} or 'own', for all cameras or each",
