@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -248,6 +248,30 @@ def check(referee: Referee, renders: Renders) -> dict[str, float]:
     out = {f"iou_{name}": round(float(value), 4) for name, value in zip(GROUPS, ratio(counts), strict=True)}
     time, weather = right / len(renders)
     return out | {"time_accuracy": round(float(time), 4), "weather_accuracy": round(float(weather), 4)}
+
+
+def train_and_check(
+    lesson: Lesson, recipe: Recipe, state: Path, data: Sequence[Path], out: Path, check: Callable[[Path], Mapping[str, Any]],
+    about: Mapping[str, Any],
+) -> Mapping[str, Any]:  # fmt: skip
+    """Train a network and write it, and beside it what it was trained on and the figures of a check; returns these.
+
+    Args:
+        lesson: what it learns.
+        recipe: how it is trained.
+        state: what an interrupted run goes on from.
+        data: the datasets of the renders.
+        out: the weights.
+        check: measures what was written, which it is given the path of.
+        about: further entries of the JSON file.
+    """
+    trained = train(lesson, recipe, state, ", ".join(path.name for path in data))
+    history = [{"from_step": step, "datasets": names} for step, names in trained.history]
+    said = {**about, "recipe": vars(recipe), "trained_on": history}
+    save(trained.net, out, said)
+    metrics = check(out)
+    save(trained.net, out, {**said, "metrics": metrics})
+    return metrics
 
 
 def save(net: nn.Module, path: Path, about: Mapping[str, Any]) -> None:

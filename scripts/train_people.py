@@ -37,17 +37,11 @@ def main(
         torch.set_num_threads(threads)
     recipe = referee_training.Recipe(steps=steps, batch=batch, seed=seed)
     lesson = people_training.read(data).pictures
-    trained = referee_training.train(lesson, recipe, state, ", ".join(path.name for path in data))
     held = people_training.read([held_out])
-    about = {
-        "recipe": vars(recipe),
-        "size": list(lesson.images.shape[1:3]),
-        "trained_on": [{"from_step": step, "datasets": names} for step, names in trained.history],
-        "held_out": {"pictures": len(held.pictures), "dataset": held_out.name},
-    }
-    referee_training.save(trained.net, out, about)
-    metrics = people_training.check(load(out), held)
-    referee_training.save(trained.net, out, {**about, "metrics": metrics})
+    about = {"size": list(lesson.images.shape[1:3]), "held_out": {"pictures": len(held.pictures), "dataset": held_out.name}}
+    metrics = referee_training.train_and_check(
+        lesson, recipe, state, data, out, lambda path: people_training.check(load(path), held), about
+    )
     print(json.dumps(metrics, indent=2))
 
 

@@ -38,18 +38,14 @@ def main(
         torch.set_num_threads(threads)
     recipe = training.Recipe(steps=steps, batch=batch, seed=seed)
     renders = read_renders(data)
-    trained = training.train(training.RefereeLesson(renders), recipe, state, ", ".join(path.name for path in data))
     checked = read_renders([held_out])
     about = {
-        "groups": list(GROUPS),
-        "recipe": vars(recipe),
-        "size": list(renders.images.shape[1:3]),
-        "trained_on": [{"from_step": step, "datasets": names} for step, names in trained.history],
+        "groups": list(GROUPS), "size": list(renders.images.shape[1:3]),
         "held_out": {"pictures": len(checked), "dataset": held_out.name},
-    }
-    training.save(trained.net, out, about)
-    metrics = training.check(load(out), checked)
-    training.save(trained.net, out, {**about, "metrics": metrics})
+    }  # fmt: skip
+    metrics = training.train_and_check(
+        training.RefereeLesson(renders), recipe, state, data, out, lambda path: training.check(load(path), checked), about
+    )
     print(json.dumps(metrics, indent=2))
     print(f"{out}: {'good enough to judge by' if training.meets_goal(metrics) else 'BELOW the goal, do not judge by it'}")
 

@@ -6,7 +6,7 @@ import re
 import shlex
 import sys
 import types
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -65,10 +65,17 @@ def city(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+def in_small(*given: Any, **named: Any) -> model.Model:
+    """Load a model that generates pictures of a quarter, in two steps where nothing else is said."""
+    loaded = model.load(*given, **named)
+    return replace(loaded, image_size=(64, 112), sampling=loaded.sampling.replaced(steps=2))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("page", with_blocks("python"), ids=name_of)
 def test_python_runs(page: Path, city: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("drivegen.pipeline.pipeline.load", in_small)
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "city").symlink_to(city)
     for name in ("configs", "scripts"):

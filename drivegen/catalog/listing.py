@@ -14,8 +14,8 @@ from drivegen.catalog.python_source import Class, Missing, Module, Reader, Uncle
 class Listed:
     """One plugin kind, sampler, objective, tuner or exporter.
 
-    summary is its docstring's first line, parameters are as they are written; problem says why it cannot be used, unchecked
-    what could not be found out without importing it.
+    summary is its docstring's first paragraph, parameters are as they are written; problem says why it cannot be used,
+    unchecked what could not be found out without importing it.
     """
 
     kind: str
@@ -88,7 +88,7 @@ def _read(entry: registry.Entry, base: tuple[str, str], imports: _Imports) -> Li
     own = [each.node for each in classes if each.names != base]
     defined = {f.name: f for node in reversed(own) for f in node.body if isinstance(f, ast.FunctionDef)}
     hooks = tuple(hook for hook in reader.constant(*_HOOKS) if hook in defined)
-    summary = (ast.get_docstring(cls.node) or "").strip().split("\n")[0]
+    summary = " ".join((ast.get_docstring(cls.node) or "").strip().split("\n\n")[0].split())
     return Listed(entry.kind, summary, hooks, _parameters(defined.get("__init__")), entry.origin, entry.target, unchecked=doubt)
 
 

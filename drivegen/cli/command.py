@@ -10,6 +10,7 @@ from typing import Any
 import typer
 
 from drivegen.cli.screen import Screen, complain
+from drivegen.support.cores import limit_threads
 from drivegen.support.errors import CannotGoOn, InputError
 from drivegen.support.signals import INTERRUPTED
 
@@ -26,7 +27,8 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def guarded(*args: Any, **kwargs: Any) -> None:
-        warnings.showwarning = _warn
+        warnings.showwarning = _Warn()
+        limit_threads()
         try:
             command(*args, **kwargs)
         except InputError as error:
@@ -46,12 +48,17 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
     return guarded
 
 
-def _warn(
-    message: Warning | str, category: type[Warning], filename: str, lineno: int, file: Any = None, line: Any = None
-) -> None:
-    # Deprecations are for developers; what a user can act on is a UserWarning.
-    if issubclass(category, UserWarning):
-        complain(f"warning: {message}")
+class _Warn:
+    """Says each warning once, as the same one may come of every frame; `warnings` itself forgets where filters change."""
+
+    def __init__(self) -> None:
+        self._said: set[str] = set()
+
+    def __call__(self, message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+        # Deprecations are for developers; what a user can act on is a UserWarning.
+        if issubclass(category, UserWarning) and str(message) not in self._said:
+            self._said.add(str(message))
+            complain(f"warning: {message}")
 
 
 def quiet() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from drivegen.cli.generate import Where
 from drivegen.cli.screen import Screen
 from drivegen.datasets import SceneSource
 from drivegen.pipeline.pipeline import Pipeline
+from drivegen.support.cores import cores
 from drivegen.support.errors import InputError
 from drivegen.support.runtime import choose_devices, memory_bytes
 from drivegen.synthesis import Plan, Recipe
@@ -59,7 +59,7 @@ class Hands:
         if len(devices) > 1 or pipe.device.type != "cpu":
             return len(devices)
         own, free = memory_bytes()
-        return max(1, min(len(os.sched_getaffinity(0)) // threads, int(free / max(own, 1))))
+        return max(1, min(cores() // threads, int(free / max(own, 1))))
 
     def early(self, devices: tuple[str, ...], threads: int) -> int:
         """Return the number of processes that start while the plan is made: they import what this one imports, beside it.
@@ -70,7 +70,7 @@ class Hands:
         """
         if self.engine != "local" or devices[0] != "cpu":
             return 0
-        wanted = self.workers or max(len(devices), len(os.sched_getaffinity(0)) // threads)
+        wanted = self.workers or max(len(devices), cores() // threads)
         return min(wanted, EARLY) if wanted > 1 else 0
 
 

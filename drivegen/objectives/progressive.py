@@ -13,7 +13,7 @@ from drivegen.host.host import Host
 from drivegen.objectives.contract import Objective
 from drivegen.objectives.lesson import Lesson
 from drivegen.objectives.solver import CLEAN, Guided, grid, jump, leading_to
-from drivegen.objectives.twin import follow, twin
+from drivegen.objectives.twin import follow, sampling_teacher
 from drivegen.support.errors import InputError
 
 
@@ -55,14 +55,8 @@ class Progressive(Objective):
 
     def attach(self, host: Host, schedule: NoiseSchedule) -> None:
         """Make the first teacher."""
-        if self.teacher_steps > schedule.steps:
-            raise InputError(
-                f"teacher_steps = {self.teacher_steps} are more than the {schedule.steps} timesteps of the training"
-            )
-        for name in self.null or ():
-            host.plugin(name)
         shared = {id(p) for p in host.parameters()}
-        self.teacher = twin(host)
+        self.teacher = sampling_teacher(host, schedule, self.teacher_steps, self.null)
         self._own = [name for name, p in self.teacher.named_parameters() if id(p) not in shared]
 
     @property

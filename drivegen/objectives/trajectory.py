@@ -15,7 +15,7 @@ from drivegen.host.host import Host
 from drivegen.objectives.contract import Objective
 from drivegen.objectives.lesson import Lesson
 from drivegen.objectives.solver import CLEAN, Guided, grid, jump, leading_to
-from drivegen.objectives.twin import twin
+from drivegen.objectives.twin import sampling_teacher
 from drivegen.support import files, weights
 from drivegen.support.errors import InputError
 
@@ -57,13 +57,7 @@ class Trajectory(Objective):
 
     def attach(self, host: Host, schedule: NoiseSchedule) -> None:
         """Make the teacher."""
-        if self.teacher_steps > schedule.steps:
-            raise InputError(
-                f"teacher_steps = {self.teacher_steps} are more than the {schedule.steps} timesteps of the training"
-            )
-        for name in self.null or ():
-            host.plugin(name)
-        self.teacher = twin(host)
+        self.teacher = sampling_teacher(host, schedule, self.teacher_steps, self.null)
         if self.cache is not None:
             said = (self.teacher_steps, self.steps, self.guidance, self.null, self.guidance_rescale, schedule.prediction_type)
             values = [*self.teacher.state_dict().values(), schedule.alphas_cumprod]

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
+from drivegen.diffusion.schedule import NoiseSchedule
 from drivegen.host.host import Host
+from drivegen.support.errors import InputError
 
 
 def twin(host: Host) -> Host:
@@ -18,6 +21,22 @@ def twin(host: Host) -> Host:
     shared = {id(p): p for p in host.parameters() if not p.requires_grad} | {id(b): b for b in host.buffers()}
     memo: dict[int, Any] = {**shared, **{id(tower.tokenizer): tower.tokenizer for tower in host.backbone.texts}}
     return copy.deepcopy(host, memo).requires_grad_(False).eval()
+
+
+def sampling_teacher(host: Host, schedule: NoiseSchedule, steps: int, null: Sequence[str] | None) -> Host:
+    """Return a twin as a teacher that samples; raises InputError for steps or plugins that there are not.
+
+    Args:
+        host: the network that learns.
+        schedule: of its training.
+        steps: in how many the teacher samples, the option ``teacher_steps``.
+        null: plugins that its guidance nulls; None = all.
+    """
+    if steps > schedule.steps:
+        raise InputError(f"teacher_steps = {steps} are more than the {schedule.steps} timesteps of the training")
+    for name in null or ():
+        host.plugin(name)
+    return twin(host)
 
 
 @torch.no_grad()

@@ -34,31 +34,38 @@ class PromptReader:
         """Ids of a prompt, or of a chunk of it."""
         return min(int(self.tokenizer.model_max_length), LONGEST)
 
-    def read(self, prompt: str, weighted: bool) -> dict[str, np.ndarray]:
-        """Give ids (S,) of a prompt, and weights (S,) where it has such: S is a multiple of a chunk's length then."""
+    def read(self, prompt: str, weighted: bool, warn: bool = True) -> dict[str, np.ndarray]:
+        """Give ids (S,) of a prompt, and weights (S,) where it has such: S is a multiple of a chunk's length then.
+
+        Args:
+            prompt: the text.
+            weighted: whether it is read with weights, however long it is.
+            warn: whether to say what does not fit of one without.
+        """
         try:
             prompt.encode()
         except UnicodeEncodeError as error:
             raise InputError(f"the prompt {prompt!r:.80} has half of a surrogate pair; write the letter itself") from error
         if not weighted:
-            return {"ids": self.ids(prompt)}
+            return {"ids": self.ids(prompt, warn)}
         tokenizer = self.tokenizer
         special = Special(tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
         ids, weights = chunks(parse(prompt), self._pieces, special, self.length)
         return {"ids": np.array(ids, dtype=np.int64), "weights": np.array(weights, dtype=np.float32)}
 
-    def ids(self, prompt: str) -> np.ndarray:
-        """Return the (S,) ids of a prompt, padded; warns with the text that does not fit."""
-        length, tokenizer = self.length, self.tokenizer
+    def ids(self, prompt: str, warn: bool = True) -> np.ndarray:
+        """Return the (S,) ids of a prompt, padded; warns with the text that does not fit, unless `warn` is False."""
+        length, tokenizer, named = self.length, self.tokenizer, f"the prompt {prompt!r:.60}"
         if len(prompt) > MAX_CHARACTERS:  # far more than fits, and slow to take apart
-            dropped = f"all after the first {MAX_CHARACTERS} are dropped"
-            warnings.warn(f"the prompt has {len(prompt)} characters; {dropped}", stacklevel=2)
+            if warn:
+                dropped = f"all after the first {MAX_CHARACTERS} are dropped"
+                warnings.warn(f"{named} has {len(prompt)} characters; {dropped}", stacklevel=2)
             prompt = " ".join(prompt.split())[:MAX_CHARACTERS]
         whole = [tokenizer.bos_token_id, *self._pieces(prompt), tokenizer.eos_token_id]
-        if len(whole) > length:
+        if len(whole) > length and warn:
             cut = whole[length - 1 : -1]
             lost = tokenizer.decode(cut) if self.table is None else self.table.decode(tokenizer, cut)
-            warnings.warn(f"the prompt has {len(whole)} tokens and {length} fit; dropped: {lost!r}", stacklevel=2)
+            warnings.warn(f"{named} has {len(whole)} tokens and {length} fit; dropped: {lost!r}", stacklevel=2)
         # Cut and filled by hand: asked for either, a tokenizer keeps it as a setting, which threads would take from each other.
         ids = whole if len(whole) <= length else [*whole[: length - 1], whole[-1]]
         return np.array([*ids, *[tokenizer.pad_token_id] * (length - len(ids))], dtype=np.int64)

@@ -180,6 +180,15 @@ def close(a: Tensor, b: Tensor, what: str, tolerance: float = TOLERANCE) -> None
     assert error <= tolerance, f"{what}: relative difference {error:.2e}, at most {tolerance:.0e} is allowed"
 
 
+def refused(call: Callable[[], object], what: str) -> None:
+    """Assert that a call raises InputError; what names in the message what it was given."""
+    try:
+        call()
+    except InputError:
+        return
+    raise AssertionError(f"{what} is not refused by an InputError")
+
+
 def same(a: Tensor, b: Tensor, what: str) -> None:
     """Assert that two tensors hold the same bits.
 

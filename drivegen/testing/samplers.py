@@ -26,7 +26,7 @@ from drivegen.plugin import Denoiser
 from drivegen.plugin.sampler import Run, Sampler
 from drivegen.sampling.noise import camera_generators
 from drivegen.sampling.samplers import check_run
-from drivegen.support.errors import InputError
+from drivegen.testing.case import refused
 
 MEAN, DEVIATION = 0.3, 0.7
 """Of the Gaussian that is sampled."""
@@ -140,7 +140,7 @@ def samples_from_pure_noise(case: Case) -> None:
     """So have those of a model with zero terminal SNR, or the sampler refuses it."""
     trained = case.trained("v_prediction", zero_snr=True)
     if not case.sampler.zero_snr:
-        _refused(lambda: case.run(trained), "a model of zero terminal SNR, with zero_snr False")
+        refused(lambda: case.run(trained), "a model of zero terminal SNR, with zero_snr False")
         return
     run = case.run(trained)
     assert int(case.made().timesteps(run)[0]) == run.schedule.steps - 1, "it does not start at pure noise"
@@ -154,7 +154,7 @@ def takes_every_prediction(case: Case) -> None:
         if kind in case.sampler.predictions:
             is_the_gaussian(case, case.sample(case.run(trained)), f"prediction_type {kind}")
         else:
-            _refused(partial(case.run, trained), f"prediction_type {kind}, which is not among its predictions")
+            refused(partial(case.run, trained), f"prediction_type {kind}, which is not among its predictions")
 
 
 def tells_its_steps(case: Case) -> None:
@@ -232,15 +232,7 @@ def options_are_plain(case: Case) -> None:
     options = json.loads(json.dumps(dict(case.options)))
     construct_plugin(case.sampler, options, "saved options")
     construct_plugin(case.sampler, {}, "no options")
-    _refused(lambda: construct_plugin(case.sampler, {"option_of_nobody": 1}, "options"), "an unknown option")
-
-
-def _refused(call: Callable[[], object], what: str) -> None:
-    try:
-        call()
-    except InputError:
-        return
-    raise AssertionError(f"{what} is not refused by an InputError")
+    refused(lambda: construct_plugin(case.sampler, {"option_of_nobody": 1}, "options"), "an unknown option")
 
 
 CHECKS: dict[str, Callable[[Case], None]] = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from drivegen.scene import Box3D, Frame, Scene
+from drivegen.support.cores import cores
 from drivegen.support.errors import InputError
 from drivegen.support.files import make_subfolder, write_atomically
 from drivegen.support.locks import locked_folder
@@ -70,7 +70,7 @@ def write(
         if not (out / TABLES).is_dir():  # else it was ended between the last two steps
             _compile(seed)
             jobs = [(out, settings, index) for index in range(scenes)]
-            _finish(out, jobs, min(workers or len(os.sched_getaffinity(0)), scenes), method)
+            _finish(out, jobs, min(workers or cores(), scenes), method)
         journal.end()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import string
-import warnings
 from typing import Any, ClassVar
 
 import numpy as np
@@ -251,11 +250,8 @@ class PooledText(Text):
         return list(backbone.texts)[-1:]
 
     def _read(self, reader: PromptReader, prompt: str, weighted: bool) -> dict[str, np.ndarray]:
-        if not weighted:
-            return super()._read(reader, prompt, False)
-        with warnings.catch_warnings():  # one vector is of the first tokens; that text reads the others too
-            warnings.simplefilter("ignore")
-            return super()._read(reader, words(prompt), False)
+        # With weights nothing is said of what does not fit: one vector is of the first tokens, and `text` reads the others too.
+        return reader.read(words(prompt) if weighted else prompt, False, warn=not weighted)
 
     def encode(self, arrays: Arrays, keep: Tensor) -> Signal:
         pooled = super().encode(arrays, keep).tokens

@@ -14,10 +14,13 @@ from typer.testing import CliRunner
 
 from drivegen.catalog.scaffold import WAYS, new_package
 from drivegen.cli.main import app
+from drivegen.sampling import Sampling
+from drivegen.saved import model
 from drivegen.support.errors import InputError
 from drivegen.testing import CHECKS
 from drivegen.training import config
 from tests.catalog.test_registry import install
+from tests.tiny_hosts import SIZE, tiny_host
 
 
 def installed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -40,10 +43,18 @@ def package(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.
     sys.modules.pop(f"drivegen_new_{request.param}", None)
 
 
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model whose networks are smaller than the embedded one's."""
+    folder = tmp_path_factory.mktemp("small") / "model"
+    return model.save(tiny_host(("text",)), folder, Sampling(sampler="ddim", steps=2), image_size=SIZE)
+
+
 @pytest.mark.slow
-def test_it_keeps_every_promise_as_it_is_written(package: Path) -> None:
+def test_it_keeps_every_promise_as_it_is_written(package: Path, small: Path) -> None:
     kind = package.name.removeprefix("drivegen-").replace("-", "_")
-    done = CliRunner().invoke(app, ["plugins", "check", kind])
+    on = [] if kind == "new_tap" else ["--model", str(small)]  # one of them on the networks of the embedded model
+    done = CliRunner().invoke(app, ["plugins", "check", kind, *on])
     assert done.exit_code == 0, done.output
     assert f"{kind}: {len(CHECKS)} of {len(CHECKS)} promises hold, on two built-in frames" in done.output
     shown = CliRunner().invoke(app, ["plugins", "show", kind])

@@ -117,7 +117,7 @@ def test_prompts_of_several_lengths_are_filled_on_the_right(host) -> None:
 
 
 @pytest.mark.parametrize("prompt", ["", "a", "night", "a prompt of far more tokens than fit into it", "x" * 14, "x" * 15])
-@pytest.mark.filterwarnings("ignore:the prompt has")
+@pytest.mark.filterwarnings("ignore:the prompt")
 def test_ids_are_the_tokenizers_and_nothing_is_left_in_it(host, prompt: str) -> None:
     """A setting that was left there, threads would take from each other."""
     tokenizer = host.backbone.tokenizer
@@ -138,7 +138,7 @@ def test_break_begins_a_chunk(host) -> None:
 def test_off_everything_is_literal(host) -> None:
     prompt = "(a:1.3) [b]"
     close(tokens(host, [{"prompt": prompt}])[0], plainly(host, [(prompt, 1.0)]))
-    with pytest.warns(UserWarning, match=f"the prompt has {len(LONG.replace(' ', '')) + 2} tokens and 16 fit"):
+    with pytest.warns(UserWarning, match=f"the prompt '.* has {len(LONG.replace(' ', '')) + 2} tokens and 16 fit"):
         assert tokens(host, [{"prompt": LONG}]).shape[1] == CHUNK + 2
 
 

@@ -54,8 +54,13 @@ def base(tmp_path_factory) -> Path:
 @pytest.fixture
 def config(city, base, tmp_path) -> Path:
     """A run of six steps: dropping conditions, gathering two batches per step, with a moving average and caches."""
+    return written(city, base, tmp_path)
+
+
+def written(city: Path, base: Path, folder: Path) -> Path:
+    """Write the config of such a run, which keeps its output and its cache in a folder."""
     values = {
-        "output": str(tmp_path / "run"),
+        "output": str(folder / "run"),
         "model": {"base": str(base)},
         "plugins": {
             "text": {"kind": "text", "drop": 0.3},
@@ -63,12 +68,12 @@ def config(city, base, tmp_path) -> Path:
             "cross_view": {"kind": "cross_view", "drop": 0.0},
         },
         "drop_groups": [{"names": ["text", "boxes"], "probability": 0.2}],
-        "data": {"roots": [str(city)], "size": list(SIZE), "val_scenes": ["scene-2"], "cache": str(tmp_path / "cache")},
+        "data": {"roots": [str(city)], "size": list(SIZE), "val_scenes": ["scene-2"], "cache": str(folder / "cache")},
         "train": {
             "unet": True, "steps": 6, "images": 4, "accumulate": 2, "warmup": 2, "schedule": "cosine", "precision": "32",
             "ema": 0.9, "checkpoint_every": 3, "keep_checkpoints": 5, "noise_offset": 0.1, "log_every": 1, "device": "cpu",
         },
     }  # fmt: skip
-    path = tmp_path / "train.yaml"
+    path = folder / "train.yaml"
     path.write_text(yaml.safe_dump(values), encoding="utf-8")
     return path

@@ -39,6 +39,7 @@ from drivegen.training.order import Loader, Order
 from drivegen.training.progress import Lines
 from drivegen.training.runner import ModelStage
 from tests.tiny_models import tiny_backbone
+from tests.training import conftest
 from tests.training.conftest import SIZE
 
 
@@ -60,11 +61,18 @@ def same_bits(a: Path, b: Path) -> None:
             assert torch.equal(x[key], y[key]) if isinstance(x[key], torch.Tensor) else x[key] == y[key], key
 
 
+@pytest.fixture(scope="module")
+def unbroken(city, base, tmp_path_factory) -> Path:
+    """The config of a run, beside its folder ``run``: it went through without a break."""
+    path = conftest.written(city, base, tmp_path_factory.mktemp("unbroken"))
+    assert training.run(path) == 0
+    return path
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_interrupted_and_resumed_equals_unbroken(config, tmp_path, monkeypatch, number, status, capsys):
-    assert training.run(config) == 0
-    whole = tmp_path / "run"
+def test_interrupted_and_resumed_equals_unbroken(unbroken, config, tmp_path, monkeypatch, number, status, capsys):
+    whole = unbroken.parent / "run"
     assert {p.name for p in whole.glob("*.ckpt")} == {"last.ckpt", "step-00000003.ckpt", "step-00000006.ckpt"}
     assert models.load(whole / "model").host.plugins.keys() == {"text", "boxes", "cross_view"}
 
@@ -190,13 +198,12 @@ def test_a_signal_in_the_last_step_ends_after_it(config, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_resume_from_a_named_checkpoint(config, tmp_path):
-    assert training.run(config) == 0
-    again = tmp_path / "again"
-    assert training.run(config, [f"output={again}", "data.workers=1"], tmp_path / "run" / "step-00000003.ckpt") == 0
-    same_bits(tmp_path / "run" / "last.ckpt", again / "last.ckpt")
+def test_resume_from_a_named_checkpoint(unbroken, tmp_path):
+    whole, again = unbroken.parent / "run", tmp_path / "again"
+    assert training.run(unbroken, [f"output={again}", "data.workers=1"], whole / "step-00000003.ckpt") == 0
+    same_bits(whole / "last.ckpt", again / "last.ckpt")
     # A checkpoint can be made a model at any time: that of the last step is the model which the run wrote.
-    written, exported = tmp_path / "run" / "model", training.export(again / "last.ckpt", tmp_path / "exported")
+    written, exported = whole / "model", training.export(again / "last.ckpt", tmp_path / "exported")
     files = weight_files(written)
     assert files == weight_files(exported)
     assert all((written / name).read_bytes() == (exported / name).read_bytes() for name in files)
