@@ -9,6 +9,7 @@ from drivegen.cli.commands.dataset import crops, synthesize, validate, verify, w
 from drivegen.cli.commands.evaluate import compare, evaluate, evaluate_condition
 from drivegen.cli.commands.export import export, exporters
 from drivegen.cli.commands.generate import edit, generate
+from drivegen.cli.commands.merge import merge
 from drivegen.cli.commands.plugins import plugins
 from drivegen.cli.commands.show import info, models, objectives, samplers, tuners
 from drivegen.cli.commands.train import train
@@ -20,7 +21,7 @@ app = typer.Typer(
 
 for command in (
     generate, edit, world, train, synthesize, verify, evaluate, export, compare, exporters, crops, validate, samplers,
-    objectives, tuners, evaluate_condition, models, info,
+    objectives, tuners, merge, evaluate_condition, models, info,
 ):  # fmt: skip
     app.command()(command)
 for group in (convert, plugins):

@@ -8,12 +8,15 @@ if TYPE_CHECKING:
     from drivegen.lora.apart import apply_apart, changed_layers
     from drivegen.lora.files import FILE, LoRA, find, read, save
     from drivegen.lora.inject import apply, remove
+    from drivegen.lora.merge import fuse, merged
 
-__all__ = ["FILE", "LoRA", "apply", "apply_apart", "changed_layers", "find", "read", "remove", "save"]
+__all__ = [
+    "FILE", "LoRA", "apply", "apply_apart", "changed_layers", "find", "fuse", "merged", "read", "remove", "save",
+]  # fmt: skip
 
 _PLACES = {
     **dict.fromkeys(("FILE", "LoRA", "find", "read", "save"), "files"), **dict.fromkeys(("apply", "remove"), "inject"),
-    **dict.fromkeys(("apply_apart", "changed_layers"), "apart"),
+    **dict.fromkeys(("apply_apart", "changed_layers"), "apart"), **dict.fromkeys(("fuse", "merged"), "merge"),
 }  # fmt: skip
 
 

@@ -200,7 +200,9 @@ def _described(tensor: Tensor) -> str:
     return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
 
 
-def save(lora: LoRA, folder: str | Path, dtype: torch.dtype | None = None) -> Path:
+def save(
+    lora: LoRA, folder: str | Path, dtype: torch.dtype | None = None, told: Mapping[str, str] | None = None
+) -> Path:  # fmt: skip
     """Write a LoRA in diffusers' layout; returns the file.
 
     Raises InputError for what is no low rank, with DoRA's lengths or without: a file of another kind is its own best copy.
@@ -209,6 +211,7 @@ def save(lora: LoRA, folder: str | Path, dtype: torch.dtype | None = None) -> Pa
         lora: with alpha folded in.
         folder: gets the file, `FILE`.
         dtype: number format of the weights; None keeps theirs.
+        told: what the header says besides, texts by name; None for nothing.
     """
     state: dict[str, Tensor] = {}
     for network, layers in lora.layers.items():
@@ -226,5 +229,5 @@ def save(lora: LoRA, folder: str | Path, dtype: torch.dtype | None = None) -> Pa
     convert: Callable[[Tensor], Tensor] = (lambda v: v) if dtype is None else (lambda v: v.to(dtype))
     path = Path(folder) / FILE
     path.parent.mkdir(parents=True, exist_ok=True)
-    weights.save_state({key: convert(value) for key, value in state.items()}, path)
+    weights.save_state({key: convert(value) for key, value in state.items()}, path, told)
     return path

@@ -18,6 +18,7 @@ from drivegen.catalog import registry
 from drivegen.catalog.tuners import kind_of
 from drivegen.lora.changes import Decomposed, Hadamard, LowRank
 from drivegen.lora.lycoris import NETWORKS
+from drivegen.lora.merge import MERGED
 from drivegen.saved import tuners
 from drivegen.saved.released import read as read_plugin
 from drivegen.support import files, weights
@@ -240,6 +241,8 @@ def _metadata(path: Path) -> dict[str, str]:
     for key, what in (("ss_sd_model_name", "trained on"), ("ss_base_model_version", "trained for"), ("ss_output_name", "name")):
         if said.get(key):
             facts[what] = said[key][:120]
+    if said.get(MERGED):
+        facts["merged of"] = said[MERGED][:400]
     for key in ("modelspec.trigger_phrase", "ss_trigger_word"):
         if said.get(key):
             facts["trigger"] = said[key][:200]

@@ -55,11 +55,18 @@ def read_object(path: Path) -> dict[str, Any]:
     return values
 
 
-def save_state(state: Mapping[str, Tensor], path: Path) -> None:
-    """Write a safetensors file atomically."""
+def save_state(state: Mapping[str, Tensor], path: Path, told: Mapping[str, str] | None = None) -> None:
+    """Write a safetensors file atomically.
+
+    Args:
+        state: the tensors by name.
+        path: the file.
+        told: what its header says besides, texts by name; None for nothing.
+    """
     from safetensors.torch import save
 
-    write_atomically(path, save({k: v.detach().contiguous().cpu() for k, v in state.items()}, metadata={"format": "pt"}))
+    header = {"format": "pt", **(told or {})}
+    write_atomically(path, save({k: v.detach().contiguous().cpu() for k, v in state.items()}, metadata=header))
 
 
 def load_file(path: Path, wanted: Callable[[str], bool] | None = None, finite: bool = True) -> State:
