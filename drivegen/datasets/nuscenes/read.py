@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import warnings
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from drivegen.datasets.base import SceneSource, stat_digest
 from drivegen.datasets.extras import read_extra
 from drivegen.datasets.nuscenes import extras as stored_extras
 from drivegen.datasets.nuscenes.load import at, camera_rows, check, load, time_us
 from drivegen.datasets.nuscenes.notices import notices
-from drivegen.datasets.nuscenes.schema import inside, map_path, visibility_level
+from drivegen.datasets.nuscenes.objects import Objects
+from drivegen.datasets.nuscenes.schema import inside, map_path
+from drivegen.datasets.nuscenes.splits import read_splits
 from drivegen.datasets.nuscenes.vectormap import read_map
 from drivegen.datasets.nuscenes.versions import choose_version, versions
-from drivegen.scene import Box3D, Camera, Frame, Moment, Scene, VectorMap
+from drivegen.scene import Camera, Frame, Moment, Scene, VectorMap
 from drivegen.scene.geometry import SE3
 from drivegen.scene.moments import seconds
-from drivegen.scene.pictures import open_image
 from drivegen.support.errors import InputError, nearest
 from drivegen.support.values import file_path
 
@@ -74,6 +71,7 @@ class Dataset(SceneSource):
         for table in ("scene", "category", "sensor"):  # the short tables; rows of the others when they are read
             for row in getattr(self.tables, table):
                 check(table, row)
+        self.objects = Objects(self.root, version, self.tables)
         self._maps: dict[str, VectorMap | None] = {}
         self._moments: dict[str, Moment] = {}
         self._last: tuple[str, dict[str, dict[str, Any]]] = "", {}
@@ -107,18 +105,7 @@ class Dataset(SceneSource):
     @cached_property
     def own_splits(self) -> dict[str, list[str]]:
         """Names of scenes by split, as ``splits.json`` has them; {} without that file."""
-        path = self.root / self.version / "splits.json"
-        if not path.is_file():
-            return {}
-        try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError) as error:
-            raise InputError(f"{path} cannot be read: {error}; correct it, or remove it") from error
-        if not isinstance(found, dict) or not all(
-            isinstance(names, list) and all(isinstance(name, str) for name in names) for names in found.values()
-        ):
-            raise InputError(f"{path} must hold lists of scene names by split; correct it, or remove it")
-        return found
+        return read_splits(self.root / self.version / "splits.json")
 
     def views(self, sample_token: str) -> int:
         """Count the cameras of a sample."""
@@ -147,7 +134,7 @@ class Dataset(SceneSource):
     def _extras(self, sample_token: str) -> dict[str, Any]:
         """Return a sample's own ``extras`` by plugin name: JSON values, and in them the path of what is {"file": name}."""
         where = f"sample row {sample_token}"
-        found = self._get("sample", sample_token, where).get("extras", {})
+        found = self.objects.get("sample", sample_token, where).get("extras", {})
         return {
             name: stored_extras.resolved(value, partial(inside, self.root, where=f"{where}: extras of {name!r}"))
             for name, value in found.items()
@@ -168,10 +155,10 @@ class Dataset(SceneSource):
 
     def _along(self, link: str, sample_token: str, seconds: float) -> list[str]:
         where = f"sample row {sample_token}"
-        sample, found, reached = self._get("sample", sample_token, where), [], 0.0
+        sample, found, reached = self.objects.get("sample", sample_token, where), [], 0.0
         start = sample["timestamp"]
         while reached < seconds and sample.get(link):
-            sample = self._get("sample", sample[link], f"sample row {sample['token']}")
+            sample = self.objects.get("sample", sample[link], f"sample row {sample['token']}")
             distance = (sample["timestamp"] - start) * (1e-6 if link == "next" else -1e-6)
             if distance <= reached:
                 break
@@ -185,9 +172,9 @@ class Dataset(SceneSource):
         if found is not None:
             return found
         where, rows = f"sample row {sample_token}", self._data(sample_token)
-        sample = self._get("sample", sample_token, where)
-        cameras = tuple(self._camera(row, look=False) for row in camera_rows(rows))
-        boxes = tuple(self._box(token) for token in sample["anns"])
+        sample = self.objects.get("sample", sample_token, where)
+        cameras = tuple(self.objects.camera(row, look=False) for row in camera_rows(rows))
+        boxes = tuple(self.objects.box(token) for token in sample["anns"])
         with at(where):
             pose = self._reference(sample, rows, cameras)[0]
             moment = Moment(time_us(sample), pose, boxes, cameras, sample_token)
@@ -213,7 +200,7 @@ class Dataset(SceneSource):
         if not isinstance(sample_token, str) or sample_token not in self.tables._token2ind["sample"]:
             raise InputError(f"dataset {self.root / self.version} has no sample {sample_token!r}; `samples()` lists them")
         rows = {}
-        for channel, token in self._get("sample", sample_token, where)["data"].items():
+        for channel, token in self.objects.get("sample", sample_token, where)["data"].items():
             row = self.tables.get("sample_data", token)
             camera = row["sensor_modality"] == "camera"
             if camera or channel == "LIDAR_TOP":
@@ -231,7 +218,7 @@ class Dataset(SceneSource):
     def scene(self, name_or_token: str) -> Scene:
         """Read a whole scene."""
         row = self._scene_row(name_or_token)
-        location = self._get("log", row["log_token"], f"scene row {row['token']}")["location"]
+        location = self.objects.get("log", row["log_token"], f"scene row {row['token']}")["location"]
         frames = tuple(self.frame(token) for token in self._samples(row))
         return Scene(row["name"], frames, row.get("description") or "", location, row["token"])
 
@@ -242,11 +229,11 @@ class Dataset(SceneSource):
         `Camera`, `Box3D` or `SE3` refuse.
         """
         where, rows = f"sample row {sample_token}", self._data(sample_token)
-        sample = self._get("sample", sample_token, where)
-        scene = self._get("scene", sample["scene_token"], where)
-        location = self._get("log", scene["log_token"], f"scene row {scene['token']}")["location"]
-        cameras = tuple(self._camera(row) for row in camera_rows(rows))
-        boxes = tuple(self._box(token) for token in sample["anns"])
+        sample = self.objects.get("sample", sample_token, where)
+        scene = self.objects.get("scene", sample["scene_token"], where)
+        location = self.objects.get("log", scene["log_token"], f"scene row {scene['token']}")["location"]
+        cameras = tuple(self.objects.camera(row) for row in camera_rows(rows))
+        boxes = tuple(self.objects.box(token) for token in sample["anns"])
         extras = {
             name: stored_extras.read(value, partial(read_extra, where=f"{where}: extras of {name!r}"))
             for name, value in self._extras(sample_token).items()
@@ -271,21 +258,9 @@ class Dataset(SceneSource):
             closest = min(cameras, key=lambda camera: abs(camera.timestamp_us - time_us(sample)))
             return closest.global_SE3_ego, {}, None
         at = f"sample_data row {lidar['token']}"
-        pose = self._pose("ego_pose", lidar["ego_pose_token"], at)
-        mounting = {"ego_SE3_lidar": self._pose("calibrated_sensor", lidar["calibrated_sensor_token"], at)}
+        pose = self.objects.pose("ego_pose", lidar["ego_pose_token"], at)
+        mounting = {"ego_SE3_lidar": self.objects.pose("calibrated_sensor", lidar["calibrated_sensor_token"], at)}
         return pose, mounting, inside(self.root, lidar["filename"], at)
-
-    def _get(self, table: str, token: str, where: str, kind: str = "") -> dict[str, Any]:
-        row = self._find(table, token, where)
-        check(table, row, kind)
-        return row
-
-    def _find(self, table: str, token: str, where: str) -> dict[str, Any]:
-        try:
-            row: dict[str, Any] = self.tables.get(table, token)
-        except (KeyError, TypeError) as error:
-            raise InputError(f"{where}: names {table} {token!r}, which is not in {self.version}/{table}.json") from error
-        return row
 
     def _scene_row(self, name_or_token: str) -> dict[str, Any]:
         for row in self.tables.scene:
@@ -303,55 +278,8 @@ class Dataset(SceneSource):
             if token in tokens:
                 raise InputError(f"sample row {token}: the chain of next tokens comes back to it; correct sample.json")
             tokens[token] = None
-            token = self._get("sample", token, f"scene row {scene['token']}", "chained sample").get("next")
+            token = self.objects.get("sample", token, f"scene row {scene['token']}", "chained sample").get("next")
         return tuple(tokens)
-
-    def _pose(self, table: str, token: str, where: str) -> SE3:
-        row = self._get(table, token, where)
-        with at(f"{where}: {table} row {token}"):
-            return SE3.from_quaternion(row["rotation"], row["translation"])
-
-    def _camera(self, row: dict[str, Any], look: bool = True) -> Camera:
-        """Read a camera, and with look the header of its picture, which must be there and of the row's size."""
-        where = f"sample_data row {row['token']} ({row['channel']})"
-        mount = self._get("calibrated_sensor", row["calibrated_sensor_token"], where, "calibrated camera")
-        path = inside(self.root, row["filename"], where)
-        poses = self._pose("calibrated_sensor", mount["token"], where), self._pose("ego_pose", row["ego_pose_token"], where)
-        with at(f"{where}: calibrated_sensor row {mount['token']}"):
-            camera = Camera(
-                row["channel"], mount["camera_intrinsic"], row["width"], row["height"], *poses, time_us(row), path
-            )  # fmt: skip
-        if look:
-            open_image(path, where, (camera.width_px, camera.height_px)).close()
-        return camera
-
-    def _box(self, token: str) -> Box3D:
-        where = f"sample_annotation row {token}"
-        row = self._get("sample_annotation", token, where)
-        attributes = [self._get("attribute", name, where)["name"] for name in row.get("attribute_tokens") or ()]
-        seen = row.get("visibility_token")
-        level = visibility_level(self._get("visibility", seen, where)) if seen else None
-        with at(where):
-            return Box3D(
-                row["category_name"], SE3.from_quaternion(row["rotation"], row["translation"]), row["size"],
-                row["instance_token"], token, self._velocity(row, where), level,
-                _points(row), attributes[0] if attributes else "", row.get("joints_m"),
-            )  # fmt: skip
-
-    def _velocity(self, row: dict[str, Any], where: str, longest_s: float = 1.5) -> NDArray[np.float64]:
-        """Estimate a box's velocity (3,) in m/s, as the devkit's `box_velocity` does, to the bit.
-
-        NaN where it is unknown: there is one observation, they are too far apart, or their timestamps do not increase.
-        """
-        links = [row.get(link) for link in ("prev", "next")]
-        first, last = (self._find("sample_annotation", link, where) if link else row for link in links)
-        if first is last:
-            return np.full(3, np.nan)
-        times = [1e-6 * self._find("sample", one["sample_token"], where)["timestamp"] for one in (first, last)]
-        span_s, moved_m = times[1] - times[0], np.array(last["translation"]) - np.array(first["translation"])
-        if not 0 < span_s <= longest_s * (2 if all(links) else 1):
-            return np.full(3, np.nan)
-        return np.asarray(moved_m / span_s, dtype=np.float64)
 
     def _map(self, location: str) -> VectorMap | None:
         if location not in self._maps:
@@ -364,9 +292,3 @@ def _description(sample: dict[str, Any], scene: dict[str, Any]) -> str:
     """Return a sample's own description, or its scene's."""
     found = (row["description"] for row in (sample, scene) if row.get("description") is not None)
     return next(found, "")
-
-
-def _points(row: dict[str, Any]) -> int | None:
-    """Return the number of lidar points in a box; None where it is no count, such as the NaN of a spreadsheet."""
-    count = row.get("num_lidar_pts")
-    return int(count) if count is not None and -1 <= count <= 2**31 and count % 1 == 0 else None

@@ -63,12 +63,12 @@ def key_frames(data: Dataset, sample_token: str) -> dict[str, Recording]:
 def scene_place(data: Dataset, scene: str) -> tuple[str, str]:
     """Return the token and the location of a scene, given by name."""
     row = data._scene_row(scene)
-    return row["token"], data._get("log", row["log_token"], f"scene row {row['token']}")["location"]
+    return row["token"], data.objects.get("log", row["log_token"], f"scene row {row['token']}")["location"]
 
 
 def sample_times_us(data: Dataset, scene: str) -> tuple[int, ...]:
     """Return the times of a scene's samples, in the order of its chain."""
-    return tuple(time_us(data._get("sample", token, f"scene {scene!r}")) for token in data.samples(scene))
+    return tuple(time_us(data.objects.get("sample", token, f"scene {scene!r}")) for token in data.samples(scene))
 
 
 def sweeps(data: Dataset, sample_token: str, most: int) -> tuple[Recording, ...]:
@@ -98,13 +98,13 @@ def sweeps(data: Dataset, sample_token: str, most: int) -> tuple[Recording, ...]
 def _before(data: Dataset, row: Mapping[str, Any]) -> dict[str, Any] | None:
     where = f"sample_data row {row['token']}"
     if row.get("prev"):
-        return data._find("sample_data", row["prev"], where)
+        return data.objects.find("sample_data", row["prev"], where)
     if not row.get("is_key_frame", True):
         return None
-    sample = data._get("sample", row["sample_token"], where)
-    earlier = data._get("sample", sample["prev"], where) if sample.get("prev") else None
+    sample = data.objects.get("sample", row["sample_token"], where)
+    earlier = data.objects.get("sample", sample["prev"], where) if sample.get("prev") else None
     token = earlier["data"].get(LIDAR) if earlier is not None else None
-    return data._find("sample_data", token, where) if token else None
+    return data.objects.find("sample_data", token, where) if token else None
 
 
 def _recording(data: Dataset, row: dict[str, Any]) -> Recording:
@@ -112,7 +112,7 @@ def _recording(data: Dataset, row: dict[str, Any]) -> Recording:
     camera = row["sensor_modality"] == "camera"
     check("sample_data", row, "camera data" if camera else "lidar data")
     inside(data.root, row["filename"], where)
-    mount = data._get("calibrated_sensor", row["calibrated_sensor_token"], where, "calibrated camera" if camera else "")
+    mount = data.objects.get("calibrated_sensor", row["calibrated_sensor_token"], where, "calibrated camera" if camera else "")
     poses = _pose(data, "calibrated_sensor", mount["token"], where), _pose(data, "ego_pose", row["ego_pose_token"], where)
     file = Path(row["filename"]).as_posix()
     recording = Recording(row["token"], row["channel"], file, time_us(row), *poses)
@@ -123,5 +123,5 @@ def _recording(data: Dataset, row: dict[str, Any]) -> Recording:
 
 
 def _pose(data: Dataset, table: str, token: str, where: str) -> Pose:
-    transform, row = data._pose(table, token, where), data._find(table, token, where)
+    transform, row = data.objects.pose(table, token, where), data.objects.find(table, token, where)
     return Pose(transform, tuple(map(float, row["rotation"])), tuple(map(float, row["translation"])))

@@ -107,7 +107,7 @@ class Screen:
 
     def _scene_reads(self, token: str) -> bool:
         try:
-            log = self._data._get("log", self._row("scene", token)["log_token"], "")
+            log = self._data.objects.get("log", self._row("scene", token)["log_token"], "")
             self._data._map(log["location"])
         except InputError:
             return False

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drivegen.evaluate.metrics.expected import GROUP_OF_BOX, HIDDEN, Expected
+from drivegen.evaluate.metrics.scores import in_both_and_in_either
 from drivegen.evaluate.referee import GROUPS
 from drivegen.scene import Frame
 from drivegen.scene.geometry import Array
@@ -85,8 +86,8 @@ def overlaps(labels: Labels, views: Sequence[Expected]) -> dict[str, Array]:
         if view.drivable is not None:
             pairs.append(("drivable", view.drivable, ~view.boxes))
         for name, mask, counted in pairs:
-            a, b = (said == GROUPS.index(name)) & counted, mask & counted
-            found[name] = found.get(name, np.zeros(2)) + np.array([(a & b).sum(), (a | b).sum()])
+            row = in_both_and_in_either((said == GROUPS.index(name)) & counted, mask & counted)
+            found[name] = found.get(name, np.zeros(2)) + row
     return found
 
 

@@ -31,7 +31,11 @@ def overlap(predicted: NDArray[np.uint8], truth: NDArray[np.uint8], group: int) 
         truth: (H, W) labels.
         group: index into GROUPS.
     """
-    a, b = predicted == group, truth == group
+    return in_both_and_in_either(predicted == group, truth == group)
+
+
+def in_both_and_in_either(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> Array:
+    """Count [intersection, union] of two masks, in pixels."""
     return np.array([(a & b).sum(), (a | b).sum()], dtype=np.float64)
 
 
