@@ -62,23 +62,25 @@ _LAYERS = [
 _DECODER: Any = msgspec.json.Decoder(msgspec.defstruct("_Expansion", _LAYERS))
 
 
-def at_once(text: str, location: str) -> VectorMap | None:
+def at_once(content: bytes, location: str) -> VectorMap | None:
     """Return the map of a map-expansion file, or None where something in it is not as it should be.
 
     What that is, a reader of one record after the other can say.
 
     Args:
-        text: the file's.
+        content: the file's, JSON in UTF-8.
         location: the map's name.
     """
     try:
-        return _vector_map(_DECODER.decode(text), location)
+        return _vector_map(_DECODER.decode(content), location)
     except (ValueError, KeyError, RecursionError):
         return None
 
 
 def _vector_map(data: Any, location: str) -> VectorMap | None:
-    places = np.array([[node.x for node in data.node], [node.y for node in data.node]]).T
+    nodes = data.node
+    places = np.empty((len(nodes), 2))
+    places[:, 0], places[:, 1] = [node.x for node in nodes], [node.y for node in nodes]
     if not (np.abs(places) <= FAR_AWAY_M).all():
         return None
     rings: list[Sequence[str]] = []  # the nodes of all exteriors, holes and lines in turn

@@ -45,10 +45,10 @@ def read_map(path: Path, location: str) -> VectorMap:
 
 def _read(path: Path, location: str) -> VectorMap:
     try:
-        text = path.read_text(encoding="utf-8")
-        if (found := at_once(text, location)) is not None:
+        content = path.read_bytes()
+        if (found := at_once(content, location)) is not None:
             return found
-        data = json.loads(text)
+        data = json.loads(content.decode("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"map {path} cannot be read: {error}") from error
     if not isinstance(data, dict):
