@@ -56,19 +56,6 @@ class Validation(pl.Callback):
 
 
 @torch.no_grad()
-def mean_loss(module: Any, batches: Iterable[Any], precision: Callable[[], Any] = nullcontext) -> float:
-    """Return the mean of `losses_of`.
-
-    Args:
-        module: a `DriveModule` or a `FirstStageModule`.
-        batches: one frame each.
-        precision: makes the context in which each is computed.
-    """
-    losses = losses_of(module, batches, precision)
-    return sum(losses) / len(losses)
-
-
-@torch.no_grad()
 def losses_of(module: Any, batches: Iterable[Any], precision: Callable[[], Any] = nullcontext) -> list[float]:
     """Return a module's `validation_loss` of batches of one frame; the module is in training mode afterwards.
 

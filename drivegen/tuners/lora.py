@@ -90,13 +90,6 @@ class LoRA(_WeightTuner):
     """
 
     def build(self, layer: Any, rank: int, alpha: float) -> nn.Module:
-        """Make A and B of one layer.
-
-        Args:
-            layer: a linear layer or a convolution.
-            rank: of A and B.
-            alpha: strength.
-        """
         return LowRank(layer, rank, alpha)
 
     def save(self, folder: Path, dtype: torch.dtype | None = None) -> Path:
@@ -129,22 +122,10 @@ class LoRA(_WeightTuner):
 class DoRA(LoRA):
     """Differences of direction, of low rank, and of length, apart (Liu et al. 2024); saved as PEFT and diffusers do.
 
-    Args:
-        rank: width of the two factors.
-        alpha: the difference counts alpha / rank; None = rank.
-        targets: regular expression for the whole name of layers of the UNet, or a list of names.
-        text_encoder: whether layers of the text encoder are changed, too.
-        text_targets: the same for those.
+    Its options are LoRA's.
     """
 
     def build(self, layer: Any, rank: int, alpha: float) -> nn.Module:
-        """Make A, B and the lengths of one layer.
-
-        Args:
-            layer: a linear layer or a convolution.
-            rank: of A and B.
-            alpha: strength.
-        """
         return Decomposed(layer, rank, alpha)
 
     def _take(self, one: Any, given: Any, where: str) -> None:
@@ -157,22 +138,10 @@ class DoRA(LoRA):
 class LoHa(_WeightTuner):
     """Products of two low-rank matrices, element by element (Hyeon-Woo et al. 2022); saved as LyCORIS does.
 
-    Args:
-        rank: of either product; the difference's is up to its square.
-        alpha: the difference counts alpha / rank; None = rank.
-        targets: regular expression for the whole name of layers of the UNet, or a list of names.
-        text_encoder: whether layers of the text encoder are changed, too.
-        text_targets: the same for those.
+    Its options are LoRA's; rank is that of either product, and the difference's is up to its square.
     """
 
     def build(self, layer: Any, rank: int, alpha: float) -> nn.Module:
-        """Make the factors of one layer.
-
-        Args:
-            layer: a linear layer or a convolution.
-            rank: of either product.
-            alpha: strength.
-        """
         return Hadamard(layer, rank, alpha)
 
     def save(self, folder: Path, dtype: torch.dtype | None = None) -> Path:
@@ -238,13 +207,6 @@ class LoKr(LoHa):
         self.factor = factor
 
     def build(self, layer: Any, rank: int, alpha: float) -> nn.Module:
-        """Make the factors of one layer.
-
-        Args:
-            layer: a linear layer or a convolution.
-            rank: of the second matrix.
-            alpha: strength.
-        """
         return Kronecker(layer, rank, alpha, self.factor)
 
 

@@ -20,6 +20,7 @@ from PIL import Image
 from drivegen import training
 from drivegen.backbones.networks import load_model
 from drivegen.catalog import registry
+from drivegen.catalog.construct import construct_plugin
 from drivegen.datasets import nuscenes
 from drivegen.host.host import Host
 from drivegen.plugin import Grid, Plugin, Signal
@@ -253,24 +254,13 @@ def test_refused_before_work(config, city, tmp_path, monkeypatch):
     for override, said in [
         ("plugins.nobody.kind=txet", "did you mean 'text'"),
         ("plugins.boxes.options.max_boxs=3", "did you mean 'max_boxes'"),
-        ("plugins.boxes.options.frame=side", "side"),
         ("data.val_scenes=[scene-9]", "scene-9"),
         ("data.roots=[/nowhere]", "/nowhere"),
         ("drop_groups=[{names: [sky], probability: 0.1}]", "sky"),
         ("sampling.stepz=3", "did you mean 'steps'"),
         ("model.base=nothing", "nothing"),
         ("train.device=cuda", "train.device"),
-        ("plugins.boxes.options.max_boxes=many", r"plugins\.boxes\.options\.max_boxes = 'many' must be a whole number"),
-        ("plugins.boxes.options.masked=maybe", "masked = 'maybe' must be true or false"),
-        ("plugins.boxes.options.max_boxes=-3", "max_boxes = -3 is out of range"),
-        ("plugins.boxes.options.unit_m=0", "unit_m = 0"),
-        ("plugins.boxes.options.hidden=[8]", "hidden"),
-        ("plugins.new={kind: camera, options: {normalised: perhaps}}", "normalised"),
-        ("plugins.new={kind: camera, options: {frequencies: 0}}", "frequencies = 0 is out of range"),
-        ("plugins.new={kind: layout, options: {channels: []}}", r"plugins\.new\.options: .*channels"),
-        ("plugins.new={kind: layout, options: {channels: [a]}}", r"channels\[0\] = 'a'"),
         ("plugins.new={kind: layout, options: {attends_to: [nobody]}}", "nobody"),
-        ("plugins.new={kind: bev_map, options: {channels: [8]}}", r"plugins\.new\.options: .*channels"),
         ("plugins.new={kind: bev_map, options: {classes: [moat]}}", "moat"),
         ("plugins.new={kind: sick}", "the tokens of new are not finite for sample 's"),
         ("data.val_scenes=0", "preview.every"),
@@ -280,6 +270,25 @@ def test_refused_before_work(config, city, tmp_path, monkeypatch):
         assert not list(tmp_path.glob("new/**/*")), override
         assert not list(tmp_path.glob("other/**/*.npz")), override  # nothing was computed yet
     assert not (tmp_path / "new").exists()
+
+
+def test_options_of_plugins_are_refused_by_their_names():
+    """As `test_refused_before_work` has it for one of them: a training constructs plugins in this way, before any network."""
+    for kind, options, said in (
+        ("boxes", {"frame": "side"}, "frame = 'side' is not one of lidar, camera"),
+        ("boxes", {"max_boxes": "many"}, r"plugins\.new\.options\.max_boxes = 'many' must be a whole number"),
+        ("boxes", {"masked": "maybe"}, "masked = 'maybe' must be true or false"),
+        ("boxes", {"max_boxes": -3}, "max_boxes = -3 is out of range"),
+        ("boxes", {"unit_m": 0}, "unit_m = 0"),
+        ("boxes", {"hidden": [8]}, "hidden"),
+        ("camera", {"normalised": "perhaps"}, "normalised"),
+        ("camera", {"frequencies": 0}, "frequencies = 0 is out of range"),
+        ("layout", {"channels": []}, r"plugins\.new\.options: .*channels"),
+        ("layout", {"channels": ["a"]}, r"channels\[0\] = 'a'"),
+        ("bev_map", {"channels": [8]}, r"plugins\.new\.options: .*channels"),
+    ):
+        with pytest.raises(InputError, match=said):
+            construct_plugin(registry.load(kind), options, "plugins.new.options")
 
 
 def test_a_second_run_into_the_same_folder_is_refused(config, tmp_path):
