@@ -95,7 +95,7 @@ HEADLINES = {
 def show_models(screen: Screen) -> None:
     """Print the models that come with the package: size, image size, plugins, measured figures. Reads no weights."""
     from drivegen.saved.embedded import embedded, read_figures
-    from drivegen.saved.model import read_index
+    from drivegen.saved.index import read_index
 
     rows = []
     for name, folder in embedded().items():
@@ -115,8 +115,8 @@ def show_model(screen: Screen, folder: Path) -> None:
     """Print the contents of a model folder, after comparing its weights with their recorded hashes."""
     index = None
     if (folder / "drivegen.json").exists():
+        from drivegen.saved.index import read_index
         from drivegen.saved.integrity import check_hashes
-        from drivegen.saved.model import read_index
 
         index = read_index(folder)
         check_hashes(folder, index.sha256)

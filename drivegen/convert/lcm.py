@@ -11,7 +11,7 @@ from drivegen.backbones.stable_diffusion import Backbone
 from drivegen.catalog import registry
 from drivegen.host.host import Host
 from drivegen.sampling import Sampling
-from drivegen.saved import model, released
+from drivegen.saved import model, plugin_folder, released
 from drivegen.support import weights
 from drivegen.support.errors import InputError
 
@@ -39,7 +39,7 @@ def read(folder: str | Path) -> Host:
     weights.load_strict(unet, {name: value for name, value in state.items() if name in own}, str(part))
     host = Host(Backbone.from_folder(folder, unet=unet), {"text": registry.load("text")()})
     told = found.released
-    plugin = model.attach(host, NAME, found.cls, told.arguments, dict(told.state), part, part / "config.json")
+    plugin = plugin_folder.attach(host, NAME, found.cls, told.arguments, dict(told.state), part, part / "config.json")
     plugin.__dict__["_saved"] = {"kind": found.kind, "name": NAME, "training": dict(told.training)}
     return host.eval().requires_grad_(False)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from drivegen.plugin import Plugin
-from drivegen.saved import model, released
+from drivegen.saved import plugin_folder, released
 from drivegen.support.errors import InputError
 
 
@@ -59,5 +59,5 @@ def convert(plugin: Plugin, out: str | Path, dtype: torch.dtype | None = None) -
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} exists and is not empty; name a new folder")
-    model.save_plugin(plugin, out, dtype, out.name if out.name.isidentifier() else "")
+    plugin_folder.save_plugin(plugin, out, dtype, out.name if out.name.isidentifier() else "")
     return out

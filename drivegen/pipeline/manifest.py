@@ -10,8 +10,9 @@ from typing import Any
 
 from drivegen.pipeline.settings import UsedSettings
 from drivegen.pipeline.views import SHEETS
+from drivegen.saved.index import library_versions
 from drivegen.saved.integrity import digest_of, weight_files
-from drivegen.saved.model import Model, library_versions
+from drivegen.saved.model import Model
 from drivegen.support.errors import InputError
 from drivegen.support.files import sha256, write_atomically
 from drivegen.support.names import check_file_name

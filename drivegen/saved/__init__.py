@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from drivegen.saved.model import Model, load, load_plugin, save, save_plugin
+    from drivegen.saved.model import Model, load, save
+    from drivegen.saved.plugin_folder import load_plugin, save_plugin
 
 __all__ = ["Model", "load", "load_plugin", "save", "save_plugin"]
 
@@ -16,4 +17,5 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module("drivegen.saved.model"), name)
+    where = "drivegen.saved.plugin_folder" if name.endswith("_plugin") else "drivegen.saved.model"
+    return getattr(import_module(where), name)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -13,23 +11,21 @@ import torch
 
 from drivegen.backbones.stable_diffusion import PARTS, Backbone
 from drivegen.catalog import registry
-from drivegen.catalog.construct import construct_plugin, refusing
 from drivegen.host.host import Host
-from drivegen.plugin import Plugin
 from drivegen.sampling.settings import Sampling
 from drivegen.saved import card as cards
 from drivegen.saved import wide
 from drivegen.saved.defaults import usual_sampling
 from drivegen.saved.embedded import ASSETS, embedded
+from drivegen.saved.index import FORMAT, library_versions, read_index
 from drivegen.saved.integrity import INDEX, check_hashes, digest_of, weight_files
+from drivegen.saved.plugin_folder import attach_released, load_plugin, save_plugin
 from drivegen.saved.released import Found
 from drivegen.support import files, weights
 from drivegen.support.errors import InputError
 from drivegen.support.files import sha256
-from drivegen.support.names import check_name
 from drivegen.support.values import LONGEST_SIDE
 
-FORMAT = 1
 TINY = ASSETS / "tiny"
 
 
@@ -154,73 +150,11 @@ def with_joined(backbone: Backbone, found: Found, path: Path) -> Model:
     return Model(host, replace(sampling, null=backbone.family.conditions), native_size(backbone), path)
 
 
-def attach_released(host: Host, name: str, found: Found) -> Plugin:
-    """Attach the plugin that released weights are; returns it.
-
-    Args:
-        host: what it is attached to.
-        name: its name there.
-        found: of `released.read`.
-    """
-    where = found.path if found.path.is_file() else found.path / "config.json"
-    plugin = attach(host, name, found.cls, found.released.arguments, dict(found.released.state), found.path, where)
-    plugin.__dict__["_saved"] = {"kind": found.kind, "name": name, "training": dict(found.released.training)}
-    return plugin
-
-
 def native_size(backbone: Backbone) -> tuple[int, int]:
     """Return the (height, width) in pixels that a UNet's configuration names."""
     size = weights.unwrapped(backbone.unet).config.sample_size or 64
     h, w = (size, size) if isinstance(size, int) else size
     return h * backbone.vae_factor, w * backbone.vae_factor
-
-
-@dataclass(frozen=True)
-class PluginEntry:
-    """A plugin in drivegen.json: instance name, kind, and the version of the package that it was saved with."""
-
-    name: str
-    kind: str
-    version: str = ""
-
-
-@dataclass(frozen=True)
-class Index:
-    """The content of drivegen.json."""
-
-    plugins: tuple[PluginEntry, ...]
-    image_size: tuple[int, int]
-    sampling: Sampling
-    sha256: Mapping[str, str]
-    about: Mapping[str, Any]
-    versions: Mapping[str, str] = field(default_factory=dict)
-
-
-def read_index(folder: Path) -> Index:
-    """Read drivegen.json; raises InputError on anything that is missing or of the wrong form."""
-    path = folder / INDEX
-    values = weights.read_json(path)
-    if not isinstance(values, dict) or values.get("format") != FORMAT:
-        found = values.get("format") if isinstance(values, dict) else type(values).__name__
-        raise InputError(f"{path} has format {found!r}; this version reads format {FORMAT}")
-    try:
-        height, width = values["image_size"]
-        about, versions = values.get("about", {}), values.get("versions", {})
-        if not all(isinstance(part, dict) for part in (about, versions, values["sampling"])):
-            raise TypeError("about, versions and sampling must be objects")
-        plugins = tuple(PluginEntry(str(p["name"]), str(p["kind"]), str(p.get("version", ""))) for p in values["plugins"])
-        hashes = {str(k): str(v) for k, v in values["sha256"].items()}
-        sampling = Sampling.from_dict(values["sampling"], str(path))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path} is not a model index: {type(error).__name__} {error}") from error
-    for entry in plugins:
-        try:
-            check_name(entry.name)
-        except InputError as error:
-            raise InputError(f"{path}: {error}") from error
-    return Index(plugins, (height, width), sampling, hashes, about, {str(k): str(v) for k, v in versions.items()})
 
 
 def _load_folder(folder: Path, variant: str | None = None) -> Model:
@@ -232,118 +166,6 @@ def _load_folder(folder: Path, variant: str | None = None) -> Model:
     for entry in index.plugins:
         load_plugin(host, entry.name, folder / "plugins" / entry.name, entry.kind, alone=False)
     return Model(host, index.sampling, index.image_size, folder, index.about, digest=digest_of(index.sha256))
-
-
-def load_plugin(host: Host, name: str, folder: str | Path, kind: str | None = None, alone: bool = True) -> Plugin:
-    """Attach the plugin saved in a folder (config.json, model.safetensors), with its weights; returns it.
-
-    Args:
-        host: what it is attached to.
-        name: its name there.
-        folder: the plugin's folder.
-        kind: the kind that it must have; None accepts any.
-        alone: compare the file's sha256 with config.json; False for a model's plugins, whose drivegen.json was checked already.
-    """
-    folder = Path(folder)
-    saved = read_plugin_config(folder)
-    file = folder / "model.safetensors"
-    if alone and "sha256" in saved and file.is_file() and (found := sha256(file)) != saved["sha256"]:
-        raise InputError(f"{file} is damaged or was changed: its sha256 is {found}, config.json says {saved['sha256']}")
-    if kind is not None and saved["kind"] != kind:
-        raise InputError(f"{folder / 'config.json'} says kind {saved['kind']!r}, {INDEX} says {kind!r}")
-    cls, stated = registry.load(saved["kind"], str(saved.get("version", ""))), folder / "config.json"
-    plugin = attach(host, name, cls, saved["arguments"], weights.load_file(file), file, stated)
-    plugin.to(next(host.backbone.unet.parameters()).device)
-    plugin.__dict__["_saved"] = saved
-    return plugin
-
-
-def attach(
-    host: Host, name: str, cls: type[Plugin], arguments: Mapping[str, Any], state: weights.State, file: Path, stated: Path
-) -> Plugin:
-    """Construct a plugin, attach it under a name, and load its weights; returns it.
-
-    Args:
-        host: what it is attached to.
-        name: its name there.
-        cls: its class.
-        arguments: of the class's constructor.
-        state: its weights.
-        file: where the weights are from, for errors.
-        stated: the file with the arguments, for errors.
-
-    Raises InputError, and leaves the host as it was, where an argument is refused or the weights do not fit.
-    """
-    plugin = construct_plugin(cls, arguments, f"{stated}: arguments")
-    with refusing(cls, str(stated)):  # many values are first made use of when layers are built
-        host.add_plugin(name, plugin)
-    try:
-        weights.load_strict(plugin, state, str(file))
-    except InputError:
-        host.remove_plugin(name)
-        raise
-    return plugin
-
-
-def read_plugin_config(folder: Path) -> dict[str, Any]:
-    """Read a plugin folder's config.json; raises InputError when it is not one."""
-    saved = weights.read_json(folder / "config.json")
-    if not isinstance(saved, dict) or not isinstance(saved.get("kind"), str) or not isinstance(saved.get("arguments"), dict):
-        raise InputError(f"{folder / 'config.json'} must hold a plugin's kind and arguments")
-    base = saved.get("base") or {}
-    parts = {"base": base, "training": saved.get("training") or {}}
-    if isinstance(base, dict):
-        parts |= {f"base.{part}": base.get(part, {}) for part in ("sizes", "sha256_fp16")}
-    for part, value in parts.items():
-        if not isinstance(value, dict):
-            raise InputError(f"{folder / 'config.json'}: {part} must be an object, not {type(value).__name__}")
-    return saved
-
-
-def save_plugin(
-    plugin: Plugin, folder: str | Path, dtype: torch.dtype | None = None, name: str = "", base: Mapping[str, Any] | None = None,
-    training: Mapping[str, Any] | None = None,
-) -> None:  # fmt: skip
-    """Write a plugin as a folder of its own: config.json, model.safetensors and a card.
-
-    Args:
-        plugin: the plugin.
-        folder: where it goes; an existing one is replaced.
-        dtype: of the weights; None keeps theirs.
-        name: its name, for the card.
-        base: what it was made for (`card.base_of` and a name); None is what a loaded plugin's own config.json says.
-        training: a summary of its training; None likewise.
-
-    Raises InputError where it cannot be written.
-    """
-    folder = Path(folder)
-    kind = registry.kind_of(plugin)
-    state = {
-        k: v.to(dtype) if dtype is not None and v.is_floating_point() else v for k, v in weights.named_state(plugin).items()
-    }
-    try:
-        with files.replacing(folder) as new:
-            weights.save_state(state, new / "model.safetensors")
-            _describe(plugin, new, kind, name, base, training)
-    except OSError as error:
-        raise InputError(f"cannot write the plugin to {folder}: {error.strerror or error}") from error
-
-
-def _describe(
-    plugin: Plugin, folder: Path, kind: str, name: str, base: Mapping[str, Any] | None, training: Mapping[str, Any] | None
-) -> None:
-    """Write config.json and the card beside a plugin's weights."""
-    before = plugin.__dict__.get("_saved", {})
-    config = {
-        "kind": kind, "name": name or before.get("name") or kind, "version": registry.entry_of(plugin).origin,
-        "requires": list(plugin.requires),
-        "arguments": plugin.config, "base": before.get("base") if base is None else base,
-        "training": (before.get("training") if training is None else training) or {}, "versions": library_versions(),
-        "sha256": sha256(folder / "model.safetensors"),
-    }  # fmt: skip
-    files.write_json(folder / "config.json", config)
-    text = cards.card(str(config["name"]), json.loads(json.dumps(config)))
-    files.write_atomically(folder / "README.md", text.encode())
 
 
 def save_own_plugin(model: Model, name: str, folder: str | Path, dtype: torch.dtype | None = None) -> None:
@@ -409,8 +231,3 @@ def _index_of(model: Model, folder: Path, about: Mapping[str, Any]) -> dict[str,
         "versions": library_versions(),
         "about": dict(about),
     }
-
-
-def library_versions() -> dict[str, str]:
-    """Return the versions of drivegen and of the libraries that its pictures depend on."""
-    return {name: version(name) for name in ("drivegen", "torch", "diffusers", "transformers", "numpy")}

@@ -15,7 +15,7 @@ import torch
 from drivegen import lora
 from drivegen.catalog import registry
 from drivegen.plugin import Plugin, Released
-from drivegen.saved import card, released
+from drivegen.saved import card, plugin_folder, released
 from drivegen.saved import model as models
 from drivegen.saved.inside import Inside
 from drivegen.saved.integrity import digest_of, weight_files
@@ -46,7 +46,7 @@ def _read(path: Path, kind: str | None, options: Mapping[str, Any] | None) -> _S
         return _Source(found.cls, saved, found.released)
     if not (path / "config.json").is_file() and (path / "model_index.json").is_file():
         raise InputError(f"{path} is a whole model and no plugin; name it with --model, or a folder in its plugins/")
-    saved = models.read_plugin_config(path)
+    saved = plugin_folder.read_plugin_config(path)
     if options:
         raise InputError(f"options {', '.join(options)} are given, but {path} is a saved plugin and has its own")
     if kind not in (None, saved["kind"]):
@@ -215,10 +215,10 @@ class Extensions(Inside):
         here = card.base_of(self.host.backbone, found.cls.requires) if base else {"sizes": {}, "sha256_fp16": {}}
         try:
             if found.released is None:
-                plugin = models.load_plugin(self.host, name, path)
+                plugin = plugin_folder.load_plugin(self.host, name, path)
             else:
                 state = dict(found.released.state)
-                plugin = models.attach(self.host, name, found.cls, found.released.arguments, state, path, path)
+                plugin = plugin_folder.attach(self.host, name, found.cls, found.released.arguments, state, path, path)
                 plugin.__dict__["_saved"] = found.saved
         except InputError as error:
             different = card.differences(base, here)

@@ -14,7 +14,7 @@ from drivegen.backbones.stable_diffusion import Backbone
 from drivegen.catalog import tuners
 from drivegen.plugin.tuner import Tuner
 from drivegen.saved import card as cards
-from drivegen.saved.model import library_versions
+from drivegen.saved.index import library_versions
 from drivegen.support import files, weights
 from drivegen.support.errors import InputError
 

@@ -18,7 +18,7 @@ from drivegen.datasets.nuscenes.vectormap import merge_maps
 from drivegen.pipeline.manifest import model_facts
 from drivegen.pipeline.pipeline import Pipeline
 from drivegen.pipeline.settings import GenerationSettings
-from drivegen.saved.model import library_versions
+from drivegen.saved.index import library_versions
 from drivegen.scene import Frame, Scene, VectorMap
 from drivegen.support.errors import InputError, nearest
 from drivegen.support.files import refuse_link, write_json

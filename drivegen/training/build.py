@@ -20,6 +20,7 @@ from drivegen.host.host import Host
 from drivegen.plugin import Plugin
 from drivegen.sampling.settings import Sampling
 from drivegen.saved import model as models
+from drivegen.saved import plugin_folder
 from drivegen.saved.integrity import INDEX
 from drivegen.support import strict_yaml, weights
 from drivegen.support.errors import InputError, nearest
@@ -107,7 +108,7 @@ def _add(host: Host, name: str, settings: PluginConfig) -> None:
         there = registry.kinds()
         raise InputError(f"plugins.{name} needs a kind; there are {', '.join(there)}{nearest(name, there)}")
     if settings.weights is not None:
-        plugin = models.load_plugin(host, name, Path(settings.weights).expanduser(), settings.kind)
+        plugin = plugin_folder.load_plugin(host, name, Path(settings.weights).expanduser(), settings.kind)
         _check_same(plugin, name, settings)
         return
     cls, where = registry.load(settings.kind), f"plugins.{name}.options"

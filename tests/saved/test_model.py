@@ -12,7 +12,7 @@ from drivegen.backbones.stable_diffusion import Backbone
 from drivegen.pipeline.pipeline import Pipeline
 from drivegen.plugin import Plugin
 from drivegen.sampling import Sampling
-from drivegen.saved import model
+from drivegen.saved import model, plugin_folder
 from drivegen.support.errors import InputError
 from drivegen.support.files import sha256
 from tests.hostile import Hostile
@@ -86,7 +86,7 @@ def test_diffusers_opens_the_base(tmp_path: Path, saved: Path, limit: int | None
 
 def test_a_plugin_is_loadable_by_itself(saved: Path) -> None:
     host = tiny_host(("text",))
-    plugin = model.load_plugin(host, "picture", saved / "plugins" / "layout")
+    plugin = plugin_folder.load_plugin(host, "picture", saved / "plugins" / "layout")
     assert list(host.plugins) == ["text", "picture"]
     state = tiny_host().plugin("layout").state_dict()
     assert all(torch.equal(value, state[key]) for key, value in plugin.state_dict().items())
