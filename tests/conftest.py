@@ -11,6 +11,11 @@ import pytest
 MANY = 50
 """Modules that a test imports, as torch's and diffusers' are when they are used first."""
 
+FIRST = (
+    "test_train.py", "test_tutorial.py", "test_workers.py", "test_generate_devices.py", "test_notebooks.py", "test_site.py",
+)  # fmt: skip
+"""Files whose few tests take long, most of them with processes of their own: begun last, they would keep one worker alone."""
+
 _settled = pytest.StashKey[int]()
 
 
@@ -25,6 +30,10 @@ def pytest_collection() -> Iterator[None]:
     gc.disable()
     yield
     gc.enable()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name not in FIRST)
 
 
 @pytest.hookimpl(hookwrapper=True)
