@@ -18,6 +18,7 @@ from drivegen.datasets import nuscenes
 from drivegen.host import batch as data
 from drivegen.host.array_boundary import augment
 from drivegen.host.host import Host
+from drivegen.plugin import Plugin
 from drivegen.plugin.drawn_masks import KINDS, drawn_masks
 from drivegen.raster import box_faces
 from drivegen.saved import model
@@ -26,6 +27,7 @@ from drivegen.support.errors import InputError
 from drivegen.testing.frames import frame
 from drivegen.training import build
 from drivegen.training import config as configs
+from tests.convert.test_wider_single_file import Wide
 from tests.tiny_models import randomize, tiny_backbone
 
 
@@ -81,8 +83,23 @@ def test_a_plain_folders_weights_stay_whatever_is_listed(tmp_path: Path, city: P
         values = yaml.safe_load(settings(tmp_path, city, wide).read_text())
         values["plugins"] = {"text": {"kind": "text"}, **listed}
         (tmp_path / "other.yaml").write_text(yaml.safe_dump(values))
-        host = build.build_host(configs.load(tmp_path / "other.yaml"))
+        host = build.build_model(configs.load(tmp_path / "other.yaml")).host
         assert torch.equal(host.plugin("concat").conv.weight, base)
+
+
+def test_a_single_file_is_a_base_as_its_folder_is(tmp_path: Path, city: Path) -> None:
+    made = Wide(tmp_path, 9, "sdxl")
+    values = yaml.safe_load(settings(tmp_path, city, made.folder).read_text())
+    values["plugins"] = {"concat": {"drop": 0.0}}
+    hosts = []
+    for base in ({"base": str(made.folder)}, {"base": str(made.file), "config": str(made.configs[0])}):
+        (tmp_path / "other.yaml").write_text(yaml.safe_dump({**values, "model": base}))
+        hosts.append(build.build_model(configs.load(tmp_path / "other.yaml")).host.state_dict())
+    assert hosts[0].keys() == hosts[1].keys()
+    assert all(torch.equal(hosts[0][key], hosts[1][key]) for key in hosts[0])
+    (tmp_path / "other.yaml").write_text(yaml.safe_dump({**values, "model": {"config": "x", "unet": {"in_channels": 4}}}))
+    with pytest.raises(InputError, match="no base is given"):
+        configs.load(tmp_path / "other.yaml")
 
 
 def test_masks_are_of_objects_of_other_places_and_of_everything() -> None:
@@ -133,3 +150,19 @@ def test_each_step_draws_one_set_of_masks_and_all_networks_of_it_see_the_same(tm
         )}  # fmt: skip
         (told,) = data.collate([data.prepare(shown, plugins, {"concat": masked})], plugins, 3).arrays.values()
         assert torch.allclose(plugin.encode(told, keep).data, plugin.encode(arrays, keep).data, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (lambda arrays: None, "expected a dict of tensors by name"), (lambda arrays: {"x": [1]}, "expected a torch tensor"),
+        (lambda arrays: {"x": arrays["x"][:1]}, "with B = 2"), (lambda arrays: arrays["y"], "KeyError"),
+    ],
+)  # fmt: skip
+def test_what_augment_gives_is_checked(given: Any, said: str) -> None:
+    class Odd(Plugin):
+        def augment(self, arrays: Any) -> Any:
+            return given(arrays)
+
+    with pytest.raises(InputError, match=f"augment.*{said}"):
+        augment("odd", Odd(), {"x": torch.zeros(2, 3)})
