@@ -141,9 +141,8 @@ class Pipeline:
         return found
 
     def _reaches(self, settings: GenerationSettings) -> dict[str, Reach]:
-        """Return what LoRAs and tuners change, where settings may name some."""
-        named = settings.ranges or settings.regions or settings.scales or settings.without or settings.inputs
-        return self.extensions.reaches() if named else {}
+        """Return what LoRAs and tuners change, looked up for those that are held to steps or places."""
+        return self.extensions.reaches({*(settings.ranges or {}), *(settings.regions or {})})
 
     def plans(self, frames: Frame | Sequence[Frame], settings: GenerationSettings) -> Iterator[Plan]:
         """Plan generations without running them: `generate` runs each.

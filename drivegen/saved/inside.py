@@ -144,10 +144,15 @@ class Inside:
         else:
             lora.apply(self.host, [(one.lora, one.scale) for one in there.values()])
 
-    def reaches(self) -> dict[str, Reach]:
-        """Return what each LoRA and each tuner changes, by name."""
+    def reaches(self, names: Collection[str]) -> dict[str, Reach]:
+        """Return what each LoRA and each tuner changes, by name; it is looked up for those of some names alone."""
         found = {name: Reach.of(self.host.tuner(name)) for name in self.host.tuners if name not in self._apart.values()}
-        return found | {name: Reach(lora.changed_layers(self.host, one.lora)) for name, one in self._loras.items()}
+        nothing = dict.fromkeys(self._loras, Reach(()))
+        return (
+            found
+            | nothing
+            | {name: Reach(lora.changed_layers(self.host, one.lora)) for name, one in self._loras.items() if name in names}
+        )
 
     def arranged(self, names: Collection[str]) -> dict[str, str]:
         """Let LoRAs act each by itself where one of the names is a LoRA's, else as one; nothing changes that is so already.
