@@ -14,7 +14,7 @@ SHORT = 256
 SCORES_BYTES = 2**25
 """Scores that `attention_by_parts` computes at one time; more of them leave a processor's caches."""
 
-LONG = 512
+LONG = 256
 """Keys from which `attention_by_parts` in bfloat16 exponentiates without a softmax; of fewer the scores are no great part."""
 
 _LEAST, _MOST = 2.0**-60, 2.0**100

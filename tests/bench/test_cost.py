@@ -25,7 +25,7 @@ from drivegen.host.batch import Batch, collate, prepare
 from drivegen.host.host import Host
 from drivegen.plugin import attention
 from drivegen.sampling import HostDenoiser, classifier_free, fast_generation, remembered_projections, telescoping
-from drivegen.sampling.cpu import fast, linear, winograd
+from drivegen.sampling.cpu import fast, few_pixels, linear, winograd
 from drivegen.support import runtime
 from tests.street import street_frame
 from tests.tiny_hosts import ALL, SIZE, tiny_host
@@ -207,6 +207,30 @@ def test_winograd_takes_the_wide_convolutions_of_a_generation(
         with torch.enable_grad():
             HostDenoiser(host, batch)(x, t)
         assert not seen
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_convolutions_of_few_pixels_are_one_product(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
+    g = torch.Generator().manual_seed(0)
+    layer = nn.Conv2d(264, 256, 3, padding=1).to(dtype, memory_format=torch.channels_last)
+    monkeypatch.setattr(few_pixels, "WEIGHTS_PER_PIXEL", {dtype: 256 * 264 // 30})
+    taken: list[int] = []
+    monkeypatch.setattr(fast, "by_product", lambda *given: taken.append(given[0].numel()) or few_pixels.by_product(*given))
+    for shape in ((1, 264, 5, 6), (2, 264, 1, 7), (3, 264, 5, 6)):  # the last has too many
+        x = torch.randn(shape, generator=g).to(dtype)
+        with torch.no_grad():
+            expected = layer(x.contiguous(memory_format=torch.channels_last))
+            ours = fast._convolved(layer, x)
+            with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+                assert torch.equal(fast._convolved(layer, x.float() if dtype == torch.bfloat16 else x), ours)
+        assert ours.dtype == dtype
+        assert ours.is_contiguous(memory_format=torch.channels_last)
+        assert relative_error(ours, expected) < (1e-6 if dtype == torch.float32 else 1e-3)
+    assert len(taken) == 4
+    fast._convolved(layer, x[:1]).sum().backward()  # a layer that learns is left alone
+    assert len(taken) == 4
+    assert not few_pixels.few_pixels(x[:1], layer.weight.contiguous())
+    assert not few_pixels.few_pixels(x[:0], layer.weight)
 
 
 def test_only_plain_convolutions_are_winograds() -> None:

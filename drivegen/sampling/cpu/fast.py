@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from drivegen.host.host import Host
 from drivegen.plugin.attention import attention_by_parts
+from drivegen.sampling.cpu.few_pixels import by_product, few_pixels
 from drivegen.sampling.cpu.linear import WideLinear, as_convolution, by_lines, is_one_pixel, wide
 from drivegen.sampling.cpu.winograd import MIN_PIXELS, saves_time, winograd
 from drivegen.sampling.temporary import temporary_forward
@@ -37,7 +38,7 @@ def fast_generation(host: Host, repeats: bool = True) -> Iterator[None]:
             if repeats:
                 stack.enter_context(repeated_once(host))
             stack.enter_context(feed_forward_by_convolution(host))
-            stack.enter_context(convolutions_by_tiles(host))
+            stack.enter_context(wide_convolutions(host))
             stack.enter_context(products_by_onednn(host))
             if any(p.dtype == torch.bfloat16 for network in _networks(host) for p in network.parameters()):
                 stack.enter_context(AttentionByParts())  # it looks at every call of torch's: none where none is in bfloat16
@@ -171,20 +172,22 @@ def _as_convolution(layer: nn.Linear, x: Tensor) -> Tensor:
 
 
 @contextmanager
-def convolutions_by_tiles(host: Host) -> Iterator[None]:
-    """Compute wide 3×3 convolutions in fp32 by `winograd`, the VAE decoder's too: about half their time, as exact."""
+def wide_convolutions(host: Host) -> Iterator[None]:
+    """Compute wide 3×3 convolutions as one product where pixels are few, else in fp32 by `winograd`; the VAE decoder's too."""
     networks = [*_networks(host), host.backbone.vae.decoder]
     layers = [m for network in networks for m in network.modules() if type(m) is nn.Conv2d and saves_time(m)]
-    with temporary_forward(layers, lambda layer: partial(_by_tiles, layer)):
+    with temporary_forward(layers, lambda layer: partial(_convolved, layer)):
         yield
 
 
-def _by_tiles(layer: nn.Conv2d, x: Tensor) -> Tensor:
-    single = x.dtype == layer.weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-    large = x.ndim == 4 and len(x) * x.shape[2] * x.shape[3] >= MIN_PIXELS
-    if torch.is_grad_enabled() or not single or not large or x.device.type != "cpu":
-        return layer._conv_forward(x, layer.weight, layer.bias)
-    return winograd(x, layer.weight, layer.bias)
+def _convolved(layer: nn.Conv2d, x: Tensor) -> Tensor:
+    weight, dtype = layer.weight, torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+    if x.ndim == 4 and x.device.type == "cpu" and dtype == weight.dtype and not torch.is_grad_enabled():
+        if few_pixels(x, weight):
+            return by_product(x.to(dtype), weight, layer.bias)
+        if dtype == torch.float32 and len(x) * x.shape[2] * x.shape[3] >= MIN_PIXELS:
+            return winograd(x, weight, layer.bias)
+    return layer._conv_forward(x, weight, layer.bias)
 
 
 @contextmanager
