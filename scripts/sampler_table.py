@@ -33,7 +33,7 @@ def main(
     for name in names or sorted(entry.kind for entry in samplers.offers()):
         evaluations = found(name, 20)
         cells = [said(found(name, n)) for n in counts]
-        lines.append(f"| `{name}` | {'–' if evaluations is None else evaluations[2]} | {' | '.join(cells)} |")
+        lines.append(f"| {name} | {'–' if evaluations is None else evaluations[2]} | {' | '.join(cells)} |")
     lines.append(f"| right | | {' | '.join([f'{MEAN:.3f}, {DEVIATION:.3f}'] * len(counts))} |")
     print("\n".join(lines))
 
