@@ -130,11 +130,10 @@ def _begin() -> None:
 
 
 def main(
-    kinds: Annotated[list[str] | None, typer.Argument(help="conditions; all of drivegen's own if left out")] = None,
-    write: Annotated[bool, typer.Option(help="write the page, rather than print alone; of all conditions only")] = True,
+    kinds: Annotated[list[str] | None, typer.Argument(help="conditions to print; the page is of all of drivegen's own")] = None,
     workers: Annotated[int, typer.Option(min=1, help="processes")] = os.cpu_count() or 1,
 ) -> None:
-    """Print the table, and write it into docs/hosts.md."""
+    """Print the table; of all conditions it is written into docs/hosts.md."""
     _begin()
     own = [kind for kind, entry in registry.kinds().items() if entry.target.startswith("drivegen_plugins.")]
     for kind in kinds or ():
@@ -146,7 +145,7 @@ def main(
         for kind in asked:
             lines.append(f"| `{kind}` | {' | '.join(next(found) for _ in HOSTS)} |")
             print(lines[-1], f"({time.monotonic() - started:.0f} s)", flush=True)
-    if write and not kinds:
+    if not kinds:
         page = PAGE.read_text(encoding="utf-8")
         before, _, rest = page.partition(BEGIN)
         PAGE.write_text(f"{before}{BEGIN}\n{chr(10).join(lines)}\n{END}{rest.partition(END)[2]}", encoding="utf-8")

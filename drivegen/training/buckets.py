@@ -8,6 +8,9 @@ from dataclasses import dataclass
 
 from drivegen.support.errors import InputError
 
+MAX_SIDE_PX = 8192
+"""The longest side of a picture that is trained on."""
+
 Size = tuple[int, int]
 """(height, width) in pixels."""
 
@@ -27,18 +30,20 @@ class BucketConfig:
 
     def __post_init__(self) -> None:
         for size in self.sizes:
-            if any(side < 8 or side % 8 for side in size):
-                raise InputError(f"sizes holds {list(size)}; needed is (height, width) in multiples of 8 pixels")
+            if any(side % 8 or not 8 <= side <= MAX_SIDE_PX for side in size):
+                raise InputError(
+                    f"sizes holds {list(size)}; needed is (height, width) in multiples of 8 pixels, up to {MAX_SIDE_PX}"
+                )
         if len(set(self.sizes)) < len(self.sizes):
             raise InputError(f"sizes = {[list(size) for size in self.sizes]} holds a size twice; leave one of them out")
         if self.sizes and (self.reso_steps, self.min_reso, self.max_reso) != (64, None, None):
             raise InputError("sizes lists the buckets, so reso_steps, min_reso and max_reso are not read; leave them out")
-        if self.reso_steps < 8 or self.reso_steps % 8:
-            raise InputError(f"reso_steps = {self.reso_steps} must be a multiple of 8 pixels")
+        if self.reso_steps % 8 or not 8 <= self.reso_steps <= MAX_SIDE_PX:
+            raise InputError(f"reso_steps = {self.reso_steps} must be a multiple of 8 pixels, up to {MAX_SIDE_PX}")
         for name in ("min_reso", "max_reso"):
             side = getattr(self, name)
-            if side is not None and side < 8:
-                raise InputError(f"{name} = {side} is out of range; allowed: 8 and more pixels")
+            if side is not None and not 8 <= side <= MAX_SIDE_PX:
+                raise InputError(f"{name} = {side} is out of range; allowed: 8 to {MAX_SIDE_PX} pixels")
         if self.min_reso is not None and self.max_reso is not None and self.min_reso > self.max_reso:
             raise InputError(f"min_reso = {self.min_reso} is above max_reso = {self.max_reso}")
 
@@ -56,7 +61,7 @@ class BucketConfig:
         return tuple(found)
 
     def _derived(self, size: Size) -> list[Size]:
-        least, most = self.min_reso or min(size) // 2, self.max_reso or 2 * max(size)
+        least, most = self.min_reso or min(size) // 2, self.max_reso or min(2 * max(size), MAX_SIDE_PX)
         step, found = self.reso_steps, list[Size]()
         for height in range(math.ceil(least / step) * step, most + 1, step):
             width = min(size[0] * size[1] // height, most) // step * step

@@ -13,7 +13,7 @@ from drivegen.support import strict_yaml
 from drivegen.support.dtypes import DType, dtype_word
 from drivegen.support.errors import InputError, nearest
 from drivegen.support.names import check_name
-from drivegen.training.buckets import BucketConfig
+from drivegen.training.buckets import MAX_SIDE_PX, BucketConfig
 from drivegen.training.first_stage.settings import AutoencoderConfig
 from drivegen.training.model_config import ModelConfig, PluginConfig, TunerConfig
 
@@ -22,7 +22,6 @@ LORA = "lora"
 TAKEN = ("model", "vae", "previews", "tensorboard", "wandb")
 """Names of a run's folder that no tuner may have."""
 MAX_STEPS = 100_000_000
-MAX_SIDE_PX = 8192
 MAX_THREADS = 1024
 
 

@@ -31,10 +31,9 @@ def dry_run(path: Path, overrides: Sequence[str]) -> list[str]:
     check_places(config)
     check_loggers(config)
     stage = FirstStage(config) if config.stage == "autoencoder" else ModelStage(config)
-    buckets = stage.data.described() if config.data.buckets is not None and isinstance(stage, ModelStage) else []
     return [
         *_settings(config, path, overrides),
-        *buckets,
+        *_buckets(stage),
         *_sampling(config, stage),
         *_parts(stage.module),
         *_memory(config, stage),
@@ -54,6 +53,15 @@ def _settings(config: Config, path: Path, overrides: Sequence[str]) -> Iterator[
         else:
             origin = "default"
         yield f"  {name} = {value!r} ({origin})"
+
+
+def _buckets(stage: ModelStage | FirstStage) -> list[str]:
+    """Say which aspect buckets there are; what the model knows before may not be drawn yet, and is of the size of all."""
+    if not isinstance(stage, ModelStage) or not stage.data.buckets:
+        return []
+    if stage.data.prior is not None and not Path(stage.data.prior).is_dir():
+        stage.data.prior = None
+    return stage.data.described()
 
 
 def _leaves(value: Any, path: str = "") -> dict[str, Any]:

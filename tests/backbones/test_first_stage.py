@@ -35,6 +35,22 @@ def test_scaled_and_shifted_latents_are_those_of_the_vae_and_parts_are_one_draw(
 
 
 @torch.no_grad()
+def test_tiles_and_slices_are_diffusers_own() -> None:
+    vae = tiny_backbone().vae  # tiles of 32 pixels, as its sample_size says
+    stage = FirstStage(vae)
+    latents, pixels = stage.encode(PICTURES), stage.decode(stage.encode(PICTURES))
+    vae.enable_slicing()
+    torch.testing.assert_close(stage.decode(latents), pixels)
+    vae.enable_tiling()
+    assert torch.equal(stage.encode(PICTURES[:1]), stage.scale(vae.encode(PICTURES[:1]).latent_dist.mode()))
+    tiled = stage.decode(latents[:1])
+    assert torch.equal(tiled, vae.tiled_decode(stage.unscale(latents[:1])).sample)
+    assert not torch.equal(tiled, pixels[:1])
+    vae.disable_tiling()
+    torch.testing.assert_close(stage.decode(latents), pixels)
+
+
+@torch.no_grad()
 @pytest.mark.parametrize(("family", "upcast", "float32"), [("sd", True, False), ("sdxl", True, True), ("sdxl", False, False)])
 def test_a_vae_computes_in_float32_where_its_family_heeds_force_upcast(family: str, upcast: bool, float32: bool) -> None:
     host = Host(tiny_backbone(family=family)).eval()

@@ -73,6 +73,8 @@ def test_derived_sizes_have_the_area_and_the_nearest_is_by_shape() -> None:
         ("{reso_steps: 20}", "multiple of 8"),
         ("{min_reso: 512, max_reso: 256}", "above max_reso"),
         ("{sizes: [[32, 56]]}", "no size besides"),
+        ("{sizes: [[64, 9000]]}", "up to 8192"),
+        ("{max_reso: 100000}", "allowed: 8 to 8192"),
         ("{min_reso: 4000}", "no size besides"),
         ("{reso_step: 64}", "did you mean 'reso_steps'"),
         ("{sizes: [448, 704]}", r"sizes\[0\]"),
