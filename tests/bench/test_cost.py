@@ -25,7 +25,7 @@ from drivegen.host.batch import Batch, collate, prepare
 from drivegen.host.host import Host
 from drivegen.plugin import attention
 from drivegen.sampling import HostDenoiser, classifier_free, fast_generation, remembered_projections, telescoping
-from drivegen.sampling.cpu import fast, few_pixels, linear, winograd
+from drivegen.sampling.cpu import fast, feed_forward, few_pixels, linear, winograd
 from drivegen.support import runtime
 from tests.street import street_frame
 from tests.tiny_hosts import ALL, SIZE, tiny_host
@@ -155,13 +155,19 @@ def test_nothing_is_left_behind(host: Host) -> None:
 
 
 @torch.no_grad()
-def test_feed_forward_by_convolution_is_the_same_numbers(host: Host) -> None:
+def test_quick_feed_forward_is_the_same_numbers(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     block = next(m for m in host.backbone.unet.modules() if isinstance(m, FeedForward))
     x = torch.randn(3, 11, block.net[0].proj.in_features)
     plain = block(x)
-    with fast.feed_forward_by_convolution(host):
+    with fast.quick_feed_forward(host):
         assert type(block.net[0].proj) is not nn.Linear
         assert relative_error(block(x), plain) < 1e-6
+        monkeypatch.setattr(feed_forward, "ROWS", 7)
+        seen: list[int] = []
+        assert relative_error(block(x), plain) < 1e-6
+        with block.net[0].register_forward_hook(lambda module, given, out: seen.append(given[0].shape[1])):
+            assert relative_error(block(x), plain) < 1e-6
+        assert seen == [11]  # a tap in it sees all rows
         assert block(x.transpose(0, 1)).shape == (11, 3, x.shape[-1])
     assert torch.equal(block(x), plain)
 

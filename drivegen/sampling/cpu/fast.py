@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from drivegen.host.host import Host
 from drivegen.plugin.attention import attention_by_parts
+from drivegen.sampling.cpu.feed_forward import by_rows
 from drivegen.sampling.cpu.few_pixels import by_product, few_pixels
 from drivegen.sampling.cpu.linear import WideLinear, as_convolution, by_lines, is_one_pixel, wide
 from drivegen.sampling.cpu.winograd import MIN_PIXELS, saves_time, winograd
@@ -37,7 +38,7 @@ def fast_generation(host: Host, repeats: bool = True) -> Iterator[None]:
             stack.enter_context(kept_memory())
             if repeats:
                 stack.enter_context(repeated_once(host))
-            stack.enter_context(feed_forward_by_convolution(host))
+            stack.enter_context(quick_feed_forward(host))
             stack.enter_context(wide_convolutions(host))
             stack.enter_context(products_by_onednn(host))
             if any(p.dtype == torch.bfloat16 for network in _networks(host) for p in network.parameters()):
@@ -135,8 +136,8 @@ def _equal(a: Any, b: Any) -> bool:
 
 
 @contextmanager
-def feed_forward_by_convolution(host: Host) -> Iterator[None]:
-    """Compute the linear layers of feed-forwards, most of the linear arithmetic, as convolutions of one pixel.
+def quick_feed_forward(host: Host) -> Iterator[None]:
+    """Compute feed-forwards a few rows at a time, and their linear layers, most of the linear arithmetic, as convolutions.
 
     torch gives linear layers in fp32 to MKL, which does not use the whole of an AMD processor, and convolutions to oneDNN.
     """
@@ -144,7 +145,9 @@ def feed_forward_by_convolution(host: Host) -> Iterator[None]:
 
     found = [m for network in _networks(host) for m in network.modules() if isinstance(m, FeedForward)]
     layers = [m for one in found for m in one.modules() if type(m) is nn.Linear]
-    with temporary_forward(layers if _both() else [], lambda layer: partial(_as_convolution, layer)):
+    with ExitStack() as stack:
+        stack.enter_context(temporary_forward(found, lambda module: partial(by_rows, module, module.forward)))
+        stack.enter_context(temporary_forward(layers if _both() else [], lambda layer: partial(_as_convolution, layer)))
         yield
 
 
