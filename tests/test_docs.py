@@ -119,7 +119,7 @@ def test_commands_are_understood(page: str, line: str) -> None:
     elif words[0] in ("bash", "python") and words[1] != "-m":
         script = (HOUSE / words[1]).read_text(encoding="utf-8")
         for option in (word.partition("=")[0] for word in words[2:] if word.startswith("--")):
-            assert option in script or option[2:].replace("-", "_") in script, f"{words[1]} has no {option}"
+            assert option in script or option[2:].removeprefix("no-").replace("-", "_") in script, f"{words[1]} has no {option}"
     else:
         assert words[0] in ("git", "cd", "pip", "source", "tensorboard", "python"), f"{page}: what is {words[0]}?"
 

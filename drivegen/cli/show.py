@@ -126,6 +126,10 @@ def show_model(screen: Screen, folder: Path) -> None:
     _parts_table(screen, found)
     screen.line(f"scheduler: {found.scheduler}")
     if index is None:
+        from drivegen.saved import wide
+
+        if wide.is_inpainting(folder):
+            screen.line("nine channels: it inpaints recorded pictures within a mask (drivegen edit, generate --mask)")
         screen.line("no plugins: it generates from text and ignores cameras, boxes and map")
         return
     height, width = index.image_size

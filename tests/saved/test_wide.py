@@ -12,7 +12,9 @@ import torch
 from diffusers import StableDiffusionInpaintPipeline, StableDiffusionXLInpaintPipeline
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from PIL import Image
+from typer.testing import CliRunner
 
+from drivegen.cli.main import app
 from drivegen.pipeline.pipeline import Pipeline
 from drivegen.sampling import build_scheduler
 from drivegen.saved import model
@@ -91,3 +93,5 @@ def test_without_a_mask_it_says_what_it_needs(wide: Wide) -> None:
         pipe(street_frame(), steps=1)
     plain = pipe(street_frame(), steps=1, scales={"concat": 0}, output_type="latent")
     assert all(bool(torch.isfinite(plain[channel]).all()) for channel in plain)
+    told = CliRunner().invoke(app, ["info", str(wide.folder)])
+    assert "nine channels: it inpaints" in told.output
