@@ -132,7 +132,7 @@ def convert(host: nn.Module, dtype: torch.dtype) -> None:
     kept = backbone.vae if backbone.first_stage.float32 else None
     for part in (*host.children(), *backbone.children()):
         if part is not backbone and part is not kept:
-            part.to(dtype=dtype)
+            nn.Module.to(part, dtype=dtype)  # diffusers' own warns of layers to keep in fp32, of which there are none
 
 
 def offload(host: nn.Module, device: torch.device) -> None:
