@@ -138,7 +138,7 @@ def files_of_another_base(folder: Path) -> str:
 @pytest.mark.parametrize(
     ("second", "said"),
     [
-        (lambda folder, one: made(folder, "lora", 1, targets=".*attn1.to_q"), r"lora0\S* changes unet\.\S+, which \S*lora1"),
+        (lambda folder, one: made(folder, "lora", 1, targets="mid_block.*attn1.to_q"), r"lora0\S* changes unet\.\S+, which "),
         (lambda folder, one: made(folder, "lora", 1, text_encoder=False), r"changes text_encoder\.\S+, which"),
         (files_of_another_base, r"sdxl\S*: the LoRA (was made for another base: in unet|changes unet)"),
         (lambda folder, one: one, "is given twice, or is a copy"),
