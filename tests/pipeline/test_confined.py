@@ -93,6 +93,7 @@ def test_one_camera_has_it_and_the_other_is_as_without(kind: str, tmp_path: Path
     np.testing.assert_allclose(found[FRONT], whole[FRONT], **NEAR)
 
 
+@pytest.mark.slow
 def test_two_in_two_cameras(lora: Path, tmp_path: Path) -> None:
     other = written(tmp_path, "lora", KINDS["lora"], seed=5)
     each = []
