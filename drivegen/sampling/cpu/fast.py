@@ -158,12 +158,19 @@ def _both() -> bool:
 
 @contextmanager
 def products_by_onednn(host: Host) -> Iterator[None]:
-    """Compute wide linear layers and wide convolutions of one pixel in fp32 by oneDNN, whoever calls them."""
+    """Compute wide linear layers and wide convolutions of one pixel in fp32 by oneDNN, whoever calls them.
+
+    For the linear layers every call of torch's is looked at, which takes 8 % of the embedded model's time: only where attention is
+    wide, since the wide layers of a narrower network are embeddings of one row, which are no work.
+    """
+    from diffusers.models.attention_processor import Attention
+
     modules = [m for network in _networks(host) for m in network.modules()]
     modules += [m for name in host.plugins for m in host.plugin(name).modules()]
     pixels = [m for m in modules if type(m) is nn.Conv2d and is_one_pixel(m)]
-    linear = any(type(m) is nn.Linear and wide(m.weight) and m.weight.dtype == torch.float32 for m in modules)
-    mode = WideLinear() if linear and _both() else nullcontext()  # it looks at every call of torch's
+    layers = [m for attention in modules if isinstance(attention, Attention) for m in attention.modules()]
+    linear = any(type(m) is nn.Linear and wide(m.weight) and m.weight.dtype == torch.float32 for m in layers)
+    mode = WideLinear() if linear and _both() else nullcontext()
     with temporary_forward(pixels if _both() else [], lambda layer: partial(by_lines, layer)), mode:
         yield
 
