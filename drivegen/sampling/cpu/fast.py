@@ -160,8 +160,8 @@ def _both() -> bool:
 def products_by_onednn(host: Host) -> Iterator[None]:
     """Compute wide linear layers and wide convolutions of one pixel in fp32 by oneDNN, whoever calls them.
 
-    For the linear layers every call of torch's is looked at, which takes 8 % of the embedded model's time: only where attention is
-    wide, since the wide layers of a narrower network are embeddings of one row, which are no work.
+    For the linear layers every call of torch's is looked at, which takes 8 % of the embedded model's time: only where attention
+    is wide, since the wide layers of a narrower network are embeddings of one row, which are no work.
     """
     from diffusers.models.attention_processor import Attention
 
