@@ -76,7 +76,7 @@ def test_every_field_is_in_the_manifest_and_in_the_settings_of_views(pipe: Pipel
     assert isinstance(views.settings, UsedSettings)
     views.save(tmp_path / "a")
     facts = model_facts(pipe.model, {})
-    (line,) = describe(views, tmp_path / "a", tmp_path, made_by(views.settings, facts, ""))
+    (line,) = describe(frame.token, frame.channels, tmp_path / "a", tmp_path, made_by(views.settings, facts, ""))
     assert set(FIELDS) - {"refine_from"} < set(line)  # that is noted where there is a refiner
     assert json.loads(json.dumps(line)) == line
     assert all(hasattr(views.settings, name) for name in FIELDS)
