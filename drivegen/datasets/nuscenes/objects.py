@@ -30,11 +30,30 @@ class Objects:
         self.root, self.version, self.tables = root, version, tables
 
     def get(self, table: str, token: str, where: str, kind: str = "") -> dict[str, Any]:
+        """Return a row of a table, checked.
+
+        Args:
+            table: its name.
+            token: of the row.
+            where: what names the row, for messages.
+            kind: what the row must be, where a table has several kinds.
+
+        Raises InputError where there is no such row, or it is not as it must be.
+        """
         row = self.find(table, token, where)
         check(table, row, kind)
         return row
 
     def find(self, table: str, token: str, where: str) -> dict[str, Any]:
+        """Return a row of a table as it is.
+
+        Args:
+            table: its name.
+            token: of the row.
+            where: what names the row, for messages.
+
+        Raises InputError where there is no such row.
+        """
         try:
             row: dict[str, Any] = self.tables.get(table, token)
         except (KeyError, TypeError) as error:
@@ -42,6 +61,13 @@ class Objects:
         return row
 
     def pose(self, table: str, token: str, where: str) -> SE3:
+        """Read the pose, in metres, of a row of ego_pose or calibrated_sensor.
+
+        Args:
+            table: its name.
+            token: of the row.
+            where: what names the row, for messages.
+        """
         row = self.get(table, token, where)
         with at(f"{where}: {table} row {token}"):
             return SE3.from_quaternion(row["rotation"], row["translation"])
@@ -61,6 +87,7 @@ class Objects:
         return camera
 
     def box(self, token: str) -> Box3D:
+        """Read the annotated box with a token."""
         where = f"sample_annotation row {token}"
         row = self.get("sample_annotation", token, where)
         attributes = [self.get("attribute", name, where)["name"] for name in row.get("attribute_tokens") or ()]
