@@ -108,6 +108,7 @@ def read(rigs: Path, host: Host, cache: Path | None, buckets: list[tuple[int, in
     return {sample: batch for batch in data.train_dataloader() for sample in batch.conditions.samples}
 
 
+@pytest.mark.slow
 def test_frames_are_whole_in_their_bucket_and_sdxl_is_told_each_cameras_size_and_crop(rigs: Path, tmp_path: Path) -> None:
     kinds = ("text", "pooled_text", "picture_size", "layout")
     host = Host(tiny_backbone(family="sdxl", vae_factor=8), {kind: registry.load(kind)() for kind in kinds}).eval()
