@@ -61,6 +61,7 @@ HOSTS = {
     "SD 2.x, SD Turbo": HostKind({"prediction_type": "v_prediction", "unet": {"use_linear_projection": True}}),
     "SD inpainting, 9 channels": HostKind(joined=True),
     "SDXL, SDXL Turbo": HostKind({"family": "sdxl"}, THREE_OF_XL),
+    "SDXL inpainting, 9 channels": HostKind({"family": "sdxl"}, THREE_OF_XL, joined=True),
     "SDXL refiner": HostKind({"family": "sdxl_refiner"}, FOUR_OF_REFINER),
     "`tiny`": HostKind(None),
 }
