@@ -31,6 +31,9 @@ def check_trainer(trainer: pl.Trainer, settings: TrainConfig) -> None:
         trainer: with callbacks, loggers, precision, accumulation, clipping, one device or DDP; all of these are honoured.
         settings: of the module.
     """
+    if type(trainer.strategy) is not DDPStrategy and not isinstance(trainer.strategy, SingleDeviceStrategy):
+        name = type(trainer.strategy).__name__
+        raise InputError(f"the Trainer's strategy {name} is not supported: plugins need whole weights; use 'auto' or 'ddp'")
     expected = PRECISIONS[settings.precision]
     device = trainer.strategy.root_device.type
     if (settings.precision, trainer.precision, device) == ("fp16", PRECISIONS["bf16"], "cpu"):
@@ -45,9 +48,6 @@ def check_trainer(trainer: pl.Trainer, settings: TrainConfig) -> None:
             f"the Trainer's precision is {trainer.precision!r}, and settings.precision = {settings.precision!r} is"
             f" {expected!r}; give the Trainer precision={expected!r}, {cure}"
         )
-    if type(trainer.strategy) is not DDPStrategy and not isinstance(trainer.strategy, SingleDeviceStrategy):
-        name = type(trainer.strategy).__name__
-        raise InputError(f"the Trainer's strategy {name} is not supported: plugins need whole weights; use 'auto' or 'ddp'")
     if settings.device != "auto" and settings.device != device:
         raise InputError(f"settings.device = {settings.device!r}, and the Trainer computes on {device!r}; make them agree")
     if trainer.state.fn != "fit":
