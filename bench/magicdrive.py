@@ -144,16 +144,17 @@ class Theirs:
 class Converted(Ours):
     """drivegen's host with the weights of a MagicDrive checkpoint."""
 
-    def __init__(self, checkpoint: Path, size: Size) -> None:
+    def __init__(self, checkpoint: Path, size: Size, dtype: torch.dtype = torch.float32) -> None:
         """Read the checkpoint.
 
         Args:
             checkpoint: a folder that `Theirs.save` wrote.
             size: of the networks.
+            dtype: that the networks compute in.
         """
         found = magicdrive.read(checkpoint, half=False)
         backbone, plugins = tiny_backbone(), found.plugins()
         backbone.unet = found.unet
         self.host = Host(backbone, plugins)
         found.load_into(plugins)
-        self._take(size, torch.float32, torch.device("cpu"))
+        self._take(size, dtype, torch.device("cpu"))
