@@ -1,4 +1,4 @@
-"""Options of the command line that are made from the fields of `GenerationSettings`."""
+"""Options of the commands that generate: those of the model, and those made from the fields of `GenerationSettings`."""
 
 from __future__ import annotations
 
@@ -8,12 +8,35 @@ from typing import Annotated, Any
 
 import typer
 
+from drivegen.cli.arguments import (
+    AddedPlugins,
+    ConfigFolder,
+    Embeddings,
+    Fast,
+    Loras,
+    PredictionType,
+    Refiner,
+    Tuners,
+    Vae,
+    Variant,
+)
 from drivegen.pipeline.option import About
 from drivegen.pipeline.settings import GenerationSettings, options
 
+_OF_MODEL: dict[str, tuple[str, Any, Any]] = {
+    "config": ("config_folder", ConfigFolder, None), "vae": ("vae", Vae, None), "variant": ("variant", Variant, None),
+    "prediction_type": ("prediction_type", PredictionType, None), "refiner": ("refiner", Refiner, None),
+    "plugin": ("plugins", AddedPlugins, None), "fast": ("fast", Fast, False), "lora": ("loras", Loras, None),
+    "tuner": ("tuners", Tuners, None), "embedding": ("embeddings", Embeddings, None),
+}  # fmt: skip
+"""What a model is loaded with, by the option's name: the field of `generate.Where`, its annotation, its default."""
+_REPEATED = ("plugin", "lora", "tuner", "embedding")
+
 
 def generation_options(without: Collection[str] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Return what replaces a command's ``**settings`` by one option per field, but for those that it has itself.
+    """Return what replaces a command's ``**given`` by the options of the model and one per field, but for those that it has.
+
+    The command divides what it is given by `split`.
 
     Args:
         without: fields of which it has no option.
@@ -24,11 +47,21 @@ def generation_options(without: Collection[str] = ()) -> Callable[[Callable[...,
         own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
         left = {name: a for name, a in on_command_line().items() if name not in (*without, *signature.parameters)}
         kind = inspect.Parameter.KEYWORD_ONLY
-        made = [inspect.Parameter(name, kind, default=None, annotation=_option(name, a)) for name, a in left.items()]
+        made = [inspect.Parameter(name, kind, default=d, annotation=a) for name, (_, a, d) in _OF_MODEL.items()]
+        made += [inspect.Parameter(name, kind, default=None, annotation=_option(name, a)) for name, a in left.items()]
         command.__signature__ = signature.replace(parameters=[p.replace(kind=kind) for p in own] + made)  # type: ignore[attr-defined]
         return command
 
     return decorate
+
+
+def split(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Divide what a command was given into fields of `generate.Where`, and what `read` reads."""
+    where = {}
+    for name, (field, _, default) in _OF_MODEL.items():
+        value = given.get(name, default)
+        where[field] = tuple(value or ()) if name in _REPEATED else value
+    return where, {name: value for name, value in given.items() if name not in _OF_MODEL}
 
 
 def on_command_line() -> dict[str, About]:

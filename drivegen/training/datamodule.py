@@ -15,7 +15,7 @@ from drivegen.training.extras import Enrich, Extras
 from drivegen.training.fill import Caches, fill
 from drivegen.training.frames import FrameDataset, FrameRef, Sources
 from drivegen.training.loaders import SplitData
-from drivegen.training.order import InPairs, Order
+from drivegen.training.order import Balanced, Order
 from drivegen.training.prompts import Prompt
 
 
@@ -148,9 +148,9 @@ class DriveData(SplitData):
         refs, sources = self._dataset.refs, self._dataset.sources
         prior, sizes = [ref.prior for ref in refs], [sources.size_of(ref) for ref in refs]
         if any(prior):
-            return InPairs(views, prior, self.images, self.seed, rank, world, sizes)
+            return Balanced(views, prior, self.images, self.seed, rank, world, sizes)
         if self.apart:
-            return InPairs(views, [ref.root for ref in refs], self.images, self.seed, rank, world, sizes)
+            return Balanced(views, [ref.root for ref in refs], self.images, self.seed, rank, world, sizes)
         return Order(views, self.images, self.seed, rank, world, sizes)
 
     def described(self) -> list[str]:

@@ -65,7 +65,7 @@ class Order:
         return batches[(offset * self.world + self.rank) % len(batches)]
 
 
-class InPairs(Order):
+class Balanced(Order):
     """Batches with as many frames of each of two kinds, or more; kinds with fewer frames come more than once per epoch.
 
     Frames of a view count and size that a kind lacks come in batches of their own.

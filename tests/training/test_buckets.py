@@ -21,7 +21,7 @@ from drivegen.training import config as configs
 from drivegen.training.buckets import BucketConfig, nearest_bucket
 from drivegen.training.datamodule import DriveData
 from drivegen.training.frames import TrainBatch
-from drivegen.training.order import InPairs, Order
+from drivegen.training.order import Balanced, Order
 from tests.street import RIG_DEG, camera, street_frame
 
 SIZE, SQUARE = (32, 56), (48, 40)
@@ -98,7 +98,7 @@ def test_batches_hold_one_size_and_processes_share_them_out() -> None:
     one, none = Order(views, 6, 1, sizes=[(8, 8)] * 13), Order(views, 6, 1)
     assert [one.batch(i) for i in range(9)] == [none.batch(i) for i in range(9)]
     second = [True, False] * 6 + [True]
-    pairs = InPairs(views, second, 6, 1, sizes=sizes)
+    pairs = Balanced(views, second, 6, 1, sizes=sizes)
     assert all(len({(views[i], sizes[i]) for i in pairs.batch(p)}) == 1 for p in range(pairs.per_epoch))
 
 

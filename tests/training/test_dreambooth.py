@@ -13,7 +13,7 @@ from drivegen.objectives.dreambooth import DreamBooth
 from drivegen.support.errors import InputError
 from drivegen.testing.objectives import CHECKS, Case
 from drivegen.training.checkpoint_file import read
-from drivegen.training.order import InPairs
+from drivegen.training.order import Balanced
 
 CASE = Case(DreamBooth, {"prior_weight": 0.5})
 
@@ -41,14 +41,14 @@ def test_the_loss_is_that_of_the_subject_and_a_share_of_the_priors(prior: list[b
 
 def test_batches_hold_as_many_of_either_kind() -> None:
     views, second = [3] * 5 + [2] * 2 + [3] * 2 + [2] * 3, [False] * 7 + [True] * 5
-    order = InPairs(views, second, images=12, seed=1)
+    order = Balanced(views, second, images=12, seed=1)
     batches = [order.batch(i) for i in range(order.per_epoch)]
     for batch in batches:
         assert len({views[i] for i in batch}) == 1
         assert sum(second[i] for i in batch) * 2 == len(batch)
     assert {i for batch in batches for i in batch} == set(range(12))
-    assert batches == [InPairs(views, second, images=12, seed=1).batch(i) for i in range(order.per_epoch)]
-    alone = InPairs([3, 2, 2, 2], [False, True, True, False], images=12, seed=1)
+    assert batches == [Balanced(views, second, images=12, seed=1).batch(i) for i in range(order.per_epoch)]
+    alone = Balanced([3, 2, 2, 2], [False, True, True, False], images=12, seed=1)
     assert sorted(sorted({*alone.batch(i)}) for i in range(alone.per_epoch)) == [[0], [1, 2, 3]]
 
 

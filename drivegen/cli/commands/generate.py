@@ -8,26 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from drivegen.cli import options
-from drivegen.cli.arguments import (
-    AddedPlugins,
-    ComputeDtype,
-    ConfigFolder,
-    Data,
-    Device,
-    Embeddings,
-    Fast,
-    Loras,
-    Model,
-    Offload,
-    Out,
-    PredictionType,
-    Refiner,
-    Tuners,
-    Vae,
-    Variant,
-    Version,
-    path,
-)
+from drivegen.cli.arguments import ComputeDtype, Data, Device, Model, Offload, Out, Version, path
 from drivegen.cli.command import guarded, quiet, screen
 
 
@@ -42,36 +23,26 @@ def generate(
     all_samples: Annotated[bool, typer.Option("--all", help="Every sample of the scene, or of the dataset.")] = False,
     num: Annotated[int | None, typer.Option(help="At most this many samples.")] = None,
     model: Model = "tiny",
-    config: ConfigFolder = None,
-    vae: Vae = None,
-    variant: Variant = None,
-    prediction_type: PredictionType = None,
-    refiner: Refiner = None,
-    plugin: AddedPlugins = None,
-    fast: Fast = False,
-    lora: Loras = None,
-    tuner: Tuners = None,
-    embedding: Embeddings = None,
     device: Annotated[
         str, typer.Option(help="auto, cpu, cuda or mps; several, which share the frames, as cuda:0,cuda:1.")
     ] = "auto",
     dtype: ComputeDtype = "auto",
     offload: Offload = False,
-    **settings: Any,
+    **given: Any,
 ) -> None:
     """Generate what every camera of a scene would see."""
-    given = options.read(settings)
+    added, settings = options.split(given)
+    read = options.read(settings)
 
     from drivegen.cli import generate as work
     from drivegen.support.runtime import choose_devices
 
     selection = work.Selection(data, version, scene, tuple(sample or ()), all_samples, num)
     quiet()
-    added = (tuple(plugin or ()), tuple(lora or ()), tuple(tuner or ()), tuple(embedding or ()))
     devices = choose_devices(device)
-    where = work.Where(model, devices[0], dtype, offload, config, *added, vae, variant, prediction_type, refiner, fast)
+    where = work.Where(model, devices[0], dtype, offload, **added)
     others = None if len(devices) == 1 else work.Others.of(devices, out, selection, where, settings)
-    work.generate(out, selection, given, where, screen(), others)
+    work.generate(out, selection, read, where, screen(), others)
 
 
 @guarded
@@ -116,20 +87,10 @@ def edit(
     ] = False,
     iterations: Annotated[int, typer.Option(min=1, max=100, help="Evaluations per step of the inversion.")] = 4,
     model: Model = "tiny",
-    config: ConfigFolder = None,
-    vae: Vae = None,
-    variant: Variant = None,
-    prediction_type: PredictionType = None,
-    refiner: Refiner = None,
-    plugin: AddedPlugins = None,
-    fast: Fast = False,
-    lora: Loras = None,
-    tuner: Tuners = None,
-    embedding: Embeddings = None,
     device: Device = "auto",
     dtype: ComputeDtype = "auto",
     offload: Offload = False,
-    **settings: Any,
+    **given: Any,
 ) -> None:
     """Edit a recorded frame: put objects in, take them away, move or replace them in every camera; the rest stays."""
     from drivegen.cli import edit as work
@@ -137,17 +98,17 @@ def edit(
     from drivegen.edit.script import Entry, read_script
     from drivegen.support.errors import InputError
 
+    added, settings = options.split(given)
     how = options.read(settings)
-    given = {"remove": remove, "insert": insert, "move": move, "replace": replace, "mask": mask, "keep": keep}
+    edits = {"remove": remove, "insert": insert, "move": move, "replace": replace, "mask": mask, "keep": keep}
     if script is not None:
-        said = [f"--{name}" for name, value in {"sample": sample, "prompt": prompt, **given}.items() if value]
+        said = [f"--{name}" for name, value in {"sample": sample, "prompt": prompt, **edits}.items() if value]
         if said:
             raise InputError(f"--script says what is edited of which frame, and {said[0]} does too; write it in {script}")
         entries = read_script(script)
     else:
-        words = {name: tuple(value or ()) for name, value in given.items()}
+        words = {name: tuple(value or ()) for name, value in edits.items()}
         entries = [Entry(sample=sample, prompt=prompt, **words)]  # type: ignore[arg-type]
     quiet()
-    added = (tuple(plugin or ()), tuple(lora or ()), tuple(tuner or ()), tuple(embedding or ()))
-    where = Where(model, device, dtype, offload, config, *added, vae, variant, prediction_type, refiner, fast)
+    where = Where(model, device, dtype, offload, **added)
     work.edit(out, Selection(data, version), entries, where, screen(), how, iterations if invert else None)
