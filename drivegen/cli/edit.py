@@ -16,8 +16,8 @@ from drivegen.edit.script import Entry
 from drivegen.pipeline.checks import RECORDED
 from drivegen.pipeline.manifest import Manifest, describe, made_by, model_facts
 from drivegen.pipeline.pipeline import Pipeline
-from drivegen.pipeline.plan import inpaints
 from drivegen.pipeline.settings import GenerationSettings
+from drivegen.pipeline.told import inpaints
 from drivegen.pipeline.views import SHEETS, Views
 from drivegen.saved.model import library_versions
 from drivegen.scene import Frame

@@ -12,8 +12,9 @@ from torch import Tensor
 from drivegen.diffusion.schedule import NoiseSchedule
 from drivegen.host.host import Host
 from drivegen.host.regions import Region
-from drivegen.pipeline.plan import Plan, told_guidance, told_mask
+from drivegen.pipeline.plan import Plan
 from drivegen.pipeline.refining import in_turns, refining
+from drivegen.pipeline.told import told_guidance, told_mask
 from drivegen.pipeline.views import convert
 from drivegen.plugin import Denoiser
 from drivegen.sampling import (

@@ -20,6 +20,7 @@ from drivegen.pipeline.checks import RECORDED
 from drivegen.pipeline.names import check_names
 from drivegen.pipeline.refining import REFINE_FROM, Refinement, check_refiner, refinement
 from drivegen.pipeline.settings import GenerationSettings
+from drivegen.pipeline.told import takers, told_guidance, told_mask
 from drivegen.pipeline.views import to_pixels
 from drivegen.plugin import Plugin
 from drivegen.raster import region_mask
@@ -170,47 +171,10 @@ def check(
     host.backbone.check()  # parts may have been replaced since it was loaded
     sampling.run(host.backbone.scheduler, timesteps=s.timesteps)
     for name, key in _FOR_PROMPTS.items():
-        if getattr(s, name) not in (None, "") and not _takers(model, key):
+        if getattr(s, name) not in (None, "") and not takers(model, key):
             has = ", ".join(host.plugins) or "none"
             raise InputError(f"a {name.replace('_', ' ')} is given, but no plugin of this model takes one; it has {has}")
     return sampling, check_size(s.size or model.image_size, host.backbone)
-
-
-def told_guidance(plugins: Mapping[str, Plugin], without: Sequence[str] = ()) -> list[str]:
-    """Name the plugins that are told the scale of guidance, so that no second pass is needed.
-
-    Args:
-        plugins: those that are present, by name.
-        without: of them, the null ones.
-    """
-    return [name for name, plugin in plugins.items() if plugin.takes_guidance and name not in without]
-
-
-def prompted(model: Model) -> list[str]:
-    """Name the plugins that take prompts."""
-    return [name for name in model.host.plugins if getattr(model.host.plugin(name), "takes_prompt", False)]
-
-
-def told_mask(plugins: Mapping[str, Plugin], without: Sequence[str] = ()) -> list[str]:
-    """Name the plugins that are told what is drawn anew, so that the known latents need not be put back.
-
-    Args:
-        plugins: those that are present, by name.
-        without: of them, the null ones.
-    """
-    return [name for name, plugin in plugins.items() if plugin.takes_mask and name not in without]
-
-
-def inpaints(model: Model) -> bool:
-    """Tell whether a model, or its refiner, is told what is drawn anew of which pictures; without that it generates nothing."""
-    there = [one for one in (model, model.refiner) if one is not None]
-    return any(one.host.plugin(name).takes_mask for one in there for name in one.host.plugins)
-
-
-def _takers(model: Model, key: str) -> list[str]:
-    """Name the plugins that take prompts and declare an input of a name, or declare nothing."""
-    accepted = {name: model.host.plugin(name).accepts for name in prompted(model)}
-    return [name for name, inputs in accepted.items() if inputs is None or any(one.name == key for one in inputs)]
 
 
 def per_frame(given: Any, count: int, what: str) -> list[Any]:
@@ -322,7 +286,7 @@ def _inputs(model: Model, settings: GenerationSettings) -> dict[str, Any]:
     out = dict(settings.inputs or {})
     said = {key: getattr(settings, name) for name, key in _FOR_PROMPTS.items() if getattr(settings, name) not in (None, "")}
     for key, value in said.items():
-        for name in _takers(model, key):
+        for name in takers(model, key):
             given = out.get(name)
             if isinstance(given, str):
                 given = {"prompt": given}
