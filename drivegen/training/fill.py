@@ -108,7 +108,7 @@ def _fill(caches: Caches, dataset: FrameDataset, host: Host, workers: int) -> No
         multiprocessing_context="fork" if workers else None,
     )  # fmt: skip
     faults: list[InputError | OSError] = []
-    with own_words():
+    with own_words(workers):
         for item in track(loader, "caching", total=len(missing), unit="frames"):
             if isinstance(item, (InputError, OSError)):
                 faults.append(item)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import pickle
 import re
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -183,7 +186,7 @@ def _read(dataset: Any, batches: Any, collate: Callable[[list[Any]], Any], worke
         dataset, batch_sampler=batches, collate_fn=collate, num_workers=workers, generator=torch.Generator().manual_seed(0),
         multiprocessing_context="fork" if workers else None,
     )  # fmt: skip
-    with own_words():
+    with own_words(workers):
         yield from loader
 
 
@@ -194,29 +197,68 @@ def spread(items: Sequence[Any], count: int | None) -> list[Any]:
 
 
 @contextmanager
-def own_words() -> Iterator[None]:
-    """Raise a data worker's error with its own message; torch would append it to a printed traceback."""
+def own_words(workers: int) -> Iterator[None]:
+    """Raise a data worker's error with its own message; torch would append it to a printed traceback.
+
+    Args:
+        workers: how many there are; without any, an error is the reading's own.
+    """
+    others = set(multiprocessing.active_children())
     try:
-        yield
-    except (InputError, OSError) as error:
-        kind, text = type(error), str(error)
-        ends = [m.end() for m in re.finditer(rf"^(?:[\w.]+\.)?{kind.__name__}: ", text, re.MULTILINE)]
-        if not text.startswith("Caught ") or not ends:
-            raise
-        raise kind(text[ends[-1] :].strip()) from error
+        try:
+            yield
+        except (InputError, OSError, EOFError, pickle.UnpicklingError) as error:
+            kind, text = type(error), str(error)
+            if workers and _is_of_a_lost_worker(error):
+                _wait_until_gone(workers, others)
+                raise _killed(f"DataLoader worker was ended from outside ({text or kind.__name__})") from error
+            ends = [m.end() for m in re.finditer(rf"^(?:[\w.]+\.)?{kind.__name__}: ", text, re.MULTILINE)]
+            if not text.startswith("Caught ") or not ends:
+                raise
+            raise kind(text[ends[-1] :].strip()) from error
     except RuntimeError as error:
         if (told := explained(error)) is None:
             raise
         raise told from error
 
 
+def _wait_until_gone(workers: int, others: set[Any]) -> None:
+    """Wait until a lost worker has ended and its end is taken note of.
+
+    Its pipe breaks before it has ended; torch's signal handler would raise once more after that, in whatever runs then.
+    """
+    end = time.monotonic() + 5
+    while len(set(multiprocessing.active_children()) - others) >= workers and time.monotonic() < end:
+        time.sleep(0.01)
+
+
+def _is_of_a_lost_worker(error: BaseException) -> bool:
+    """Say whether a worker ended while its batch was handed over: the pipe or the socket between the two breaks first.
+
+    Otherwise torch's signal handler says that the worker is gone; which of the two comes first is chance.
+    """
+    if str(error).startswith("Caught ") or getattr(error, "filename", None) is not None:
+        return False
+    if isinstance(error, (ConnectionError, FileNotFoundError, EOFError, pickle.UnpicklingError)):
+        return True
+    return isinstance(error, OSError) and error.errno is None and "end of file" in str(error)
+
+
+def _killed(what: str) -> CannotGoOn:
+    return CannotGoOn(
+        f"{what}; the last checkpoint is kept; with less memory in use, such as fewer data.workers, go on from it"
+    )
+
+
 def explained(error: BaseException) -> CannotGoOn | None:
     """Describe a data worker that was killed, or a lack of memory, in a sentence; None for any other error."""
+    if isinstance(error, CannotGoOn):  # which is a sentence already
+        return None
     line = str(error).strip().split("\n")[0].rstrip(". ")
     if line.startswith("DataLoader worker (pid"):
-        return CannotGoOn(
-            f"{line}; the last checkpoint is kept; with less memory in use, such as fewer data.workers, go on from it"
-        )
+        return _killed(line)
+    if line.endswith("items of ancdata"):  # torch's words where a file that a worker passes on does not arrive
+        return _killed(f"DataLoader worker could not hand over a batch ({line}): it was ended, or too many files are open")
     if any(words in str(error) for words in ("Connection closed by peer", "Connection reset by peer", "Broken pipe")):
         return CannotGoOn("another process of this run has ended, and says why; the last checkpoint is kept")
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in line:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -11,7 +13,7 @@ from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.utilities import rank_zero_only
 from torch import distributed
 
-from drivegen.support.errors import InputError
+from drivegen.support.errors import Diverged, InputError
 from drivegen.training.config import Config
 
 _PATIENCE = timedelta(hours=2)
@@ -65,6 +67,27 @@ def strategy(config: Config) -> Any:
         return "auto"
     # A parameter that a step does not reach, as of a text encoder's unused end, must not stop the others' exchange.
     return DDPStrategy(find_unused_parameters=True, timeout=_PATIENCE)
+
+
+@contextmanager
+def leaving() -> Iterator[None]:
+    """Leave the group of processes at the end of a run, whether it went well, was refused or diverged.
+
+    A process that ends with its group still open may be aborted by the threads of gloo, and its launcher then ends the others,
+    of which one may still be writing (pytorch issues 179291 and 190489). After any other exception an exchange may be under
+    way, and leaving would wait for it.
+    """
+    try:
+        yield
+    except (InputError, Diverged):
+        _leave()
+        raise
+    _leave()
+
+
+def _leave() -> None:
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def greatest(value: float, device: torch.device) -> float:

@@ -27,7 +27,7 @@ from drivegen.training.own_trainer import PRECISIONS
 from drivegen.training.places import check_places, place
 from drivegen.training.plain_config import to_dict
 from drivegen.training.preview import Preview
-from drivegen.training.processes import check_processes, rank, strategy
+from drivegen.training.processes import check_processes, leaving, rank, strategy
 from drivegen.training.progress import shown_by
 from drivegen.training.stages import FirstStage, ModelStage
 from drivegen.training.validation import Validation
@@ -48,7 +48,7 @@ def run(path: Path, overrides: Sequence[str], resume: str | None) -> int:
     check_processes(config)
     output, first = place(config.output, "output"), rank(config) == 0
     # The first process writes all files of the run, and holds its folder for the others.
-    with locked_folder(output) if first else nullcontext(output) as folder, _external_causes(folder):
+    with locked_folder(output) if first else nullcontext(output) as folder, leaving(), _external_causes(folder):
         start = resume_from(folder, resume) if first or resume is not None else None
         if start is not None:
             checkpoints.check_config(checkpoints.read(start), to_dict(config), start)

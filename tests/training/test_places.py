@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 import time
+from multiprocessing import resource_sharer
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from drivegen import training
 from drivegen.support.errors import CannotGoOn, InputError
@@ -16,6 +20,7 @@ from drivegen.training import config as configs
 from drivegen.training.config import TrainConfig
 from drivegen.training.frames import FrameDataset
 from drivegen.training.loggers import make_loggers
+from drivegen.training.order import Loader, Order
 
 QUICK = ["train.accumulate=1", "train.unet=false", "drop_groups=[]", "data.cache=null"]
 
@@ -107,11 +112,27 @@ def test_a_worker_that_is_killed_is_a_sentence_and_the_checkpoint_is_whole(
 
     monkeypatch.setattr(FrameDataset, "__getitem__", killed)
     begun = time.monotonic()
-    with pytest.raises(CannotGoOn, match=r"^DataLoader worker \(pid.*the last checkpoint is kept") as caught:
+    with pytest.raises(CannotGoOn, match=r"^DataLoader worker .*the last checkpoint is kept") as caught:
         training.run(config, [*QUICK, "data.workers=1", "train.checkpoint_every=1", "train.steps=60", "logger=[]"])
     assert "\n" not in str(caught.value)
     assert time.monotonic() - begun < 60
     assert checkpoints.read(tmp_path / "run" / "last.ckpt")["global_step"] >= 1
+
+
+def test_a_worker_that_is_killed_while_the_cache_is_filled(config: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    read, parent = FrameDataset.__getitem__, os.getpid()
+
+    def killed(self: FrameDataset, index: int) -> Any:
+        if os.getpid() != parent and index >= 2:
+            os.kill(os.getpid(), 9)
+        return read(self, index)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(FrameDataset, "__getitem__", killed)
+        settings = [*QUICK[:-1], f"data.cache={tmp_path / 'cache'}", "data.workers=1", "train.steps=1", "logger=[]"]
+        with pytest.raises(CannotGoOn, match=r"^DataLoader worker .*go on from it"):
+            training.run(config, settings)
+    assert training.run(config, settings) == 0
 
 
 @pytest.mark.slow
@@ -149,3 +170,89 @@ def test_wandb_offline_needs_no_network_and_a_resumed_run_is_the_same_one(
     one, two = (make_loggers(made, tmp_path) for _ in range(2))
     assert [type(logger).__name__ for logger in one] == ["WandbLogger", "TensorBoardLogger"]
     assert one[0].version == two[0].version
+
+
+@pytest.mark.parametrize("silent", [signal.SIG_DFL, None])
+def test_a_worker_that_ends_with_its_batch_on_the_way_is_a_sentence(silent: Any) -> None:
+    class Ends(list[int]):
+        def __getitem__(self, index: int) -> torch.Tensor:
+            if index == 2:  # once its batches lie in the pipe: they are opened through a socket of the worker
+                threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGKILL)).start()
+            return torch.tensor([os.getpid(), index])
+
+    handlers = []
+
+    def read() -> None:
+        for batch in Loader(Ends(range(8)), order, torch.stack, 1):
+            handlers.append(signal.getsignal(signal.SIGCHLD))
+            if silent is not None:  # torch's handler says it at any moment, or the broken socket does before it
+                signal.signal(signal.SIGCHLD, silent)
+            if batch[0, 1] == 0:
+                _wait_for_end(int(batch[0, 0]))
+
+    order = Order([1] * 8, images=1, seed=0)
+    order.batch = lambda position: [position]  # type: ignore[method-assign]
+    try:
+        with pytest.raises(CannotGoOn, match=r"^DataLoader worker .*the last checkpoint is kept"):
+            read()
+    finally:
+        signal.signal(signal.SIGCHLD, handlers[0])
+
+
+@pytest.mark.parametrize("silent", [signal.SIG_DFL, None])
+def test_a_worker_whose_socket_breaks_before_it_has_ended_is_told_of_once(silent: Any) -> None:
+    class Ends(list[int]):
+        def __getitem__(self, index: int) -> torch.Tensor:
+            if index == 2:
+                threading.Timer(0.5, ends).start()
+            return torch.tensor([os.getpid(), index])
+
+    def ends() -> None:
+        resource_sharer.stop()
+        time.sleep(1)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    handlers, workers = [], []
+
+    def read() -> None:
+        for batch in Loader(Ends(range(8)), order, torch.stack, 1):
+            handlers.append(signal.getsignal(signal.SIGCHLD))
+            workers.append(int(batch[0, 0]))
+            if silent is not None:
+                signal.signal(signal.SIGCHLD, silent)
+            time.sleep(1 if batch[0, 1] == 0 else 0)
+
+    order = Order([1] * 8, images=1, seed=0)
+    order.batch = lambda position: [position]  # type: ignore[method-assign]
+    try:
+        with pytest.raises(CannotGoOn, match=r"^DataLoader worker .*the last checkpoint is kept") as caught:
+            read()
+        _wait_for_end(workers[0])
+        torch._C._error_if_any_worker_fails()  # as torch's handler does when the signal comes
+        assert caught.value.__traceback__ is not None  # which has kept the workers' iterator alive until here
+    finally:
+        signal.signal(signal.SIGCHLD, handlers[0])
+
+
+@pytest.mark.parametrize("error", [ConnectionResetError(104, "Connection reset by peer"), BrokenPipeError(32, "Broken pipe")])
+def test_a_worker_s_broken_socket_is_not_taken_for_another_process_of_the_run(
+    config: Path, monkeypatch: Any, error: OSError
+) -> None:
+    def broken(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr("torch.utils.data.dataloader._MultiProcessingDataLoaderIter._next_data", broken)
+    monkeypatch.setattr("drivegen.training.order._wait_until_gone", lambda *_: None)  # the worker lives
+    with pytest.raises(CannotGoOn, match=r"^DataLoader worker was ended from outside .*the last checkpoint is kept"):
+        training.run(config, [*QUICK, "data.workers=1", "train.steps=1", "logger=[]"])
+
+
+def _wait_for_end(pid: int) -> None:
+    end = time.monotonic() + 30
+    while time.monotonic() < end:
+        try:
+            if Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z":
+                return
+        except OSError:  # its end is known already
+            return
+        time.sleep(0.02)

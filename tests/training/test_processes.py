@@ -21,7 +21,7 @@ from drivegen.training.processes import check_processes
 HOUSE = Path(__file__).parents[2]
 
 PROGRAM = """
-import os, signal, sys
+import atexit, os, signal, sys
 import torch
 from drivegen.cli.main import main
 from drivegen.training.module import DriveModule
@@ -38,9 +38,13 @@ def step(self, batch, index):
     return self.checked(loss, batch.conditions.samples)
 
 DriveModule.training_step = step
+atexit.register(lambda: torch.distributed.is_initialized() and print("ends within its group"))
 main()
 """
-"""`drivegen train` in which nothing is drawn, and in which the second process may be told to end, or diverge."""
+"""`drivegen train` in which nothing is drawn, and in which the second process may be told to end, or diverge.
+
+A process that ends within its group is now and then aborted.
+"""
 
 FIXED = (
     "data.max_frames=2", "train.noise_offset=0", "train.accumulate=1", "train.schedule=constant", "train.warmup=0",
@@ -58,6 +62,7 @@ def train(folder: Path, config: Path, *words: str, tell: str = "", launcher: tup
         [sys.executable, *launcher, str(program), "train", str(config), *FIXED, *words], env=env,
         capture_output=True, text=True, timeout=600, check=False,
     )  # fmt: skip
+    assert "ends within its group" not in done.stdout
     return done.returncode, done.stdout + done.stderr
 
 

@@ -27,7 +27,7 @@ from drivegen.plugin import Grid, Plugin, Signal
 from drivegen.saved import model as models
 from drivegen.saved.integrity import weight_files
 from drivegen.scene import pictures
-from drivegen.support.errors import InputError
+from drivegen.support.errors import CannotGoOn, InputError
 from drivegen.training import checkpoint as checkpoints
 from drivegen.training import config as configs
 from drivegen.training.base import Diverged
@@ -353,7 +353,11 @@ def test_bad_input_in_a_data_worker_is_said_in_its_own_words(config, city, tmp_p
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 1])
-@pytest.mark.parametrize("error", [InputError("Caught: no\nsecond line"), FileNotFoundError(2, "No such file", "a.png")])
+@pytest.mark.parametrize(
+    "error",
+    [InputError("Caught: no\nsecond line"), FileNotFoundError(2, "No such file", "a.png"), FileNotFoundError("no frame"),
+     EOFError("cut off"), ConnectionResetError(104, "Connection reset by peer")],
+)  # fmt: skip
 def test_errors_of_workers_are_as_those_of_the_process_itself(workers, error):
     class Fails(list):
         def __getitem__(self, index: int) -> Any:
@@ -366,6 +370,15 @@ def test_errors_of_workers_are_as_those_of_the_process_itself(workers, error):
     with pytest.raises(type(error)) as caught:
         next(iter(Loader(Fails([0]), order, list, workers)))
     assert str(caught.value) == str(error)
+
+
+def test_a_batch_that_does_not_arrive_is_said_to_be_a_workers():
+    class Lost(list):
+        def __getitem__(self, index: int) -> Any:
+            raise RuntimeError("received 0 items of ancdata")
+
+    with pytest.raises(CannotGoOn, match=r"^DataLoader worker could not hand over .* too many files are open"):
+        next(iter(Loader(Lost([0]), Order([1], images=1, seed=0), list)))
 
 
 @pytest.mark.slow
