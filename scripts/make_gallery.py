@@ -43,6 +43,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 """Of the conditions that the model does not have: the options that are shown."""
 
 ELSEWHERE = {
+    "guidance_embedding": "it reads no scene, so there is nothing to draw",
     "image_prompt": "scripts/make_recipes.py draws it, with a model that was trained with it",
     "picture_size": "it is for SDXL, and needs a model of that",
 }

@@ -89,6 +89,8 @@ def main(
         found = {}
         for city, one in measurements.items():
             found[city] = one.figures()
+            if not found[city]:
+                raise InputError(f"{folders[city]} holds no pictures to judge; leave out --report-only")
             text = _write(folders[city], found[city], {"model": model, "settings": one.settings, **common})
         if len(found) > 1:
             shared = {k: v for k, v in next(iter(measurements.values())).settings.items() if k != "city_seed"}

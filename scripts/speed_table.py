@@ -78,10 +78,16 @@ class Work:
         from drivegen.evaluate import referee
         from drivegen.evaluate.cities import plain_city
         from drivegen.evaluate.figures import Truth
+        from drivegen.evaluate.images import Store
+        from drivegen.evaluate.measure import fingerprint
         from drivegen.evaluate.renders import conditions_of
+        from drivegen.lora.files import FILE
         from drivegen.pipeline.pipeline import Pipeline
 
         self.pipe, self.lora, self.seed, self.out = Pipeline.from_pretrained(model, dtype=dtype), lora, seed, out
+        weights = None if lora is None else files.sha256(lora / FILE if lora.is_dir() else lora)
+        told_by = {"weights": fingerprint(self.pipe.model), "lora": weights, "scenes": scenes, "seed": seed, "dtype": dtype}
+        Store(out).bind(told_by)  # rows and city of another model, LoRA or seed are not taken for these
         self.city = plain_city(out / "city", scenes, 1, seed, self.pipe.model.image_size)
         self.keys = sorted(self.city.frames)
         told = {key: conditions_of(self.city.frames[key].description) for key in self.keys}

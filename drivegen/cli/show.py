@@ -138,6 +138,8 @@ def show_model(screen: Screen, folder: Path) -> None:
     screen.line(f"images: {height}x{width} (height x width)")
     options = "".join(f" {name}={value}" for name, value in s.sampler_options.items())
     settings = f"{s.sampler}{options}, {s.steps} steps, guidance {s.guidance} (nulls {null}), rescale {s.guidance_rescale}"
+    if s.guidance_range is not None:
+        settings += ", at {:g} to {:g} of the steps".format(*s.guidance_range)
     screen.line(f"sampling: {settings}, noise {s.noise}, agreement {s.agreement}")
     versions = ", ".join(f"{k} {v}" for k, v in index.versions.items()) or "versions that are not recorded"
     screen.line(f"saved with: {versions}")

@@ -115,6 +115,8 @@ class Measurement:
             "noise": sampling.noise, "agreement": sampling.agreement, "dtype": str(pipe.dtype).removeprefix("torch."),
             "frames_a_scene": plan.frames, "scenes": plan.scenes,
         }  # fmt: skip
+        if sampling.guidance_range is not None:
+            self.settings["guidance_range"] = list(sampling.guidance_range)
         if sampling.sampler_options:  # not where there are none: images that were measured before there were any stay valid
             self.settings["sampler_options"] = dict(sampling.sampler_options)
         self.store.bind(json.loads(json.dumps(self.settings)))
@@ -270,11 +272,11 @@ class Measurement:
             done = {k: f for k, f in self.real.items() if name in chosen and self.store.has(name, k.name, f)}
             rows = [pandaset.recall_sums(self.referee, f, self.store.load(name, k.name, f)) for k, f in done.items()]
             out += self._recalls("pandaset", column, rows)
-        pictures = [
+        recorded = [
             pandaset.recall_sums(self.referee, f, {c.channel: np.asarray(pictures.load_image(c)) for c in f.cameras})
             for f in self.real.values() if out
         ]  # fmt: skip
-        return out + self._recalls("pandaset_pictures", ALL, pictures)
+        return out + self._recalls("pandaset_pictures", ALL, recorded)
 
     def _recalls(self, prefix: str, column: str, rows: list[dict[str, Array]]) -> list[Figure]:
         return [

@@ -2,6 +2,6 @@
 
 from drivegen.objectives.contract import GroupOptions, Objective
 from drivegen.objectives.lesson import Lesson
-from drivegen.objectives.twin import follow, twin
+from drivegen.objectives.twin import follow, teacher_of, twin
 
-__all__ = ["GroupOptions", "Lesson", "Objective", "follow", "twin"]
+__all__ = ["GroupOptions", "Lesson", "Objective", "follow", "teacher_of", "twin"]

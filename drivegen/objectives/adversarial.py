@@ -16,7 +16,7 @@ from drivegen.host.host import Host
 from drivegen.objectives.contract import GroupOptions, Objective
 from drivegen.objectives.lesson import Lesson
 from drivegen.objectives.solver import Guided, grid
-from drivegen.objectives.twin import twin
+from drivegen.objectives.twin import teacher_of
 from drivegen.support.errors import InputError
 
 
@@ -60,7 +60,7 @@ class Adversarial(Objective):
         """Make the teacher, and a head for each site."""
         for name in self.null or ():
             host.plugin(name)
-        self.teacher = twin(host)
+        self.teacher = teacher_of(host)
         modules: dict[str, Any] = dict(self.teacher.backbone.unet.named_modules())
         self._at = [n for n, m in modules.items() if fnmatch.fnmatchcase(n, self.sites) and hasattr(m, "out_channels")]
         if not self._at:

@@ -15,7 +15,7 @@ from drivegen.host.host import Host
 from drivegen.objectives.contract import Objective
 from drivegen.objectives.lesson import Lesson
 from drivegen.objectives.solver import Guided, jump, leading_to
-from drivegen.objectives.twin import follow, twin
+from drivegen.objectives.twin import follow, teacher_of, twin
 from drivegen.support.errors import InputError
 
 SIGMA_DATA, TIMESTEP_SCALING = 0.5, 10.0
@@ -90,7 +90,7 @@ class Consistency(Objective):
             host.plugin(name)
         if self.embedding is not None and not host.plugin(self.embedding).takes_guidance:
             raise InputError(f"embedding = {self.embedding!r} is a plugin that does not take the scale of guidance")
-        self.teacher = twin(host)
+        self.teacher = teacher_of(host)
         self.average = twin(host) if self.decay else None
 
     @abstractmethod

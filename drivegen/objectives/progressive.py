@@ -13,7 +13,7 @@ from drivegen.host.host import Host
 from drivegen.objectives.contract import Objective
 from drivegen.objectives.lesson import Lesson
 from drivegen.objectives.solver import CLEAN, Guided, grid, jump, leading_to
-from drivegen.objectives.twin import follow, sampling_teacher
+from drivegen.objectives.twin import follow, sampling_teacher, twin
 from drivegen.support.errors import InputError
 
 
@@ -56,7 +56,9 @@ class Progressive(Objective):
     def attach(self, host: Host, schedule: NoiseSchedule) -> None:
         """Make the first teacher."""
         shared = {id(p) for p in host.parameters()}
-        self.teacher = sampling_teacher(host, schedule, self.teacher_steps, self.null)
+        self.first = sampling_teacher(host, schedule, self.teacher_steps, self.null)
+        # From the second stage on it is the student of the one before, with its tuners; a second copy only where they differ.
+        self.teacher = self.first if list(self.first.tuners) == list(host.tuners) else twin(host)
         self._own = [name for name, p in self.teacher.named_parameters() if id(p) not in shared]
 
     @property
@@ -72,7 +74,8 @@ class Progressive(Objective):
         i = 2 * (lesson.t * steps // schedule.steps)
         start, middle, end = finer[i + 2], finer[i + 1], finer[i]
         x = lesson.noisy(start)
-        teacher = Guided(lesson, self.teacher, self.guidance if stage == 0 else 1.0, self.null, self.guidance_rescale)
+        taught_by, guidance = (self.first, self.guidance) if stage == 0 else (self.teacher, 1.0)
+        teacher = Guided(lesson, taught_by, guidance, self.null, self.guidance_rescale)
         half = jump(schedule, x, start, teacher(x, start), middle)
         landed = jump(schedule, half, middle, teacher(half, middle), end)
         target = leading_to(schedule, x, start, landed, end)

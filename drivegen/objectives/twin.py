@@ -23,8 +23,22 @@ def twin(host: Host) -> Host:
     return copy.deepcopy(host, memo).requires_grad_(False).eval()
 
 
+def teacher_of(host: Host) -> Host:
+    """Return a twin as a teacher: what the host is without the tuners that learn.
+
+    A tuner may begin from the numbers of an earlier student, which a teacher must not have. One that brings words stays, as
+    they could not be read without it.
+    """
+    other = twin(host)
+    for name in host.tuners:
+        tuner = host.tuner(name)
+        if not tuner.words and any(p.requires_grad for p in tuner.parameters()):
+            other.remove_tuner(name)
+    return other
+
+
 def sampling_teacher(host: Host, schedule: NoiseSchedule, steps: int, null: Sequence[str] | None) -> Host:
-    """Return a twin as a teacher that samples; raises InputError for steps or plugins that there are not.
+    """Return `teacher_of` a host, to sample with; raises InputError for steps or plugins that there are not.
 
     Args:
         host: the network that learns.
@@ -36,7 +50,7 @@ def sampling_teacher(host: Host, schedule: NoiseSchedule, steps: int, null: Sequ
         raise InputError(f"teacher_steps = {steps} are more than the {schedule.steps} timesteps of the training")
     for name in null or ():
         host.plugin(name)
-    return twin(host)
+    return teacher_of(host)
 
 
 @torch.no_grad()

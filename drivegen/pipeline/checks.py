@@ -47,15 +47,8 @@ def scales(value: Any, name: str) -> dict[str, float]:
 
 def ranges(value: Any, name: str) -> dict[str, tuple[float, float]]:
     """Check (start, end) fractions of the steps per plugin."""
-    from drivegen.sampling import check_range
-
-    out = {}
-    for plugin, given in values.by_name(value, name, "(start, end)").items():
-        ends = values.sequence(given, f"range of {plugin!r}:", "two numbers, (start, end)")
-        if len(ends) != 2:
-            raise InputError(f"range {given!r:.80} of {plugin!r} must be two numbers, (start, end)")
-        out[plugin] = check_range(plugin, *ends)
-    return out
+    given = values.by_name(value, name, "(start, end)").items()
+    return {plugin: values.fractions(ends, f"range of {plugin!r}") for plugin, ends in given}
 
 
 def names(value: Any, name: str) -> tuple[str, ...]:

@@ -193,15 +193,14 @@ def _guided(
     """
     host, sampling = model.host, plan.sampling
     told = told_guidance(plan.plugins, plan.settings.without)
-    guided: Any = predict if told else sampling.guided(predict, host.plugins)
+    guided: Any = predict if told else sampling.guided(predict, host.plugins, predict.within)
     if second is not None:
         assert plan.refinement is not None
         guided = in_turns(guided, second, plan.refinement.below)
     if sampling.agreement > 0:
         factor = host.backbone.vae_factor
-        pairs = overlaps(plan.frame.cameras, plan.size[0] // factor, plan.size[1] // factor)
-        pairs = pairs.to(runtime.device_of(host.backbone.unet))
-        guided = agreeing(guided, to_x0, pairs, lambda: predict.progress < sampling.agreement)
+        shown = overlaps(plan.frame, plan.size[0] // factor, plan.size[1] // factor).to(runtime.device_of(host.backbone.unet))
+        guided = agreeing(guided, to_x0, shown, lambda: predict.progress < sampling.agreement)
     for name in plan.plugins:
         guided = host.guide(name, guided, to_x0)
     classifier = plan.settings.classifier

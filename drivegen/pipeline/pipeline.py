@@ -210,8 +210,8 @@ class Pipeline:
         return UsedSettings(**given | {
             "prompt": plan.frame.description, "negative_prompt": s.negative_prompt or "", "seed": plan.seed, "repeats": 1,
             "generator": None, "sampler": sampling.sampler, "steps": sampling.steps, "guidance": sampling.guidance,
-            "guidance_rescale": sampling.guidance_rescale, "noise": sampling.noise, "agreement": sampling.agreement,
-            "sampler_options": dict(sampling.sampler_options),
+            "guidance_rescale": sampling.guidance_rescale, "guidance_range": sampling.guidance_range,
+            "noise": sampling.noise, "agreement": sampling.agreement, "sampler_options": dict(sampling.sampler_options),
             "scales": {name: float((s.scales or {}).get(name, 1.0)) for name in self.host.plugins},
             "ranges": dict(s.ranges or {}), "strength": plan.strength, "size": plan.size, "loras": self.loras,
             "refine_from": None if plan.refinement is None else REFINE_FROM if s.refine_from is None else s.refine_from,

@@ -162,12 +162,14 @@ def check(
         if s.steps not in (None, steps):
             raise InputError(f"{steps} timesteps are given and steps {s.steps}; leave one of them out")
     sampling = model.sampling.replaced(
-        steps=steps, guidance=s.guidance, guidance_rescale=s.guidance_rescale, sampler=s.sampler, noise=s.noise,
-        agreement=s.agreement, sampler_options=s.sampler_options,
+        steps=steps, guidance=s.guidance, guidance_rescale=s.guidance_rescale, guidance_range=s.guidance_range,
+        sampler=s.sampler, noise=s.noise, agreement=s.agreement, sampler_options=s.sampler_options,
     )  # fmt: skip
     sampling.nulled(host.plugins)
     if isinstance(sampling.guidance, Mapping) and (told := told_guidance(_present(model, s), s.without)):
         raise InputError(f"guidance has a weight per plugin, and {told[0]!r} tells the network one scale; give one")
+    if s.guidance_range is not None and (told := told_guidance(_present(model, s), s.without)):
+        raise InputError(f"guidance_range is given, and {told[0]!r} tells the network one scale for all steps; leave it out")
     host.backbone.check()  # parts may have been replaced since it was loaded
     sampling.run(host.backbone.scheduler, timesteps=s.timesteps)
     for name, key in _FOR_PROMPTS.items():

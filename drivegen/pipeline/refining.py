@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -111,7 +111,8 @@ def refining(
         predict = HostDenoiser(host, found.batch.to(device), own, nulls, dtype)
         guidance = found.model.sampling.guidance if isinstance(sampling.guidance, Mapping) else sampling.guidance
         how = found.model.sampling.replaced(guidance=guidance, guidance_rescale=sampling.guidance_rescale)
-        yield predict, how.guided(predict, host.plugins)
+        how = replace(how, guidance_range=sampling.guidance_range)  # None, too, is the generation's word
+        yield predict, how.guided(predict, host.plugins, predict.within)
 
 
 def in_turns(first: Denoiser, second: Denoiser, below: int) -> Denoiser:

@@ -54,6 +54,10 @@ class GenerationSettings:
     guidance_rescale: float | None = option(
         "Share, 0 to 1, of rescaling guided predictions to the conditional one's deviation.", checks.number, kind=float
     )
+    guidance_range: tuple[float, float] | None = option(
+        "Fractions of the steps between which there is guidance. Default: the model's, or all.", values.fractions,
+        metavar="START:END", read=spelling.read_guidance_range,
+    )  # fmt: skip
     sampler: str | None = option("unipc, dpm++, ddim, euler, ddpm, lcm, and others: drivegen samplers lists them.", values.text)
     sampler_options: Mapping[str, Any] | None = option(
         "An option of the sampler; may be repeated.", checks.sampler_options, kind=list, flag="--sampler-option",
@@ -172,7 +176,7 @@ class UsedSettings(GenerationSettings):
         came.
         """
         values = {f.name: record.plain(getattr(self, f.name)) for f in dataclasses.fields(self)}
-        later = ("words", "tuners", "refiner", "refine_from")
+        later = ("words", "tuners", "refiner", "refine_from", "guidance_range")
         return {name: value for name, value in values.items() if name not in later or value not in ({}, "", None)}
 
 

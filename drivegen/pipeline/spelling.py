@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from drivegen.support.errors import InputError
-from drivegen.support.values import LONGEST_SIDE, number
+from drivegen.support.values import LONGEST_SIDE, fractions, number
 
 
 def read_scales(given: Sequence[str]) -> dict[str, float]:
@@ -28,15 +28,21 @@ def read_guidance(given: Sequence[str]) -> float | dict[str, float] | None:
 
 def read_ranges(given: Sequence[str]) -> dict[str, tuple[float, float]]:
     """Read PLUGIN=START:END options."""
+    found = _by_plugin("--range", given, "PLUGIN=START:END, such as layout=0:0.6", _ends)
+    return {name: fractions(ends, f"range of {name!r}") for name, ends in found.items()}
 
-    def ends(value: str) -> tuple[float, float]:
-        start, end = (float(part) for part in value.split(":"))
-        return start, end
 
-    from drivegen.sampling import check_range
+def read_guidance_range(text: str) -> tuple[float, float]:
+    """Read START:END."""
+    try:
+        return _ends(text)
+    except ValueError:
+        raise InputError(f"--guidance-range {text!r:.80} must be START:END, such as 0.2:1") from None
 
-    found = _by_plugin("--range", given, "PLUGIN=START:END, such as layout=0:0.6", ends)
-    return {name: check_range(name, *pair) for name, pair in found.items()}
+
+def _ends(text: str) -> tuple[float, float]:
+    start, end = (float(part) for part in text.split(":"))
+    return start, end
 
 
 def read_inputs(given: Sequence[str]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from dataclasses import dataclass
 
@@ -12,7 +13,7 @@ from drivegen.raster.birdseye import _CELLS, GROUND_RADII_M, ground
 from drivegen.raster.boxes import EDGES
 from drivegen.scene import BEV_CLASSES, DETECTION_CLASSES, LINE_LAYERS, Box3D, Camera, Frame
 from drivegen.scene.geometry import NEAR_M, Array, clip_segments, project
-from drivegen.support.errors import InputError
+from drivegen.support.errors import InputError, at_least
 
 MAX_BOXES = 500
 """More boxes than this in one view, and the nearest are kept, with a warning."""
@@ -60,13 +61,7 @@ def layout(frame: Frame, camera: Camera, size: tuple[int, int] | None = None) ->
         camera: one of its cameras.
         size: (H, W) of the arrays; None is the camera's generated size.
     """
-    width, height = camera.image_size
-    K = camera.K_image
-    if size is not None:
-        if min(size) < 1:
-            raise InputError(f"layout size {size} must be positive (height, width)")
-        K = np.diag([size[1] / width, size[0] / height, 1.0]) @ K
-        height, width = size
+    K, (height, width) = _at(camera, size)
     depth = np.zeros((height, width), np.float32)
     bits = _ground_bits(frame, camera, K, depth)
     found = _Boxes(height, width)
@@ -78,23 +73,72 @@ def layout(frame: Frame, camera: Camera, size: tuple[int, int] | None = None) ->
     return Layout(bits, found.box_class, found.heading, found.side, found.visibility, depth.astype(np.float16))
 
 
-def box_numbers(frame: Frame, camera: Camera) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    """Return which of a frame's boxes is in front at each pixel of a camera's generated image, and how far away.
+def box_numbers(
+    frame: Frame, camera: Camera, size: tuple[int, int] | None = None
+) -> tuple[NDArray[np.int32], NDArray[np.float32]]:  # fmt: skip
+    """Return which of a frame's boxes is in front at each pixel of a camera's view, and how far away.
 
     Both are (H, W): the index into `frame.boxes`, -1 for none, and the distance in metres along the optical axis, inf for none;
     found as `layout` finds boxes.
+
+    Args:
+        frame: the frame.
+        camera: one of its cameras.
+        size: (H, W) of the arrays; None is the camera's generated size.
     """
-    width, height = camera.image_size
+    K, (height, width) = _at(camera, size)
     found = _Boxes(height, width)
-    for number, rectangle in _visible(frame, camera, camera.K_image, width, height):
-        found.add(camera, camera.K_image, frame.boxes[number], rectangle, number)
+    for number, rectangle in _visible(frame, camera, K, width, height):
+        found.add(camera, K, frame.boxes[number], rectangle, number)
     return found.number, found.depth
+
+
+def _at(camera: Camera, size: tuple[int, int] | None) -> tuple[Array, tuple[int, int]]:
+    """Give a camera's intrinsics for arrays of a size (height, width), None for its own, and that size."""
+    width, height = camera.image_size
+    if size is None:
+        return camera.K_image, (height, width)
+    if min(size) < 1:
+        raise InputError(f"layout size {size} must be positive (height, width)")
+    return np.diag([size[1] / width, size[0] / height, 1.0]) @ camera.K_image, size
 
 
 def _rays(K: Array, columns: Array, rows: Array) -> Array:
     """Camera-frame directions (rows, columns, 3) with z = 1 through pixel positions."""
     inverse = np.linalg.inv(K)
     return columns[None, :, None] * inverse[:, 0] + rows[:, None, None] * inverse[:, 1] + inverse[:, 2]
+
+
+def _on_ground(camera: Camera, K: Array, columns: Array, rows: Array) -> tuple[Array, Array, NDArray[np.bool_]]:
+    """Directions in the global frame (rows, columns, 3), the depth at which they meet the ground, and where it is in range."""
+    pose = camera.global_SE3_camera
+    rays = _rays(K, columns, rows) @ pose.rotation.T
+    with np.errstate(divide="ignore", invalid="ignore"):
+        depth = (camera.global_SE3_ego.translation[2] - pose.translation[2]) / rays[..., 2]
+    return rays, depth, (depth > NEAR_M) & (depth < FAR_M)
+
+
+def ground_points(frame: Frame, camera: Camera, size: tuple[int, int]) -> tuple[Array, Array]:
+    """Find where the ground, as `layout` has it, is seen: positions (h, w, 2), x and y in the lidar's frame, and depths (h, w).
+
+    Both are in metres, and inf where no ground is seen; `bev` has the same axes.
+
+    Args:
+        frame: the frame.
+        camera: one of its cameras.
+        size: (h, w) of the grid, whose cells' centres are looked along.
+    """
+    at_least(1, size=size)
+    (h, w), (width, height) = size, camera.image_size
+    rays, depth, seen = _on_ground(
+        camera, camera.K_image, (np.arange(w) + 0.5) * (width / w), (np.arange(h) + 0.5) * (height / h)
+    )
+    pose = frame.global_SE3_ego @ frame.ego_SE3_lidar
+    cos, sin = math.cos(pose.yaw_rad), math.sin(pose.yaw_rad)
+    away = rays[seen][:, :2] * depth[seen, None] + (camera.global_SE3_camera.translation - pose.translation)[:2]
+    points = np.full((h, w, 2), np.inf)
+    points[seen] = away @ np.array([[cos, -sin], [sin, cos]])
+    return points, np.where(seen, depth, np.inf)
 
 
 def _ground_bits(frame: Frame, camera: Camera, K: Array, depth: NDArray[np.float32]) -> NDArray[np.uint8]:
@@ -104,15 +148,11 @@ def _ground_bits(frame: Frame, camera: Camera, K: Array, depth: NDArray[np.float
     """
     height, width = depth.shape
     pose = camera.global_SE3_camera
-    above_m = pose.translation[2] - camera.global_SE3_ego.translation[2]
     bits = np.zeros((height, width), np.uint8)
     line_bits = np.uint8(sum(1 << i for i, name in enumerate(BEV_CLASSES) if name in LINE_LAYERS))
     center = frame.global_SE3_ego.translation[:2]
     for dx, dy in ((0.5, 0.5), (0.25, 0.25), (0.75, 0.25), (0.25, 0.75), (0.75, 0.75)):
-        rays = _rays(K, np.arange(width) + dx, np.arange(height) + dy) @ pose.rotation.T
-        with np.errstate(divide="ignore", invalid="ignore"):
-            distance = -above_m / rays[..., 2]
-        seen = (distance > NEAR_M) & (distance < FAR_M)
+        rays, distance, seen = _on_ground(camera, K, np.arange(width) + dx, np.arange(height) + dy)
         if (dx, dy) == (0.5, 0.5):
             depth[seen] = distance[seen]
         if frame.map is None:

@@ -3,7 +3,7 @@
 from drivegen.sampling.agreement import agreeing, overlaps
 from drivegen.sampling.classifier import Classifier, classifier_guided
 from drivegen.sampling.cpu.fast import fast_generation
-from drivegen.sampling.denoiser import HostDenoiser, check_range, check_region, remembered_projections
+from drivegen.sampling.denoiser import HostDenoiser, check_region, remembered_projections
 from drivegen.sampling.guidance import classifier_free, telescoping
 from drivegen.sampling.inpainting import Known, cells
 from drivegen.sampling.inversion import invert
@@ -16,7 +16,7 @@ from drivegen.sampling.sphere import sphere_noise
 
 __all__ = [
     "MAX_SEED", "SAMPLERS", "Classifier", "HostDenoiser", "Known", "Reuse", "Sampling", "agreeing", "build_scheduler",
-    "camera_generators", "cells", "check_range", "check_region", "check_reuse", "check_run", "check_seed", "classifier_free",
+    "camera_generators", "cells", "check_region", "check_reuse", "check_run", "check_seed", "classifier_free",
     "classifier_guided", "draw_noise", "fast_generation", "invert", "overlaps", "remembered_projections", "reusing", "sample",
     "sphere_noise", "start_at", "telescoping",
 ]  # fmt: skip

@@ -17,7 +17,7 @@ from drivegen.host.regions import Region
 from drivegen.plugin import Signal
 from drivegen.sampling.temporary import temporary_forward
 from drivegen.support.errors import InputError
-from drivegen.support.values import number
+from drivegen.support.values import fractions
 
 MAX_CONTEXTS = 16
 """Contexts (combinations of known and null plugins) whose projections are kept at one time."""
@@ -55,8 +55,8 @@ class HostDenoiser:
         self._readers = frozenset(name for name, reach in found.items() if reach.reads)
         for name in (*self.scales, *self.without, *(name for name in self.ranges if name not in found), *self.regions):
             host.plugin(name)
-        for name, (start, end) in self.ranges.items():
-            check_range(name, start, end)
+        for name, ends in self.ranges.items():
+            fractions(ends, f"range of {name!r}")
         for name in self.regions:
             check_region(host, name)
         for name, reach in found.items():
@@ -72,6 +72,10 @@ class HostDenoiser:
         """The fraction of steps done."""
         return self.step / self.steps
 
+    def within(self, start: float, end: float) -> bool:
+        """Tell whether this step lies between two fractions of the steps, by the rule of diffusers' control_guidance_start."""
+        return self.step / self.steps >= start and (self.step + 1) / self.steps <= end
+
     def __call__(self, x: Tensor, t: Tensor, known: Mapping[str, bool] | None = None) -> Tensor:
         """Predict from x (N, C, h, w), whose dtype the prediction gets back; known maps a plugin to False for null."""
         for name in known or {}:
@@ -84,9 +88,8 @@ class HostDenoiser:
         return out.to(x.dtype)
 
     def _absent(self) -> frozenset[str]:
-        """Name the plugins and tuners that are not there at this step, by the rule of diffusers' control_guidance_start."""
-        first, last = self.step / self.steps, (self.step + 1) / self.steps
-        late = {name for name, (start, end) in self.ranges.items() if first < start or last > end}
+        """Name the plugins and tuners that are not there at this step."""
+        late = {name for name, ends in self.ranges.items() if not self.within(*ends)}
         return frozenset(late | {name for name, scale in self.scales.items() if scale == 0}) | self._nowhere
 
     def _conditions_for(self, nulls: frozenset[str], absent: frozenset[str]) -> Conditions:
@@ -120,20 +123,6 @@ class HostDenoiser:
     def _autocast(self) -> torch.autocast:
         device = next(self.host.backbone.unet.parameters()).device
         return torch.autocast(device.type, dtype=self.dtype, enabled=self.dtype != torch.float32)
-
-
-def check_range(name: str, start: float, end: float) -> tuple[float, float]:
-    """Return (start, end); raises InputError unless 0 <= start < end <= 1.
-
-    Args:
-        name: of the plugin or tuner, for the error.
-        start: fraction of the steps before which it is absent.
-        end: fraction of the steps after which it is absent.
-    """
-    start, end = number(start, f"start of the range of {name!r}"), number(end, f"end of the range of {name!r}")
-    if not 0 <= start < end <= 1:
-        raise InputError(f"range {start:g} to {end:g} of {name!r} must be fractions of the steps with 0 <= start < end <= 1")
-    return start, end
 
 
 def check_region(host: Host, name: str) -> None:

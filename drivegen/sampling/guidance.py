@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
 
 import torch
@@ -40,6 +40,21 @@ def telescoping(denoise: Denoiser, weights: Mapping[str, float], order: Iterable
         rescale: φ, as in `classifier_free`.
     """
     return _guided(denoise, [((name,), float(weights[name])) for name in order if name in weights], rescale)
+
+
+def limited(denoise: Denoiser, guided: Denoiser, active: Callable[[], bool]) -> Denoiser:
+    """Return a denoiser that is guided at some steps, and bare, at one evaluation, at the others (Kynkäänniemi et al. 2024).
+
+    Args:
+        denoise: the bare denoiser.
+        guided: the guided one.
+        active: tells before each step whether to guide.
+    """
+
+    def chosen(x: Tensor, t: Tensor, known: Mapping[str, bool] | None = None) -> Tensor:
+        return (guided if active() else denoise)(x, t, known)
+
+    return chosen
 
 
 def _guided(denoise: Denoiser, parts: Sequence[Part], rescale: float) -> Denoiser:

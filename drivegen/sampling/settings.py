@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from drivegen.catalog import samplers
 from drivegen.plugin import Denoiser
 from drivegen.plugin.sampler import Run, Sampler
-from drivegen.sampling.guidance import classifier_free, telescoping
+from drivegen.sampling.guidance import classifier_free, limited, telescoping
 from drivegen.sampling.samplers import check_run
 from drivegen.support.errors import InputError, nearest
-from drivegen.support.values import by_name, number, whole
+from drivegen.support.values import by_name, fractions, number, whole
 
 MAX_STEPS = 1000
 MAX_GUIDANCE = 100
@@ -36,17 +36,25 @@ def plain_options(value: Any, what: str) -> dict[str, Any]:
 class Sampling:
     """Sampling defaults of a model.
 
-    guidance is the scale s of u + s·(c − u), where 1 and below is none, and null names the plugins that its unconditional half
-    nulls (None = all); or guidance gives a weight per plugin (`telescoping`), and null is not read. guidance_rescale is φ of
-    Lin et al. (2023), 0 = off. noise is what the views start from: "independent", "shared" (all the same) or "sphere" (the same
-    where they overlap, `sphere_noise`); for the first share `agreement` of the steps overlapping views are blended
-    (`agreeing`). sampler_options are those of the sampler that are not its defaults, by name.
+    Args:
+        sampler: its name.
+        steps: how many.
+        guidance: the scale s of u + s·(c − u), where 1 and below is none; or a weight per plugin (`telescoping`).
+        guidance_rescale: φ of Lin et al. (2023), 0 = off.
+        guidance_range: the (start, end) fractions of the steps between which there is guidance (Kynkäänniemi et al. 2024),
+            None = all.
+        null: plugins that are null in u, None = all; not read where guidance is by plugin.
+        noise: what the views start from: "independent", "shared" (all the same) or "sphere" (the same where they overlap,
+            `sphere_noise`).
+        agreement: the share of the steps, from the first on, in which overlapping views are blended (`agreeing`).
+        sampler_options: those of the sampler that are not its defaults, by name.
     """
 
     sampler: str = "unipc"
     steps: int = 20
     guidance: float | Mapping[str, float] = 2.0
     guidance_rescale: float = 0.0
+    guidance_range: tuple[float, float] | None = None
     null: tuple[str, ...] | None = None
     noise: Noise = "independent"
     agreement: float = 0.0
@@ -64,6 +72,8 @@ class Sampling:
             found["guidance"] = number(self.guidance, "sampling guidance", 0, MAX_GUIDANCE)
         for share in ("guidance_rescale", "agreement"):
             found[share] = number(getattr(self, share), f"sampling {share}", 0, 1)
+        if self.guidance_range is not None:
+            found["guidance_range"] = fractions(self.guidance_range, "sampling guidance_range")
         for name, value in found.items():
             object.__setattr__(self, name, value)
         if self.noise not in get_args(Noise):
@@ -129,9 +139,19 @@ class Sampling:
                 raise InputError(f"guidance {verb} {name!r}, but the plugins are {has}")
         return chosen
 
-    def guided(self, denoise: Denoiser, names: Iterable[str]) -> Denoiser:
-        """Wrap a denoiser of a model with these plugins (names, in order) with this guidance; a weight below 1 counts as 1."""
+    def guided(self, denoise: Denoiser, names: Iterable[str], within: Callable[[float, float], bool]) -> Denoiser:
+        """Wrap a denoiser with this guidance; a weight below 1 counts as 1.
+
+        Args:
+            denoise: the denoiser of a model.
+            names: the model's plugins, in order.
+            within: tells before each step whether it lies between two fractions of the steps.
+        """
         if isinstance(self.guidance, Mapping):
             weights = {name: max(1.0, weight) for name, weight in self.guidance.items()}
-            return telescoping(denoise, weights, names, self.guidance_rescale)
-        return classifier_free(denoise, self.guidance, self.nulled(names), self.guidance_rescale)
+            guided = telescoping(denoise, weights, names, self.guidance_rescale)
+        else:
+            guided = classifier_free(denoise, self.guidance, self.nulled(names), self.guidance_rescale)
+        if (ends := self.guidance_range) is None:
+            return guided
+        return limited(denoise, guided, lambda: within(*ends))

@@ -76,23 +76,27 @@ def _seen(view: _View, count: int, height: int, width: int) -> tuple[NDArray[np.
     return _cells(K.reshape(3, 3), pose, view[3], _spread(count), (height, width))
 
 
-def on_sphere(camera: Camera, height: int, width: int) -> Array:
-    """Return where rays through the middles of a camera's cells meet the sphere: (height · width, 3), NaN if never.
+def rays_of(camera: Camera, height: int, width: int) -> Array:
+    """Return the directions (height · width, 3) of rays through the middles of a camera's cells, z = 1 along its optical axis.
 
     Args:
-        camera: the camera.
+        camera: the camera, in whose frame they are.
         height: number of rows of cells.
         width: number of cells in a row.
     """
     rows, columns = (values.ravel() for values in np.mgrid[:height, :width])
     pixels = (np.stack([columns, rows], -1) + 0.5) * np.array(camera.image_size) / (width, height)
-    rays = np.c_[pixels, np.ones(len(pixels))] @ np.linalg.inv(camera.K_image).T @ camera.ego_SE3_camera.rotation.T
-    start = camera.ego_SE3_camera.translation
-    half, square = rays @ start, (rays**2).sum(-1)
-    with np.errstate(invalid="ignore"):
-        along = (np.sqrt(half**2 + square * (RADIUS_M**2 - start @ start)) - half) / square
-    found: Array = start + rays * along[:, None]
+    found: Array = np.c_[pixels, np.ones(len(pixels))] @ np.linalg.inv(camera.K_image).T
     return found
+
+
+def sphere_depth(camera: Camera, rays: Array) -> Array:
+    """Return at what distance along the optical axis rays (P, 3) of `rays_of` meet the sphere: (P,) in metres, NaN if never."""
+    out, start = rays @ camera.ego_SE3_camera.rotation.T, camera.ego_SE3_camera.translation
+    half, square = out @ start, (out**2).sum(-1)
+    with np.errstate(invalid="ignore"):
+        depth: Array = (np.sqrt(half**2 + square * (RADIUS_M**2 - start @ start)) - half) / square
+    return depth
 
 
 def cells_that_see(camera: Camera, points: Array, height: int, width: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -100,19 +104,19 @@ def cells_that_see(camera: Camera, points: Array, height: int, width: int) -> tu
 
     Args:
         camera: the camera.
-        points: (P, 3) metres, in the ego frame.
+        points: (P, 3) metres, in the global frame.
         height: number of rows of cells.
         width: number of cells in a row.
     """
-    return _cells(camera.K_image, camera.ego_SE3_camera, camera.image_size, points, (height, width))
+    return _cells(camera.K_image, camera.global_SE3_camera, camera.image_size, points, (height, width))
 
 
 def _cells(
-    K: Array, ego_SE3_camera: SE3, image_size: tuple[int, int], points: Array, cells: tuple[int, int]
+    K: Array, camera: SE3, image_size: tuple[int, int], points: Array, cells: tuple[int, int]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     height, width = cells
     size = np.array(image_size)
-    pixels, depth = project(K, ego_SE3_camera.inverse().transform(points))
+    pixels, depth = project(K, camera.inverse().transform(points))
     inside = (depth > 0) & (pixels >= 0).all(-1) & (pixels < size).all(-1)
     at = np.floor(pixels[inside] * (np.array([width, height]) / size)).astype(np.int64)
     return np.flatnonzero(inside), at[:, 1] * width + at[:, 0]

@@ -88,6 +88,22 @@ def sequence(value: Any, what: str, of: str) -> list[Any]:
     raise InputError(f"{what} {value!r:.80} must be a list of {of}, not {type(value).__name__}")
 
 
+def fractions(value: Any, what: str) -> tuple[float, float]:
+    """Return (start, end), fractions of the steps; raises InputError unless 0 <= start < end <= 1.
+
+    Args:
+        value: what the caller passed.
+        what: its name in the error.
+    """
+    ends = sequence(value, what, "two numbers, (start, end)")
+    if len(ends) != 2:
+        raise InputError(f"{what} {value!r:.80} must be two numbers, (start, end)")
+    start, end = number(ends[0], f"start of {what}"), number(ends[1], f"end of {what}")
+    if not 0 <= start < end <= 1:
+        raise InputError(f"{what} {start:g} to {end:g} must be fractions of the steps with 0 <= start < end <= 1")
+    return start, end
+
+
 def by_name(value: Any, what: str, of: str) -> dict[str, Any]:
     """Return a mapping from names to values as a dict; raises InputError for anything else, and for a key that is no text.
 

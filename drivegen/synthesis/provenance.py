@@ -22,8 +22,8 @@ KEY = "drivegen"
 SUFFIX = {"png": ".png", "jpeg": ".jpg"}
 _QUALITY = 95
 _SETTINGS = (
-    "prompt", "negative_prompt", "seed", "steps", "guidance", "guidance_rescale", "sampler", "noise", "agreement", "scales",
-    "size", "dtype",
+    "prompt", "negative_prompt", "seed", "steps", "guidance", "guidance_rescale", "guidance_range", "sampler", "noise",
+    "agreement", "scales", "size", "dtype",
 )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from drivegen import raster
-from drivegen.plugin import Arrays, Context, Plugin, Residuals, Signal, select_or_null
+from drivegen.plugin import Arrays, Context, Plugin, Residuals, Signal
 from drivegen.plugin.control_branch import embedding_channels, halvings, run_branch
 from drivegen.scene import BEV_CLASSES, DETECTION_CLASSES, Frame
 from drivegen.support.errors import InputError, at_least
@@ -65,26 +65,39 @@ class Layout(Plugin):
         }
 
     def encode(self, arrays: Arrays, keep: Tensor) -> Signal:
+        device = keep.device.type
         dtype = next(self.embedder.parameters()).dtype
-        picture = expand(arrays).to(dtype)
-        picture = select_or_null(keep, picture, picture.new_zeros(()))
+        # Autocast would make a second copy of the widest array of a training step.
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else dtype
+        kept = keep.nonzero().flatten()
+        shown = expand({name: value[kept] for name, value in arrays.items()}, dtype)
+        picture = shown
+        if len(kept) < len(keep):
+            picture = shown.new_zeros(len(keep), *shown.shape[1:])
+            picture[kept] = shown
         return Signal(data=self.embedder(picture.flatten(0, 1)))
 
     def residuals(self, x: Tensor, t: Tensor, context: Context, signal: Signal) -> Residuals:
         return run_branch(self.branch, x, t, signal.data, context, self.attends_to)
 
 
-def expand(arrays: Arrays) -> Tensor:
-    """Convert the compact raster to (B, V, CHANNELS, H, W): one channel per property, each within [−1, 1]."""
-    bits = arrays["map_bits"].long()[:, :, None]
-    ground = (bits >> torch.arange(len(BEV_CLASSES), device=bits.device).view(1, 1, -1, 1, 1)) & 1
-    labels = torch.arange(1, len(DETECTION_CLASSES) + 1, device=bits.device).tolist()
-    box = arrays["box_class"][:, :, None]
-    classes = torch.cat([box == label for label in labels] + [box == 255], dim=2)
-    side = torch.cat([arrays["side"][:, :, None] == k for k in range(1, _SIDES + 1)], dim=2)
-    depth = arrays["depth_m"].float()[:, :, None]
-    seen = arrays["visibility"][:, :, None].float() / 4
-    # Nearness falls from 1 at the lens by half every 10 m, so that near and far boxes are equally distinct.
-    near = torch.where(depth > 0, 10.0 / (10.0 + depth), 0.0)
-    parts = [ground, classes, arrays["heading"], side, seen, near, depth > 0]
-    return torch.cat([part.float() for part in parts], dim=2)
+def expand(arrays: Arrays, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Convert the compact raster to (B, V, CHANNELS, H, W): one channel per property, each within [−1, 1].
+
+    Args:
+        arrays: what `Layout.prepare` gives, batched.
+        dtype: of the result; each value is rounded to it once.
+    """
+    bits, box, side, depth = (arrays[name] for name in ("map_bits", "box_class", "side", "depth_m"))
+    depth = depth.float()
+    near = torch.where(depth > 0, 10.0 / (10.0 + depth), 0.0)  # from 1 at the lens: near and far boxes are equally distinct
+    channels = [(bits >> k) & 1 for k in range(len(BEV_CLASSES))]
+    channels += [box == label for label in (*range(1, len(DETECTION_CLASSES) + 1), 255)]
+    channels += [arrays["heading"][:, :, 0], arrays["heading"][:, :, 1]]
+    channels += [side == k for k in range(1, _SIDES + 1)]
+    channels += [arrays["visibility"].float() / 4, near, depth > 0]
+    # Each is written where it belongs, which takes half the time of converting and joining them.
+    picture = torch.empty(*bits.shape[:2], len(channels), *bits.shape[2:], dtype=dtype, device=bits.device)
+    for k, channel in enumerate(channels):
+        picture[:, :, k] = channel
+    return picture

@@ -35,8 +35,8 @@ from tests.tiny_hosts import ALL, SIZE, tiny_host
 MANIFEST_FIELDS = {
     "sample_token", "camera", "file", "sha256", "model", "model_sha256", "added_sha256", "conditions_sha256", "loras", "vae",
     "dtype", "device", "threads", "versions", *settings.options(),
-} - {"refine_from"}  # fmt: skip
-"""Of an image without words, tuners or a refiner."""
+} - {"refine_from", "guidance_range"}  # fmt: skip
+"""Of an image without words, tuners, a refiner or a range of guidance."""
 
 
 def run(*arguments: object, status: int = 0):

@@ -416,6 +416,21 @@ def test_a_measurement_fills_the_table_and_generates_nothing_twice(tiny_model, t
     json.dumps(as_json(found, {}), allow_nan=False)
 
 
+@pytest.mark.slow
+def test_another_dataset_has_its_recall_and_that_of_its_own_pictures(tiny_model, tmp_path):
+    from drivegen.evaluate.cities import plain_city
+    from drivegen.pipeline.pipeline import Pipeline
+
+    pipe = Pipeline.from_pretrained(tiny_model, dtype="float32")
+    plain_city(tmp_path / "other", 1, 2, 32, pipe.model.image_size, workers=1)
+    plan = Plan(tmp_path / "m", scenes=2, frames=1, seed=31, only=("all", "pandaset-all"), pandaset=tmp_path / "other")
+    measurement = Measurement(pipe, random_referee(), plan)
+    measurement.generate()
+    found = {figure.name: figure.frames for figure in measurement.figures() if figure.name.startswith("pandaset")}
+    assert any(name.startswith("pandaset_pictures") for name in found)
+    assert set(found.values()) == {2}
+
+
 def test_renders_score_one(tmp_path):
     """The city's own pictures, put in the place of generated ones, have a control score of 1 and no excess error."""
     from drivegen.evaluate.cities import plain_city

@@ -27,6 +27,7 @@ from drivegen.pipeline.manifest import Manifest, describe, made_by, model_facts
 from drivegen.pipeline.option import DIFFUSERS_WORDS, ELSEWHERE
 from drivegen.pipeline.pipeline import Pipeline
 from drivegen.pipeline.settings import GenerationSettings, UsedSettings, options
+from drivegen.pipeline.spelling import read_guidance_range
 from drivegen.plugin import Plugin
 from drivegen.sampling import SAMPLERS, Classifier, Sampling, build_scheduler, camera_generators, draw_noise
 from drivegen.saved.model import Model
@@ -77,7 +78,7 @@ def test_every_field_is_in_the_manifest_and_in_the_settings_of_views(pipe: Pipel
     views.save(tmp_path / "a")
     facts = model_facts(pipe.model, {})
     (line,) = describe(frame.token, frame.channels, tmp_path / "a", tmp_path, made_by(views.settings, facts, ""))
-    assert set(FIELDS) - {"refine_from"} < set(line)  # that is noted where there is a refiner
+    assert set(FIELDS) - {"refine_from", "guidance_range"} < set(line)  # noted where there is one
     assert json.loads(json.dumps(line)) == line
     assert all(hasattr(views.settings, name) for name in FIELDS)
     with Manifest(tmp_path) as manifest:
@@ -90,6 +91,7 @@ def test_a_new_field_is_a_new_option_everywhere() -> None:
     words = {
         "guidance": ["text=3"], "timesteps": "9,5,1", "scales": ["layout=0.5"], "ranges": ["layout=0:0.6"],
         "regions": ["layout=CAM_FRONT"], "inputs": ["text=a.txt"], "size": "64x112", "without": ["text"], "steps": 3,
+        "guidance_range": "0.2:1",
     }  # fmt: skip
     settings = command_line.read({**dict.fromkeys(command_line.on_command_line()), **words})
     changed = {
@@ -98,7 +100,7 @@ def test_a_new_field_is_a_new_option_everywhere() -> None:
     assert changed == {
         "guidance": {"text": 3.0}, "timesteps": (9, 5, 1), "scales": {"layout": 0.5}, "ranges": {"layout": (0.0, 0.6)},
         "regions": {"layout": {"CAM_FRONT": True}}, "inputs": {"text": "a.txt"}, "size": (64, 112), "without": ("text",),
-        "steps": 3,
+        "steps": 3, "guidance_range": (0.2, 1.0),
     }  # fmt: skip
 
 
@@ -115,6 +117,54 @@ def test_words_of_diffusers_are_the_same_options(pipe: Pipeline, frame) -> None:
         with pytest.raises(InputError, match=f"no option '{word}'") as caught:
             pipe(frame, **{word: 1})
         assert hint in str(caught.value)
+
+
+def test_guidance_within_a_range_of_the_steps(pipe: Pipeline, frame) -> None:
+    """Half of the steps without guidance, then half with it, made by two whole generations of which one takes over."""
+    kept = []
+
+    def keep(pipe, step, t, state):
+        kept.append(state["latents"])
+
+    def take_over(pipe, step, t, state):
+        return {"latents": kept[1]} if step == 1 else {}
+
+    plain = latents(pipe, frame, steps=4, sampler="ddim", guidance=1.0, callback_on_step_end=keep)
+    expected = latents(pipe, frame, steps=4, sampler="ddim", guidance=3.0, callback_on_step_end=take_over)
+    half = latents(pipe, frame, steps=4, sampler="ddim", guidance=3.0, guidance_range=(0.5, 1.0))
+    assert torch.equal(half, expected)
+    assert not torch.equal(half, plain)
+    whole = latents(pipe, frame, steps=4, sampler="ddim", guidance=3.0)
+    assert torch.equal(whole, latents(pipe, frame, steps=4, sampler="ddim", guidance=3.0, guidance_range=(0, 1)))
+    by_name = {"text": 3.0, "layout": 3.0}
+    named = [latents(pipe, frame, steps=4, guidance=by_name, guidance_range=ends) for ends in [(0, 0.5), (0, 1)]]
+    assert not torch.equal(*named)
+
+
+def test_a_model_keeps_its_range_of_guidance(pipe: Pipeline, frame) -> None:
+    sampling = replace(pipe.model.sampling, sampler="ddim", steps=4, guidance=3.0, guidance_range=(0.5, 1.0))
+    assert Sampling.from_dict(json.loads(json.dumps(sampling.to_dict())), "a model") == sampling
+    own = Pipeline(replace(pipe.model, sampling=sampling))
+    views = own(frame)
+    assert views.settings.guidance_range == (0.5, 1.0)
+    given = {"sampler": "ddim", "steps": 4, "guidance": 3.0}
+    assert torch.equal(latents(own, frame), latents(pipe, frame, guidance_range=(0.5, 1.0), **given))
+    assert torch.equal(latents(own, frame, guidance_range=(0, 1)), latents(pipe, frame, **given))
+
+
+@pytest.mark.parametrize("wrong", [(0.5, 0.5), (-0.1, 1), (0, 1.5), (0.5,), 0.5, "0:1", ("a", 1), (float("nan"), 1)])
+def test_a_wrong_range_of_guidance_is_refused(wrong) -> None:
+    with pytest.raises(InputError, match="guidance_range"):
+        GenerationSettings(guidance_range=wrong)
+    with pytest.raises(InputError, match="guidance_range"):
+        Sampling(guidance_range=wrong)
+
+
+@pytest.mark.parametrize("text", ["", "0.2", "a:1", "0:1:2"])
+def test_a_range_of_guidance_on_the_command_line(text: str) -> None:
+    assert read_guidance_range("0.2:1") == (0.2, 1.0)
+    with pytest.raises(InputError, match="START:END"):
+        read_guidance_range(text)
 
 
 def test_the_settings_of_views_make_them_again(pipe: Pipeline, frame) -> None:

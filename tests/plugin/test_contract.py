@@ -14,6 +14,7 @@ OPTIONS = {
     "bev_map": [
         {"pixels": [40, 40], "channels": [8, 8, 16, 16]},
         {"pixels": [40, 40], "channels": [8, 8, 16, 16], "width": 0.5},
+        {"pixels": [40, 40], "channels": [8, 8, 16], "embedder": "views"},
     ],
     "boxes": [
         {},

@@ -100,6 +100,8 @@ def test_a_generation_gives_it_the_scale_and_takes_one_pass(monkeypatch: pytest.
     assert not torch.equal(four[first], other[first])
     pipe(frame(0, 2), output_type="latent", without=("scale",))
     assert len(seen) == 10  # guidance as always
+    with pytest.raises(InputError, match="guidance_range is given, and 'scale' tells the network one scale"):
+        pipe(frame(0, 2), guidance_range=(0.5, 1))
     with pytest.raises(InputError, match="'scale' tells the network one scale"):
         pipe(frame(0, 2), guidance={"scale": 2.0})
 

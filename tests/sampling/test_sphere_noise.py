@@ -6,12 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from drivegen.diffusion.schedule import NoiseSchedule
-from drivegen.sampling import Sampling, agreeing, camera_generators, overlaps, sphere_noise
-from drivegen.sampling.sphere import RADIUS_M, on_sphere
+from drivegen.sampling import Sampling, camera_generators, sphere_noise
+from drivegen.sampling.sphere import RADIUS_M, cells_that_see, rays_of, sphere_depth
 from drivegen.support.errors import InputError
 from tests.street import RIG_DEG, camera
-from tests.tiny_models import tiny_backbone
 
 SHAPE = (4, 16, 28)
 RIG = [camera(channel, yaw).resized(224, 126) for channel, yaw in RIG_DEG.items()]
@@ -25,7 +23,8 @@ def noise(cameras, seed: int = 0, shape: tuple[int, int, int] = SHAPE) -> torch.
 def same_point(a, b) -> tuple[np.ndarray, np.ndarray]:
     """Cells of a whose middle, put onto the sphere, falls near the middle of a cell of b, and those cells of b."""
     _, h, w = SHAPE
-    points = on_sphere(a, h, w)
+    rays = rays_of(a, h, w)
+    points = a.ego_SE3_camera.transform(rays * sphere_depth(a, rays)[:, None])
     there = b.ego_SE3_camera.inverse().transform(points)
     at = (there @ b.K_image.T)[:, :2] / there[:, 2:] / (np.array(b.image_size) / (w, h)) - 0.5
     inside = (there[:, 2] > 0) & (at.round() >= 0).all(-1) & (at.round() < (w, h)).all(-1)
@@ -83,69 +82,16 @@ def test_an_unknown_noise_is_refused_with_the_nearest():
         Sampling(noise="spheer")
 
 
-# -- agreement -----------------------------------------------------------------------------------------------------------
-
-
-def agreed(cameras, clean: torch.Tensor, kind: str = "v_prediction", t: int = 600, active: bool = True) -> torch.Tensor:
-    """The clean latents that come out of a denoiser whose own are `clean`."""
-    to_x0 = NoiseSchedule.of(tiny_backbone(prediction_type=kind).scheduler)
-    x, at = torch.randn(clean.shape, generator=torch.Generator().manual_seed(9)), torch.tensor(t)
-    start = torch.zeros_like(clean)
-    prediction = to_x0.shift_x0(at, start, clean - to_x0(x, at, start))
-    guided = agreeing(lambda *_: prediction, to_x0, overlaps(cameras, *SHAPE[1:]), lambda: active)
-    return to_x0(x, at, guided(x, at))
-
-
-def latents(views: int) -> torch.Tensor:
-    return torch.randn(views, *SHAPE, generator=torch.Generator().manual_seed(2))
-
-
 def test_rays_meet_the_sphere_and_come_back_to_their_cells():
     _, h, w = SHAPE
     for seen in RIG:
-        points = on_sphere(seen, h, w)
-        np.testing.assert_allclose(np.linalg.norm(points, axis=-1), RADIUS_M, rtol=1e-9)
-        local = seen.ego_SE3_camera.inverse().transform(points)
-        pixels = (local @ seen.K_image.T)[:, :2] / local[:, 2:]
+        rays = rays_of(seen, h, w)
+        points = rays * sphere_depth(seen, rays)[:, None]
+        np.testing.assert_allclose(np.linalg.norm(seen.ego_SE3_camera.transform(points), axis=-1), RADIUS_M, rtol=1e-9)
+        pixels = (points @ seen.K_image.T)[:, :2] / points[:, 2:]
         rows, columns = np.divmod(np.arange(h * w), w)
         expected = (np.stack([columns, rows], -1) + 0.5) * np.array(seen.image_size) / (w, h)
         np.testing.assert_allclose(pixels, expected, atol=1e-6)
-
-
-@pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
-def test_views_of_one_pose_agree_on_their_mean(kind):
-    twins = [RIG[0], replace(RIG[0], channel="TWIN")]
-    clean = latents(2)
-    found = agreed(twins, clean, kind)
-    torch.testing.assert_close(found, clean.mean(0, keepdim=True).expand(2, -1, -1, -1), rtol=1e-4, atol=1e-4)
-
-
-def test_only_what_two_views_show_is_changed_and_by_neighbours_alone():
-    clean = latents(3)
-    found = agreed([*OVERLAPPING, RIG[4]], clean)  # the third looks back
-    torch.testing.assert_close(found[2], clean[2], rtol=1e-5, atol=1e-5)
-    pairs = overlaps(OVERLAPPING, *SHAPE[1:])
-    touched = torch.zeros(2 * SHAPE[1] * SHAPE[2], dtype=torch.bool)
-    touched[pairs[:, 0]] = True
-    changed = ((found[:2] - clean[:2]).abs().amax(1) > 1e-3).flatten()
-    assert torch.equal(changed, touched)
-    assert 0.1 < float(touched.float().mean()) < 0.6
-    first, second = (clean[:2].flatten(2).transpose(1, 2).flatten(0, 1)[column] for column in pairs.T)
-    now = found[:2].flatten(2).transpose(1, 2).flatten(0, 1)[pairs[:, 0]]
-    torch.testing.assert_close(now, (first + second) / 2, rtol=1e-4, atol=1e-4)
-
-
-def test_views_that_agree_already_stay_and_nothing_happens_when_it_is_over():
-    even = torch.full((2, *SHAPE), 0.7)
-    torch.testing.assert_close(agreed(OVERLAPPING, even), even, rtol=1e-5, atol=1e-5)
-    clean = latents(2)
-    torch.testing.assert_close(agreed(OVERLAPPING, clean, active=False), clean, rtol=1e-5, atol=1e-5)
-
-
-def test_overlaps_of_a_ring_go_both_ways():
-    _, h, w = SHAPE
-    views = (overlaps(RIG, h, w) // (h * w)).numpy()
-    seen = {tuple(pair) for pair in views.tolist()}
-    assert len(seen) >= len(RIG)
-    assert {(b, a) for a, b in seen} == seen
-    assert all((b - a) % len(RIG) in (1, len(RIG) - 1) for a, b in seen)  # neighbours in the ring alone
+        seen_at, cells = cells_that_see(seen, seen.global_SE3_camera.transform(points), h, w)
+        assert np.array_equal(seen_at, np.arange(h * w))
+        assert np.array_equal(cells, np.arange(h * w))
