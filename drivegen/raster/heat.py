@@ -92,10 +92,13 @@ def _about(camera: Camera, joints: Array, shape: tuple[int, ...]) -> NDArray[np.
     points = camera.global_SE3_camera.inverse().transform(joints)
     points = points[points[:, 2] > NEAR_M]
     pixels, depth = project(camera.K_image, points)
-    spread = np.maximum(camera.K_image[0, 0] * JOINT_M / depth, 1.0)[:, None, None]
-    rows, columns = np.arange(shape[0]) + 0.5, np.arange(shape[1]) + 0.5
-    away = (columns[None, None] - pixels[:, 0, None, None]) ** 2 + (rows[None, :, None] - pixels[:, 1, None, None]) ** 2
-    return np.exp(-away / (2 * spread**2)).max(0, initial=0.0).astype(np.float32)
+    spread = np.maximum(camera.K_image[0, 0] * JOINT_M / depth, 1.0)[:, None]
+    # A Gaussian is the product of one over columns and one over rows.
+    columns, rows = (
+        np.exp(-((np.arange(count) + 0.5 - pixels[:, axis, None]) ** 2) / (2 * spread**2))
+        for axis, count in enumerate(shape[::-1])
+    )
+    return (rows[:, :, None] * columns[:, None]).max(0, initial=0.0).astype(np.float32)
 
 
 def _sixteenths(pixels: Array) -> NDArray[np.int32]:

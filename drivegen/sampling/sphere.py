@@ -72,8 +72,21 @@ def _view(camera: Camera) -> _View:
 @lru_cache(maxsize=16)  # the frames of a drive have the same rig
 def _seen(view: _View, count: int, height: int, width: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     K, rotation, translation = (np.frombuffer(part) for part in view[:3])
-    pose = SE3(rotation.reshape(3, 3), translation)
-    return _cells(K.reshape(3, 3), pose, view[3], _spread(count), (height, width))
+    K, pose, points = K.reshape(3, 3), SE3(rotation.reshape(3, 3), translation), _spread(count)
+    ahead = _ahead(K, pose, view[3], points)
+    seen, cells = _cells(K, pose, view[3], points[ahead], (height, width))
+    return ahead[seen], cells
+
+
+def _ahead(K: Array, pose: SE3, image_size: tuple[int, int], points: Array) -> NDArray[np.int64]:
+    """Return the indices of the points of the sphere within a cone that holds all that a camera sees: most are not."""
+    corners = np.array([[x, y, 1.0] for x in (0, image_size[0]) for y in (0, image_size[1])]) @ np.linalg.inv(K).T
+    widest = np.arctan2(np.hypot(corners[:, 0], corners[:, 1]), corners[:, 2]).max()
+    # From the middle of the sphere a point is at most so much further off the axis than from a camera inside of it.
+    off = float(np.linalg.norm(pose.translation)) / RADIUS_M
+    aside = math.asin(off) if off < 1 else math.pi
+    least = math.cos(min(math.pi, float(widest) + aside)) - 1e-6
+    return np.flatnonzero(points @ pose.rotation[:, 2] >= RADIUS_M * least)
 
 
 def rays_of(camera: Camera, height: int, width: int) -> Array:

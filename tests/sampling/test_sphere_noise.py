@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from drivegen.sampling import Sampling, camera_generators, sphere_noise
+from drivegen.sampling import Sampling, camera_generators, sphere, sphere_noise
 from drivegen.sampling.sphere import RADIUS_M, cells_that_see, rays_of, sphere_depth
+from drivegen.scene.geometry import SE3
 from drivegen.support.errors import InputError
 from tests.street import RIG_DEG, camera
 
@@ -75,6 +76,25 @@ def test_a_narrow_lens_draws_its_own_where_it_sees_no_point():
     drawn = torch.cat([noise([replace(wide, K_native=K)], seed) for seed in range(20)])
     assert float(drawn.var()) == pytest.approx(1, abs=0.03)
     assert not torch.equal(*(noise([replace(wide, K_native=K, channel=name)])[0] for name in "ab"))
+
+
+@pytest.mark.parametrize("place_m", [0.0, 2.0, 25.0, 40.0])
+def test_no_point_that_a_camera_sees_is_passed_over(place_m: float):
+    rng = np.random.default_rng(0)
+    points = sphere._spread(2**14)
+    for _ in range(20):
+        rotation = np.linalg.qr(rng.normal(size=(3, 3)))[0]
+        rotation *= np.linalg.det(rotation)
+        pose = SE3(rotation, place_m * rotation[rng.integers(3)])
+        K = np.array(
+            [[rng.uniform(10, 400), 0, rng.uniform(-50, 270)], [0, rng.uniform(10, 400), rng.uniform(-50, 170)], [0, 0, 1]]
+        )
+        seen, cells = sphere._cells(K, pose, (224, 126), points, (16, 28))
+        view = (K.tobytes(), pose.rotation.tobytes(), pose.translation.tobytes(), (224, 126))
+        found, at = sphere._seen(view, len(points), 16, 28)
+        np.testing.assert_array_equal(found, seen)
+        np.testing.assert_array_equal(at, cells)
+    assert place_m or len(sphere._ahead(K, pose, (224, 126), points)) < len(points)
 
 
 def test_an_unknown_noise_is_refused_with_the_nearest():
