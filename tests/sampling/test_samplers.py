@@ -45,8 +45,8 @@ def test_what_a_sampler_does_in_twenty_steps_has_not_moved(kind: str, name: str)
     scheduler = build_scheduler(name, trained(kind), 20)
     assert [float(t) for t in scheduler.timesteps] == golden["timesteps"]
     sigmas = [float(s) for s in getattr(scheduler, "sigmas", [])]
-    # A sigma of zero terminal SNR moves by 2e-6 from one processor to another.
-    assert [*sigmas[:1], *sigmas[9:10], *sigmas[-2:]] == pytest.approx(golden["sigmas"], rel=1e-5)
+    # torch's fp32 moves a sigma of zero terminal SNR by 1.8e-6 between an AMD EPYC and an Intel Xeon, the others by less.
+    assert [*sigmas[:1], *sigmas[9:10], *sigmas[-2:]] == pytest.approx(golden["sigmas"], rel=3e-6 if kind == "zero" else 1e-6)
     x = run(scheduler).flatten().tolist()
     assert x[:4] + x[-4:] == pytest.approx(golden["latents"], rel=1e-4, abs=1e-6)
 
