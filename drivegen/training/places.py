@@ -40,7 +40,10 @@ def check_places(config: Config) -> None:
     read = {"model.base": config.model.base, "model.vae": config.model.vae}
     read |= {f"plugins.{name}.weights": plugin.weights for name, plugin in config.plugins.items()}
     read |= {f"tuners.{name}.weights": tuner.weights for name, tuner in config.tuners.items()}
-    read |= {"autoencoder.weights": config.autoencoder.weights if config.autoencoder is not None else None}
+    if config.autoencoder is not None:
+        redrawn = config.autoencoder.redrawn
+        read |= {"autoencoder.weights": config.autoencoder.weights}
+        read |= {"autoencoder.redrawn.model": redrawn.model if redrawn is not None else None}
     for setting, source in read.items():
         if source is None or source == "tiny":
             continue

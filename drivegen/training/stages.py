@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
@@ -22,6 +22,9 @@ from drivegen.training.plain_config import to_dict
 from drivegen.training.preview import Rows
 from drivegen.training.prior import prior_pictures
 from drivegen.training.prompts import Prompt
+
+if TYPE_CHECKING:
+    from drivegen.training.first_stage.redrawn import Redrawn
 
 PROMPTS = 32
 """As many prompts are looked at for the words that are trained."""
@@ -176,11 +179,26 @@ class FirstStage:
         assert config.autoencoder is not None
         self.config, train, data = config, config.train, config.data
         self.vae = build_first_stage(config.autoencoder, train.seed)
-        self.module = FirstStageModule(self.vae, train, config.autoencoder)
+        redrawn = self._redrawn()
+        self.module = FirstStageModule(self.vae, train, config.autoencoder, redrawn.digest if redrawn is not None else "")
         self.data = ImageData(
             data.roots, size=data.size, images=train.images, version=data.version, val_scenes=data.val_scenes,
             max_frames=data.max_frames, workers=data.workers, seed=train.seed, batches=train.steps * train.accumulate,
-            val_frames=config.validation.frames, skip_missing=data.skip_missing,
+            val_frames=config.validation.frames, skip_missing=data.skip_missing, redrawn=redrawn,
+        )  # fmt: skip
+
+    def _redrawn(self) -> Redrawn | None:
+        """Give what draws latents anew, where that is asked for; its cache is the data's, or in the run's folder."""
+        from drivegen.training.first_stage.redrawn import Redrawn
+
+        config = self.config
+        assert config.autoencoder is not None
+        if config.autoencoder.redrawn is None:
+            return None
+        root = Path(config.data.cache or Path(config.output) / "cache").expanduser()
+        return Redrawn(
+            config.autoencoder.redrawn, self.vae, root, size=config.data.size, device=config.train.device,
+            dtype=torch.bfloat16 if config.train.precision == "bf16" else torch.float32, seed=config.train.seed,
         )  # fmt: skip
 
     def prepare(self) -> None:

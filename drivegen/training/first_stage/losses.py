@@ -7,12 +7,24 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def random_crops(pixels: Tensor, size: tuple[int, int]) -> Tensor:
-    """Cut one random window of `size` (height, width) out of each image; a window as large as the image is the image."""
+def random_crops(pixels: Tensor, size: tuple[int, int], latents: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+    """Cut one random window out of each image; a window as large as the image is the image.
+
+    Args:
+        pixels: (N, 3, H, W).
+        size: (height, width) of the window.
+        latents: (N, C, h, w) of the images, of which the same windows are cut, on the latents' grid; None for none.
+    """
+    step = 1 if latents is None else pixels.shape[-1] // latents.shape[-1]
     height, width = (min(a, b) for a, b in zip(size, pixels.shape[-2:], strict=True))
-    tops = torch.randint(pixels.shape[-2] - height + 1, (len(pixels),)).tolist()
-    lefts = torch.randint(pixels.shape[-1] - width + 1, (len(pixels),)).tolist()
-    return torch.stack([p[:, y : y + height, x : x + width] for p, y, x in zip(pixels, tops, lefts, strict=True)])
+    tops = torch.randint((pixels.shape[-2] - height) // step + 1, (len(pixels),)).tolist()
+    lefts = torch.randint((pixels.shape[-1] - width) // step + 1, (len(pixels),)).tolist()
+
+    def cut(images: Tensor, cell: int, height: int, width: int) -> Tensor:
+        places = [(y * step // cell, x * step // cell) for y, x in zip(tops, lefts, strict=True)]
+        return torch.stack([p[:, y : y + height, x : x + width] for p, (y, x) in zip(images, places, strict=True)])
+
+    return cut(pixels, 1, height, width), None if latents is None else cut(latents, step, height // step, width // step)
 
 
 def edge_distance(a: Tensor, b: Tensor, sizes: int = 4) -> Tensor:

@@ -34,14 +34,16 @@ class FirstStageModule(TrainedModule):
         vae: the network.
         settings: how it trains.
         loss: the weights of the losses.
+        redrawn: digest of the latents that a model has drawn anew; empty where there are none.
     """
 
-    def __init__(self, vae: Any, settings: TrainConfig, loss: AutoencoderConfig) -> None:
+    def __init__(self, vae: Any, settings: TrainConfig, loss: AutoencoderConfig, redrawn: str = "") -> None:
         super().__init__(settings)
         factor = 2 ** (len(vae.config.block_out_channels) - 1)
         if loss.crop is not None and any(n % factor for n in loss.crop):
             raise InputError(f"autoencoder.crop = {list(loss.crop)} must be multiples of {factor}, the network's factor")
         self.vae, self.loss = vae.requires_grad_(True).train(), loss
+        self._redrawn = redrawn
         if loss.train == "decoder":
             for part in encoding_parts(vae):
                 part.requires_grad_(False)
@@ -53,8 +55,11 @@ class FirstStageModule(TrainedModule):
 
     def training_step(self, batch: ImageBatch, batch_idx: int) -> Tensor:
         """Return the loss of one batch."""
-        pixels = to_unit(random_crops(batch.pixels, self.loss.crop) if self.loss.crop else batch.pixels)
-        made, on_latents, parts = self._reconstruct(pixels)
+        cut, redrawn = batch.pixels, batch.redrawn
+        if self.loss.crop:
+            cut, redrawn = random_crops(cut, self.loss.crop, redrawn)
+        pixels = to_unit(cut)
+        made, on_latents, parts = self._reconstruct(pixels, redrawn)
         picture = made.detach().float().requires_grad_()
         on_picture = self._distances(picture, pixels, parts)
         (gradient,) = torch.autograd.grad(on_picture, picture)
@@ -75,10 +80,12 @@ class FirstStageModule(TrainedModule):
         return self.checked(total + judged + (back - back.detach()), batch.samples, parts)
 
     def digest_frozen(self) -> dict[str, str]:
-        """Return digests of the encoder where it stays, and of the network whose features are compared."""
+        """Return digests of the encoder where it stays, of the network whose features are compared, and of redrawn latents."""
         found = {"encoder": module_digest(self.vae)} if self.loss.train == "decoder" else {}
         if self.distance is not None:
             found["perceptual network"] = module_digest(self.distance)
+        if self._redrawn:
+            found["redrawn latents"] = self._redrawn
         return found
 
     def validation_step(self, batch: ImageBatch, batch_idx: int) -> None:
@@ -92,11 +99,11 @@ class FirstStageModule(TrainedModule):
         made, on_latents, parts = self._reconstruct(pixels)
         return self._distances(made.float(), pixels, parts) + on_latents
 
-    def _reconstruct(self, pixels: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    def _reconstruct(self, pixels: Tensor, redrawn: Tensor | None = None) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Encode and decode: the picture, the loss on the latents, and what is logged."""
         encoded = self.vae.encode(pixels)
         if self.codebook is not None:
-            latents = encoded.latents
+            latents = self._mixed(encoded.latents, redrawn)
             quantised, loss, numbers = self.codebook(latents)
             if self.training and self.loss.train == "all":
                 self.codebook.learn(latents, numbers)
@@ -105,10 +112,18 @@ class FirstStageModule(TrainedModule):
             return made, loss, {"codes_used": used, "perplexity": perplexity, "codebook": loss}
         mean, logvar = encoded.latent_dist.mean.float(), encoded.latent_dist.logvar.float()
         if self.loss.kind == "plain":
-            return self.vae.decode(mean).sample, mean.new_zeros(()), {"latent_std": mean.std()}
+            return self.vae.decode(self._mixed(mean, redrawn)).sample, mean.new_zeros(()), {"latent_std": mean.std()}
         latents = mean + torch.exp(0.5 * logvar) * torch.randn(mean.shape).to(mean) if self.training else mean
         kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).sum(dim=(1, 2, 3)).mean()
-        return self.vae.decode(latents).sample, self.loss.kl * kl, {"kl": kl, "latent_std": mean.std()}
+        made = self.vae.decode(self._mixed(latents, redrawn)).sample
+        return made, self.loss.kl * kl, {"kl": kl, "latent_std": mean.std()}
+
+    def _mixed(self, latents: Tensor, redrawn: Tensor | None) -> Tensor:
+        """Replace a random share of the pictures' latents (N, C, h, w) by those that a model has drawn anew."""
+        if redrawn is None or self.loss.redrawn is None:
+            return latents
+        replaced = torch.rand(len(latents)).to(latents.device) < self.loss.redrawn.share
+        return torch.where(replaced[:, None, None, None], redrawn.to(latents), latents)
 
     def _distances(self, picture: Tensor, pixels: Tensor, parts: dict[str, Tensor]) -> Tensor:
         weighted = {

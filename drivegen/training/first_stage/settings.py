@@ -68,6 +68,29 @@ class CodebookConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RedrawnConfig:
+    """Latents of the pictures that a model has drawn anew, for a decoder that learns to show what models draw.
+
+    A decoder learns from encoded pictures, and is then given latents that are not quite such. Here a picture's latents get some
+    noise, and the model makes them clean again from the scene's conditions (Meng et al. 2022, SDEdit): what it draws stays in
+    place, so that the picture itself is still what is to be shown.
+    """
+
+    model: str
+    """Folder of the model; its first stage is that of `weights`."""
+    share: float = _number(0.5, ge=0, le=1)
+    """Of the pictures in a step that are decoded from such latents; one that sees no others spoils encoded ones."""
+    strength: tuple[float, float] = field(default=(0.3, 0.7), metadata={"ge": 0, "le": 1})
+    """Least and most share of the sampling that is done anew; each frame has one between them."""
+    steps: int | None = _number(None, ge=1, le=1000)
+    """Of the model's sampler for a whole sampling; None = its own."""
+
+    def __post_init__(self) -> None:
+        if self.strength[0] > self.strength[1]:
+            raise InputError(f"redrawn.strength = {list(self.strength)}: the least comes first")
+
+
+@dataclass(frozen=True, kw_only=True)
 class AutoencoderConfig:
     """A first stage and the weights of its losses."""
 
@@ -95,6 +118,8 @@ class AutoencoderConfig:
     """A discriminator; None = none."""
     codebook: CodebookConfig | None = None
     """For kind vq; None = the defaults."""
+    redrawn: RedrawnConfig | None = None
+    """For train: decoder; None = encoded pictures alone."""
 
     def __post_init__(self) -> None:
         if self.codebook is not None and self.kind != "vq":
@@ -103,3 +128,5 @@ class AutoencoderConfig:
             raise InputError("train: decoder keeps an encoder as it is, so weights must name the first stage that it is of")
         if self.train == "decoder" and self.network:
             raise InputError("train: decoder takes the network of weights, whose encoder stays; leave network out")
+        if self.redrawn is not None and self.train != "decoder":
+            raise InputError("redrawn latents are of an encoder that stays as it is, so they go with train: decoder alone")
