@@ -4,8 +4,8 @@
 
 Images are kept below OUT/images/<variant>/<frame>/, so that an interrupted run goes on where it was. The same command begun
 in several terminals shares the frames among its processes. With several seeds (`--seed 5 --seed 6`) each has a folder
-OUT/seed_<seed> of its own, and OUT/table.md puts them side by side. Training uses the city's seeds 1 to 98, checks while
-training 99, measuring 20261; the referee of people was trained on 73001 and checked on 73002.
+OUT/seed_<seed> of its own, and OUT/table.md puts them side by side. Training uses the city's seeds 1 to 98 and from
+71000 on, checks while training 99, measuring 20261; the referee of people was trained on 73001 and checked on 73002.
 """
 
 from __future__ import annotations

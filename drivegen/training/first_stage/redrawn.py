@@ -58,11 +58,11 @@ class Redrawn:
         del self.pipe  # the training needs its memory
 
     def read(self, ref: FrameRef) -> np.ndarray:
-        """Read a frame's latents (V, C, h, w), unscaled."""
+        """Read a frame's latents (V, C, h, w), unscaled, float32: autocast to bfloat16 joins no float16 tensors."""
         found = self.cache.read(ref.key())
         if found is None:
             raise InputError(f"{self.cache.folder} has lost the latents of {ref.token}; the same command draws them again")
-        return found["latents"]
+        return found["latents"].astype(np.float32)
 
     def drawing_of(self, ref: FrameRef) -> tuple[int, float]:
         """Return the seed and the strength with which a frame is drawn anew."""
